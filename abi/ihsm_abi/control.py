@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Control socket of a device function: one JSON object per line each way, over PATH.ctl (mode 0600).
+
+A request is ``{"id": any, "command": name, "arguments": {...}}``; its answer ``{"id": same, "ok": true, "result": {...}}``
+or ``{"id": same, "ok": false, "error": {"code": name, "message": text}}``. One connection may send many requests; they
+are answered in order.
+"""
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+SUFFIX: Final = ".ctl"
+"""What is appended to a function's socket path to name its control socket."""
+MAX_LINE_BYTES: Final = 65536
+SCHEMA_VERSION: Final = 1
+
+
+class ControlCommand(StrEnum):
+    """Commands a control socket knows."""
+
+    STATUS = "status"
+
+
+class ControlErrorCode(StrEnum):
+    """Why a request was refused."""
+
+    BAD_REQUEST = "bad-request"
+    UNKNOWN_COMMAND = "unknown-command"
+    FAILED = "failed"
+
+
+class ControlProtocolError(ValueError):
+    """A line that is no request or answer; the message names what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRequest:
+    """One request line."""
+
+    command: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    id: object = None
+
+    def encode(self) -> bytes:
+        """The line, with its newline."""
+        return _line({"id": self.id, "command": self.command, "arguments": self.arguments})
+
+    @classmethod
+    def decode(cls, line: bytes) -> "ControlRequest":
+        """Parse a line; raises ControlProtocolError."""
+        record = _object(line)
+        command, arguments = record.get("command"), record.get("arguments", {})
+        if not isinstance(command, str):
+            raise ControlProtocolError("command: a string is required")
+        if not isinstance(arguments, dict):
+            raise ControlProtocolError("arguments: an object is required")
+        return cls(command, arguments, record.get("id"))
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAnswer:
+    """One answer line: `result` on success, `error_code` and `message` otherwise."""
+
+    result: dict[str, Any] | None = None
+    error_code: str | None = None
+    message: str = ""
+    id: object = None
+
+    def encode(self) -> bytes:
+        """The line, with its newline."""
+        if self.error_code is not None:
+            return _line({"id": self.id, "ok": False, "error": {"code": self.error_code, "message": self.message}})
+        return _line({"id": self.id, "ok": True, "result": self.result or {}})
+
+    @classmethod
+    def decode(cls, line: bytes) -> "ControlAnswer":
+        """Parse a line; raises ControlProtocolError."""
+        record = _object(line)
+        if record.get("ok") is True and isinstance(record.get("result"), dict):
+            return cls(result=record["result"], id=record.get("id"))
+        error = record.get("error")
+        if record.get("ok") is False and isinstance(error, dict):
+            return cls(error_code=str(error.get("code")), message=str(error.get("message", "")), id=record.get("id"))
+        raise ControlProtocolError("neither a result nor an error")
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise ControlProtocolError(f"line of {len(line)} bytes exceeds {MAX_LINE_BYTES}")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlProtocolError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ControlProtocolError("not a JSON object")
+    return record
