@@ -49,7 +49,7 @@ class Word(int):
         """Copy with the given fields changed."""
         word = int(self)
         for name, value in fields.items():
-            declaration = getattr(type(self), name)
+            declaration = getattr(type(self), name, None)
             if not isinstance(declaration, Bits):
                 raise TypeError(f"{type(self).__name__} has no field {name}")
             word = declaration.insert(word, value)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control socket of a device function: one JSON object per line each way, over PATH.ctl (mode 0600).
 
-A request is ``{"id": any, "command": name, "arguments": {...}}``; its answer ``{"id": same, "ok": true, "result": {...}}``
+A request is ``{"id": any, "command": name, "arguments": {...}}``; its answer is
+``{"id": same, "ok": true, "result": {...}}``
 or ``{"id": same, "ok": false, "error": {"code": name, "message": text}}``. One connection may send many requests; they
 are answered in order.
 """

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of the control socket."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlProtocolError, ControlRequest
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.text(), st.dictionaries(st.text(), json_values), st.none() | st.integers() | st.text())
+def test_request_round_trip(command: str, arguments: dict[str, object], request_id: object) -> None:
+    request = ControlRequest(command, arguments, request_id)
+    line = request.encode()
+    assert line.count(b"\n") == 1
+    assert ControlRequest.decode(line) == request
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_answer_round_trip(result: dict[str, object]) -> None:
+    for answer in (ControlAnswer(result=result, id=1), ControlAnswer(error_code="failed", message="why")):
+        assert ControlAnswer.decode(answer.encode()) == answer
+
+
+@given(st.binary())
+def test_garbage_is_refused(line: bytes) -> None:
+    for decode in (ControlRequest.decode, ControlAnswer.decode):
+        with pytest.raises(ControlProtocolError):
+            decode(line)
+
+
+def test_a_line_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(ControlProtocolError, match="exceeds 65536"):
+        ControlRequest.decode(b" " * (MAX_LINE_BYTES + 1))
