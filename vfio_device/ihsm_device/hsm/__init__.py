@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The security module: partition, sessions, vault, masking, identity, attestation, operations."""
