@@ -1,0 +1,259 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""MBOR, the fixed-schema encoding of device-interface messages (spec 03 §2).
+
+A map type is a class that derives from `MborMap`; its fields carry their id, wire type and limit:
+
+    class HmacReq(MborMap):
+        key_id: Annotated[int, U16(1)]
+        msg: Annotated[bytes, Octets(2, 1024)]
+
+The class becomes a frozen, keyword-only dataclass. On first use one straight-line encoder and decoder are generated
+for it (`ihsm_abi.mbor_codegen`). The decoder is exactly as lenient as the real receivers: integer markers are ignored,
+variable arrays may be misaligned, a map header may be E0-FF, and so on (§2.4).
+"""
+
+import dataclasses
+import enum
+import struct
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
+
+MAP_MARKER = 0xA0
+MAP_COUNT_MASK = 0x1F
+BOOL_MARKER = 0x14
+BYTES_MARKER = 0x80
+PAD_MASK = 0x03
+UINT_MARKER = 0x18
+"""Unsigned integers: the marker is UINT_MARKER + log2(width in bytes)."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class DecodeErrorKind(enum.Enum):
+    """Why a message could not be decoded (spec 03 §2.5)."""
+
+    BufferUnderFlow = enum.auto()
+    ExpectedMap = enum.auto()
+    ExpectedU8 = enum.auto()
+    ExpectedBool = enum.auto()
+    InvalidId = enum.auto()
+    InvalidLen = enum.auto()
+    InvalidPadding = enum.auto()
+    InvalidKeyType = enum.auto()
+    InvalidKeyData = enum.auto()
+    InvalidParameter = enum.auto()
+
+
+class EncodeErrorKind(enum.Enum):
+    """Why a value could not be encoded (spec 03 §2.5)."""
+
+    BufferOverflow = enum.auto()
+    DerDecodeFailed = enum.auto()
+    InvalidLen = enum.auto()
+    InvalidParameter = enum.auto()
+
+
+class MborError(ValueError):
+    """Base of both codec errors."""
+
+
+class MborDecodeError(MborError):
+    """Input that is no encoding of the expected type; `where` names the element."""
+
+    def __init__(self, kind: DecodeErrorKind, where: str = "") -> None:
+        """Error of one kind at the element `where`."""
+        super().__init__(f"{kind.name} at {where}" if where else kind.name)
+        self.kind = kind
+        self.where = where
+
+
+class MborEncodeError(MborError):
+    """A value that the field's declaration does not admit; `where` names the field."""
+
+    def __init__(self, kind: EncodeErrorKind, where: str = "") -> None:
+        """Error of one kind at the field `where`."""
+        super().__init__(f"{kind.name} at {where}" if where else kind.name)
+        self.kind = kind
+        self.where = where
+
+
+class OpenEnum(enum.IntEnum):
+    """A u32 enumeration whose unknown values survive decoding (spec 03 §9).
+
+    `KeyType(99)` is a value of type KeyType that equals 99, is named "Unknown" and is not `known`.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, int) or not 0 <= value <= 0xFFFF_FFFF:
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = "Unknown"
+        member._value_ = value
+        return member
+
+    @property
+    def known(self) -> bool:
+        """Whether the interface defines this value."""
+        return self._value_ in type(self)._value2member_map_
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """Wire declaration of one map entry: the id it is sent under."""
+
+    id: int
+
+
+class U8(FieldSpec):
+    """Unsigned 8-bit integer, 2 bytes on the wire."""
+
+
+class U16(FieldSpec):
+    """Unsigned 16-bit integer, 3 bytes on the wire."""
+
+
+class U32(FieldSpec):
+    """Unsigned 32-bit integer, 5 bytes on the wire."""
+
+
+class U64(FieldSpec):
+    """Unsigned 64-bit integer, 9 bytes on the wire."""
+
+
+class Bool(FieldSpec):
+    """Truth value, 1 byte on the wire."""
+
+
+class Enum32(FieldSpec):
+    """Open enumeration sent as u32; the annotated type is the `OpenEnum` class."""
+
+
+class Nested(FieldSpec):
+    """Nested map; the annotated type is its `MborMap` class."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Octets(FieldSpec):
+    """Byte array of 0 to `max` bytes, its data aligned to 4 bytes within the message."""
+
+    max: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FixedOctets(FieldSpec):
+    """Byte array of exactly `size` bytes, never padded."""
+
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One declared entry of a map type."""
+
+    name: str
+    spec: FieldSpec
+    optional: bool
+    type: Any
+    """int, bool, bytes, or the enumeration or map class."""
+
+
+Encoder = Callable[[Any, int], bytes]
+"""(value, offset of its first byte modulo 4 within the message) -> encoding."""
+Decoder = Callable[[bytes, int], tuple[Any, int]]
+"""(message, offset) -> (value, offset after it). Raises IndexError or struct.error where the input ends."""
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+class MborMap:
+    """Base class of all map types; see the module's description."""
+
+    mbor_fields: ClassVar[tuple[Field, ...]] = ()
+    mbor_encoder: ClassVar[Encoder]
+    mbor_decoder: ClassVar[Decoder]
+    mbor_compiled: ClassVar[bool]
+
+    def __init_subclass__(cls) -> None:
+        """Make the class a dataclass and check its declaration."""
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        cls.mbor_fields = _declared_fields(cls)
+        cls.mbor_compiled = False
+
+        # The codec is compiled when it is first used, not at import.
+        def first_encode(value: Any, position: int) -> bytes:
+            cls.mbor_compile()
+            return cls.mbor_encoder(value, position)
+
+        def first_decode(message: bytes, position: int) -> tuple[Any, int]:
+            cls.mbor_compile()
+            return cls.mbor_decoder(message, position)
+
+        cls.mbor_encoder = staticmethod(first_encode)
+        cls.mbor_decoder = staticmethod(first_decode)
+
+    @classmethod
+    def mbor_compile(cls) -> None:
+        """Generate this class's encoder and decoder unless that is done."""
+        if not cls.mbor_compiled:
+            from ihsm_abi.mbor_codegen import compile_decoder, compile_encoder
+
+            cls.mbor_encoder = staticmethod(compile_encoder(cls))
+            cls.mbor_decoder = staticmethod(compile_decoder(cls))
+            cls.mbor_compiled = True
+
+
+def _declared_fields(cls: type[MborMap]) -> tuple[Field, ...]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = []
+    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]  # __init_subclass__ made it a dataclass
+        annotated = hints[entry.name]
+        optional = False
+        base, *extras = typing.get_args(annotated)
+        spec = next(extra for extra in extras if isinstance(extra, FieldSpec))
+        if isinstance(base, types.UnionType):
+            base = next(arg for arg in typing.get_args(base) if arg is not types.NoneType)
+            optional = True
+        found.append(Field(entry.name, spec, optional, base))
+    ids = [field.spec.id for field in found]
+    if ids != sorted(set(ids)):
+        raise TypeError(f"{cls.__name__}: field ids {ids} are not strictly ascending")
+    return tuple(found)
+
+
+M = TypeVar("M", bound=MborMap)
+
+
+def encode(value: MborMap, *, position: int = 0, limit: int | None = None) -> bytes:
+    """Encode a map.
+
+    `position` is the offset in bytes of the map within its message, on which the alignment of byte arrays depends
+    (§2.2); `limit` is the room in bytes.
+
+    Raises:
+        MborEncodeError: a value outside its field's type or limit, or more than `limit` bytes.
+    """
+    try:
+        encoded = value.mbor_encoder(value, position)
+    except struct.error as error:
+        raise MborEncodeError(EncodeErrorKind.InvalidParameter, f"{type(value).__name__}: {error}") from None
+    if limit is not None and len(encoded) > limit:
+        raise MborEncodeError(EncodeErrorKind.BufferOverflow, type(value).__name__)
+    return encoded
+
+
+def decode(cls: type[M], buffer: Buffer, offset: int = 0) -> tuple[M, int]:
+    """Decode a map that starts at `offset` bytes; returns the value and the offset after it.
+
+    Raises:
+        MborDecodeError: with the kind that the real decoder reports first (§2.3, §2.4).
+    """
+    data = buffer if type(buffer) is bytes else bytes(buffer)
+    try:
+        value: M
+        value, end = cls.mbor_decoder(data, offset)
+    except (IndexError, struct.error):
+        raise MborDecodeError(DecodeErrorKind.BufferUnderFlow, cls.__name__) from None
+    return value, end
