@@ -6,6 +6,7 @@ Receivers decode in two steps, because the header's operation code says what the
 the host's are the same functions: bytes after the data map are ignored, as the firmware and the host library do.
 """
 
+import functools
 from typing import Final, TypeVar
 
 from ihsm_abi.ddi.device import GetApiRevReq
@@ -99,7 +100,20 @@ def decode_response(buffer: Buffer, cls: type[M]) -> tuple[RespHdr, M | None]:
 
 def encode_message(header: ReqHdr | RespHdr, data: MborMap, *, limit: int = HOST_BUFFER_BYTES) -> bytes:
     """Envelope around a header and a data map; `limit` is the room in bytes. Raises MborEncodeError."""
-    head = _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
+    return _with_data(_head(header), data, limit)
+
+
+def _head(header: ReqHdr | RespHdr) -> bytes:
+    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
+
+
+@functools.lru_cache(maxsize=512)
+def _request_head(op: DdiOp, session_id: int | None, rev: ApiRev | None) -> bytes:
+    """Everything before the data map; a client sends the same few over and over."""
+    return _head(ReqHdr(rev=rev, op=op, sess_id=session_id))
+
+
+def _with_data(head: bytes, data: MborMap, limit: int) -> bytes:
     message = head + encode(data, position=len(head))
     if len(message) > limit:
         raise MborEncodeError(EncodeErrorKind.BufferOverflow, type(data).__name__)
@@ -109,8 +123,8 @@ def encode_message(header: ReqHdr | RespHdr, data: MborMap, *, limit: int = HOST
 def encode_request(data: MborMap, *, session_id: int | None = None, rev: ApiRev | None = API_REV) -> bytes:
     """Request of the operation that `data` belongs to; `rev` is left out of GetApiRev, which must not carry it."""
     operation = OPERATION_OF_REQUEST[type(data)]
-    header = ReqHdr(rev=None if isinstance(data, GetApiRevReq) else rev, op=operation.op, sess_id=session_id)
-    return encode_message(header, data)
+    head = _request_head(operation.op, session_id, None if isinstance(data, GetApiRevReq) else rev)
+    return _with_data(head, data, HOST_BUFFER_BYTES)
 
 
 def encode_error(status: DdiStatus, request: ReqHdr | None, *, session_id: int | None = None) -> bytes:
