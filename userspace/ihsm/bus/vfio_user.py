@@ -1,0 +1,307 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A PCI function behind a vfio-user socket."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from ihsm.bus import vfio_abi, vfio_user_wire
+from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
+from ihsm.bus.function import PciFunction, check_access
+from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
+from ihsm.bus.vfio_user_wire import DEFAULT_TIMEOUT_S, Command, Connection, Reply
+from ihsm.errors import ArenaError, BusError, ProtocolError, RequestRefusedError
+from ihsm_abi.pci import PAGE_BYTES
+
+IOVA_BASE: Final = 0x1_0000_0000
+"""First I/O address given out: above 4 GiB, so that a device which truncates addresses shows itself."""
+MAX_VECTORS: Final = 2048
+"""What a PCI function can have at most; a bound on what a server may claim."""
+ALLOWED_REGIONS: Final = 32
+
+
+class VfioUserFunction(PciFunction):
+    """Client of a vfio-user server that offers one PCI function."""
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Connect to the socket `path`, negotiate, and ask for the device's regions and interrupts.
+
+        Raises:
+            DeviceNotFoundError: nobody listens there.
+            BusError: the server's answers are not those of a PCI function.
+        """
+        self.uri = f"vfio-user:{os.fspath(path)}"
+        self._connection = Connection(os.fspath(path), timeout_s)
+        self._lock = threading.Lock()
+        self._arenas: list[DmaArena] = []
+        self._next_iova = IOVA_BASE
+        self._mappings: dict[int, mmap.mmap | None] = {}
+        self._events: dict[int, int | None] = {}
+        self._region_fds: dict[int, int] = {}
+        try:
+            self._describe()
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self) -> None:
+        request = vfio_abi.DEVICE_INFO.pack(vfio_abi.DEVICE_INFO.size, 0, 0, 0)
+        reply = self._ask(Command.DEVICE_GET_INFO, request, vfio_abi.DEVICE_INFO.size)
+        _, flags, regions, irqs = vfio_abi.DEVICE_INFO.unpack_from(reply)
+        if not flags & vfio_abi.DeviceFlags.PCI:
+            raise ProtocolError(f"{self.uri}: device flags {flags:#x} say that this is no PCI device")
+        if not Region.CONFIG < regions <= ALLOWED_REGIONS or irqs <= Irq.MSIX:
+            raise ProtocolError(f"{self.uri}: {regions} regions and {irqs} interrupt types are not those of PCI")
+        self._regions = {region: self._region_info(region) for region in (*range(6), Region.CONFIG)}
+        request = vfio_abi.IRQ_INFO.pack(vfio_abi.IRQ_INFO.size, 0, Irq.MSIX, 0)
+        reply = self._ask(Command.DEVICE_GET_IRQ_INFO, request, vfio_abi.IRQ_INFO.size)
+        _, _, index, count = vfio_abi.IRQ_INFO.unpack_from(reply)
+        if index != Irq.MSIX or count > MAX_VECTORS:
+            raise ProtocolError(f"{self.uri}: {count} vectors of interrupt type {index}, at most {MAX_VECTORS} MSI-X")
+        self._vectors: int = count
+
+    def _region_info(self, region: int) -> RegionInfo:
+        size = vfio_abi.REGION_INFO.size
+        while True:
+            request = vfio_abi.REGION_INFO.pack(size, 0, region, 0, 0, 0)
+            reply = self._connection.request(
+                Command.DEVICE_GET_REGION_INFO, request, reply_bytes=vfio_abi.REGION_INFO.size, what=f"region {region}"
+            )
+            needed = vfio_abi.REGION_INFO.unpack_from(reply.payload)[0]
+            if needed <= size:
+                info = self._keep_region_fd(region, reply)
+                return info
+            _close(reply.fds)
+            if needed > PAGE_BYTES:
+                raise ProtocolError(f"{self.uri}: info of region {region} needs {needed} bytes, {PAGE_BYTES} accepted")
+            size = needed
+
+    def _keep_region_fd(self, region: int, reply: Reply) -> RegionInfo:
+        fds = reply.fds
+        try:
+            info = vfio_abi.parse_region_info(reply.payload, region)
+            if info.areas and fds:
+                self._region_fds[region] = fds[0]
+                fds = fds[1:]
+            elif info.areas:
+                info = info._replace(areas=())
+            return info
+        finally:
+            _close(fds)
+
+    def _ask(self, command: Command, request: bytes, reply_bytes: int, what: str = "") -> bytes:
+        """Payload of a reply that must carry no descriptors."""
+        reply = self._connection.request(command, request, reply_bytes=reply_bytes, what=what)
+        _close(reply.fds)
+        return reply.payload
+
+    @property
+    def config_bytes(self) -> int:
+        """Size of config space."""
+        return self._regions[Region.CONFIG].size
+
+    def read_config(self, offset: int, size_bytes: int) -> bytes:
+        """Bytes of config space."""
+        return self._read(Region.CONFIG, offset, size_bytes)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write bytes of config space."""
+        self._write(Region.CONFIG, offset, data, posted=False)
+
+    def bar_bytes(self, bar: int) -> int:
+        """Size of BAR 0-5."""
+        return self._regions[bar].size
+
+    def read_bar(self, bar: int, offset: int, width: int) -> int:
+        """One read message."""
+        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        return int.from_bytes(self._read(bar, offset, width), "little")
+
+    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        """One write message; posted: without a reply."""
+        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        self._write(bar, offset, value.to_bytes(width, "little"), posted=posted)
+
+    def _read(self, region: int, offset: int, count: int) -> bytes:
+        limit = self._connection.max_data_bytes
+        pieces = []
+        while count:
+            piece = min(count, limit)
+            request = vfio_user_wire.REGION_ACCESS.pack(offset, region, piece)
+            expected = len(request) + piece
+            reply = self._ask(Command.REGION_READ, request, expected, f"read of {piece} bytes at {offset:#x}")
+            if reply[: len(request)] != request or len(reply) != expected:
+                raise ProtocolError(f"{self.uri}: reply to a read of region {region} is for another access")
+            pieces.append(reply[len(request) :])
+            offset += piece
+            count -= piece
+        return b"".join(pieces)
+
+    def _write(self, region: int, offset: int, data: bytes, *, posted: bool) -> None:
+        if len(data) > self._connection.max_data_bytes:
+            raise BusError(f"write of {len(data)} bytes exceeds {self._connection.max_data_bytes}")
+        request = vfio_user_wire.REGION_ACCESS.pack(offset, region, len(data)) + data
+        if posted:
+            self._connection.post(Command.REGION_WRITE, request)
+        else:
+            self._ask(Command.REGION_WRITE, request, 0, f"write of {len(data)} bytes at {offset:#x}")
+
+    def map_bar(self, bar: int) -> mmap.mmap | None:
+        """Mapping of a BAR that the server offers as one whole area."""
+        with self._lock:
+            if bar not in self._mappings:
+                self._mappings[bar] = self._map(self._regions[bar])
+            return self._mappings[bar]
+
+    def _map(self, info: RegionInfo) -> mmap.mmap | None:
+        if not any(area.offset == 0 and area.size == info.size for area in info.areas):
+            return None
+        fd = self._region_fds[info.region]
+        # A file shorter than the region would fault on access (SIGBUS).
+        if os.fstat(fd).st_size < info.offset + info.size:
+            raise ProtocolError(f"{self.uri}: descriptor of region {info.region} is shorter than {info.size:#x} bytes")
+        try:
+            return mmap.mmap(fd, info.size, offset=info.offset)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ProtocolError(f"{self.uri}: region {info.region} cannot be mapped: {error}") from None
+
+    def write_event(self, bar: int) -> int | None:
+        """Eventfd of the first sub-region that has one, through DEVICE_GET_REGION_IO_FDS."""
+        with self._lock:
+            if bar not in self._events:
+                self._events[bar] = self._region_event(bar)
+            return self._events[bar]
+
+    def _region_event(self, bar: int) -> int | None:
+        size = PAGE_BYTES
+        head = vfio_user_wire.REGION_IO_FDS
+        try:
+            reply = self._connection.request(
+                Command.DEVICE_GET_REGION_IO_FDS, head.pack(size, 0, bar, 0), reply_bytes=head.size
+            )
+        except RequestRefusedError:
+            return None
+        chosen: int | None = None
+        try:
+            _, _, index, count = head.unpack_from(reply.payload)
+            if index != bar or len(reply.payload) < head.size + count * vfio_user_wire.SUB_REGION.size:
+                raise ProtocolError(f"{self.uri}: descriptors of region {index} with {count} sub-regions do not fit")
+            for number in range(count):
+                position = head.size + number * vfio_user_wire.SUB_REGION.size
+                _, _, fd_index, kind, _, _, _ = vfio_user_wire.SUB_REGION.unpack_from(reply.payload, position)
+                if kind == vfio_user_wire.SUB_REGION_IOEVENTFD and fd_index < len(reply.fds):
+                    chosen = reply.fds[fd_index]
+                    # The server made it; a full counter must not block our doorbell.
+                    fcntl.fcntl(chosen, fcntl.F_SETFL, fcntl.fcntl(chosen, fcntl.F_GETFL) | os.O_NONBLOCK)
+                    return chosen
+            return None
+        finally:
+            _close([fd for fd in reply.fds if fd != chosen])
+
+    def allocate_arena(self, size_bytes: int) -> DmaArena:
+        """Sealed memfd, mapped here and passed to the server in one message."""
+        size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+        if not 0 < size_bytes <= MAX_ARENA_BYTES:
+            raise ArenaError(f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible")
+        fd = os.memfd_create("ihsm-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, size_bytes)
+            # The server maps it too and must not be exposed to a shrinking file.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            with self._lock:
+                iova = self._next_iova
+                self._next_iova += size_bytes
+            self.map_dma(fd, 0, iova, size_bytes)
+            arena = DmaArena(mmap.mmap(fd, size_bytes), iova, lambda: self._drop_arena(arena, iova, size_bytes))
+        finally:
+            os.close(fd)
+        with self._lock:
+            self._arenas.append(arena)
+        return arena
+
+    def _drop_arena(self, arena: DmaArena, iova: int, size_bytes: int) -> None:
+        with self._lock, contextlib.suppress(ValueError):
+            self._arenas.remove(arena)
+        if not self._connection.closed:
+            self.unmap_dma(iova, size_bytes)
+
+    def map_dma(
+        self, fd: int | None, offset: int, iova: int, size_bytes: int, flags: DmaFlags = DmaFlags.READ | DmaFlags.WRITE
+    ) -> None:
+        """Map `size_bytes` bytes of a file at an I/O address of the caller's choice; fd None: memory without pointer.
+
+        `allocate_arena` chooses addresses from 4 GiB on; mixing both is the caller's business.
+        """
+        request = vfio_user_wire.DMA_MAP.pack(vfio_user_wire.DMA_MAP.size, flags, offset, iova, size_bytes)
+        reply = self._connection.request(
+            Command.DMA_MAP, request, fds=() if fd is None else (fd,), what=f"DMA map of {size_bytes:#x} at {iova:#x}"
+        )
+        _close(reply.fds)
+
+    def unmap_dma(self, iova: int, size_bytes: int) -> None:
+        """Remove what is mapped at an I/O address; when it returns the server no longer touches that memory."""
+        request = vfio_user_wire.DMA_UNMAP.pack(vfio_user_wire.DMA_UNMAP.size, 0, iova, size_bytes)
+        self._ask(Command.DMA_UNMAP, request, 0, f"DMA unmap of {size_bytes:#x} at {iova:#x}")
+
+    @property
+    def vectors(self) -> int:
+        """Number of MSI-X vectors."""
+        return self._vectors
+
+    def enable_interrupts(self, events: Sequence[int | None]) -> None:
+        """Pass the eventfds, as many per message as the server takes."""
+        if len(events) > self._vectors:
+            raise BusError(f"{len(events)} interrupt vectors asked for, the function has {self._vectors}")
+        self.disable_interrupts()
+        flags = IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER
+        start = 0
+        while start < len(events):
+            run: list[int] = []
+            for event in events[start : start + self._connection.max_fds]:
+                if event is None:
+                    break
+                run.append(event)
+            if run:
+                self._set_irqs(flags, start, len(run), run)
+            start += max(len(run), 1)
+
+    def disable_interrupts(self) -> None:
+        """Take all eventfds back."""
+        if self._vectors:
+            self._set_irqs(IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_TRIGGER, 0, 0, ())
+
+    def _set_irqs(self, flags: IrqSetFlags, start: int, count: int, fds: Sequence[int]) -> None:
+        request = vfio_abi.IRQ_SET.pack(vfio_abi.IRQ_SET.size, flags, Irq.MSIX, start, count)
+        _close(self._connection.request(Command.DEVICE_SET_IRQS, request, fds=fds).fds)
+
+    def reset(self) -> None:
+        """DEVICE_RESET; returns when the device has stopped."""
+        self._ask(Command.DEVICE_RESET, b"", 0)
+
+    def close(self) -> None:
+        """Close the connection: the server forgets our memory and eventfds and resets the function."""
+        self._connection.close()
+        with self._lock:
+            arenas, self._arenas = self._arenas, []
+            mappings, self._mappings = list(self._mappings.values()), {}
+            fds = [*self._region_fds.values(), *(event for event in self._events.values() if event is not None)]
+            self._region_fds, self._events = {}, {}
+        for arena in arenas:
+            arena.close()
+        for mapping in mappings:
+            if mapping is not None:
+                with contextlib.suppress(BufferError):  # a doorbell view is still held; it goes with its holder
+                    mapping.close()
+        _close(fds)
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

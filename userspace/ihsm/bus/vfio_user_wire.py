@@ -1,0 +1,293 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of the vfio-user protocol (version 0.x of its public specification), client's side of one connection."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from enum import IntEnum
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from ihsm.errors import (
+    BusError,
+    BusTimeoutError,
+    ConnectionLostError,
+    DeviceNotFoundError,
+    ProtocolError,
+    RequestRefusedError,
+)
+from ihsm_abi.sockets import MAX_PATH_BYTES
+
+
+class Command(IntEnum):
+    """Command numbers."""
+
+    VERSION = 1
+    DMA_MAP = 2
+    DMA_UNMAP = 3
+    DEVICE_GET_INFO = 4
+    DEVICE_GET_REGION_INFO = 5
+    DEVICE_GET_REGION_IO_FDS = 6
+    DEVICE_GET_IRQ_INFO = 7
+    DEVICE_SET_IRQS = 8
+    REGION_READ = 9
+    REGION_WRITE = 10
+    DMA_READ = 11
+    DMA_WRITE = 12
+    DEVICE_RESET = 13
+
+
+HEADER: Final = Struct("<HHIII")
+"""Message id, command, message size with this header, flags, errno."""
+TYPE_MASK: Final = 0xF
+TYPE_COMMAND: Final = 0
+TYPE_REPLY: Final = 1
+FLAG_NO_REPLY: Final = 1 << 4
+FLAG_ERROR: Final = 1 << 5
+
+VERSION: Final = Struct("<HH")
+"""major, minor; a NUL-terminated JSON text follows."""
+DMA_MAP: Final = Struct("<IIQQQ")
+"""argsz, flags, offset in the descriptor, I/O address, size."""
+DMA_UNMAP: Final = Struct("<IIQQ")
+"""argsz, flags, I/O address, size."""
+REGION_ACCESS: Final = Struct("<QII")
+"""offset, region, count; data follow."""
+REGION_IO_FDS: Final = Struct("<IIII")
+"""argsz, flags, index, count; sub-regions follow in the reply."""
+SUB_REGION: Final = Struct("<QQIIIIQ")
+"""offset, size, fd_index, type, flags, padding, datamatch."""
+SUB_REGION_IOEVENTFD: Final = 0
+
+MAJOR: Final = 0
+MINOR: Final = 0
+MAX_DATA_BYTES: Final = 1 << 20
+"""Longest region access we send or accept, the protocol's default."""
+MAX_REPLY_BYTES: Final = MAX_DATA_BYTES + 4096
+MAX_FDS: Final = 32
+"""Descriptors we accept with one reply."""
+DEFAULT_TIMEOUT_S: Final = 20.0
+"""A reset waits for work in flight, so replies may take a while; longer than any honest answer."""
+
+
+class Reply(NamedTuple):
+    """Payload and descriptors of a reply; the descriptors belong to the receiver."""
+
+    payload: bytes
+    fds: list[int]
+
+
+class Connection:
+    """A negotiated connection. One request is outstanding at a time; posted requests (no reply) go in between.
+
+    An answer that breaks the protocol, a time-out and a lost peer close the connection: where the next message starts
+    is then unknown.
+    """
+
+    def __init__(self, path: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Connect to the socket `path` and negotiate.
+
+        Raises:
+            DeviceNotFoundError: nobody listens there.
+            BusError: the path is too long, or the server does not speak version 0 of the protocol.
+        """
+        if len(os.fsencode(path)) > MAX_PATH_BYTES:
+            raise DeviceNotFoundError(f"socket path of {len(os.fsencode(path))} bytes exceeds {MAX_PATH_BYTES}: {path}")
+        self.path = path
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._message_id = 0
+        self._received = bytearray()
+        self._fds: list[int] = []
+        self._socket: socket.socket | None = _connect(path, timeout_s)
+        self.max_fds = 1
+        self.max_data_bytes = MAX_DATA_BYTES
+        self._negotiate()
+
+    def request(
+        self, command: Command, payload: bytes, *, reply_bytes: int = 0, fds: Sequence[int] = (), what: str = ""
+    ) -> Reply:
+        """Send a command and wait for its reply, whose payload must have at least `reply_bytes` bytes.
+
+        Raises:
+            RequestRefusedError: the reply carries an error; the connection remains usable.
+            ProtocolError, BusTimeoutError, ConnectionLostError: the connection is closed.
+        """
+        with self._lock:
+            self._message_id = (self._message_id + 1) & 0xFFFF
+            try:
+                self._send(command, payload, 0, fds)
+                error, reply = self._receive_reply(command, reply_bytes)
+            except BusError:
+                self._shut()
+                raise
+        if error:
+            _close_all(reply.fds)
+            raise RequestRefusedError(what or command.name, error)
+        if len(reply.payload) < reply_bytes:
+            _close_all(reply.fds)
+            self.close()
+            raise ProtocolError(f"{what or command.name}: reply of {len(reply.payload)} bytes, {reply_bytes} expected")
+        return reply
+
+    def post(self, command: Command, payload: bytes) -> None:
+        """Send a command that gets no reply; the server handles commands in order.
+
+        Raises:
+            BusTimeoutError, ConnectionLostError: the connection is closed.
+        """
+        with self._lock:
+            self._message_id = (self._message_id + 1) & 0xFFFF
+            try:
+                self._send(command, payload, FLAG_NO_REPLY, ())
+            except BusError:
+                self._shut()
+                raise
+
+    def close(self) -> None:
+        """Close; harmless the second time."""
+        with self._lock:
+            self._shut()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._socket is None
+
+    def _shut(self) -> None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+        _close_all(self._fds)
+        self._fds = []
+
+    def _negotiate(self) -> None:
+        capabilities = {"capabilities": {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_DATA_BYTES}}
+        text = json.dumps(capabilities, separators=(",", ":")).encode() + b"\0"
+        try:
+            reply = self.request(Command.VERSION, VERSION.pack(MAJOR, MINOR) + text, reply_bytes=VERSION.size)
+            _close_all(reply.fds)
+            major, _ = VERSION.unpack_from(reply.payload)
+            if major != MAJOR:
+                raise ProtocolError(f"{self.path}: server speaks vfio-user version {major}, we speak {MAJOR}")
+            self._take_capabilities(reply.payload[VERSION.size :])
+        except BusError:
+            self.close()
+            raise
+
+    def _take_capabilities(self, text: bytes) -> None:
+        try:
+            record: Any = json.loads(text.rstrip(b"\0") or b"{}")
+            offered = record.get("capabilities", {})
+            max_fds = offered.get("max_msg_fds", 1)
+            max_data = offered.get("max_data_xfer_size", MAX_DATA_BYTES)
+        except (ValueError, AttributeError, RecursionError):
+            raise ProtocolError(f"{self.path}: version reply carries no JSON object with capabilities") from None
+        for name, value in (("max_msg_fds", max_fds), ("max_data_xfer_size", max_data)):
+            if type(value) is not int or value < 0:
+                raise ProtocolError(f"{self.path}: {name} is {value!r}, a number expected")
+        self.max_fds = max(1, min(max_fds, MAX_FDS))
+        self.max_data_bytes = min(max_data, MAX_DATA_BYTES)
+
+    def _send(self, command: Command, payload: bytes, flags: int, fds: Sequence[int]) -> None:
+        message = HEADER.pack(self._message_id, command, HEADER.size + len(payload), flags | TYPE_COMMAND, 0) + payload
+        connection = self._live()
+        try:
+            sent = socket.send_fds(connection, [message], list(fds)) if fds else connection.send(message)
+            while sent < len(message):
+                sent += connection.send(message[sent:])
+        except BlockingIOError:
+            raise BusTimeoutError(f"{self.path}: server took no message for {self._timeout_s:g} s") from None
+        except OSError as error:
+            raise ConnectionLostError(f"{self.path}: {error.strerror}") from None
+
+    def _receive_reply(self, command: Command, reply_bytes: int) -> tuple[int, Reply]:
+        """Next reply; commands of the server (only DMA over messages exists) are refused on the way."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            self._fill(HEADER.size, HEADER.size + reply_bytes, deadline)
+            message_id, answered, size, flags, error = HEADER.unpack_from(self._received)
+            if not HEADER.size <= size <= MAX_REPLY_BYTES:
+                raise ProtocolError(f"{self.path}: message size {size} outside {HEADER.size}..{MAX_REPLY_BYTES}")
+            self._fill(size, size, deadline)
+            payload = bytes(self._received[HEADER.size : size])
+            del self._received[:size]
+            fds, self._fds = self._fds, []
+            if flags & TYPE_MASK == TYPE_REPLY:
+                break
+            _close_all(fds)
+            if flags & TYPE_MASK != TYPE_COMMAND:
+                raise ProtocolError(f"{self.path}: message type {flags & TYPE_MASK} is neither command nor reply")
+            self._refuse(message_id, answered, flags)
+        if message_id != self._message_id or answered != command:
+            _close_all(fds)
+            raise ProtocolError(
+                f"{self.path}: reply to message {message_id} (command {answered}), "
+                f"{self._message_id} (command {command}) expected"
+            )
+        return (error or errno.EINVAL) if flags & FLAG_ERROR else 0, Reply(payload, fds)
+
+    def _refuse(self, message_id: int, command: int, flags: int) -> None:
+        if flags & FLAG_NO_REPLY:
+            return
+        answer = HEADER.pack(message_id, command, HEADER.size, TYPE_REPLY | FLAG_ERROR, errno.EOPNOTSUPP)
+        try:
+            self._live().sendall(answer)
+        except OSError as error:
+            raise ConnectionLostError(f"{self.path}: {error.strerror}") from None
+
+    def _fill(self, needed: int, wanted: int, deadline: float) -> None:
+        """Receive until `needed` bytes are there; ask for `wanted` at once to spare a system call."""
+        while len(self._received) < needed:
+            try:
+                data, fds, flags, _ = socket.recv_fds(
+                    self._live(), max(needed, wanted) - len(self._received), MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                raise BusTimeoutError(f"{self.path}: no answer within {self._timeout_s:g} s") from None
+            except OSError as error:
+                raise ConnectionLostError(f"{self.path}: {error.strerror}") from None
+            self._fds += fds
+            if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+                raise ProtocolError(f"{self.path}: more than {MAX_FDS} descriptors with one message")
+            if not data:
+                raise ConnectionLostError(f"{self.path}: server closed the connection")
+            self._received += data
+            if len(self._received) < needed and time.monotonic() > deadline:
+                raise BusTimeoutError(f"{self.path}: answer incomplete after {self._timeout_s:g} s")
+
+    def _live(self) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionLostError(f"{self.path}: the connection is closed")
+        return self._socket
+
+
+def _connect(path: str, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Kernel time-outs instead of settimeout(): the descriptor stays blocking, no poll() before each call.
+        limit = Struct("@ll").pack(int(timeout_s), int(timeout_s % 1 * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        connection.connect(path)
+    except BlockingIOError:
+        connection.close()
+        raise BusTimeoutError(f"{path}: server did not accept within {timeout_s:g} s, another client has it") from None
+    except OSError as error:
+        connection.close()
+        raise DeviceNotFoundError(f"{path}: {error.strerror}") from None
+    return connection
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

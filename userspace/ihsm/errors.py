@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions of the user side, all derived from `IhsmError`; the CLI turns each into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class IhsmError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    """Exit status of the `ihsm` command that fails with this error."""
+
+
+class UriError(IhsmError, ValueError):
+    """A device URI that cannot be parsed."""
+
+    exit_code = 2
+
+
+class DeviceNotFoundError(IhsmError):
+    """No device at the given address, or nothing there that answers."""
+
+    exit_code = 3
+
+
+class AmbiguousDeviceError(IhsmError):
+    """`auto` was asked for and there are several devices."""
+
+    exit_code = 3
+
+    def __init__(self, uris: Sequence[str]) -> None:
+        """Name the candidates."""
+        super().__init__(f"{len(uris)} devices found, name one with --device: {', '.join(uris)}")
+        self.uris = tuple(uris)
+
+
+class EmbeddedDeviceError(IhsmError):
+    """The private device could not be started."""
+
+    exit_code = 3
+
+
+class ControlError(IhsmError):
+    """A control socket refused a request or did not answer as its protocol demands."""
+
+    exit_code = 4
+
+    def __init__(self, code: str, message: str) -> None:
+        """`code` is one of `ihsm_abi.control.ControlErrorCode`, or "protocol" for an answer that is none."""
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class BusError(IhsmError):
+    """A PCI function could not be reached or did not behave as one."""
+
+    exit_code = 4
+
+
+class ConnectionLostError(BusError):
+    """The other end is gone; the function object cannot be used any more."""
+
+
+class ProtocolError(BusError):
+    """An answer that the protocol does not admit; the message names the field, the value and the limit."""
+
+
+class BusTimeoutError(BusError, TimeoutError):
+    """No answer within the time limit."""
+
+
+class RequestRefusedError(BusError):
+    """The other end refused a well-formed request; `errno` says why."""
+
+    def __init__(self, what: str, errno: int) -> None:
+        """`what` names the request."""
+        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno})")
+        self.errno = errno
+
+
+class BindError(BusError):
+    """A function could not be bound to vfio-pci, or its IOMMU group cannot be used."""
+
+
+class ArenaError(IhsmError):
+    """DMA memory is exhausted or was used wrongly."""
+
+
+class DriverError(IhsmError):
+    """The controller does not behave as the driver needs it."""
+
+    exit_code = 5
+
+
+class UnsupportedDeviceError(DriverError):
+    """Identity, BARs, interrupts or entry sizes are not those of an integrated HSM."""
+
+
+class ControllerTimeoutError(DriverError, TimeoutError):
+    """CSTS.RDY did not reach its target within (CAP.TO + 1) x 500 ms."""
+
+
+class ControllerFatalError(DriverError):
+    """CSTS.CFS is set."""
+
+
+class DeviceGoneError(DriverError):
+    """Registers read all ones: the device has disappeared."""
+
+
+class QueueClosedError(DriverError):
+    """The queue was deleted, reset or closed while commands were outstanding, or before this one."""
+
+
+class CommandTimeoutError(DriverError, TimeoutError):
+    """A command was not completed, or found no room in a full ring, within its time limit."""
+
+
+class QueueProtocolError(DriverError):
+    """A completion that cannot be: unknown command id, SQ head out of range."""
+
+
+class AdminCommandError(DriverError):
+    """An admin command completed with a status other than 0."""
+
+    def __init__(self, command: str, status: int, name: str) -> None:
+        """`status` holds bits 15:1 of the completion's last word."""
+        super().__init__(f"{command}: status {status:#06x} ({name})")
+        self.status = status
+
+
+class HsmCommandError(DriverError):
+    """An HSM command completed with `sc` other than 0, so that there is no DDI response (spec 02 B.7)."""
+
+    def __init__(self, sc: int, name: str, completion: object) -> None:
+        """`completion` is the `ihsm.driver.HsmCompletion`."""
+        super().__init__(f"HSM command: status {sc:#04x} ({name})")
+        self.sc = sc
+        self.completion = completion
+
+
+class AesCommandError(DriverError):
+    """An AES command completed with `sts` or `err` other than 0 (spec 02 E.2-E.4)."""
+
+    def __init__(self, sts: int, err: int, name: str) -> None:
+        """`name` is a reading of the pair."""
+        super().__init__(f"AES command: {name} (sts {sts:#x}, err {err:#x})")
+        self.sts = sts
+        self.err = err
+
+
+class AuthenticationFailedError(AesCommandError):
+    """The tag of an AES-GCM decryption does not match: 3/9 or 2/0x2A. The destination must not be used."""
