@@ -22,17 +22,22 @@ OPTIONS = (
     "-DDISABLE_GO=ON",
     "-DCMAKE_POSITION_INDEPENDENT_CODE=ON",
 )
+# What the fast path's aes.c needs of the layer below EVP; installed as include-internal/, paths kept.
+INTERNAL_HEADERS = (
+    "crypto/internal.h",
+    *(f"crypto/fipsmodule/{part}/internal.h" for part in ("aes", "cipher", "cpucap", "modes", "service_indicator")),
+)
 
 
 def provide(venv: Path) -> Path:
-    """Prefix with include/ and lib/libcrypto.a; cmake, ninja and pip are those of `venv`."""
+    """Prefix with include/, include-internal/ and lib/libcrypto.a; cmake, ninja and pip are those of `venv`."""
     if named := os.environ.get("IHSM_AWS_LC"):
         if not Path(named, "include/openssl/is_awslc.h").exists():
             raise SetupError(f"IHSM_AWS_LC={named}: no AWS-LC there (include/openssl/is_awslc.h is missing)")
         say(f"AWS-LC: {named}, named by IHSM_AWS_LC")
         return Path(named)
     parent = cache_root() / "aws-lc"
-    recipe = PIN.read_text() + "\n".join(OPTIONS)
+    recipe = PIN.read_text() + "\n".join(OPTIONS + INTERNAL_HEADERS)
     for built in parent.glob("*/RECIPE"):
         if not built.parent.name.startswith(".") and built.read_text() == recipe:
             say(f"AWS-LC: {built.parent.name}, there already")
@@ -50,6 +55,9 @@ def provide(venv: Path) -> Path:
         run(["ninja", "-C", build, "crypto"], env=env)
         with published(target) as prefix:
             shutil.copytree(source / "include", prefix / "include")
+            for header in INTERNAL_HEADERS:
+                (prefix / "include-internal" / header).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source / header, prefix / "include-internal" / header)
             (prefix / "lib").mkdir()
             shutil.copy2(build / "crypto" / "libcrypto.a", prefix / "lib")
             for notice in ("LICENSE", "NOTICE"):
