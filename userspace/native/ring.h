@@ -1,0 +1,34 @@
+/* SPDX-FileCopyrightText: The ihsm authors
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * What the driver's rings need below numpy: ordered access to memory shared with the device (spec 01 §5.1), and
+ * waiting without the interpreter lock. This header is also the cffi declaration: plain C, no directives.
+ */
+
+/* A completion ring as the driver sees it. The phase of an entry is bit 0 of its last 16-bit word. */
+struct ihsm_cq {
+	const uint8_t *ring;
+	uint32_t entries;
+	uint32_t entry_bytes;
+	uint32_t head;
+	uint32_t phase; /* of the entry at head once the device has written it: 1 on the first pass */
+};
+
+/* Number of new entries from head on, at most `entries`; their bytes may be read after this call. */
+uint32_t ihsm_cq_ready(const struct ihsm_cq *cq);
+
+/* The same, but looks for up to spin_ns nanoseconds until `wanted` entries are there. */
+uint32_t ihsm_cq_spin(const struct ihsm_cq *cq, uint32_t wanted, uint64_t spin_ns);
+
+/* Move head by `count` entries, with its phase. */
+void ihsm_cq_advance(struct ihsm_cq *cq, uint32_t count);
+
+/* Everything written before becomes visible to the device before this 32-bit store to its page. */
+void ihsm_doorbell(uint8_t *page, uint32_t offset, uint32_t value);
+
+/* One access of 1, 2, 4 or 8 bytes to a mapped BAR; offset is a multiple of width. */
+uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width);
+void ihsm_mmio_write(uint8_t *page, uint32_t offset, uint32_t width, uint64_t value);
+
+/* Wait for an eventfd up to timeout_ms and clear it: 1 signalled, 0 time out or interrupted, negative errno. */
+int ihsm_event_wait(int fd, int timeout_ms);
