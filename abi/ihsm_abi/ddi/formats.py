@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_abi.ddi.enums import EccCurve, KeyType
+from ihsm_abi.ddi.enums import AesKeySize, EccCurve, KeyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,13 @@ PUBLIC_TYPE: Final = {
     KeyType.Ecc521Private: KeyType.Ecc521Public,
 }
 """Public key type of every private one (spec 03 §9)."""
+
+AES_KEY_TYPES: Final = {
+    AesKeySize.Aes128: KeyType.Aes128,
+    AesKeySize.Aes192: KeyType.Aes192,
+    AesKeySize.Aes256: KeyType.Aes256,
+    AesKeySize.AesXtsBulk256: KeyType.AesXtsBulk256,
+    AesKeySize.AesGcmBulk256: KeyType.AesGcmBulk256,
+    AesKeySize.AesGcmBulk256Unapproved: KeyType.AesGcmBulk256Unapproved,
+}
+"""Type of the key that AesGenerateKey makes (spec 03 §9)."""

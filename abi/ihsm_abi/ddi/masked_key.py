@@ -103,6 +103,8 @@ class MaskedKey:
     metadata: bytes
     """Encoded `MaskedKeyMetadata`."""
     encrypted_key: bytes
+    encrypted_key_offset: int
+    """Where in the container the encrypted key starts."""
     tag: bytes
     tagged_bytes: int
     """Length of the container's leading part that the tag covers with AesCbc256Hmac384."""
@@ -141,6 +143,7 @@ class MaskedKey:
             iv=data[HEADER_BYTES : HEADER_BYTES + iv_len],
             metadata=data[metadata_at : metadata_at + metadata_len],
             encrypted_key=data[key_at : key_at + key_len],
+            encrypted_key_offset=key_at,
             tag=data[-tag_len:],
             tagged_bytes=len(data) - tag_len,
         )

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Carries typed messages over a transport: encoding, dialect, session control, statuses."""
+
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+from ihsm.ddi.errors import ResponseError, StatusError
+from ihsm.ddi.transforms import Dialect
+from ihsm.ddi.transport import Transport
+from ihsm_abi.ddi import (
+    API_REV,
+    OPERATION_OF_REQUEST,
+    ApiRev,
+    DeviceKind,
+    decode_response,
+    encode_request,
+)
+from ihsm_abi.mbor import MborDecodeError, MborMap
+
+R = TypeVar("R", bound=MborMap)
+
+
+class Channel:
+    """Typed commands to one partition. Safe to use from several threads if its transport is."""
+
+    def __init__(self, transport: Transport, *, rev: ApiRev = API_REV) -> None:
+        """`rev` goes into every request header but GetApiRev's."""
+        self._transport = transport
+        self.rev = rev
+        self.dialect = Dialect()
+
+    def learn_kind(self, kind: DeviceKind) -> None:
+        """From now on convert messages as a device of this kind needs it."""
+        if not kind.known:
+            raise ResponseError(f"GetDeviceInfo: kind {int(kind)} is neither Virtual nor Physical")
+        self.dialect = Dialect(kind)
+
+    def call(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
+        """Execute a command given and answered in host form.
+
+        Args:
+            request: Data map of the request; it says which operation this is.
+            response: Class of the data map that the operation answers with.
+            session_id: Session, for operations that need one.
+
+        Raises:
+            ihsm_abi.mbor.MborEncodeError: a field does not fit its declaration or has no wire form.
+            StatusError: the device answered with an error status.
+            ResponseError: the answer does not decode.
+        """
+        operation = OPERATION_OF_REQUEST[type(request)]
+        message = encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
+        reply = self._transport.exchange(message, operation.kind, session_id)
+        try:
+            header, data = decode_response(reply.message, response)
+            if data is not None:
+                data = self.dialect.to_host(data)
+        except MborDecodeError as error:
+            raise ResponseError(f"{operation.op.name}: response does not decode: {error}") from None
+        if data is None:
+            raise StatusError(operation.op, header.status)
+        return data
+
+
+class InSession(ABC):
+    """What the families of in-session operations need of a session."""
+
+    @abstractmethod
+    def call(self, request: MborMap, response: type[R]) -> R:
+        """Execute an in-session command given and answered in host form; errors as `Channel.call`."""

@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of a session that use keys: sign, decrypt, authenticate, derive (spec 05 §7, §9-§12)."""
+
+from ihsm.ddi.channel import InSession
+from ihsm.ddi.credentials import check_length
+from ihsm.ddi.keys import Key, KeyRequest
+from ihsm_abi.ddi import (
+    AesEncryptDecryptReq,
+    AesEncryptDecryptResp,
+    AesOp,
+    EccSignReq,
+    EccSignResp,
+    EcdhKeyExchangeReq,
+    EcdhKeyExchangeResp,
+    HashAlgorithm,
+    HkdfDeriveReq,
+    HkdfDeriveResp,
+    HmacReq,
+    HmacResp,
+    KbkdfCounterHmacDeriveReq,
+    KbkdfCounterHmacDeriveResp,
+    KeyType,
+    RsaModExpReq,
+    RsaModExpResp,
+    RsaOpType,
+)
+from ihsm_abi.ddi.limits import AES_BLOCK_BYTES, AES_CBC_MAX_BYTES
+
+
+class CryptoOperations(InSession):
+    """Cryptography with keys of the device; every method raises StatusError with the device's status."""
+
+    def ecc_sign(self, key: Key, digest: bytes, hash_algorithm: HashAlgorithm) -> bytes:
+        """ECDSA over a digest of up to 96 bytes; r then s, big-endian, each as long as a coordinate.
+
+        The device signs the digest as a number; `hash_algorithm` only says which hash made it.
+        """
+        request = EccSignReq(key_id=key.key_id, digest=digest, digest_algo=hash_algorithm)
+        return self.call(request, EccSignResp).signature
+
+    def rsa_mod_exp(self, key: Key, y: bytes, op_type: RsaOpType) -> bytes:
+        """Raw RSA private operation y^d mod n, big-endian; `y` is as long as the modulus. Padding is the caller's."""
+        return self.call(RsaModExpReq(key_id=key.key_id, y=y, op_type=op_type), RsaModExpResp).x
+
+    def aes_cbc(self, key: Key, op: AesOp, data: bytes, iv: bytes) -> tuple[bytes, bytes]:
+        """AES-CBC without padding over any number of blocks, 1024 bytes a command.
+
+        Args:
+            key: AES-128, -192 or -256 key.
+            op: Direction.
+            data: Multiple of 16 bytes, not empty.
+            iv: 16 bytes.
+
+        Returns:
+            The result, as long as `data`, and the IV that continues the chain.
+        """
+        check_length("IV", iv, AES_BLOCK_BYTES)
+        parts = []
+        for start in range(0, max(len(data), 1), AES_CBC_MAX_BYTES):
+            request = AesEncryptDecryptReq(key_id=key.key_id, op=op, msg=data[start : start + AES_CBC_MAX_BYTES], iv=iv)
+            answer = self.call(request, AesEncryptDecryptResp)
+            parts.append(answer.msg)
+            iv = answer.iv
+        return b"".join(parts), iv
+
+    def hmac(self, key: Key, message: bytes) -> bytes:
+        """HMAC of up to 1024 bytes; the key's type is the hash, the tag has its full 32, 48 or 64 bytes."""
+        return self.call(HmacReq(key_id=key.key_id, msg=message), HmacResp).tag
+
+    def ecdh(self, key: Key, peer_spki: bytes, key_type: KeyType, request: KeyRequest) -> Key:
+        """ECDH with a peer's DER SubjectPublicKeyInfo; the shared secret becomes a key of `key_type` (Secret...)."""
+        made = self.call(
+            EcdhKeyExchangeReq(
+                priv_key_id=key.key_id,
+                pub_key_der=peer_spki,
+                key_type=key_type,
+                key_tag=request.tag,
+                key_properties=request.properties,
+            ),
+            EcdhKeyExchangeResp,
+        )
+        return Key(made.key_id, key_type, masked_key=made.masked_key)
+
+    def hkdf(
+        self,
+        secret: Key,
+        hash_algorithm: HashAlgorithm,
+        key_type: KeyType,
+        request: KeyRequest,
+        *,
+        salt: bytes | None = None,
+        info: bytes | None = None,
+        key_length: int | None = None,
+    ) -> Key:
+        """Derive a key by HKDF (RFC 5869); `key_length` in bytes only for variable-length HMAC keys."""
+        made = self.call(
+            HkdfDeriveReq(
+                key_id=secret.key_id,
+                hash_algorithm=hash_algorithm,
+                salt=salt,
+                info=info,
+                key_type=key_type,
+                key_tag=request.tag,
+                key_properties=request.properties,
+                key_length=key_length,
+            ),
+            HkdfDeriveResp,
+        )
+        return Key(made.key_id, key_type, bulk_key_id=made.bulk_key_id, masked_key=made.masked_key)
+
+    def kbkdf(
+        self,
+        secret: Key,
+        hash_algorithm: HashAlgorithm,
+        key_type: KeyType,
+        request: KeyRequest,
+        *,
+        label: bytes | None = None,
+        context: bytes | None = None,
+        key_length: int | None = None,
+    ) -> Key:
+        """Derive a key by KBKDF in counter mode with HMAC (NIST SP 800-108); `key_length` as in `hkdf`."""
+        made = self.call(
+            KbkdfCounterHmacDeriveReq(
+                key_id=secret.key_id,
+                hash_algorithm=hash_algorithm,
+                label=label,
+                context=context,
+                key_type=key_type,
+                key_tag=request.tag,
+                key_properties=request.properties,
+                key_length=key_length,
+            ),
+            KbkdfCounterHmacDeriveResp,
+        )
+        return Key(made.key_id, key_type, bulk_key_id=made.bulk_key_id, masked_key=made.masked_key)

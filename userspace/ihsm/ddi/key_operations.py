@@ -1,0 +1,140 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of a session that make, find, restore, attest and delete keys (spec 05 §6, §8, §12-§16)."""
+
+from ihsm.ddi.channel import InSession
+from ihsm.ddi.keys import Key, KeyRequest, der_of
+from ihsm.ddi.wrapping import wrap_key
+from ihsm_abi.ddi import (
+    AesGenerateKeyReq,
+    AesGenerateKeyResp,
+    AesKeySize,
+    AttestKeyReq,
+    AttestKeyResp,
+    DeleteKeyReq,
+    DeleteKeyResp,
+    EccCurve,
+    EccGenerateKeyPairReq,
+    EccGenerateKeyPairResp,
+    GetUnwrappingKeyReq,
+    GetUnwrappingKeyResp,
+    HashAlgorithm,
+    KeyClass,
+    KeyType,
+    OpenKeyReq,
+    OpenKeyResp,
+    RsaCryptoPadding,
+    RsaUnwrapReq,
+    RsaUnwrapResp,
+    UnmaskKeyReq,
+    UnmaskKeyResp,
+)
+from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
+from ihsm_abi.ddi.limits import WRAPPED_BLOB_MAX_BYTES
+
+
+class KeyOperations(InSession):
+    """Key management; every method raises StatusError with the device's status."""
+
+    def generate_ecc_key(self, curve: EccCurve, request: KeyRequest) -> Key:
+        """Make an EC key pair for SignVerify or Derive."""
+        made = self.call(
+            EccGenerateKeyPairReq(curve=curve, key_tag=request.tag, key_properties=request.properties),
+            EccGenerateKeyPairResp,
+        )
+        return Key(
+            key_id=made.private_key_id,
+            key_type=ECC_BY_CURVE[curve].private_type,
+            public_key_der=made.pub_key.der,
+            masked_key=made.masked_key,
+        )
+
+    def generate_aes_key(self, size: AesKeySize, request: KeyRequest) -> Key:
+        """Make an AES key for EncryptDecrypt; bulk sizes serve the AES queues."""
+        made = self.call(
+            AesGenerateKeyReq(key_size=size, key_tag=request.tag, key_properties=request.properties),
+            AesGenerateKeyResp,
+        )
+        return Key(
+            key_id=made.key_id,
+            key_type=AES_KEY_TYPES[size],
+            bulk_key_id=made.bulk_key_id,
+            masked_key=made.masked_key,
+        )
+
+    def unwrapping_key(self) -> Key:
+        """The partition's RSA-2048 import key."""
+        found = self.call(GetUnwrappingKeyReq(), GetUnwrappingKeyResp)
+        return Key(
+            key_id=found.key_id,
+            key_type=KeyType.Rsa2kPrivate,
+            public_key_der=found.pub_key.der,
+            masked_key=found.masked_key,
+        )
+
+    def rsa_unwrap(
+        self,
+        unwrapping_key: Key,
+        wrapped_blob: bytes,
+        key_class: KeyClass,
+        request: KeyRequest,
+        *,
+        hash_algorithm: HashAlgorithm = HashAlgorithm.Sha256,
+    ) -> Key:
+        """Import a wrapped key (see `ihsm.ddi.wrapping`); `hash_algorithm` is that of its OAEP part."""
+        made = self.call(
+            RsaUnwrapReq(
+                key_id=unwrapping_key.key_id,
+                wrapped_blob=wrapped_blob,
+                wrapped_blob_key_class=key_class,
+                wrapped_blob_padding=RsaCryptoPadding.Oaep,
+                wrapped_blob_hash_algorithm=hash_algorithm,
+                key_tag=request.tag,
+                key_properties=request.properties,
+            ),
+            RsaUnwrapResp,
+        )
+        return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
+
+    def import_key(
+        self,
+        payload: bytes,
+        key_class: KeyClass,
+        request: KeyRequest,
+        *,
+        hash_algorithm: HashAlgorithm = HashAlgorithm.Sha256,
+    ) -> Key:
+        """Wrap a key on this host for the partition's unwrapping key and import it.
+
+        Args:
+            payload: PKCS#8 DER of an RSA or EC private key, or the bytes of an AES key.
+            key_class: What `payload` holds and what it becomes.
+            request: Purpose of the key.
+            hash_algorithm: Hash of the OAEP wrapping.
+
+        Raises:
+            ValueError: the wrapped key would exceed what a request can carry.
+        """
+        unwrapping_key = self.unwrapping_key()
+        blob = wrap_key(payload, unwrapping_key.public_key, hash_algorithm)
+        if len(blob) > WRAPPED_BLOB_MAX_BYTES:
+            raise ValueError(f"wrapped key: {len(blob)} bytes, at most {WRAPPED_BLOB_MAX_BYTES}")
+        return self.rsa_unwrap(unwrapping_key, blob, key_class, request, hash_algorithm=hash_algorithm)
+
+    def unmask(self, masked_key: bytes) -> Key:
+        """Bring a masked key back into the device, under a new id."""
+        made = self.call(UnmaskKeyReq(masked_key=masked_key), UnmaskKeyResp)
+        return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
+
+    def open_key(self, tag: int) -> Key:
+        """Find an application key by its tag."""
+        found = self.call(OpenKeyReq(key_tag=tag), OpenKeyResp)
+        return Key(found.key_id, found.key_kind, der_of(found.pub_key), found.bulk_key_id)
+
+    def attest(self, key: Key, report_data: bytes) -> bytes:
+        """Attestation report over a key and up to 128 bytes of the caller's; see `ihsm.ddi.attestation`."""
+        return self.call(AttestKeyReq(key_id=key.key_id, report_data=report_data), AttestKeyResp).report
+
+    def delete_key(self, key: Key) -> None:
+        """Delete a key."""
+        self.call(DeleteKeyReq(key_id=key.key_id), DeleteKeyResp)

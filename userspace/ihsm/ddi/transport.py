@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the typed client reaches an HSM queue. The driver implements it; tests replay recordings through it."""
+
+from typing import Protocol
+
+from ihsm_abi.hsm_queue import ControlKind
+
+
+class Reply(Protocol):
+    """What came back: the response message and the session fields of the completion (spec 02 B.2)."""
+
+    @property
+    def message(self) -> bytes:
+        """The response."""
+
+    @property
+    def session_id(self) -> int | None:
+        """Session id, None unless the completion marks it valid."""
+
+    @property
+    def short_app_id(self) -> int | None:
+        """Short application id, None unless the completion marks it valid."""
+
+    @property
+    def session_closed(self) -> bool:
+        """Whether the command ended its session."""
+
+
+class Transport(Protocol):
+    """One HSM queue, or anything that behaves as one."""
+
+    def exchange(self, message: bytes, kind: ControlKind, session_id: int | None) -> Reply:
+        """Execute one command: its request, its session control kind and its session id, if it has one.
+
+        Raises:
+            ihsm.errors.IhsmError: the command failed below the message layer; there is no response.
+        """
