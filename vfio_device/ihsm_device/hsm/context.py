@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an operation works with: the partition and session it belongs to, the key store, the dialect, the profile."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ihsm_abi.ddi import DdiStatus, ReqHdr
+from ihsm_device.hsm.dialect import Dialect
+from ihsm_device.hsm.errors import CancelledError, RefusedError
+from ihsm_device.hsm.keystore import Handle, KeyStore, Owner, Scope, StaleHandleError
+from ihsm_device.hsm.partition import Partition, Provisioned, Volatile
+from ihsm_device.hsm.profile import Profile
+from ihsm_device.hsm.session_table import Session
+from ihsm_device.hsm.vault import Entry
+
+
+@dataclass(slots=True)
+class Context:
+    """One command at work.
+
+    State is read and changed inside `with context.locked() as state:`, which notices when a reset or the end of the
+    session overtook the command. Keys that the command makes are `scratch` until they are stored: whatever is still
+    scratch when the command ends is destroyed.
+    """
+
+    partition: Partition
+    state: Volatile
+    """The partition's volatile state when the command was admitted; use `locked`."""
+    header: ReqHdr
+    caller: Session | None
+    """The live session the command names, if any; operations in a session use `session`."""
+    result_session_id: int | None = None
+    """Session that the completion names if the command succeeds; OpenSession sets it, others leave the request's."""
+    opened: bool = False
+    """A session was opened or reopened: the completion carries the short app id."""
+    closed: bool = False
+    """The session was closed."""
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    """Takes back what the command made, last first, if its response cannot be delivered."""
+    _scratch: list[Handle] = field(default_factory=list)
+
+    @property
+    def store(self) -> KeyStore:
+        """The key store."""
+        return self.partition.device.store
+
+    @property
+    def dialect(self) -> Dialect:
+        """How key material looks on the wire."""
+        return self.partition.device.dialect
+
+    @property
+    def profile(self) -> Profile:
+        """Which of several legitimate behaviours the device shows."""
+        return self.partition.device.profile
+
+    @property
+    def session(self) -> Session:
+        """The live session of an in-session command; cancelled if there is none any more."""
+        if self.caller is None:
+            raise CancelledError
+        return self.caller
+
+    @property
+    def provisioned(self) -> Provisioned:
+        """Masking key and unwrapping key; admission has made sure that they are there."""
+        provisioned = self.state.provisioned
+        if provisioned is None:
+            raise CancelledError
+        return provisioned
+
+    @contextmanager
+    def locked(self) -> Iterator[Volatile]:
+        """Hold the partition's lock and give access to its state; raises CancelledError if it was overtaken."""
+        with self.partition.lock:
+            overtaken = self.partition.state is not self.state
+            if overtaken or (self.caller is not None and not self.partition.sessions.is_live(self.caller)):
+                raise CancelledError
+            yield self.state
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def owner(self, scope: Scope = Scope.PARTITION) -> Owner:
+        """Owner tag for a new key: the partition, or the caller's session."""
+        return self.partition.owner(scope, self.session if scope is Scope.SESSION else None)
+
+    def scratch(self, handle: Handle) -> Handle:
+        """Destroy this key when the command ends, unless `keep` is called."""
+        self._scratch.append(handle)
+        return handle
+
+    def keep(self, handle: Handle) -> Handle:
+        """The key has been stored: it outlives the command."""
+        self._scratch.remove(handle)
+        return handle
+
+    def finish(self) -> None:
+        """Destroy what is still scratch."""
+        for handle in self._scratch:
+            try:
+                self.store.destroy(handle)
+            except StaleHandleError:
+                continue  # a reset destroyed it first
+        self._scratch.clear()
+
+    def roll_back(self) -> None:
+        """Take back everything the command made."""
+        while self.undo:
+            self.undo.pop()()
+
+    # -- entries of the vault --------------------------------------------------------------------------------------
+
+    def entry(self, key_id: int) -> Entry:
+        """The entry of a key number, whoever owns it; refuses with KeyNotFound (empty, table not owned)."""
+        with self.locked() as state:
+            entry = state.vault.get(key_id)
+        if entry is None:
+            raise RefusedError(DdiStatus.KeyNotFound)
+        return entry
+
+    def find(self, key_id: int) -> Entry:
+        """As `entry`, for any key that this session may name, internal ones and session objects included.
+
+        Raises:
+            RefusedError: KeyNotFound, then InvalidPermissions for a session-only key of another session.
+        """
+        entry = self.entry(key_id)
+        if entry.content.type is not None and entry.content.session not in (None, self.caller):
+            raise RefusedError(DdiStatus.InvalidPermissions)
+        return entry
+
+    def find_own(self, key_id: int) -> Entry:
+        """As `find`, for operations that no internal key may be used in: InvalidPermissions for those too."""
+        entry = self.find(key_id)
+        if entry.content.internal:
+            raise RefusedError(DdiStatus.InvalidPermissions)
+        return entry

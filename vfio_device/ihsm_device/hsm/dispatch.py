@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a request message to a response message: header, admission, data map, operation, completion fields."""
+
+import logging
+from typing import Final
+
+from ihsm_abi.ddi import (
+    DdiStatus,
+    ReqHdr,
+    RespHdr,
+    control_kind,
+    decode_data,
+    decode_request_header,
+    encode_error,
+    encode_message,
+)
+from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus, SessionControl
+from ihsm_abi.mbor import MborDecodeError, MborEncodeError
+from ihsm_device.hsm.admission import NotProvisionedError, admit
+from ihsm_device.hsm.command import HsmCommand, HsmCompletion
+from ihsm_device.hsm.context import Context
+from ihsm_device.hsm.errors import CancelledError, RefusedError
+from ihsm_device.hsm.families import HANDLERS
+from ihsm_device.hsm.keystore import StaleHandleError
+from ihsm_device.hsm.operation import Handler
+from ihsm_device.hsm.partition import Partition
+
+_SHORT_APP_ID: Final = 0
+_LOG = logging.getLogger(__name__)
+
+
+def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
+    """Carry out a command; never raises for anything a client can send."""
+    try:
+        header, offset = decode_request_header(command.message)
+    except MborDecodeError:
+        return HsmCompletion(encode_error(DdiStatus.DdiDecodeFailed, None), SessionControl(0))
+    kind = control_kind(header.op)
+    try:
+        with partition.lock:
+            caller = admit(command, header, partition.sessions, provisioned=partition.provisioned)
+            context = Context(partition, partition.state, header, caller)
+    except RefusedError as error:
+        session_id = None if isinstance(error, NotProvisionedError) else header.sess_id
+        return HsmCompletion(encode_error(error.status, header, session_id=session_id), SessionControl.of(kind=kind))
+    try:
+        message = _operate(context, command.message, offset)
+    except RefusedError as error:
+        return _refusal(context, kind, error.status)
+    except CancelledError:
+        return HsmCompletion(b"", SessionControl.of(kind=kind), sc=HsmStatus.INTERNAL_ERROR)
+    except Exception:
+        _LOG.exception("partition %d: %s failed", partition.index, header.op.name)
+        return _refusal(context, kind, DdiStatus.InternalError)
+    finally:
+        context.finish()
+    return _success(context, kind, message)
+
+
+def _operate(context: Context, message: bytes, offset: int) -> bytes:
+    handler = _handler(context)
+    if handler.before_decode is not None:
+        handler.before_decode(context)
+    try:
+        request, _ = decode_data(handler.request, message, offset)
+    except MborDecodeError:
+        raise RefusedError(DdiStatus.DdiDecodeFailed) from None
+    try:
+        response = handler.run(context, request)
+        header = _response_header(context, handler)
+        return encode_message(header, response, limit=MAX_REQUEST_BYTES)
+    except StaleHandleError:
+        # Somebody else deleted the key, or a reset did, while this command was using it.
+        with context.locked():
+            raise RefusedError(DdiStatus.KeyNotFound) from None
+    except MborEncodeError:
+        context.roll_back()
+        raise RefusedError(DdiStatus.DdiEncodeFailed) from None
+    except Exception:
+        context.roll_back()
+        raise
+
+
+def _handler(context: Context) -> Handler:
+    handler = HANDLERS.get(context.header.op)
+    if handler is None or (handler.validation_hook and not context.partition.device.options.validation_hooks):
+        raise RefusedError(DdiStatus.UnsupportedCmd)
+    return handler
+
+
+def _response_header(context: Context, handler: Handler) -> RespHdr:
+    session_id = context.result_session_id
+    return RespHdr(
+        rev=context.header.rev,
+        op=handler.response_op,
+        sess_id=context.header.sess_id if session_id is None else session_id,
+        status=DdiStatus.Success,
+        fips_approved=handler.reports_fips and context.partition.device.fips_approved,
+    )
+
+
+def _success(context: Context, kind: ControlKind, message: bytes) -> HsmCompletion:
+    session_id = context.header.sess_id if context.result_session_id is None else context.result_session_id
+    flags = SessionControl.of(
+        kind=kind,
+        id_valid=session_id is not None,
+        short_app_id_valid=context.opened,
+        session_closed=context.closed,
+    )
+    rollback = context.roll_back if context.undo else None
+    return HsmCompletion(message, flags, session_id or 0, _SHORT_APP_ID, rollback=rollback)
+
+
+def _refusal(context: Context, kind: ControlKind, status: DdiStatus) -> HsmCompletion:
+    """An error raised by the operation: close and in-session kinds still name the session of the request."""
+    header: ReqHdr = context.header
+    message = encode_error(status, header, session_id=header.sess_id)
+    named = kind in (ControlKind.CLOSE, ControlKind.IN_SESSION)
+    return HsmCompletion(message, SessionControl.of(kind=kind, id_valid=named), header.sess_id or 0 if named else 0)

@@ -1,0 +1,8 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""All families of operations; importing them registers their handlers."""
+
+from ihsm_device.hsm import device_info
+from ihsm_device.hsm.operation import HANDLERS
+
+__all__ = ["HANDLERS", "device_info"]

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The state of one partition, by how long each part of it lives (spec 04 §3, §12).
+
+`lock` guards everything here. It is held for look-ups, comparisons and changes of state, never during key generation,
+key agreement, signatures or file access: an operation prepares its results outside and commits them under the lock,
+unless a reset overtook it. A reset replaces the `Volatile` object, so an operation notices by its identity.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ihsm_device.hsm.curves import Point
+from ihsm_device.hsm.identity import PartitionIdentity
+from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, Scope
+from ihsm_device.hsm.pin_policy import PinPolicy
+from ihsm_device.hsm.session_table import Session, SessionTable
+from ihsm_device.hsm.state import PartitionRecord, RecordFile
+from ihsm_device.hsm.vault import Entry, Vault
+
+if TYPE_CHECKING:
+    from ihsm_device.hsm.device import HsmDevice
+
+NONCE_BYTES: Final = 32
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionKey:
+    """K_est or K_sess: the device's side of the credential-encryption protocol (spec 04 §5)."""
+
+    handle: Handle
+    point: Point
+    signature: bytes
+    """By the partition identity key, canonical r ‖ s."""
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What a successful EstablishCredential leaves behind."""
+
+    bk3_session: Handle
+    masking_key: Handle
+    masking_entry: Entry
+    unwrapping_entry: Entry | None
+    """None only while the key is still being made, in profiles where that may be seen."""
+
+
+@dataclass(slots=True)
+class Volatile:
+    """Everything that NSSR, disable and partition reset end."""
+
+    nonce: bytes
+    vault: Vault
+    pin_policy: PinPolicy
+    credential: Credential | None = None
+    k_est: EncryptionKey | None = None
+    k_sess: EncryptionKey | None = None
+    provisioned: Provisioned | None = None
+
+
+@dataclass(slots=True)
+class Kept:
+    """What survives NSSR and disable and ends with a partition reset."""
+
+    identity: PartitionIdentity
+    record: PartitionRecord
+    bk_boot: Handle | None = None
+    unwrapping_key: Handle | None = None
+    launch_guid: bytes = bytes(16)
+
+
+@dataclass(slots=True)
+class Partition:
+    """One function's HSM."""
+
+    device: "HsmDevice"
+    index: int
+    """Number of the function in the process, from 0."""
+    tables: int
+    kept: Kept
+    file: RecordFile[PartitionRecord]
+    bulk_table: BulkTable
+    """Keys of the fast path."""
+    clock: Callable[[], float] = time.monotonic
+    sessions: SessionTable = field(default_factory=SessionTable)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    record_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Serialises changes of `kept.record` with their files; taken before `lock`, never inside it."""
+    state: Volatile = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start in the state Fresh."""
+        self.state = self._fresh()
+
+    @property
+    def provisioned(self) -> bool:
+        """Whether a credential and a masking key are there; lock held."""
+        return self.state.provisioned is not None
+
+    def owner(self, scope: Scope, session: Session | None = None) -> Owner:
+        """Owner tag for new keys."""
+        return Owner(self.index, scope, -1 if session is None else session.id)
+
+    # -- life cycle ------------------------------------------------------------------------------------------------
+
+    def migrate(self) -> None:
+        """NSSR, or disable: keys, credentials and nonce go, session ids wait for renegotiation (spec 04 §12)."""
+        with self.lock:
+            self.sessions.flag_all()
+            self._end_state()
+        _LOG.info("partition %d: reset, session ids %s", self.index, self.sessions.snapshot())
+
+    def client_lost(self) -> None:
+        """The client is gone: as `migrate`, and where the profile says so nobody is left to close the session ids."""
+        with self.lock:
+            self.sessions.flag_all()
+            if self.device.profile.lost_client_frees_sessions:
+                self.sessions.clear()
+            self._end_state()
+        _LOG.info("partition %d: client lost", self.index)
+
+    def reset(self) -> None:
+        """Partition reset: everything goes, identity, BK_BOOT and session ids included."""
+        with self.record_lock:
+            kept = self.device.new_partition(self.index)
+            self.file.write(kept.record)
+            with self.lock:
+                self.sessions.clear()
+                self._end_state()
+                old, self.kept = self.kept, kept
+                for handle in (old.identity.key, old.bk_boot, old.unwrapping_key):
+                    if handle is not None:
+                        self.device.store.destroy(handle)
+        _LOG.info("partition %d: partition reset, new identity", self.index)
+
+    def close_session(self, session: Session) -> None:
+        """End a live session: its keys, its object and its id; lock held."""
+        for entry in self.state.vault.of_session(session):
+            self.state.vault.remove(entry)
+        self.sessions.free(session.id)
+        self.device.store.destroy_group(function=self.index, scope=Scope.SESSION, session=session.id)
+
+    def remove_key(self, entry: Entry) -> None:
+        """Delete a key that the vault holds; lock held."""
+        self.state.vault.remove(entry)
+        self.device.store.destroy(entry.content.handle)
+
+    def _end_state(self) -> None:
+        for scope in (Scope.PARTITION, Scope.SESSION):
+            self.device.store.destroy_group(function=self.index, scope=scope)
+        self.state = self._fresh()
+
+    def _fresh(self) -> Volatile:
+        return Volatile(self.device.store.random(NONCE_BYTES), Vault(self.tables), PinPolicy(self.clock))
