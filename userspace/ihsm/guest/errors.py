@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong between a guest's start and its command's exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ihsm.errors import IhsmError
+
+
+class GuestError(IhsmError):
+    """The guest could not be started, or ended before its command did."""
+
+    exit_code: ClassVar[int] = 125
+    """Apart from what commands themselves return, as env(1) and timeout(1) do it."""
+
+
+class ToolchainError(GuestError):
+    """A part that guests need is missing or unfit; the message says how to get it."""
+
+
+class QemuNotFoundError(ToolchainError):
+    """No QEMU with vfio-user-pci."""
+
+
+class KernelNotFoundError(ToolchainError):
+    """No guest kernel, or not the modules a guest needs."""
+
+
+class ModuleBuildError(GuestError):
+    """A module's source does not build against the guest kernel's headers."""
+
+    def __init__(self, folder: str, lines: Sequence[str]) -> None:
+        """`lines`: the end of make's output."""
+        super().__init__(
+            "\n".join([f"{folder}: the module does not build; the last lines of make:", *_indented(lines)])
+        )
+        self.lines = tuple(lines)
+
+
+class ModuleLoadError(GuestError):
+    """A module does not load in the guest."""
+
+    def __init__(self, module: str, lines: Sequence[str]) -> None:
+        """`lines`: what insmod and the guest's kernel log say."""
+        super().__init__("\n".join([f"{module}: does not load in the guest:", *_indented(lines)]))
+        self.lines = tuple(lines)
+
+
+class ConsoleError(GuestError):
+    """A failure that the end of the guest's console explains."""
+
+    def __init__(self, what: str, console: Sequence[str]) -> None:
+        """`console`: the last lines."""
+        text = ["the last lines of its console:", *_indented(console)] if console else ["its console is empty"]
+        super().__init__("\n".join([what, *text]))
+        self.console = tuple(console)
+
+
+class GuestPanicError(ConsoleError):
+    """The guest's kernel panicked."""
+
+
+class GuestTimeoutError(ConsoleError):
+    """The guest gave no sign of life, or took longer than its time limit."""
+
+    exit_code: ClassVar[int] = 124
+
+
+class GuestEndedError(ConsoleError):
+    """QEMU ended although the command had not."""
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  | {line}" for line in lines]
