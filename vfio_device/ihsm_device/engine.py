@@ -1,0 +1,454 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The queue engine: rings, doorbells, guest memory and interrupt vectors of a PCI function, in C (native/engine.h).
+
+Admin and HSM commands are pulled by Python threads and completed by Python; AES commands never enter Python. Every
+call releases the interpreter lock while it is in C.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import threading
+import weakref
+from enum import IntEnum
+from typing import Any, Final, Protocol
+
+from ihsm_abi.pci import BAR_BYTES, Bar
+from ihsm_device import vfu
+from ihsm_device._native import ffi, lib
+
+DELETE_TIMEOUT_S: Final = 20.0
+"""How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
+_NO_VECTOR: Final = -1
+
+
+class NoPointerError(Exception):
+    """Guest memory that the client did not share: QEMU without `share=on` for its memory backend."""
+
+
+class QueueError(Exception):
+    """A queue that exists already, does not exist, or is still in use."""
+
+
+class RingClass(IntEnum):
+    """The three kinds of rings."""
+
+    ADMIN = lib.IHSM_CLASS_ADMIN
+    HSM = lib.IHSM_CLASS_HSM
+    AES = lib.IHSM_CLASS_AES
+
+
+class Outcome(IntEnum):
+    """What became of a completion."""
+
+    POSTED = lib.IHSM_POSTED
+    """Data and CQE are in guest memory."""
+    DROPPED = lib.IHSM_DROPPED
+    """The queue is gone, was created anew, or has stopped: nothing was written."""
+    DATA_FAILED = lib.IHSM_DATA_FAILED
+    """The data could not be written and no CQE was: the command is still open, complete it again without data."""
+
+
+class Host(Protocol):
+    """Guest memory and interrupt vectors of a function, and the mutex that orders its registers."""
+
+    @property
+    def handle(self) -> Any:
+        """The `struct ihsm_host *`."""
+
+    def attach(self, engine: Engine) -> None:
+        """Let the engine serve this host's BAR2 and BAR4, where the host has them."""
+
+    def detach(self) -> None:
+        """The engine is about to go."""
+
+
+class Command:
+    """A command that was read from an admin or HSM ring and waits to be completed, once."""
+
+    __slots__ = ("_completed", "cid", "engine", "generation", "queue_id", "request", "ring", "sqe")
+
+    def __init__(
+        self, engine: Engine, ring: RingClass, queue_id: int, generation: int, cid: int, sqe: bytes, request: bytes
+    ) -> None:
+        """`sqe`: the 64 bytes of the entry; `request`: what an HSM command's source held, empty for all others."""
+        self.engine = engine
+        self.ring = ring
+        self.queue_id = queue_id
+        self.generation = generation
+        self.cid = cid
+        self.sqe = sqe
+        self.request = request
+        self._completed = False
+
+    @property
+    def live(self) -> bool:
+        """True as long as the queue it came from exists: a completion would be posted."""
+        return bool(lib.ihsm_engine_generation_is_live(self.engine.handle, self.queue_id, self.generation))
+
+    def _settle(self, outcome: int) -> Outcome:
+        result = Outcome(outcome)
+        self._completed = result is not Outcome.DATA_FAILED
+        return result
+
+    def _require_open(self) -> None:
+        if self._completed:
+            raise RuntimeError(f"command {self.cid} of queue {self.queue_id} was completed twice")
+
+
+class Scheduler:
+    """Ready lists and AES worker threads, shared by all functions of a process."""
+
+    def __init__(self, *, aes_workers: int = 1) -> None:
+        """`aes_workers` C threads serve the AES rings; they start with the first AES queue."""
+        if not 0 <= aes_workers <= 1024:
+            raise ValueError(f"aes_workers: {aes_workers} is outside 0 to 1024")
+        self.handle = _allocated(lib.ihsm_scheduler_new(aes_workers))
+        self._engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+        self._ids = itertools.count(1)
+        self._local = threading.local()
+        self._pulling = 0
+        self._idle = threading.Condition()
+        self.closed = False
+
+    def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
+        """Next command of any function's admin or HSM rings, in turn among the rings.
+
+        None after `timeout_s` seconds without one, or, at once and for ever, after `wake`.
+        """
+        with self._idle:
+            if self.closed:
+                return None
+            self._pulling += 1
+        try:
+            buffer = getattr(self._local, "command", None)
+            if buffer is None:
+                buffer = self._local.command = ffi.new("struct ihsm_command *")
+            timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
+            while True:
+                if lib.ihsm_pull(self.handle, ring, timeout_us, buffer) != lib.IHSM_PULL_COMMAND:
+                    return None
+                engine = self._engines.get(buffer.engine_id)
+                if engine is not None:
+                    break  # otherwise the function went while its command was on the way
+            return Command(
+                engine,
+                ring,
+                buffer.queue_id,
+                buffer.generation,
+                buffer.cid,
+                ffi.buffer(buffer.sqe)[:],
+                ffi.buffer(buffer.request, buffer.request_len)[:],
+            )
+        finally:
+            with self._idle:
+                self._pulling -= 1
+                self._idle.notify_all()
+
+    def wake(self) -> None:
+        """End every `pull`, those running and those to come, and the AES workers."""
+        with self._idle:
+            self.closed = True
+        if self.handle is not None:
+            lib.ihsm_scheduler_wake(self.handle)
+
+    def close(self) -> None:
+        """Wake and wait for all threads inside, then free. Every engine must be closed before."""
+        if self._engines:
+            raise RuntimeError(f"{len(self._engines)} engines of the scheduler are still open")
+        self.wake()
+        with self._idle:
+            self._idle.wait_for(lambda: self._pulling == 0)
+        if self.handle is not None:
+            lib.ihsm_scheduler_free(self.handle)
+            self.handle = None
+
+    def register(self, engine: Engine) -> int:
+        """Number of a new engine, unique in the life of the scheduler."""
+        number = next(self._ids)
+        self._engines[number] = engine
+        return number
+
+    def forget(self, number: int) -> None:
+        """The engine is closed."""
+        self._engines.pop(number, None)
+
+
+class Engine:
+    """The queues of one function."""
+
+    def __init__(self, scheduler: Scheduler, host: Host, *, inline_aes: bool = True) -> None:
+        """Rings in `host`'s memory, served by `scheduler`.
+
+        With `inline_aes` the thread that carries a doorbell does short AES work itself instead of waking a worker.
+        With a `VfuHost` this must come before the context is realised, because it sets up BAR2 and BAR4.
+        """
+        self._scheduler = scheduler
+        self._host = host
+        self._number = scheduler.register(self)
+        self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
+        weakref.finalize(self, _release, self.handle, scheduler, host)
+        host.attach(self)
+
+    def enable_admin(self, asq: int, acq: int, sq_entries: int, cq_entries: int) -> None:
+        """Start the admin rings at guest addresses `asq` and `acq`; nothing is read before the first doorbell.
+
+        Raises:
+            NoPointerError: a ring lies in memory that the client gave no pointer to.
+            QueueError: the admin rings exist.
+        """
+        result = lib.ihsm_engine_enable_admin(self.handle, asq, acq, sq_entries, cq_entries)
+        if result == -errno.EFAULT:
+            raise NoPointerError(
+                f"admin rings at {asq:#x} and {acq:#x} lie in memory that is not shared with the device: "
+                "give QEMU's memory backend share=on"
+            )
+        _check(result, 0)
+
+    def create_cq(self, queue_id: int, base: int, entries: int, vector: int | None) -> None:
+        """Start a completion queue of 2 to 65536 entries; None as vector: no interrupts.
+
+        Raises:
+            QueueError: it exists.
+            ValueError: no such queue can exist, or a number is out of range.
+        """
+        number = _NO_VECTOR if vector is None else vector
+        _check(lib.ihsm_engine_create_cq(self.handle, queue_id, base, entries, number), queue_id)
+
+    def create_sq(self, queue_id: int, base: int, entries: int, cqid: int) -> None:
+        """Start a submission queue; its completions go to the CQ of the same id, `cqid` must only exist (01 §14.2).
+
+        Raises:
+            QueueError: it exists, or a CQ is missing.
+            ValueError: no such queue can exist, or a number is out of range.
+        """
+        _check(lib.ihsm_engine_create_sq(self.handle, queue_id, base, entries, cqid), queue_id)
+
+    def cq_exists(self, queue_id: int) -> bool:
+        """True if the completion queue exists."""
+        return bool(lib.ihsm_engine_cq_exists(self.handle, queue_id))
+
+    def sq_exists(self, queue_id: int) -> bool:
+        """True if the submission queue exists."""
+        return bool(lib.ihsm_engine_sq_exists(self.handle, queue_id))
+
+    def delete_sq(self, queue_id: int, timeout_s: float = DELETE_TIMEOUT_S) -> bool:
+        """End a submission queue (spec 01 §14.4); afterwards no further CQE of it is posted.
+
+        HSM queue: commands already read run to their end and post; after `timeout_s` those still open are cancelled.
+        AES queue: commands read and not yet carried out get status 7. Everything not read is dropped.
+
+        Returns:
+            False if the queue went otherwise meanwhile (the function was disabled).
+
+        Raises:
+            QueueError: it does not exist, or is being deleted.
+        """
+        result = lib.ihsm_engine_delete_sq(self.handle, queue_id, int(timeout_s * 1e6))
+        if result == -errno.ESTALE:
+            return False
+        _check(result, queue_id)
+        return True
+
+    def delete_cq(self, queue_id: int) -> None:
+        """End a completion queue; an interrupt it asked for that nobody else wants is dropped.
+
+        Raises:
+            QueueError: it does not exist, or its submission queue does.
+        """
+        _check(lib.ihsm_engine_delete_cq(self.handle, queue_id), queue_id)
+
+    def disable(self) -> None:
+        """Drop all queues and cancel their commands: no DMA, no completion and no interrupt follows the return."""
+        lib.ihsm_engine_disable(self.handle)
+
+    def reset(self) -> None:
+        """`disable`, and MSI-X table and masks go back to their reset values."""
+        lib.ihsm_engine_reset(self.handle)
+
+    def complete_admin(self, command: Command, dw0: int = 0, status: int = 0, data: bytes | None = None) -> Outcome:
+        """Complete an admin command with a 15-bit `status`; `data` goes to the command's PRP1 first."""
+        command._require_open()
+        return command._settle(
+            lib.ihsm_engine_complete_admin(
+                self.handle,
+                command.queue_id,
+                command.generation,
+                command.sqe,
+                dw0,
+                status,
+                data if data is not None else ffi.NULL,
+                len(data) if data is not None else 0,
+            )
+        )
+
+    def complete_hsm(
+        self,
+        command: Command,
+        message: bytes,
+        *,
+        byte_count: int | None = None,
+        flags: int = 0,
+        session_id: int = 0,
+        short_app_id: int = 0,
+        sc: int = 0,
+    ) -> Outcome:
+        """Complete an HSM command (spec 02 B.3): message to the destination, then the CQE, then the interrupt.
+
+        At most `dst_len` bytes are written; `byte_count` (the message's length if None) is reported as it is.
+        """
+        command._require_open()
+        return command._settle(
+            lib.ihsm_engine_complete_hsm(
+                self.handle,
+                command.queue_id,
+                command.generation,
+                command.sqe,
+                message,
+                len(message),
+                len(message) if byte_count is None else byte_count,
+                flags,
+                session_id,
+                short_app_id,
+                sc,
+            )
+        )
+
+    def doorbell(self, offset: int, value: int) -> None:
+        """A 32-bit write to BAR2; values and queues that make no sense are ignored and counted (spec 01 §3)."""
+        lib.ihsm_engine_doorbell(self.handle, offset, value)
+
+    def read_msix(self, offset: int, size: int) -> bytes:
+        """Read BAR4: MSI-X table at 0, pending bits at 0x800, zeros elsewhere."""
+        _check_bar_access(offset, size)
+        data = ffi.new("uint8_t[]", size)
+        lib.ihsm_host_msix_read(self._host.handle, offset, data, size)
+        return bytes(ffi.buffer(data))
+
+    def write_msix(self, offset: int, data: bytes) -> None:
+        """Write BAR4; only aligned accesses of 4 or 8 bytes to the table have an effect."""
+        _check_bar_access(offset, len(data))
+        lib.ihsm_host_msix_write(self._host.handle, offset, data, len(data))
+
+    def set_function_mask(self, masked: bool) -> None:
+        """Mask all vectors, as bit 14 of the MSI-X capability's message control does."""
+        lib.ihsm_host_set_function_mask(self._host.handle, masked)
+
+    @property
+    def admin_stopped(self) -> bool:
+        """True once an admin entry could not be read or an admin completion not be written: CSTS.CFS."""
+        return bool(lib.ihsm_engine_admin_stopped(self.handle))
+
+    def counters(self) -> dict[str, int]:
+        """What happened since the engine was made, by name."""
+        counters = ffi.new("struct ihsm_counters *")
+        lib.ihsm_engine_counters(self.handle, counters)
+        return {name: int(getattr(counters, name)) for name, _ in ffi.typeof("struct ihsm_counters").fields}
+
+    def close(self) -> None:
+        """Drop all queues and free. No other method may run or be called from now on, but commands may linger."""
+        self._scheduler.forget(self._number)
+        self._host.detach()
+        lib.ihsm_engine_close(self.handle)
+
+
+class LoopbackHost:
+    """A host inside the process: guest memory is buffers given by the caller, vectors are counted."""
+
+    def __init__(self) -> None:
+        """Without memory and with every vector listened to."""
+        self.handle = _allocated(lib.ihsm_loopback_new())
+        self._buffers: dict[tuple[int, int], Any] = {}
+        weakref.finalize(self, lib.ihsm_loopback_free, self.handle)
+
+    def attach(self, engine: Engine) -> None:
+        """There are no BARs here: tests call the engine's methods."""
+
+    def detach(self) -> None:
+        """Nothing to forget."""
+
+    def map(self, iova: int, buffer: Any, *, writable: bool = True) -> None:
+        """Map a contiguous buffer (numpy array, bytearray, mmap) at guest address `iova`; it must not be resized.
+
+        Raises:
+            FileExistsError: it overlaps mapped memory.
+        """
+        memory = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        _check(lib.ihsm_loopback_map(self.handle, iova, len(memory), memory, writable), iova)
+        self._buffers[iova, len(memory)] = memory
+
+    def map_without_pointer(self, iova: int, size: int) -> None:
+        """Announce memory of which the client gave no pointer."""
+        _check(lib.ihsm_loopback_map(self.handle, iova, size, ffi.NULL, True), iova)
+
+    def unmap(self, iova: int, size: int) -> None:
+        """Remove exactly one mapping; nobody touches its buffer after the return.
+
+        Raises:
+            FileNotFoundError: there is no such mapping.
+        """
+        _check(lib.ihsm_loopback_unmap(self.handle, iova, size), iova)
+        self._buffers.pop((iova, size), None)
+
+    def set_eventfd(self, vector: int, fd: int | None) -> None:
+        """Write 1 to `fd` for every interrupt of `vector`; after the return the old descriptor is not used again."""
+        _check(lib.ihsm_loopback_set_eventfd(self.handle, vector, -1 if fd is None else fd), vector)
+
+    def interrupts(self, vector: int) -> int:
+        """How often `vector` was raised."""
+        return int(lib.ihsm_loopback_interrupts(self.handle, vector))
+
+
+class VfuHost:
+    """A vfio-user client as host: its mappings are the memory, its eventfds the vectors."""
+
+    def __init__(self, context: vfu.Context) -> None:
+        """`context` must not be realised yet."""
+        self._context = context
+        self.handle = lib.ihsm_vfu_host(context.handle)
+
+    def attach(self, engine: Engine) -> None:
+        """BAR2 rings the engine's doorbells, BAR4 is its MSI-X table, both without entering Python."""
+        lib.ihsm_vfu_set_engine(self._context.handle, engine.handle)
+        for bar, access in ((Bar.DOORBELLS, lib.IHSM_VFU_DOORBELLS), (Bar.MSIX, lib.IHSM_VFU_MSIX)):
+            self._context.native_region(bar, BAR_BYTES, access)
+
+    def detach(self) -> None:
+        """Doorbells that still arrive ring nothing."""
+        lib.ihsm_vfu_set_engine(self._context.handle, ffi.NULL)
+
+
+def _allocated(pointer: Any) -> Any:
+    if pointer == ffi.NULL:
+        raise MemoryError
+    return pointer
+
+
+def _release(handle: Any, scheduler: Scheduler, host: Host) -> None:
+    """Free an engine; what it uses is an argument so that it outlives the engine."""
+    lib.ihsm_engine_free(handle)
+
+
+def _check(result: int, number: int) -> None:
+    """Raise the exception that fits a negative errno."""
+    match -result:
+        case 0:
+            return
+        case errno.EINVAL:
+            raise ValueError(f"{number:#x}: no such queue, vector or mapping can exist")
+        case errno.EEXIST:
+            raise QueueError(f"{number:#x} exists already")
+        case errno.ENOENT:
+            raise QueueError(f"{number:#x} does not exist, or the CQ it needs does not")
+        case errno.EBUSY:
+            raise QueueError(f"{number:#x} is still in use")
+        case code:
+            raise OSError(code, os.strerror(code))
+
+
+def _check_bar_access(offset: int, size: int) -> None:
+    if offset < 0 or size < 0 or offset + size > BAR_BYTES:
+        raise ValueError(f"access to {size} bytes at {offset:#x} leaves the BAR of {BAR_BYTES} bytes")

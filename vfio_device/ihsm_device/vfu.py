@@ -1,0 +1,296 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""libvfio-user for Python: a PCI device that another process, such as QEMU, uses over a socket.
+
+A `Context` is one device for one client at a time. It is set up (ids, capabilities, regions, interrupts, callbacks),
+realised, and then run by one thread, its owner; every callback runs on that thread. `docs/examples` holds a whole
+device of some forty lines. The protocol is described by libvfio-user's vfio-user.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import select
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from ihsm_device._native import ffi, lib
+
+_log = logging.getLogger(__name__)
+
+CONFIG_SPACE_BYTES: Final = 4096
+MSIX_IRQ: Final = 2
+"""Interrupt index of MSI-X in the protocol, as in the kernel's vfio.h."""
+
+LogCallback = Callable[[int, str], None]
+ReadCallback = Callable[[int, int], bytes]
+WriteCallback = Callable[[int, bytes], None]
+
+
+class ResetType(IntEnum):
+    """Why a device is reset (`vfu_reset_type_t`)."""
+
+    DEVICE = 0
+    LOST_CONNECTION = 1
+    FUNCTION_LEVEL = 2
+
+
+class RunResult(IntEnum):
+    """Why `Context.run` returned."""
+
+    TIMEOUT = lib.IHSM_VFU_TIMEOUT
+    STOPPED = lib.IHSM_VFU_STOPPED
+    DISCONNECTED = lib.IHSM_VFU_DISCONNECTED
+    INTERRUPTED = lib.IHSM_VFU_INTERRUPTED
+
+
+@dataclass(frozen=True, slots=True)
+class DmaRegion:
+    """A range of guest addresses the client has mapped for the device, or removes."""
+
+    iova: int
+    size_bytes: int
+    has_pointer: bool
+    """False: the client shares no memory behind it (a ROM, a BAR, RAM without share=on)."""
+
+
+DmaCallback = Callable[[DmaRegion], None]
+
+_SYSLOG_LEVELS: Final = (
+    logging.CRITICAL,
+    logging.CRITICAL,
+    logging.CRITICAL,
+    logging.ERROR,
+    logging.WARNING,
+    logging.INFO,
+    logging.INFO,
+    logging.DEBUG,
+)
+"""Python's level for each of syslog's (emerg 0 ... debug 7)."""
+_contexts: weakref.WeakValueDictionary[int, Context] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+
+class Context:
+    """A PCI Express device behind a vfio-user socket."""
+
+    def __init__(self, path: str, *, log: LogCallback | None = None, level: int = logging.WARNING) -> None:
+        """Bind and listen at `path`, which must not exist; clients are accepted by `attach`.
+
+        `log` receives the library's messages of at least Python log level `level`; by default they go to this
+        module's logger.
+
+        Raises:
+            OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).
+        """
+        self._log = log if log is not None else _log.log
+        self._reads: dict[int, ReadCallback] = {}
+        self._writes: dict[int, WriteCallback] = {}
+        self._reset: Callable[[ResetType], None] | None = None
+        self._on_map: DmaCallback | None = None
+        self._on_unmap: DmaCallback | None = None
+        self._attached = False
+        self._number = next(_numbers)
+        _contexts[self._number] = self
+        syslog_level = max(index for index, value in enumerate(_SYSLOG_LEVELS) if value >= level)
+        out = ffi.new("struct ihsm_vfu **")
+        _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level, out), path)
+        self.handle = out[0]
+
+    def set_ids(self, vendor: int, device: int, subsystem_vendor: int, subsystem: int) -> None:
+        """Vendor, device and subsystem ids of configuration space."""
+        _check(lib.ihsm_vfu_set_ids(self.handle, vendor, device, subsystem_vendor, subsystem), "ids")
+
+    def set_class(self, class_code: int, revision: int = 0) -> None:
+        """24-bit class code (base, sub-class, programming interface) and revision."""
+        base, sub, interface = class_code.to_bytes(3, "big")
+        _check(lib.ihsm_vfu_set_class(self.handle, base, sub, interface, revision), "class")
+
+    def add_capability(self, data: bytes, position: int = 0, *, extended: bool = False, read_only: bool = False) -> int:
+        """Add a capability, header included, its next pointer is filled in; returns its offset in config space.
+
+        `position` 0 lets the library choose. Known to the library are power management, PCI Express, MSI, MSI-X and
+        vendor-specific; among extended ones device serial number and vendor-specific.
+        """
+        buffer = ffi.new("uint8_t[]", data)
+        return _check(lib.ihsm_vfu_add_capability(self.handle, buffer, position, extended, read_only), "capability")
+
+    def region(
+        self,
+        index: int,
+        size_bytes: int,
+        *,
+        read: ReadCallback | None = None,
+        write: WriteCallback | None = None,
+        mmap_fd: int | None = None,
+        bits64: bool = True,
+    ) -> None:
+        """Set up memory BAR `index` (0 to 5; a 64-bit one takes the next index too).
+
+        `read(offset, size) -> bytes` and `write(offset, data)` serve accesses; without them reads give zeros and
+        writes are ignored. With `mmap_fd` the client may map that file instead of sending accesses.
+        """
+        self._reads[index] = read if read is not None else lambda offset, size: bytes(size)
+        self._writes[index] = write if write is not None else lambda offset, data: None
+        fd = -1 if mmap_fd is None else mmap_fd
+        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, lib.IHSM_VFU_PYTHON, fd, bits64), f"BAR{index}")
+
+    def native_region(self, index: int, size_bytes: int, access: int) -> None:
+        """Set up 64-bit memory BAR `index` served by C code of this package (`enum ihsm_vfu_access`)."""
+        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, access, -1, True), f"BAR{index}")
+
+    def irqs(self, count: int, index: int = MSIX_IRQ) -> None:
+        """Number of interrupts of a kind, MSI-X by default; the capability itself is added like any other."""
+        _check(lib.ihsm_vfu_irqs(self.handle, index, count), "interrupts")
+
+    def on_reset(self, callback: Callable[[ResetType], None]) -> None:
+        """Call `callback` when the client resets the device or is lost; its memory may be gone already."""
+        self._reset = callback
+
+    def on_dma(self, mapped: DmaCallback | None = None, unmapped: DmaCallback | None = None) -> None:
+        """Call back after memory was mapped, and after it was removed from the device's reach."""
+        self._on_map, self._on_unmap = mapped, unmapped
+
+    def realize(self) -> None:
+        """End the set-up; the device can be attached to from now on."""
+        _check(lib.ihsm_vfu_realize(self.handle), "device")
+
+    @property
+    def config_space(self) -> memoryview:
+        """The 4096 bytes of configuration space, live and writable."""
+        return memoryview(ffi.buffer(lib.ihsm_vfu_config_space(self.handle), CONFIG_SPACE_BYTES))
+
+    def attach(self, stop_fd: int | None = None, timeout_s: float | None = None) -> bool:
+        """Wait for a client; True if one is connected, False after `timeout_s` or if `stop_fd` became readable.
+
+        A client that leaves or sends garbage instead of the protocol's greeting is forgotten.
+        """
+        poller = select.poll()
+        poller.register(lib.ihsm_vfu_poll_fd(self.handle), select.POLLIN)
+        if stop_fd is not None:
+            poller.register(stop_fd, select.POLLIN)
+        while not self._attached:
+            ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
+            if not ready or any(fd == stop_fd for fd, _ in ready):
+                return False
+            result = lib.ihsm_vfu_attach(self.handle)
+            if result == 0:
+                self._attached = True
+            elif result in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
+                raise OSError(-result, os.strerror(-result))
+            else:
+                self._log(logging.INFO, f"client refused: {os.strerror(-result)}")
+        return True
+
+    def run(self, stop_fd: int | None = None, timeout_s: float | None = None) -> RunResult:
+        """Serve the attached client until it goes, `stop_fd` becomes readable, or nothing came for `timeout_s`.
+
+        Waits and works in C; the interpreter lock is taken for callbacks only. Signal handlers run in between.
+        """
+        timeout_ms = -1 if timeout_s is None else int(timeout_s * 1000)
+        while True:
+            result = lib.ihsm_vfu_run(self.handle, -1 if stop_fd is None else stop_fd, timeout_ms)
+            if result < 0:
+                self._attached = False
+                raise OSError(-result, os.strerror(-result))
+            if result == RunResult.INTERRUPTED:
+                continue
+            if result == RunResult.DISCONNECTED:
+                self._attached = False
+            return RunResult(result)
+
+    def trigger(self, vector: int) -> None:
+        """Raise an MSI-X vector; any thread. Dropped if the client gave it no eventfd."""
+        _check(lib.ihsm_vfu_trigger(self.handle, vector), f"vector {vector}")
+
+    def dma_read(self, iova: int, size_bytes: int) -> bytes:
+        """Read guest memory; any thread.
+
+        Raises:
+            OSError: EFAULT if not all of it is mapped and shared.
+        """
+        data = ffi.new("uint8_t[]", size_bytes)
+        _check(lib.ihsm_vfu_dma_read(self.handle, iova, data, size_bytes), f"guest memory at {iova:#x}")
+        return bytes(ffi.buffer(data, size_bytes))
+
+    def dma_write(self, iova: int, data: bytes) -> None:
+        """Write guest memory; any thread.
+
+        Raises:
+            OSError: EFAULT if not all of it is mapped, shared and writable; a part may have been written.
+        """
+        _check(lib.ihsm_vfu_dma_write(self.handle, iova, data, len(data)), f"guest memory at {iova:#x}")
+
+    def close(self) -> None:
+        """Drop the client and stop listening (the socket file stays). Nobody may be in another method."""
+        if self.handle is not None:
+            handle, self.handle = self.handle, None
+            lib.ihsm_vfu_free(handle)
+
+    def _access(self, index: int, data: Any, offset: int, is_write: bool) -> int:
+        if is_write:
+            self._writes[index](offset, bytes(data))
+        else:
+            answer = self._reads[index](offset, len(data))
+            if len(answer) != len(data):
+                raise ValueError(f"BAR{index} read of {len(data)} bytes at {offset:#x} gave {len(answer)} bytes")
+            data[:] = answer
+        return len(data)
+
+    def _dma(self, mapped: bool, region: DmaRegion) -> None:
+        callback = self._on_map if mapped else self._on_unmap
+        if callback is not None:
+            callback(region)
+
+
+def _failed(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An exception in a callback: the access or reset fails, the device goes on."""
+    _log.error("callback failed", exc_info=(kind, error, trace))
+
+
+def _on_access(number: int, index: int, data: Any, count: int, offset: int, is_write: bool) -> int:
+    context = _contexts.get(number)
+    return -1 if context is None else context._access(index, ffi.buffer(data, count), offset, is_write)
+
+
+ffi.def_extern(name="ihsm_py_region_access", error=-1, onerror=_failed)(_on_access)
+
+
+def _on_reset(number: int, kind: int) -> int:
+    context = _contexts.get(number)
+    if context is not None and context._reset is not None:
+        context._reset(ResetType(kind))
+    return 0
+
+
+ffi.def_extern(name="ihsm_py_reset", error=-1, onerror=_failed)(_on_reset)
+
+
+def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool) -> None:
+    context = _contexts.get(number)
+    if context is not None:
+        context._dma(mapped, DmaRegion(iova, size, has_pointer))
+
+
+ffi.def_extern(name="ihsm_py_dma", onerror=_failed)(_on_dma)
+
+
+def _on_log(number: int, level: int, message: Any) -> None:
+    context = _contexts.get(number)
+    if context is not None:
+        context._log(_SYSLOG_LEVELS[level], ffi.string(message).decode(errors="replace"))
+
+
+ffi.def_extern(name="ihsm_py_log", onerror=_failed)(_on_log)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result

@@ -1,0 +1,49 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Doorbells that arrive as accesses to BAR2 (spec 01 §3). */
+#include "engine.h"
+
+/* What the thread that carries a doorbell may do itself, a few microseconds: it spares the wake-up of a worker. */
+#define INLINE_COMMANDS 4
+#define INLINE_BYTES (16 * 1024)
+
+static bool tail_is_legal(struct ihsm_ring *ring, uint32_t value) {
+    uint32_t tail = atomic_load(&ring->sq_tail);
+    if (!ring->sq_live || value >= ring->sq_entries || value == tail)
+        return false;
+    uint32_t added = value > tail ? value - tail : value + ring->sq_entries - tail;
+    return added <= ring->sq_entries - 1 - ihsm_ring_pending(ring);
+}
+
+static bool head_is_legal(struct ihsm_ring *ring, uint32_t value) {
+    uint32_t head = atomic_load(&ring->cq_head), tail = atomic_load(&ring->cq_tail), entries = ring->cq_entries;
+    if (!ring->cq_live || value >= entries || value == head)
+        return false;
+    uint32_t used = tail >= head ? tail - head : tail + entries - head;
+    uint32_t consumed = value > head ? value - head : value + entries - head;
+    return consumed <= used;
+}
+
+void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t value) {
+    struct ihsm_ring *ring = ihsm_engine_ring(engine, (unsigned)(offset / (2 * IHSM_STRIDE_BYTES)));
+    bool is_cq_head = offset / IHSM_STRIDE_BYTES % 2, legal, known;
+
+    ihsm_count(&engine->counters.doorbells, 1);
+    if (ring == NULL || offset % IHSM_STRIDE_BYTES != 0 || offset >= IHSM_BAR_BYTES) {
+        ihsm_count(&engine->counters.doorbells_unknown_queue, 1);
+        return;
+    }
+    pthread_mutex_lock(&ring->lock);
+    known = is_cq_head ? ring->cq_live : ring->sq_live;
+    legal = known && (is_cq_head ? head_is_legal(ring, value) : tail_is_legal(ring, value));
+    if (legal)
+        atomic_store(is_cq_head ? &ring->cq_head : &ring->sq_tail, value);
+    else
+        ihsm_count(known ? &engine->counters.doorbells_bad_value : &engine->counters.doorbells_unknown_queue, 1);
+    bool serve = legal && engine->inline_aes && ring->class == IHSM_CLASS_AES && !ring->queued && !ring->serving;
+    if (legal && !serve)
+        ihsm_ring_make_ready(ring);
+    pthread_mutex_unlock(&ring->lock);
+    if (serve)
+        ihsm_aes_serve(ring, false, INLINE_COMMANDS, INLINE_BYTES);
+}

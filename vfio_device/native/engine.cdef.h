@@ -1,0 +1,81 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What Python sees of the engine.  This text is read by cffi and included by engine.h: declarations only.
+ *
+ * Functions that can fail return 0 or a negative errno unless they say otherwise.
+ */
+struct ihsm_scheduler; /* one per process: ready lists, worker threads */
+struct ihsm_host;      /* guest memory and interrupt vectors of one function */
+struct ihsm_engine;    /* queues of one function */
+
+enum ihsm_class { IHSM_CLASS_ADMIN = 0, IHSM_CLASS_HSM = 1, IHSM_CLASS_AES = 2 };
+enum ihsm_outcome { IHSM_POSTED = 0, IHSM_DROPPED = 1, IHSM_DATA_FAILED = 2 };
+enum ihsm_pulled { IHSM_PULL_TIMEOUT = 0, IHSM_PULL_COMMAND = 1, IHSM_PULL_CLOSED = -1 };
+
+/* A command handed to Python: its queue entry and, for an HSM command, the request read from guest memory. */
+struct ihsm_command {
+    uint64_t engine_id;
+    uint32_t generation;
+    uint32_t request_len;
+    uint16_t queue_id;
+    uint16_t cid;
+    uint8_t sqe[64];
+    uint8_t request[3584];
+};
+
+struct ihsm_counters {
+    uint64_t doorbells;
+    uint64_t doorbells_bad_value;
+    uint64_t doorbells_unknown_queue;
+    uint64_t admin_commands;
+    uint64_t hsm_commands;
+    uint64_t hsm_rejected;
+    uint64_t aes_commands;
+    uint64_t sqe_unreadable;
+    uint64_t cqe_unwritable;
+    uint64_t completions_dropped;
+    uint64_t interrupts;
+    uint64_t dma_regions;
+    uint64_t dma_regions_without_pointer;
+};
+
+struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers);
+void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
+void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
+int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
+
+struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihsm_host *host, uint64_t id, bool inline_aes);
+/* Drop all queues and leave scheduler and host; a later completion is dropped. */
+void ihsm_engine_close(struct ihsm_engine *engine);
+void ihsm_engine_free(struct ihsm_engine *engine);
+int ihsm_engine_enable_admin(struct ihsm_engine *engine, uint64_t asq, uint64_t acq, uint32_t sq_entries,
+                             uint32_t cq_entries);
+int ihsm_engine_create_cq(struct ihsm_engine *engine, unsigned id, uint64_t base, uint32_t entries, int vector);
+int ihsm_engine_create_sq(struct ihsm_engine *engine, unsigned id, uint64_t base, uint32_t entries, unsigned cqid);
+int ihsm_engine_delete_sq(struct ihsm_engine *engine, unsigned id, int64_t timeout_us);
+int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id);
+bool ihsm_engine_sq_exists(struct ihsm_engine *engine, unsigned id);
+bool ihsm_engine_cq_exists(struct ihsm_engine *engine, unsigned id);
+bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uint32_t generation);
+void ihsm_engine_disable(struct ihsm_engine *engine);
+void ihsm_engine_reset(struct ihsm_engine *engine);
+bool ihsm_engine_admin_stopped(struct ihsm_engine *engine);
+void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t value);
+void ihsm_engine_counters(struct ihsm_engine *engine, struct ihsm_counters *counters);
+int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
+                               uint32_t dw0, unsigned status, const uint8_t *data, size_t data_len);
+int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
+                             const uint8_t *message, size_t message_len, unsigned byte_count, unsigned control,
+                             unsigned session_id, unsigned short_app_id, unsigned sc);
+
+void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data, size_t len);
+void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t *data, size_t len);
+void ihsm_host_set_function_mask(struct ihsm_host *host, bool masked);
+
+struct ihsm_host *ihsm_loopback_new(void);
+void ihsm_loopback_free(struct ihsm_host *host);
+int ihsm_loopback_map(struct ihsm_host *host, uint64_t iova, uint64_t size, uint8_t *memory, bool writable);
+int ihsm_loopback_unmap(struct ihsm_host *host, uint64_t iova, uint64_t size);
+int ihsm_loopback_set_eventfd(struct ihsm_host *host, unsigned vector, int fd);
+uint64_t ihsm_loopback_interrupts(struct ihsm_host *host, unsigned vector);

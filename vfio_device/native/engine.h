@@ -1,0 +1,193 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Queue engine of a PCI function, internal view.
+ *
+ * Lock order, outermost first:
+ *   1. host->mutex, the function mutex.  The owner thread holds it while the transport runs (and so while a BAR0
+ *      callback runs Python).  Everybody else only tries it, except Python-facing calls, which may wait for it
+ *      because they hold neither the GIL (cffi released it) nor any lock below.
+ *   2. the GIL, taken by callbacks into Python with 1 held.  A thread that holds the GIL never waits for a lock of
+ *      this list: each of them is taken inside a C function, where cffi has released the GIL.
+ *   3. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
+ *      the thread that serves an AES ring owns it through ring->serving instead.
+ *   4. host->regions.lock, read side while guest memory is touched.  Its writers (mapping callbacks) hold 1 only.
+ *   5. scheduler->lock, a leaf.
+ * No thread waits for 1 or 2 while it holds one of 3 to 5.
+ */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "abi.h"
+#include "engine.cdef.h"
+
+#define IHSM_HSM_RINGS IHSM_LAST_HSM_QUEUE_ID
+#define IHSM_AES_RINGS (IHSM_LAST_AES_QUEUE_ID - IHSM_FIRST_AES_QUEUE_ID + 1)
+#define IHSM_RINGS (1 + IHSM_HSM_RINGS + IHSM_AES_RINGS)
+#define IHSM_NO_VECTOR (-1)
+
+/* One turn of an AES ring ends after so many commands or bytes, then the next ring is served. */
+#define IHSM_TURN_COMMANDS 32
+#define IHSM_TURN_BYTES (256 * 1024)
+/* AES entries read from a ring at once; what has been read counts as in flight. */
+#define IHSM_AES_FETCH 8
+
+_Static_assert(sizeof(((struct ihsm_command *)0)->request) == IHSM_MAX_REQUEST_BYTES, "request buffer");
+
+/* ---- guest memory: regions.c ---- */
+
+struct ihsm_region {
+    uint64_t iova;
+    uint64_t last;  /* last byte, inclusive, so that a region may end at 2^64 - 1 */
+    uint8_t *vaddr; /* NULL: the client gave no pointer (ROM, a BAR, memory without share=on) */
+    bool readable;
+    bool writable;
+};
+
+struct ihsm_regions {
+    pthread_rwlock_t lock; /* prefers writers */
+    atomic_uint writers;   /* waiting for or holding the write side */
+    struct ihsm_region *table; /* sorted by iova, never overlapping */
+    size_t count;
+    size_t capacity;
+    size_t without_pointer;
+};
+
+int ihsm_regions_init(struct ihsm_regions *regions);
+void ihsm_regions_destroy(struct ihsm_regions *regions);
+int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable, bool writable);
+int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
+void ihsm_regions_remove_all(struct ihsm_regions *regions);
+bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
+
+static inline void ihsm_regions_read_lock(struct ihsm_regions *regions) { pthread_rwlock_rdlock(&regions->lock); }
+static inline void ihsm_regions_unlock(struct ihsm_regions *regions) { pthread_rwlock_unlock(&regions->lock); }
+
+/*
+ * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if
+ * iova is not mapped, has no pointer, or may not be accessed that way.  The caller holds the read lock as long as it
+ * uses the pointer.  *hint is any number, kept by the caller between calls: the region found last.
+ */
+void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted, bool write,
+                             uint64_t *contiguous);
+/* Copy between guest and private memory, read lock held; false (something may have been copied) if not all is there. */
+bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
+bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);
+
+/* ---- host: memory, vectors and the function mutex: host.c, msix.c ---- */
+
+struct ihsm_msix {
+    uint8_t table[IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES];
+    uint32_t written;     /* entries a client has written since the last reset */
+    uint32_t latched;     /* asked for and not yet delivered because masked */
+    bool function_mask;
+};
+
+struct ihsm_host {
+    pthread_mutex_t mutex; /* the function mutex, recursive; guards msix and delivery */
+    struct ihsm_regions regions;
+    struct ihsm_msix msix;
+    _Atomic uint32_t pending; /* vectors asked for by workers, not yet looked at */
+    _Atomic uint32_t retired; /* vectors whose last queue went: what is latched of them is forgotten */
+    _Atomic uint64_t interrupts;
+    /* Deliver a vector; called with the function mutex held.  Returns whether somebody was listening. */
+    bool (*raise)(struct ihsm_host *host, unsigned vector);
+};
+
+int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host, unsigned vector));
+void ihsm_host_destroy(struct ihsm_host *host);
+void ihsm_host_lock(struct ihsm_host *host);
+void ihsm_host_unlock(struct ihsm_host *host);
+/* Deliver what is pending if nobody holds the function mutex; who holds it will otherwise. */
+void ihsm_host_kick(struct ihsm_host *host);
+/* With the function mutex held: deliver every pending vector that is not masked. */
+void ihsm_host_deliver(struct ihsm_host *host);
+void ihsm_host_reset_msix(struct ihsm_host *host);
+
+static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {
+    if (vector != IHSM_NO_VECTOR)
+        atomic_fetch_or(&host->pending, UINT32_C(1) << vector);
+}
+
+/* ---- rings: ring.c, hsm_ring.c, aes_ring.c ---- */
+
+struct ihsm_ring {
+    struct ihsm_engine *engine;
+    struct ihsm_ring *next_ready; /* scheduler->lock */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* in_flight became 0, serving ended, or the queue went */
+    uint16_t id;
+    uint8_t class;
+    bool queued;      /* on a ready list, or popped from it and not yet looked at */
+    bool serving;     /* an AES server owns head, in_flight, fetched and the CQ tail */
+    bool sq_live;
+    bool sq_deleting; /* no further fetch */
+    bool cq_live;
+    bool cq_phase;
+    atomic_bool stopped; /* unreadable SQE or unwritable CQE */
+    atomic_bool stop;    /* asks the server to leave */
+    int vector;
+    uint32_t generation; /* differs for every life of the SQ */
+    uint32_t in_flight;  /* fetched, not completed; each holds a place in the CQ */
+    uint64_t sq_base, cq_base;
+    uint32_t sq_entries, cq_entries;
+    atomic_uint sq_head; /* next entry to fetch; what CQEs report as sqhd */
+    atomic_uint sq_tail, cq_head, cq_tail;
+    uint32_t fetched_next, fetched_count;
+    uint8_t (*fetched)[sizeof(struct gcm_sqe)]; /* AES rings: entries read and not yet executed */
+};
+
+struct ihsm_engine {
+    struct ihsm_scheduler *scheduler;
+    struct ihsm_host *host;
+    uint64_t id;
+    bool inline_aes; /* the thread that rings a doorbell may do short AES work itself */
+    unsigned busy;   /* threads that popped one of our rings; scheduler->lock */
+    atomic_uint users; /* calls from Python that may touch the host after they released a ring */
+    bool closed;
+    struct {
+        _Atomic uint64_t doorbells, doorbells_bad_value, doorbells_unknown_queue, admin_commands, hsm_commands,
+            hsm_rejected, aes_commands, sqe_unreadable, cqe_unwritable, completions_dropped;
+    } counters;
+    struct ihsm_ring rings[IHSM_RINGS];
+};
+
+static inline void ihsm_count(_Atomic uint64_t *counter, uint64_t by) {
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+/* Around a call that may come when the engine is being closed: closing waits for those inside. */
+static inline void ihsm_engine_enter(struct ihsm_engine *engine) { atomic_fetch_add(&engine->users, 1); }
+static inline void ihsm_engine_leave(struct ihsm_engine *engine) { atomic_fetch_sub(&engine->users, 1); }
+
+struct ihsm_ring *ihsm_engine_ring(struct ihsm_engine *engine, unsigned id); /* NULL: no such queue can exist */
+size_t ihsm_ring_sqe_bytes(const struct ihsm_ring *ring);
+size_t ihsm_ring_cqe_bytes(const struct ihsm_ring *ring);
+
+/* All of these with ring->lock held (or, for an AES ring, by its server). */
+uint32_t ihsm_ring_pending(struct ihsm_ring *ring);  /* entries between head and tail */
+uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring);  /* CQ places neither used nor promised */
+bool ihsm_ring_has_work(struct ihsm_ring *ring);
+void ihsm_ring_make_ready(struct ihsm_ring *ring);   /* put on the ready list if there is work and it is not there */
+/* With the region lock held too: */
+bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe); /* read the entry at head, head++, in_flight++; false: stopped */
+/* Fill in sqhd, sqid and phase and post; status bits and the rest are the caller's.  in_flight--.  False: stopped. */
+bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe);
+
+/* Take one HSM or admin command for Python; bad HSM entries are answered on the way.  False: nothing to hand out. */
+bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
+/* Serve an AES ring for one turn.  popped: the caller took it from the ready list. */
+void ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes);
+/* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
+void ihsm_aes_drain(struct ihsm_ring *ring);
+
+/* ---- scheduler.c ---- */
+
+void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring);
+void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler);
+/* Forget the engine's rings and wait until no thread is between popping one and leaving it. */
+void ihsm_scheduler_forget(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);

@@ -1,0 +1,318 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libvfio-user behind the host interface, and for Python.
+ *
+ * A context is not thread-safe: one thread runs it, with the function mutex held.  The DMA callbacks keep the region
+ * table; memory is reached through the pointers they give and never through messages, which would break the connection
+ * when the client writes at the same time.  Unregistering takes the write side of the table's lock, so no worker
+ * touches a mapping once its callback has returned.
+ */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <libvfio-user.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "engine.h"
+#include "vfu.cdef.h"
+#include "vfu_callbacks.cdef.h"
+
+#define REGIONS VFU_PCI_DEV_NUM_REGIONS
+#define MSIX_CONTROL_OFFSET 2 /* message control within the MSI-X capability */
+#define MSIX_FUNCTION_MASK (1u << 14)
+#define BAR_TYPE_64 0x4u
+/* Failures of the connection in a row after which the client is dropped. */
+#define MAX_FAILURES 8
+
+struct ihsm_vfu {
+    struct ihsm_host host;
+    vfu_ctx_t *context;
+    uint64_t handle;
+    struct ihsm_engine *engine;
+    enum ihsm_vfu_access access[REGIONS];
+    bool bits64[REGIONS];
+    size_t msix_capability; /* offset in config space, 0: none */
+    bool triggering;        /* the library complains of vectors without an eventfd; we count them instead */
+};
+
+static struct ihsm_vfu *of(vfu_ctx_t *context) { return vfu_get_private(context); }
+
+static void on_log(vfu_ctx_t *context, int level, const char *message) {
+    struct ihsm_vfu *vfu = of(context);
+    if (!vfu->triggering)
+        ihsm_py_log(vfu->handle, level, message);
+}
+
+static void doorbells(struct ihsm_vfu *vfu, const char *data, size_t count, uint64_t offset) {
+    uint32_t value;
+    if (vfu->engine == NULL)
+        return;
+    if (count % sizeof value != 0) {
+        ihsm_count(&vfu->engine->counters.doorbells_unknown_queue, 1);
+        return;
+    }
+    for (size_t i = 0; i < count; i += sizeof value) {
+        memcpy(&value, data + i, sizeof value);
+        ihsm_engine_doorbell(vfu->engine, offset + i, value);
+    }
+}
+
+static ssize_t on_access(vfu_ctx_t *context, int index, char *data, size_t count, loff_t offset, bool is_write) {
+    struct ihsm_vfu *vfu = of(context);
+    int64_t done = (int64_t)count;
+    switch (vfu->access[index]) {
+    case IHSM_VFU_DOORBELLS:
+        if (is_write)
+            doorbells(vfu, data, count, (uint64_t)offset);
+        else
+            memset(data, 0, count);
+        break;
+    case IHSM_VFU_MSIX:
+        if (is_write)
+            ihsm_host_msix_write(&vfu->host, (uint64_t)offset, (const uint8_t *)data, count);
+        else
+            ihsm_host_msix_read(&vfu->host, (uint64_t)offset, (uint8_t *)data, count);
+        break;
+    case IHSM_VFU_PYTHON:
+        done = ihsm_py_region_access(vfu->handle, index, data, count, offset, is_write);
+        break;
+    case IHSM_VFU_NO_ACCESS:
+        done = -1;
+        break;
+    }
+    if (done < 0)
+        errno = EIO;
+    return (ssize_t)done;
+}
+
+/* The library's callbacks do not say which region they are for, hence one function each. */
+#define ACCESS(index)                                                                                                  \
+    static ssize_t access_##index(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {        \
+        return on_access(context, index, data, count, offset, is_write);                                               \
+    }
+ACCESS(0)
+ACCESS(1)
+ACCESS(2)
+ACCESS(3)
+ACCESS(4)
+ACCESS(5)
+static vfu_region_access_cb_t *const bar_access[] = {access_0, access_1, access_2, access_3, access_4, access_5};
+
+/* Config space outside the header and the capabilities: reads as it is, writes have no effect. */
+static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {
+    if (!is_write)
+        memcpy(data, (char *)vfu_pci_get_config_space(context) + offset, count);
+    return (ssize_t)count;
+}
+
+static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
+    struct ihsm_vfu *vfu = of(context);
+    uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
+    int error = ihsm_regions_add(&vfu->host.regions, iova, info->iova.iov_len, info->vaddr, info->prot & PROT_READ,
+                                 info->prot & PROT_WRITE);
+    if (error == 0)
+        ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL);
+}
+
+static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
+    struct ihsm_vfu *vfu = of(context);
+    uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
+    if (ihsm_regions_remove(&vfu->host.regions, iova, info->iova.iov_len) == 0)
+        ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL);
+}
+
+static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
+    if (ihsm_py_reset(of(context)->handle, (int)type) == 0)
+        return 0;
+    errno = EIO;
+    return -1;
+}
+
+static bool raise_vector(struct ihsm_host *host, unsigned vector) {
+    struct ihsm_vfu *vfu = (struct ihsm_vfu *)host;
+    vfu->triggering = true;
+    bool raised = vfu_irq_trigger(vfu->context, vector) == 0;
+    vfu->triggering = false;
+    return raised;
+}
+
+int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **out) {
+    struct ihsm_vfu *vfu = calloc(1, sizeof *vfu);
+    if (vfu == NULL)
+        return -ENOMEM;
+    int error = ihsm_host_init(&vfu->host, raise_vector);
+    if (error) {
+        free(vfu);
+        return error;
+    }
+    vfu->handle = handle;
+    vfu->context = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, vfu, VFU_DEV_TYPE_PCI);
+    if (vfu->context == NULL || vfu_setup_log(vfu->context, on_log, log_level) < 0 ||
+        vfu_pci_init(vfu->context, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) < 0 ||
+        vfu_setup_region(vfu->context, VFU_PCI_DEV_CFG_REGION_IDX, PCI_CFG_SPACE_EXP_SIZE, config_access,
+                         VFU_REGION_FLAG_RW, NULL, 0, -1, 0) < 0 ||
+        vfu_setup_device_reset_cb(vfu->context, on_reset) < 0 ||
+        vfu_setup_device_dma(vfu->context, on_map, on_unmap) < 0 ||
+        /* The library keeps the eventfds of these two in the places of MSI-X vectors: offer none. */
+        vfu_setup_device_nr_irqs(vfu->context, VFU_DEV_ERR_IRQ, 0) < 0 ||
+        vfu_setup_device_nr_irqs(vfu->context, VFU_DEV_REQ_IRQ, 0) < 0) {
+        error = -errno;
+        if (vfu->context != NULL)
+            vfu_destroy_ctx(vfu->context);
+        ihsm_host_destroy(&vfu->host);
+        free(vfu);
+        return error;
+    }
+    *out = vfu;
+    return 0;
+}
+
+void ihsm_vfu_free(struct ihsm_vfu *vfu) {
+    ihsm_host_lock(&vfu->host);
+    vfu_destroy_ctx(vfu->context); /* calls back: unmaps every region, then a reset of type 'lost connection' */
+    pthread_mutex_unlock(&vfu->host.mutex);
+    ihsm_host_destroy(&vfu->host);
+    free(vfu);
+}
+
+int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, unsigned subsystem_vendor,
+                     unsigned subsystem) {
+    vfu_pci_set_id(vfu->context, (uint16_t)vendor, (uint16_t)device, (uint16_t)subsystem_vendor, (uint16_t)subsystem);
+    return 0;
+}
+
+int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsigned interface, unsigned revision) {
+    vfu_pci_set_class(vfu->context, (uint8_t)base, (uint8_t)sub, (uint8_t)interface);
+    vfu_pci_get_config_space(vfu->context)->hdr.rid = (uint8_t)revision;
+    return 0;
+}
+
+int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended, bool read_only) {
+    int flags = (extended ? VFU_CAP_FLAG_EXTENDED : 0) | (read_only ? VFU_CAP_FLAG_READONLY : 0);
+    ssize_t offset = vfu_pci_add_capability(vfu->context, position, flags, data);
+    if (offset < 0)
+        return -errno;
+    if (!extended && data[0] == PCI_CAP_ID_MSIX)
+        vfu->msix_capability = (size_t)offset;
+    return (int)offset;
+}
+
+int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64) {
+    if (index < VFU_PCI_DEV_BAR0_REGION_IDX || index > VFU_PCI_DEV_BAR5_REGION_IDX)
+        return -EINVAL;
+    int flags = VFU_REGION_FLAG_RW | VFU_REGION_FLAG_MEM;
+#ifdef VFU_REGION_FLAG_64_BITS
+    if (bits64)
+        flags |= VFU_REGION_FLAG_64_BITS;
+#endif
+    vfu->access[index] = access;
+    vfu->bits64[index] = bits64;
+    if (vfu_setup_region(vfu->context, index, size, bar_access[index], flags, NULL, 0, mmap_fd, 0) < 0)
+        return -errno;
+    return 0;
+}
+
+int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count) {
+    return vfu_setup_device_nr_irqs(vfu->context, type, count) < 0 ? -errno : 0;
+}
+
+int ihsm_vfu_realize(struct ihsm_vfu *vfu) {
+    if (vfu_realize_ctx(vfu->context) < 0)
+        return -errno;
+#ifndef VFU_REGION_FLAG_64_BITS
+    /* This revision knows 32-bit BARs only, but keeps the type bits of a BAR as they are.  The upper half, a BAR of
+       its own to the library, must not show the I/O type it gives to BARs without a region. */
+    vfu_pci_hdr_t *header = &vfu_pci_get_config_space(vfu->context)->hdr;
+    for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index < VFU_PCI_DEV_BAR5_REGION_IDX; index++) {
+        if (vfu->bits64[index]) {
+            header->bars[index].raw |= BAR_TYPE_64;
+            header->bars[index + 1].raw = 0;
+        }
+    }
+#endif
+    return 0;
+}
+
+uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu) { return (uint8_t *)vfu_pci_get_config_space(vfu->context); }
+
+int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu) { return vfu_get_poll_fd(vfu->context); }
+
+int ihsm_vfu_attach(struct ihsm_vfu *vfu) {
+    ihsm_host_lock(&vfu->host);
+    int result = vfu_attach_ctx(vfu->context) < 0 ? -errno : 0;
+    ihsm_host_unlock(&vfu->host);
+    return result;
+}
+
+/* One message of the client; 0 or a negative errno. */
+static int run_once(struct ihsm_vfu *vfu) {
+    ihsm_host_lock(&vfu->host);
+    int result = vfu_run_ctx(vfu->context) < 0 ? -errno : 0;
+    if (vfu->msix_capability != 0) {
+        uint16_t control;
+        memcpy(&control, ihsm_vfu_config_space(vfu) + vfu->msix_capability + MSIX_CONTROL_OFFSET, sizeof control);
+        vfu->host.msix.function_mask = control & MSIX_FUNCTION_MASK;
+    }
+    ihsm_host_unlock(&vfu->host);
+    return result;
+}
+
+int ihsm_vfu_run(struct ihsm_vfu *vfu, int stop_fd, int timeout_ms) {
+    for (unsigned failures = 0;;) {
+        struct pollfd fds[] = {{.fd = vfu_get_poll_fd(vfu->context), .events = POLLIN},
+                               {.fd = stop_fd, .events = POLLIN}};
+        int ready = poll(fds, 2, timeout_ms);
+        if (ready < 0)
+            return errno == EINTR ? IHSM_VFU_INTERRUPTED : -errno;
+        if (ready == 0)
+            return IHSM_VFU_TIMEOUT;
+        if (fds[1].revents != 0)
+            return IHSM_VFU_STOPPED;
+        int error = run_once(vfu);
+        if (error == -ENOTCONN)
+            return IHSM_VFU_DISCONNECTED;
+        if (error == 0) {
+            failures = 0;
+        } else if (++failures == MAX_FAILURES) {
+            /* The stream is beyond repair: end it, and let the next round see a lost connection. */
+            shutdown(fds[0].fd, SHUT_RDWR);
+        } else if (failures > 2 * MAX_FAILURES) {
+            return error;
+        }
+    }
+}
+
+int ihsm_vfu_trigger(struct ihsm_vfu *vfu, unsigned vector) {
+    if (vector >= IHSM_MSIX_VECTORS)
+        return -EINVAL;
+    ihsm_host_request_vector(&vfu->host, (int)vector);
+    ihsm_host_kick(&vfu->host);
+    return 0;
+}
+
+int ihsm_vfu_dma_read(struct ihsm_vfu *vfu, uint64_t iova, uint8_t *to, size_t len) {
+    ihsm_regions_read_lock(&vfu->host.regions);
+    bool done = ihsm_regions_read(&vfu->host.regions, iova, to, len);
+    ihsm_regions_unlock(&vfu->host.regions);
+    return done ? 0 : -EFAULT;
+}
+
+int ihsm_vfu_dma_write(struct ihsm_vfu *vfu, uint64_t iova, const uint8_t *from, size_t len) {
+    ihsm_regions_read_lock(&vfu->host.regions);
+    bool done = ihsm_regions_write(&vfu->host.regions, iova, from, len);
+    ihsm_regions_unlock(&vfu->host.regions);
+    return done ? 0 : -EFAULT;
+}
+
+struct ihsm_host *ihsm_vfu_host(struct ihsm_vfu *vfu) { return &vfu->host; }
+
+void ihsm_vfu_set_engine(struct ihsm_vfu *vfu, struct ihsm_engine *engine) {
+    ihsm_host_lock(&vfu->host);
+    vfu->engine = engine;
+    ihsm_host_unlock(&vfu->host);
+}

@@ -1,0 +1,159 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guest memory: a sorted table of mapped regions.  Writers exclude readers, so the table is changed in place. */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int ihsm_regions_init(struct ihsm_regions *regions) {
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    /* Readers come from workers in a tight loop: without this a mapping callback could wait for ever. */
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    int error = pthread_rwlock_init(&regions->lock, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    return -error;
+}
+
+void ihsm_regions_destroy(struct ihsm_regions *regions) {
+    free(regions->table);
+    pthread_rwlock_destroy(&regions->lock);
+}
+
+static void write_lock(struct ihsm_regions *regions) {
+    atomic_fetch_add(&regions->writers, 1);
+    pthread_rwlock_wrlock(&regions->lock);
+}
+
+static void write_unlock(struct ihsm_regions *regions) {
+    pthread_rwlock_unlock(&regions->lock);
+    atomic_fetch_sub(&regions->writers, 1);
+}
+
+/* Index of the first region that ends at or behind iova; count if there is none. */
+static size_t lower_bound(const struct ihsm_regions *regions, uint64_t iova) {
+    size_t low = 0, high = regions->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (regions->table[middle].last < iova)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
+                     bool writable) {
+    if (size == 0 || iova + (size - 1) < iova)
+        return -EINVAL;
+    int result = 0;
+    write_lock(regions);
+    size_t at = lower_bound(regions, iova);
+    if (at < regions->count && regions->table[at].iova <= iova + (size - 1)) {
+        result = -EEXIST;
+    } else {
+        if (regions->count == regions->capacity) {
+            size_t capacity = regions->capacity ? 2 * regions->capacity : 16;
+            struct ihsm_region *table = realloc(regions->table, capacity * sizeof *table);
+            if (table == NULL) {
+                result = -ENOMEM;
+                goto out;
+            }
+            regions->table = table;
+            regions->capacity = capacity;
+        }
+        memmove(&regions->table[at + 1], &regions->table[at], (regions->count - at) * sizeof *regions->table);
+        regions->table[at] = (struct ihsm_region){.iova = iova,
+                                                  .last = iova + (size - 1),
+                                                  .vaddr = vaddr,
+                                                  .readable = readable,
+                                                  .writable = writable};
+        regions->count++;
+        regions->without_pointer += vaddr == NULL;
+    }
+out:
+    write_unlock(regions);
+    return result;
+}
+
+int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size) {
+    if (size == 0 || iova + (size - 1) < iova)
+        return -EINVAL;
+    int result = -ENOENT;
+    write_lock(regions);
+    size_t at = lower_bound(regions, iova);
+    if (at < regions->count && regions->table[at].iova == iova && regions->table[at].last == iova + (size - 1)) {
+        regions->without_pointer -= regions->table[at].vaddr == NULL;
+        regions->count--;
+        memmove(&regions->table[at], &regions->table[at + 1], (regions->count - at) * sizeof *regions->table);
+        result = 0;
+    }
+    write_unlock(regions);
+    return result;
+}
+
+void ihsm_regions_remove_all(struct ihsm_regions *regions) {
+    write_lock(regions);
+    regions->count = 0;
+    regions->without_pointer = 0;
+    write_unlock(regions);
+}
+
+bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size) {
+    uint64_t last = iova + (size - 1);
+    bool found = false;
+    if (size == 0 || last < iova)
+        return false;
+    ihsm_regions_read_lock(regions);
+    for (size_t i = lower_bound(regions, iova); !found && i < regions->count && regions->table[i].iova <= last; i++)
+        found = regions->table[i].vaddr == NULL;
+    ihsm_regions_unlock(regions);
+    return found;
+}
+
+void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted, bool write,
+                             uint64_t *contiguous) {
+    size_t at = *hint;
+    if (at >= regions->count || iova < regions->table[at].iova || iova > regions->table[at].last) {
+        at = lower_bound(regions, iova);
+        if (at == regions->count || regions->table[at].iova > iova)
+            return NULL;
+        *hint = at;
+    }
+    const struct ihsm_region *region = &regions->table[at];
+    if (region->vaddr == NULL || !(write ? region->writable : region->readable))
+        return NULL;
+    uint64_t behind = region->last - iova; /* bytes after the first */
+    *contiguous = wanted - 1 <= behind ? wanted : behind + 1;
+    return region->vaddr + (iova - region->iova);
+}
+
+bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len) {
+    size_t hint = 0;
+    for (size_t done = 0; done < len;) {
+        uint64_t piece;
+        const void *from = ihsm_regions_translate(regions, &hint, iova + done, len - done, false, &piece);
+        if (from == NULL)
+            return false;
+        memcpy((uint8_t *)to + done, from, piece);
+        done += piece;
+    }
+    return true;
+}
+
+bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len) {
+    size_t hint = 0;
+    for (size_t done = 0; done < len;) {
+        uint64_t piece;
+        void *to = ihsm_regions_translate(regions, &hint, iova + done, len - done, true, &piece);
+        if (to == NULL)
+            return false;
+        memcpy(to, (const uint8_t *)from + done, piece);
+        done += piece;
+    }
+    return true;
+}

@@ -1,0 +1,186 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One scheduler per process: a first-in first-out ready list per class of ring, so that rings (of all functions) are
+ * served in turn.  Python threads pull from the admin and HSM lists; C threads serve the AES list.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CLASSES 3
+
+struct ihsm_scheduler {
+    pthread_mutex_t lock;
+    struct {
+        struct ihsm_ring *first, *last;
+        pthread_cond_t filled;
+    } ready[CLASSES];
+    pthread_cond_t idle; /* some engine's busy count became 0 */
+    bool closed;
+    unsigned workers_wanted, workers_running;
+    pthread_t *workers;
+};
+
+struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers) {
+    struct ihsm_scheduler *scheduler = calloc(1, sizeof *scheduler);
+    if (scheduler == NULL)
+        return NULL;
+    scheduler->workers = calloc(aes_workers ? aes_workers : 1, sizeof *scheduler->workers);
+    if (scheduler->workers == NULL) {
+        free(scheduler);
+        return NULL;
+    }
+    pthread_mutex_init(&scheduler->lock, NULL);
+    for (unsigned class = 0; class < CLASSES; class++)
+        pthread_cond_init(&scheduler->ready[class].filled, NULL);
+    pthread_cond_init(&scheduler->idle, NULL);
+    scheduler->workers_wanted = aes_workers;
+    return scheduler;
+}
+
+void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
+    pthread_mutex_lock(&scheduler->lock);
+    scheduler->closed = true;
+    for (unsigned class = 0; class < CLASSES; class++)
+        pthread_cond_broadcast(&scheduler->ready[class].filled);
+    pthread_mutex_unlock(&scheduler->lock);
+}
+
+void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
+    ihsm_scheduler_wake(scheduler);
+    for (unsigned i = 0; i < scheduler->workers_running; i++)
+        pthread_join(scheduler->workers[i], NULL);
+    free(scheduler->workers);
+    for (unsigned class = 0; class < CLASSES; class++)
+        pthread_cond_destroy(&scheduler->ready[class].filled);
+    pthread_cond_destroy(&scheduler->idle);
+    pthread_mutex_destroy(&scheduler->lock);
+    free(scheduler);
+}
+
+void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring) {
+    pthread_mutex_lock(&scheduler->lock);
+    ring->next_ready = NULL;
+    if (scheduler->ready[ring->class].last != NULL)
+        scheduler->ready[ring->class].last->next_ready = ring;
+    else
+        scheduler->ready[ring->class].first = ring;
+    scheduler->ready[ring->class].last = ring;
+    pthread_cond_signal(&scheduler->ready[ring->class].filled);
+    pthread_mutex_unlock(&scheduler->lock);
+}
+
+/* First ready ring of a class, its engine marked busy; NULL if there is none.  Lock held. */
+static struct ihsm_ring *pop(struct ihsm_scheduler *scheduler, int class) {
+    struct ihsm_ring *ring = scheduler->ready[class].first;
+    if (ring != NULL) {
+        scheduler->ready[class].first = ring->next_ready;
+        if (ring->next_ready == NULL)
+            scheduler->ready[class].last = NULL;
+        ring->engine->busy++;
+    }
+    return ring;
+}
+
+static void leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
+    if (--engine->busy == 0)
+        pthread_cond_broadcast(&scheduler->idle);
+}
+
+void ihsm_scheduler_forget(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
+    pthread_mutex_lock(&scheduler->lock);
+    for (unsigned class = 0; class < CLASSES; class++) {
+        struct ihsm_ring **link = &scheduler->ready[class].first, *last = NULL;
+        while (*link != NULL) {
+            if ((*link)->engine == engine) {
+                *link = (*link)->next_ready;
+            } else {
+                last = *link;
+                link = &last->next_ready;
+            }
+        }
+        scheduler->ready[class].last = last;
+    }
+    while (engine->busy > 0)
+        pthread_cond_wait(&scheduler->idle, &scheduler->lock);
+    pthread_mutex_unlock(&scheduler->lock);
+}
+
+static struct timespec deadline_after(int64_t timeout_us) {
+    struct timespec deadline;
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += timeout_us / 1000000;
+    deadline.tv_nsec += timeout_us % 1000000 * 1000;
+    if (deadline.tv_nsec >= 1000000000) {
+        deadline.tv_sec++;
+        deadline.tv_nsec -= 1000000000;
+    }
+    return deadline;
+}
+
+int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, struct ihsm_command *command) {
+    struct timespec deadline = deadline_after(timeout_us < 0 ? 0 : timeout_us);
+    int result = IHSM_PULL_TIMEOUT;
+
+    pthread_mutex_lock(&scheduler->lock);
+    for (;;) {
+        if (scheduler->closed) {
+            result = IHSM_PULL_CLOSED;
+            break;
+        }
+        struct ihsm_ring *ring = pop(scheduler, class);
+        if (ring != NULL) {
+            struct ihsm_engine *engine = ring->engine;
+            pthread_mutex_unlock(&scheduler->lock);
+            bool taken = ihsm_ring_take(ring, command);
+            ihsm_host_kick(engine->host);
+            pthread_mutex_lock(&scheduler->lock);
+            leave(scheduler, engine);
+            if (taken) {
+                result = IHSM_PULL_COMMAND;
+                break;
+            }
+        } else if (timeout_us < 0) {
+            pthread_cond_wait(&scheduler->ready[class].filled, &scheduler->lock);
+        } else if (pthread_cond_clockwait(&scheduler->ready[class].filled, &scheduler->lock, CLOCK_MONOTONIC,
+                                          &deadline) == ETIMEDOUT) {
+            /* A ring pushed at the last moment woke us or somebody else; take it rather than leave it lying. */
+            if (scheduler->ready[class].first == NULL)
+                break;
+        }
+    }
+    pthread_mutex_unlock(&scheduler->lock);
+    return result;
+}
+
+static void *aes_worker(void *argument) {
+    struct ihsm_scheduler *scheduler = argument;
+    pthread_setname_np(pthread_self(), "ihsm-aes");
+    pthread_mutex_lock(&scheduler->lock);
+    while (!scheduler->closed) {
+        struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
+        if (ring == NULL) {
+            pthread_cond_wait(&scheduler->ready[IHSM_CLASS_AES].filled, &scheduler->lock);
+            continue;
+        }
+        struct ihsm_engine *engine = ring->engine;
+        pthread_mutex_unlock(&scheduler->lock);
+        ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
+        pthread_mutex_lock(&scheduler->lock);
+        leave(scheduler, engine);
+    }
+    pthread_mutex_unlock(&scheduler->lock);
+    return NULL;
+}
+
+void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler) {
+    pthread_mutex_lock(&scheduler->lock);
+    while (!scheduler->closed && scheduler->workers_running < scheduler->workers_wanted &&
+           pthread_create(&scheduler->workers[scheduler->workers_running], NULL, aes_worker, scheduler) == 0)
+        scheduler->workers_running++;
+    pthread_mutex_unlock(&scheduler->lock);
+}

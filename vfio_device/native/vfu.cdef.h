@@ -1,0 +1,34 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What Python sees of libvfio-user.  Read by cffi and included by C: declarations only.
+ * Functions that can fail return a negative errno.
+ */
+struct ihsm_vfu; /* a libvfio-user context with its region table and vectors */
+
+enum ihsm_vfu_event {
+    IHSM_VFU_TIMEOUT = 0,
+    IHSM_VFU_STOPPED = 1,      /* the stop descriptor became readable */
+    IHSM_VFU_DISCONNECTED = 2, /* the client is gone; attach again */
+    IHSM_VFU_INTERRUPTED = 3   /* a signal arrived */
+};
+enum ihsm_vfu_access { IHSM_VFU_NO_ACCESS = 0, IHSM_VFU_PYTHON = 1, IHSM_VFU_DOORBELLS = 2, IHSM_VFU_MSIX = 3 };
+
+int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **vfu);
+void ihsm_vfu_free(struct ihsm_vfu *vfu);
+int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, unsigned subsystem_vendor,
+                     unsigned subsystem);
+int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsigned interface, unsigned revision);
+int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended, bool read_only);
+int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64);
+int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count);
+int ihsm_vfu_realize(struct ihsm_vfu *vfu);
+uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu);
+int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu);
+int ihsm_vfu_attach(struct ihsm_vfu *vfu);
+int ihsm_vfu_run(struct ihsm_vfu *vfu, int stop_fd, int timeout_ms);
+int ihsm_vfu_trigger(struct ihsm_vfu *vfu, unsigned vector);
+int ihsm_vfu_dma_read(struct ihsm_vfu *vfu, uint64_t iova, uint8_t *to, size_t len);
+int ihsm_vfu_dma_write(struct ihsm_vfu *vfu, uint64_t iova, const uint8_t *from, size_t len);
+struct ihsm_host *ihsm_vfu_host(struct ihsm_vfu *vfu);
+void ihsm_vfu_set_engine(struct ihsm_vfu *vfu, struct ihsm_engine *engine);

@@ -1,0 +1,7 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Python functions that C calls, all on the thread that owns the context and with its mutex held. */
+int64_t ihsm_py_region_access(uint64_t handle, int index, char *data, size_t count, int64_t offset, bool is_write);
+int ihsm_py_reset(uint64_t handle, int type);
+void ihsm_py_dma(uint64_t handle, bool mapped, uint64_t iova, uint64_t size, bool has_pointer);
+void ihsm_py_log(uint64_t handle, int level, const char *message);
