@@ -1,0 +1,55 @@
+/* SPDX-FileCopyrightText: The ihsm authors
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * An AES command under way: what the files of the fast path share. */
+#pragma once
+#include "aes.h"
+#include "fastpath.h"
+#include "sgl.h"
+
+/* Payload up to this size is copied in, processed and copied out; larger payload is processed where it lies, because
+ * the copy would cost a quarter of the rate. Nothing read back from there decides about control flow or addresses. */
+#define IHSM_COPY_BYTES 1024
+/* Bytes between two checkpoints. */
+#define IHSM_SPAN_BYTES (256 * 1024)
+
+struct ihsm_fp_scratch {
+    struct ihsm_gcm gcm;
+    uint8_t text[IHSM_COPY_BYTES];
+    uint8_t page[IHSM_LIST_PAGE_BYTES];
+    struct ihsm_pieces src, dst;
+};
+
+struct ihsm_fp_command {
+    struct ihsm_fp_context *context;
+    struct ihsm_fp_scratch *scratch;
+    struct aes_cqe *cqe;
+    struct ihsm_cursor src, dst;
+    uint64_t unchecked; /* bytes since the last checkpoint */
+    bool decrypt;
+};
+
+/* Put the status into the completion; false, so that a check can be returned. */
+static inline bool ihsm_fp_fail(struct ihsm_fp_command *command, unsigned sts, unsigned err)
+{
+    command->cqe->psf = (uint16_t)(sts << IHSM_PSF_STATUS_SHIFT);
+    command->cqe->err = (uint16_t)err;
+    return false;
+}
+
+/* Walk both lists and put the cursors at their start; false: the completion says what is wrong with them. Both queue
+ * entry layouts begin alike. lengths_first: whether ihsm_fp_same_length is due before the structure of the lists. */
+bool ihsm_fp_map(struct ihsm_fp_command *command, const struct gcm_sqe *sqe, bool lengths_first);
+/* Destination length is source length; false: the completion says it is not. */
+bool ihsm_fp_same_length(struct ihsm_fp_command *command, const struct gcm_sqe *sqe);
+
+/* Before another `bytes`: let the engine look in from time to time. False: the command has ended and the completion says
+ * why. */
+bool ihsm_fp_progress(struct ihsm_fp_command *command, uint32_t bytes);
+/* Bytes, at most `wanted` (not 0), that lie in one stretch both in source and destination; 0: as false above. */
+uint32_t ihsm_fp_span(struct ihsm_fp_command *command, uint32_t wanted);
+
+/* Carry out a command whose keys have been found good. */
+void ihsm_gcm_run(struct ihsm_fp_command *command, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key);
+void ihsm_xts_run(struct ihsm_fp_command *command, const struct xts_sqe *sqe, const struct ihsm_aes_key *data_key,
+                  const struct ihsm_aes_key *tweak_key);

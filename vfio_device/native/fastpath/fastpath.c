@@ -1,0 +1,254 @@
+/* SPDX-FileCopyrightText: The ihsm authors
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Checks of an AES queue entry in the order of spec 02 E.3, and what GCM and XTS commands have in common. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "command.h"
+#include "keystore/arena.h"
+#include "keystore/bulk.h"
+
+enum { LARGEST_KEY_NUMBER = UINT16_MAX };
+
+/* ---- buffers ---- */
+
+/* Address space for the longest list; pages come when a list is that long. */
+static struct ihsm_piece *reserve_pieces(void)
+{
+    void *pieces = mmap(NULL, IHSM_LIST_MAX * sizeof(struct ihsm_piece), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return pieces == MAP_FAILED ? NULL : pieces;
+}
+
+static void scratch_free(void *pointer)
+{
+    struct ihsm_fp_scratch *scratch = pointer;
+    struct ihsm_pieces *lists[] = {&scratch->src, &scratch->dst};
+    for (unsigned i = 0; i < 2; i++)
+        if (lists[i]->piece)
+            munmap(lists[i]->piece, IHSM_LIST_MAX * sizeof(struct ihsm_piece));
+    ks_arena_free(scratch);
+}
+
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void make_scratch_key(void)
+{
+    if (pthread_key_create(&scratch_key, scratch_free) != 0)
+        abort();
+}
+
+struct ihsm_fp_scratch *ihsm_fp_scratch(void)
+{
+    pthread_once(&scratch_once, make_scratch_key);
+    struct ihsm_fp_scratch *scratch = pthread_getspecific(scratch_key);
+    if (scratch)
+        return scratch;
+    scratch = ks_arena_alloc(sizeof *scratch);
+    if (!scratch)
+        return NULL;
+    scratch->src.piece = reserve_pieces();
+    scratch->dst.piece = reserve_pieces();
+    if (!scratch->src.piece || !scratch->dst.piece || pthread_setspecific(scratch_key, scratch) != 0) {
+        scratch_free(scratch);
+        return NULL;
+    }
+    return scratch;
+}
+
+/* ---- lists ---- */
+
+bool ihsm_fp_same_length(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
+{
+    if (sqe->dst_len == sqe->src_len)
+        return true;
+    return ihsm_fp_fail(c, IHSM_AES_STATUS_FETCH_ERROR,
+                        sqe->dst_len < sqe->src_len ? IHSM_FETCH_ERROR_LENGTH_UNDERRUN : IHSM_FETCH_ERROR_LENGTH_OVERRUN);
+}
+
+bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool lengths_first)
+{
+    struct ihsm_fp_scratch *s = c->scratch;
+    const struct ihsm_regions *regions = c->context->regions;
+    bool is_sgl = sqe->attr >> IHSM_AES_ATTR_PSDT_SHIFT & IHSM_AES_ATTR_PSDT_MASK;
+    struct ihsm_list_result fault = ihsm_list_walk(regions, &sqe->src, is_sgl, false, sqe->src_len, s->page, &s->src);
+    struct ihsm_list_result dst = {.rank = IHSM_LIST_GOOD};
+    s->dst.count = 0;
+    if (sqe->dst_len > 0)
+        dst = ihsm_list_walk(regions, &sqe->dst, is_sgl, true, sqe->dst_len, s->page, &s->dst);
+    if (dst.rank < fault.rank)
+        fault = dst;
+    if (lengths_first && fault.rank > IHSM_LIST_LENGTH && !ihsm_fp_same_length(c, sqe))
+        return false;
+    if (fault.rank != IHSM_LIST_GOOD)
+        return ihsm_fp_fail(c, fault.sts, fault.err);
+    c->src = (struct ihsm_cursor){s->src.piece, s->src.piece + s->src.count, 0};
+    c->dst = (struct ihsm_cursor){s->dst.piece, s->dst.piece + s->dst.count, 0};
+    return true;
+}
+
+bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes)
+{
+    c->unchecked += bytes;
+    if (c->unchecked < IHSM_SPAN_BYTES)
+        return true;
+    c->unchecked = bytes;
+    unsigned remapped = c->context->remapped;
+    if (!ihsm_fp_checkpoint(c->context))
+        return ihsm_fp_fail(c, IHSM_AES_STATUS_DELETE_QUEUE, 0);
+    if (c->context->remapped != remapped && !(ihsm_cursor_remap(&c->src, c->context->regions, false) &&
+                                              ihsm_cursor_remap(&c->dst, c->context->regions, true)))
+        return ihsm_fp_fail(c, IHSM_AES_STATUS_RETRIES_EXCEEDED, 0);
+    return true;
+}
+
+uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted)
+{
+    uint64_t n = wanted < IHSM_SPAN_BYTES ? wanted : IHSM_SPAN_BYTES;
+    if (ihsm_cursor_left(&c->src) < n)
+        n = ihsm_cursor_left(&c->src);
+    if (ihsm_cursor_left(&c->dst) < n)
+        n = ihsm_cursor_left(&c->dst);
+    return ihsm_fp_progress(c, (uint32_t)n) ? (uint32_t)n : 0;
+}
+
+/* ---- checks ---- */
+
+/* A key held for the time of the command. */
+struct held {
+    struct ks_bulk_key *key; /* NULL: the number names no live bulk key of the function */
+    struct ks_bulk_info info;
+};
+
+static struct held hold(const struct ihsm_fp_function *function, uint32_t number)
+{
+    struct held held = {0};
+    if (function->keys && number <= LARGEST_KEY_NUMBER)
+        held.key = ks_bulk_acquire(function->keys, number);
+    if (held.key)
+        held.info = ks_bulk_info(held.key);
+    return held;
+}
+
+static void release(const struct held *held)
+{
+    if (held->key)
+        ks_bulk_release(held->key);
+}
+
+/* An unused entry counts as type XTS. */
+static bool is_gcm(const struct held *held) { return held->key && held->info.type != KS_BULK_XTS; }
+
+/* The service indicator depends on nothing but the type of the first key (spec 02 E.3). */
+static uint32_t indicator(const struct ihsm_fp_function *function, const struct held *held)
+{
+    return held->key && held->info.type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
+}
+
+static bool other_session(const struct held *held, uint16_t session_id)
+{
+    return held->info.session_only && held->info.session_id != session_id;
+}
+
+static unsigned gcm_error(const struct gcm_sqe *sqe, const struct held *held)
+{
+    if (sqe->aligned_aad_len % IHSM_GCM_AAD_ALIGNMENT_BYTES != 0)
+        return IHSM_GCM_ERROR_AAD_ALIGNMENT;
+    if (sqe->key_id > LARGEST_KEY_NUMBER)
+        return IHSM_GCM_ERROR_KEY_INDEX;
+    if (!held->key)
+        return IHSM_GCM_ERROR_KEY_NOT_OWNED;
+    if (held->info.app_id != sqe->short_app_id)
+        return IHSM_GCM_ERROR_KEY_APP;
+    if (other_session(held, sqe->session_id))
+        return IHSM_GCM_ERROR_KEY_SESSION;
+    if (!is_gcm(held))
+        return IHSM_GCM_ERROR_KEY_TYPE;
+    if (sqe->src_len % IHSM_AES_BLOCK_BYTES != 0)
+        return IHSM_GCM_ERROR_LENGTH_ALIGNMENT;
+    return 0;
+}
+
+static unsigned xts_error(const struct xts_sqe *sqe, const struct held *key1, const struct held *key2)
+{
+    if (is_gcm(key1))
+        return IHSM_XTS_ERROR_KEY1_TYPE;
+    if (is_gcm(key2))
+        return IHSM_XTS_ERROR_KEY2_TYPE;
+    if (sqe->key_id1 > LARGEST_KEY_NUMBER)
+        return IHSM_XTS_ERROR_KEY1_INDEX;
+    if (sqe->key_id2 > LARGEST_KEY_NUMBER)
+        return IHSM_XTS_ERROR_KEY2_INDEX;
+    if (sqe->key_id1 == sqe->key_id2)
+        return IHSM_XTS_ERROR_SAME_INDEX;
+    if (!key1->key || !key2->key)
+        return IHSM_XTS_ERROR_KEY_NOT_OWNED;
+    if (key1->info.session_only != key2->info.session_only)
+        return IHSM_XTS_ERROR_SESSION_ONLY_DIFFERS;
+    if (ks_bulk_equal(key1->key, key2->key))
+        return IHSM_XTS_ERROR_SAME_KEY;
+    if (key1->info.app_id != sqe->short_app_id)
+        return IHSM_XTS_ERROR_KEY1_APP;
+    if (key2->info.app_id != sqe->short_app_id)
+        return IHSM_XTS_ERROR_KEY2_APP;
+    if (other_session(key1, sqe->session_id))
+        return IHSM_XTS_ERROR_KEY1_SESSION;
+    if (other_session(key2, sqe->session_id))
+        return IHSM_XTS_ERROR_KEY2_SESSION;
+    if (sqe->src_len % IHSM_AES_BLOCK_BYTES != 0)
+        return IHSM_XTS_ERROR_LENGTH_ALIGNMENT;
+    if (sqe->src_len > IHSM_XTS_MAX_BYTES)
+        return IHSM_XTS_ERROR_TOO_LONG;
+    return 0;
+}
+
+static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
+{
+    const struct ihsm_fp_function *function = c->context->function;
+    struct held held = hold(function, sqe->key_id);
+    c->cqe->fips_approved = indicator(function, &held);
+    /* Drawn before the other checks, so that even a refused command shows it. */
+    if (function->device_iv && !c->decrypt && held.key && held.info.type == KS_BULK_GCM_APPROVED)
+        ihsm_random_iv(c->cqe->iv);
+    else
+        memcpy(c->cqe->iv, sqe->iv, sizeof sqe->iv);
+    unsigned error = gcm_error(sqe, &held);
+    if (error)
+        ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, error);
+    else
+        ihsm_gcm_run(c, sqe, ks_bulk_aes(held.key));
+    release(&held);
+}
+
+static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe)
+{
+    const struct ihsm_fp_function *function = c->context->function;
+    struct held key1 = hold(function, sqe->key_id1), key2 = hold(function, sqe->key_id2);
+    c->cqe->fips_approved = indicator(function, &key1);
+    unsigned error = xts_error(sqe, &key1, &key2);
+    if (error)
+        ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_XTS, error);
+    else
+        ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
+    release(&key2);
+    release(&key1);
+}
+
+void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe)
+{
+    struct ihsm_fp_command command = {
+        .context = context,
+        .scratch = context->scratch,
+        .cqe = cqe,
+        .decrypt = sqe->attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK,
+    };
+    if ((sqe->attr >> IHSM_AES_ATTR_CIPHER_SHIFT & IHSM_AES_ATTR_CIPHER_MASK) == IHSM_CIPHER_XTS)
+        execute_xts(&command, (const struct xts_sqe *)sqe);
+    else
+        execute_gcm(&command, sqe);
+}

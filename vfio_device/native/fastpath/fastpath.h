@@ -1,0 +1,45 @@
+/* SPDX-FileCopyrightText: The ihsm authors
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * AES fast path: from a fetched queue entry to its completion entry (spec 02 parts C and E, 05 §17). */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "abi.h"
+
+struct ihsm_engine;
+struct ihsm_ring;
+struct ihsm_regions;
+struct ks_bulk_table;
+
+/* What the fast path knows of a PCI function; set before its first AES queue exists. */
+struct ihsm_fp_function {
+    struct ks_bulk_table *keys; /* NULL: the function has no keys */
+    bool fips;                  /* FIPS state, reported as service indicator */
+    bool device_iv;             /* profile: approved GCM encryption uses an IV of the device's own */
+};
+
+/* Buffers of one thread. */
+struct ihsm_fp_scratch;
+/* Those of the calling thread, made when first asked for and gone with it; NULL: no memory. */
+struct ihsm_fp_scratch *ihsm_fp_scratch(void);
+
+/* What a command may use. The region lock is held (read side) during ihsm_fp_execute; pointers to guest memory are
+ * good until the next ihsm_fp_checkpoint. */
+struct ihsm_fp_context {
+    struct ihsm_engine *engine;
+    struct ihsm_regions *regions;
+    struct ihsm_ring *ring;
+    const struct ihsm_fp_function *function;
+    struct ihsm_fp_scratch *scratch;
+    unsigned remapped; /* how often a checkpoint has let a mapping callback in: pointers of before are void */
+};
+
+/* Carry out one AES command. sqe is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd, sqid
+ * and phase is filled in. Neither blocks nor allocates. */
+void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe);
+
+/* Supplied by the engine, called about every 256 KiB of a long command. Lets a waiting mapping callback in. False: the
+ * queue goes away, leave at once. */
+bool ihsm_fp_checkpoint(struct ihsm_fp_context *context);

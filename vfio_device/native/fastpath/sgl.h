@@ -1,0 +1,64 @@
+/* SPDX-FileCopyrightText: The ihsm authors
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Data pointers of AES queue entries: SGLs and PRPs turned into lists of host memory (spec 02 C.4, E.2). */
+#pragma once
+#include "engine.h"
+
+/* Descriptors and links of one list. A driver that maps 4 KiB pages needs this many for the largest 32-bit length. */
+#define IHSM_LIST_MAX ((UINT32_C(1) << 20) + (UINT32_C(1) << 13))
+#define IHSM_LIST_PAGE_BYTES IHSM_PAGE_BYTES
+
+/* A stretch of guest memory that is contiguous here too. */
+struct ihsm_piece {
+    uint64_t iova;
+    uint8_t *base;
+    uint64_t len;
+};
+
+struct ihsm_pieces {
+    struct ihsm_piece *piece; /* room for IHSM_LIST_MAX */
+    uint32_t count;
+};
+
+/* What is wrong with a list, in the order in which faults win over each other (`fast_path` in the conditions). */
+enum ihsm_list_rank { IHSM_LIST_FETCH, IHSM_LIST_LENGTH, IHSM_LIST_STRUCTURE, IHSM_LIST_DATA, IHSM_LIST_GOOD };
+
+struct ihsm_list_result {
+    enum ihsm_list_rank rank;
+    uint16_t sts, err; /* valid unless rank is IHSM_LIST_GOOD */
+};
+
+/* Walk the list at `pointer` (the 16 bytes of the queue entry, private memory) for a transfer of `length` bytes, 1 or
+ * more. Every descriptor is read once into `page` (IHSM_LIST_PAGE_BYTES, private), then checked, then used. The regions
+ * are read-locked by the caller as long as pieces are used. */
+struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const struct sgl_descriptor *pointer,
+                                       bool is_sgl, bool destination, uint32_t length, uint8_t *page,
+                                       struct ihsm_pieces *pieces);
+
+/* Position in a list of pieces. */
+struct ihsm_cursor {
+    struct ihsm_piece *piece, *end;
+    uint64_t offset;
+};
+
+/* Contiguous bytes at the cursor; the list must not be used up. */
+static inline uint64_t ihsm_cursor_left(const struct ihsm_cursor *cursor) { return cursor->piece->len - cursor->offset; }
+static inline uint8_t *ihsm_cursor_at(const struct ihsm_cursor *cursor) { return cursor->piece->base + cursor->offset; }
+
+static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t bytes)
+{
+    cursor->offset += bytes;
+    if (cursor->offset == cursor->piece->len) {
+        cursor->piece++;
+        cursor->offset = 0;
+    }
+}
+
+/* Copy `len` bytes from or to the pieces and advance. */
+void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
+void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
+
+/* After the mappings may have changed: find the pieces from the cursor on anew; false if one is no longer there as a
+ * whole. */
+bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination);
