@@ -3,6 +3,7 @@
 """What all key-creating operations share: reading the requested properties, storing and masking the new key."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ihsm_abi.ddi import (
     DdiStatus,
@@ -95,12 +96,23 @@ def store_key(
     tag: int | None = None,
     label: bytes = b"",
     variable_bytes: int = 0,
+    failure: DdiStatus | None = None,
 ) -> StoredKey:
-    """Mask a scratch key and put it into the vault; `variable_bytes` is the length of a variable-length HMAC key.
+    """Mask a scratch key and put it into the vault.
+
+    Args:
+        context: the command.
+        key: a scratch key; kept from now on.
+        key_type: its type.
+        flags: the attribute word to store.
+        tag: its tag.
+        label: its label, which only the masked form carries.
+        variable_bytes: length of a variable-length HMAC key.
+        failure: a test that the key failed, which comes after the checks of the vault: the key is not stored.
 
     Raises:
-        RefusedError: ReachedMaxAesBulkKeys, KeyTagAlreadyExists, NotEnoughSpace, DefragmentationNeeded; nothing is
-            left behind then.
+        RefusedError: ReachedMaxAesBulkKeys, KeyTagAlreadyExists, NotEnoughSpace, DefragmentationNeeded, `failure`;
+            nothing is left behind then.
     """
     info = TYPES[key_type]
     value_bytes = info.vault_bytes or variable_bytes
@@ -115,6 +127,8 @@ def store_key(
         bulk=info.family is Family.BULK,
         variable_bytes=variable_bytes,
     )
+    if failure is not None:
+        _refuse(context, new, failure)
     masked_key = masking.mask(context.store, masking_key(context, flags), key, metadata(new, value_bytes))
     with context.locked() as state:
         entry = state.vault.add(new)
@@ -176,6 +190,12 @@ def bulk_number(context: Context, entry: Entry) -> int:
     assert entry.bulk_slot is not None
     group, slot = divmod(entry.bulk_slot, BULK_KEYS_PER_TABLE)
     return group << 3 | slot
+
+
+def _refuse(context: Context, new: NewEntry, failure: DdiStatus) -> NoReturn:
+    with context.locked() as state:
+        state.vault.remove(state.vault.add(new))
+    raise RefusedError(failure)
 
 
 def _remove_again(context: Context, entry: Entry) -> None:

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""AES keys of the control path: AesGenerateKey, AesEncryptDecrypt (spec 05 §6, §7)."""
+
+from typing import Final
+
+from ihsm_abi.ddi import (
+    AesEncryptDecryptReq,
+    AesEncryptDecryptResp,
+    AesGenerateKeyReq,
+    AesGenerateKeyResp,
+    AesKeySize,
+    AesOp,
+    DdiOp,
+    DdiStatus,
+    KeyType,
+    KeyUsage,
+)
+from ihsm_device.hsm.context import Context
+from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.keytypes import TYPES, Family
+from ihsm_device.hsm.new_keys import Target, store_key
+from ihsm_device.hsm.operation import operation
+
+BLOCK_BYTES: Final = 16
+_TYPE_OF_SIZE: Final = {
+    AesKeySize.Aes128: KeyType.Aes128,
+    AesKeySize.Aes192: KeyType.Aes192,
+    AesKeySize.Aes256: KeyType.Aes256,
+    AesKeySize.AesXtsBulk256: KeyType.AesXtsBulk256,
+    AesKeySize.AesGcmBulk256: KeyType.AesGcmBulk256,
+    AesKeySize.AesGcmBulk256Unapproved: KeyType.AesGcmBulk256Unapproved,
+}
+
+
+@operation(DdiOp.AesGenerateKey)
+def aes_generate_key(context: Context, request: AesGenerateKeyReq) -> AesGenerateKeyResp:
+    """Make a random AES key; a bulk key takes any valid usage and is stored with EncryptDecrypt (spec 05 §6)."""
+    target = Target.read(request.key_properties, request.key_tag)
+    key_type = _TYPE_OF_SIZE.get(request.key_size)
+    if key_type is None:
+        raise RefusedError(DdiStatus.InvalidArg)
+    info = TYPES[key_type]
+    if info.family is Family.AES:
+        target.check_usage(Family.AES)
+    target.check_tag()
+    with engine_failure(DdiStatus.AesGenerateError):
+        key = context.scratch(context.store.generate_secret(info.secret_bytes, context.owner(target.scope)))
+    stored = store_key(
+        context,
+        key,
+        key_type,
+        target.flags(local=True, usage=KeyUsage.EncryptDecrypt),
+        tag=target.tag,
+        label=target.label,
+    )
+    return AesGenerateKeyResp(key_id=stored.entry.key_id, bulk_key_id=stored.bulk_key_id, masked_key=stored.masked_key)
+
+
+@operation(DdiOp.AesEncryptDecrypt)
+def aes_encrypt_decrypt(context: Context, request: AesEncryptDecryptReq) -> AesEncryptDecryptResp:
+    """CBC without padding; the returned IV, the last block of ciphertext, continues the chain (spec 05 §7)."""
+    if not request.op.known:
+        raise RefusedError(DdiStatus.InvalidArg)
+    entry = context.find_own(request.key_id)
+    require_family(entry, Family.AES)
+    require_usage(entry, KeyUsage.EncryptDecrypt)
+    if len(request.iv) != BLOCK_BYTES:
+        raise RefusedError(DdiStatus.InvalidArg)
+    if not request.msg or len(request.msg) % BLOCK_BYTES:
+        raise RefusedError(DdiStatus.InvalidArg)
+
+    encrypt = request.op == AesOp.Encrypt
+    with engine_failure(DdiStatus.AesEncryptFailed if encrypt else DdiStatus.AesDecryptFailed):
+        result = context.store.aes_cbc(entry.content.handle, encrypt=encrypt, iv=request.iv, data=request.msg)
+    ciphertext = result if encrypt else request.msg
+    return AesEncryptDecryptResp(msg=result, iv=ciphertext[-BLOCK_BYTES:])

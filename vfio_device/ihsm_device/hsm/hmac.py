@@ -1,0 +1,21 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Message authentication: Hmac (spec 05 §12.1; FIPS 198-1)."""
+
+from ihsm_abi.ddi import DdiOp, DdiStatus, HmacReq, HmacResp, KeyUsage
+from ihsm_device.hsm.context import Context
+from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.keytypes import Family
+from ihsm_device.hsm.operation import operation
+
+
+@operation(DdiOp.Hmac)
+def hmac(context: Context, request: HmacReq) -> HmacResp:
+    """HMAC with the hash that the key's type implies."""
+    entry = context.find(request.key_id)
+    info = require_family(entry, Family.HMAC)
+    require_usage(entry, KeyUsage.SignVerify)
+    assert info.digest is not None
+    with engine_failure(DdiStatus.HmacError):
+        tag = context.store.hmac(entry.content.handle, info.digest, request.msg)
+    return HmacResp(tag=tag)

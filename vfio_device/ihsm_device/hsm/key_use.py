@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What operations that use a stored key ask of it: its family, its usage, an engine that works."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ihsm_abi.ddi import DdiStatus, KeyUsage
+from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.keystore import CryptoFailureError
+from ihsm_device.hsm.keytypes import TYPES, USAGE_FLAGS, Family, TypeInfo
+from ihsm_device.hsm.vault import Entry
+
+
+def require_family(entry: Entry, family: Family) -> TypeInfo:
+    """Facts about the type of a client's key; InvalidKeyType for another family, internal and session objects."""
+    info = None if entry.content.internal or entry.content.type is None else TYPES[entry.content.type]
+    if info is None or info.family is not family:
+        raise RefusedError(DdiStatus.InvalidKeyType)
+    return info
+
+
+def require_usage(entry: Entry, usage: KeyUsage) -> None:
+    """Refuse with InvalidPermissions a key that was not made for the usage."""
+    if USAGE_FLAGS[usage] & ~entry.content.flags:
+        raise RefusedError(DdiStatus.InvalidPermissions)
+
+
+@contextmanager
+def engine_failure(status: DdiStatus) -> Iterator[None]:
+    """Answer with the status if the crypto library gives up on what should work."""
+    try:
+        yield
+    except CryptoFailureError:
+        raise RefusedError(status) from None

@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Raw RSA with a private key: RsaModExp (spec 05 §12.2; RFC 8017 RSADP, RSASP1)."""
+
+from typing import Final
+
+from ihsm_abi.ddi import DdiOp, DdiStatus, KeyUsage, RsaModExpReq, RsaModExpResp, RsaOpType
+from ihsm_device.hsm.command import Lane
+from ihsm_device.hsm.context import Context
+from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.keystore import LengthError, RangeError
+from ihsm_device.hsm.keytypes import Family
+from ihsm_device.hsm.operation import operation
+
+_USAGE_OF_OPERATION: Final = {
+    RsaOpType.Decrypt: KeyUsage.EncryptDecrypt,
+    RsaOpType.Sign: KeyUsage.SignVerify,
+}
+
+
+@operation(DdiOp.RsaModExp, lane=Lane.SLOW)
+def rsa_mod_exp(context: Context, request: RsaModExpReq) -> RsaModExpResp:
+    """x = y^d mod n; `op_type` only says which usage the key must have."""
+    usage = _USAGE_OF_OPERATION.get(request.op_type)
+    if usage is None:
+        raise RefusedError(DdiStatus.InvalidArg)
+    if not request.y:
+        raise RefusedError(DdiStatus.InvalidArg)
+    entry = context.find_own(request.key_id)
+    require_family(entry, Family.RSA)
+    require_usage(entry, usage)
+    try:
+        with engine_failure(DdiStatus.RsaDecryptFailed):
+            x = context.store.rsa_private(entry.content.handle, context.dialect.read_number(request.y))
+    except (LengthError, RangeError):
+        raise RefusedError(DdiStatus.InvalidArg) from None
+    return RsaModExpResp(x=context.dialect.write_number(x))
