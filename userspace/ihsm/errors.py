@@ -137,11 +137,11 @@ class AdminCommandError(DriverError):
 class HsmCommandError(DriverError):
     """An HSM command completed with `sc` other than 0, so that there is no DDI response (spec 02 B.7)."""
 
-    def __init__(self, sc: int, name: str, completion: object) -> None:
-        """`completion` is the `ihsm.driver.HsmCompletion`."""
+    def __init__(self, sc: int, name: str, reply: object) -> None:
+        """`reply` is the `ihsm.driver.HsmReply`."""
         super().__init__(f"HSM command: status {sc:#04x} ({name})")
         self.sc = sc
-        self.completion = completion
+        self.reply = reply
 
 
 class AesCommandError(DriverError):

@@ -1,0 +1,21 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The driver: rings, controller bring-up, HSM and AES commands."""
+
+from ihsm.driver.aes_queue import AesOutput, AesQueue, FastPathSession, GcmSealed
+from ihsm.driver.controller import Controller, DriverOptions
+from ihsm.driver.hsm_queue import HsmQueue, HsmReply
+from ihsm.driver.queue_pair import QueuePair, Submission
+
+__all__ = [
+    "AesOutput",
+    "AesQueue",
+    "Controller",
+    "DriverOptions",
+    "FastPathSession",
+    "GcmSealed",
+    "HsmQueue",
+    "HsmReply",
+    "QueuePair",
+    "Submission",
+]

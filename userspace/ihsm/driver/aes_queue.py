@@ -1,0 +1,315 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""AES (FP) queue: one-shot AES-256-GCM and AES-256-XTS on bytes (spec 02 parts C and E).
+
+For data that already lies in DMA memory, and for batches, see `ihsm.driver.aes_batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ihsm.bus import DmaArena, DmaBuffer
+from ihsm.driver.aes_status import check_status
+from ihsm.driver.completion import CompletionLine
+from ihsm.driver.doorbells import Doorbells
+from ihsm.driver.queue_pair import AES_RING, QueuePair, Submission
+from ihsm.driver.records import RecordCodec
+from ihsm.driver.sgl import DESCRIPTOR_BYTES, type_byte
+from ihsm_abi.aes_queue import (
+    AES_BLOCK_BYTES,
+    AES_CQE,
+    CMD_TYPE_FAST_PATH,
+    DATA_UNIT_BYTES,
+    FRAME_TYPE_AES,
+    GCM_AAD_ALIGNMENT_BYTES,
+    GCM_IV_BYTES,
+    GCM_SQE,
+    GCM_TAG_BYTES,
+    SGL_DESCRIPTOR,
+    XTS_SQE,
+    AesAttr,
+    Cipher,
+    SglType,
+)
+
+DATA_UNIT_CODE: Final = {0: 0, **{size: code for code, size in DATA_UNIT_BYTES.items()}}
+"""`dul` by bytes of a data unit; 0 bytes: the whole source is one unit."""
+
+_GCM: Final = RecordCodec(GCM_SQE)
+_XTS: Final = RecordCodec(XTS_SQE)
+_CQE: Final = RecordCodec(AES_CQE)
+_DESCRIPTOR: Final = RecordCodec(SGL_DESCRIPTOR)
+_NO_DESCRIPTOR: Final = (0, 0, 0)
+_DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
+_LAST_SEGMENT: Final = type_byte(SglType.LAST_SEGMENT)
+
+_SLOT_BYTES: Final = 1024
+_INLINE_BYTES: Final = (_SLOT_BYTES - 2 * DESCRIPTOR_BYTES) // 2 // AES_BLOCK_BYTES * AES_BLOCK_BYTES
+"""Source or destination of a one-shot command up to this size needs no allocation."""
+
+
+class FastPathSession(NamedTuple):
+    """What an AES command is checked against: the ids that opening the session gave (spec 02 E.3)."""
+
+    session_id: int
+    short_app_id: int
+
+
+class GcmSealed(NamedTuple):
+    """Result of an AES-GCM encryption."""
+
+    ciphertext: bytes
+    tag: bytes
+    iv: bytes
+    """The IV used: the device's own for an approved key (spec 02 E.3)."""
+    fips_approved: bool
+
+
+class AesOutput(NamedTuple):
+    """Result of an AES-GCM decryption or of AES-XTS."""
+
+    data: bytes
+    fips_approved: bool
+
+
+def pad_aad(aad: bytes) -> bytes:
+    """AAD laid out as the device needs it for the tag to be the standard one (spec 02 C.6)."""
+    rest = len(aad) % GCM_AAD_ALIGNMENT_BYTES
+    if rest == 0:
+        return aad
+    head = bytes(AES_BLOCK_BYTES) if rest <= AES_BLOCK_BYTES else b""
+    return (head + aad).ljust(-(-len(aad) // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES, b"\0")
+
+
+class _Staging(NamedTuple):
+    """Where a one-shot command's descriptors, source and destination lie."""
+
+    memory: DmaBuffer
+    start: int
+    room: int
+
+    def write(self, source: bytes, mapped: int) -> tuple[tuple[int, int, int], tuple[int, int, int], int, int]:
+        """Copy the source; returns both descriptors for the SQE and the I/O addresses of source and destination."""
+        iova = self.memory.iova + self.start
+        source_iova = iova + 2 * DESCRIPTOR_BYTES
+        target_iova = source_iova + self.room
+        view = self.memory.view
+        at = self.start + 2 * DESCRIPTOR_BYTES
+        view[at : at + len(source)] = np.frombuffer(source, np.uint8)
+        if not mapped:
+            return _NO_DESCRIPTOR, _NO_DESCRIPTOR, source_iova, target_iova
+        blocks = _DESCRIPTOR.pack(source_iova, mapped, _DATA_BLOCK) + _DESCRIPTOR.pack(target_iova, mapped, _DATA_BLOCK)
+        view[self.start : at] = np.frombuffer(blocks, np.uint8)
+        return (
+            (iova, DESCRIPTOR_BYTES, _LAST_SEGMENT),
+            (iova + DESCRIPTOR_BYTES, DESCRIPTOR_BYTES, _LAST_SEGMENT),
+            source_iova,
+            target_iova,
+        )
+
+    def read(self, skip: int, size_bytes: int) -> bytes:
+        """Part of the destination."""
+        at = self.start + 2 * DESCRIPTOR_BYTES + self.room + skip
+        return self.memory.view[at : at + size_bytes].tobytes()
+
+
+class AesQueue(QueuePair):
+    """An AES queue pair with a small staging buffer for each of its command ids."""
+
+    def __init__(self, queue_id: int, entries: int, arena: DmaArena, bells: Doorbells, line: CompletionLine) -> None:
+        """Allocate rings and staging buffers."""
+        super().__init__(AES_RING, queue_id, entries, arena, bells, line)
+        self._arena = arena
+        self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
+        self.gcm_workaround = True
+        """Whether the firmware takes AAD and text of any length (feature AES_FW_CAPS); set at bring-up."""
+
+    @classmethod
+    def memory_bytes(cls, entries: int) -> int:
+        """DMA memory that a queue takes."""
+        return cls.ring_bytes(AES_RING, entries) + entries * _SLOT_BYTES
+
+    def gcm_encrypt(
+        self,
+        session: FastPathSession,
+        key_id: int,
+        plaintext: bytes,
+        *,
+        timeout_s: float,
+        aad: bytes = b"",
+        iv: bytes | None = None,
+    ) -> GcmSealed:
+        """AES-256-GCM encryption (NIST SP 800-38D), 128-bit tag.
+
+        Args:
+            session: ids of the session.
+            key_id: fast-path id of the key.
+            plaintext: any length; longer text than 480 bytes takes a buffer from the arena.
+            timeout_s: seconds.
+            aad: additional authenticated data.
+            iv: 12 bytes for an unapproved key; an approved one has the device choose.
+
+        Raises:
+            AesCommandError: the device refused the command.
+            ArenaError: no DMA memory for it.
+        """
+        sealed: GcmSealed = self.submit_gcm(
+            session, key_id, plaintext, decrypt=False, aad=aad, iv=iv or bytes(GCM_IV_BYTES), timeout_s=timeout_s
+        ).result()
+        return sealed
+
+    def gcm_decrypt(
+        self,
+        session: FastPathSession,
+        key_id: int,
+        ciphertext: bytes,
+        tag: bytes,
+        iv: bytes,
+        *,
+        timeout_s: float,
+        aad: bytes = b"",
+    ) -> AesOutput:
+        """AES-256-GCM decryption.
+
+        Raises:
+            AuthenticationFailedError: the tag does not match; nothing is returned.
+            AesCommandError: the device refused the command.
+        """
+        output: AesOutput = self.submit_gcm(
+            session, key_id, ciphertext, decrypt=True, aad=aad, iv=iv, tag=tag, timeout_s=timeout_s
+        ).result()
+        return output
+
+    def submit_gcm(
+        self,
+        session: FastPathSession,
+        key_id: int,
+        text: bytes,
+        *,
+        decrypt: bool,
+        iv: bytes,
+        timeout_s: float,
+        aad: bytes = b"",
+        tag: bytes = bytes(GCM_TAG_BYTES),
+    ) -> Submission:
+        """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`."""
+        if len(iv) != GCM_IV_BYTES or len(tag) != GCM_TAG_BYTES:
+            raise ValueError(f"IV of {len(iv)} and tag of {len(tag)} bytes, {GCM_IV_BYTES} and {GCM_TAG_BYTES} needed")
+        padded = pad_aad(aad) if self.gcm_workaround else aad
+        source = padded + text
+        tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
+        mapped = len(source) - tail
+        attr = AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=Cipher.GCM)
+
+        def build(cid: int, staging: _Staging) -> bytes:
+            source_list, target_list, source_iova, target_iova = staging.write(source, mapped)
+            return _GCM.pack(
+                attr, cid, *session, mapped, *source_list, mapped, *target_list, FRAME_TYPE_AES,
+                key_id, len(aad), tag, iv, len(padded), tail, tail,
+                source_iova + mapped if tail else 0, target_iova + mapped if tail else 0,
+            )  # fmt: skip
+
+        def collect(cqe: Any, staging: _Staging) -> GcmSealed | AesOutput:
+            data = staging.read(len(padded), len(text))
+            approved = bool(cqe.fips_approved)
+            return AesOutput(data, approved) if decrypt else GcmSealed(data, cqe.tag, cqe.iv, approved)
+
+        return self._submit_staged(len(source), build, collect, timeout_s)
+
+    def xts(
+        self,
+        session: FastPathSession,
+        key_ids: tuple[int, int],
+        tweak: bytes,
+        data: bytes,
+        *,
+        decrypt: bool,
+        timeout_s: float,
+        data_unit_bytes: int = 0,
+    ) -> AesOutput:
+        """AES-256-XTS (IEEE 1619) without ciphertext stealing.
+
+        Args:
+            session: ids of the session.
+            key_ids: data key and tweak key.
+            tweak: 16 bytes, byte 0 first into the tweak encryption; data unit j uses the tweak plus j (little-endian).
+            data: multiple of 16 bytes, at most 16 MiB.
+            decrypt: direction.
+            timeout_s: seconds.
+            data_unit_bytes: 512, 4096 or 8192; 0: all data are one unit.
+
+        Raises:
+            AesCommandError: the device refused the command.
+        """
+        output: AesOutput = self.submit_xts(
+            session, key_ids, tweak, data, decrypt=decrypt, timeout_s=timeout_s, data_unit_bytes=data_unit_bytes
+        ).result()
+        return output
+
+    def submit_xts(
+        self,
+        session: FastPathSession,
+        key_ids: tuple[int, int],
+        tweak: bytes,
+        data: bytes,
+        *,
+        decrypt: bool,
+        timeout_s: float,
+        data_unit_bytes: int = 0,
+    ) -> Submission:
+        """Submit one AES-XTS command; its result is an `AesOutput`."""
+        if len(tweak) != AES_BLOCK_BYTES:
+            raise ValueError(f"tweak of {len(tweak)} bytes, {AES_BLOCK_BYTES} needed")
+        if data_unit_bytes not in DATA_UNIT_CODE:
+            raise ValueError(f"data unit of {data_unit_bytes} bytes is none of {sorted(DATA_UNIT_CODE)}")
+        attr = AesAttr.of(
+            decrypt=int(decrypt),
+            psdt=1,
+            cmd_type=CMD_TYPE_FAST_PATH,
+            cipher=Cipher.XTS,
+            dul=DATA_UNIT_CODE[data_unit_bytes],
+        )
+
+        def build(cid: int, staging: _Staging) -> bytes:
+            source_list, target_list, _, _ = staging.write(data, len(data))
+            return _XTS.pack(
+                attr, cid, *session, len(data), *source_list, len(data), *target_list, FRAME_TYPE_AES, *key_ids, tweak
+            )
+
+        def collect(cqe: Any, staging: _Staging) -> AesOutput:
+            return AesOutput(staging.read(0, len(data)), bool(cqe.fips_approved))
+
+        return self._submit_staged(len(data), build, collect, timeout_s)
+
+    def _submit_staged(
+        self,
+        source_bytes: int,
+        build: Callable[[int, _Staging], bytes],
+        collect: Callable[[Any, _Staging], Any],
+        timeout_s: float,
+    ) -> Submission:
+        room = -(-source_bytes // AES_BLOCK_BYTES) * AES_BLOCK_BYTES
+        own = None
+        if room > _INLINE_BYTES:
+            own = _Staging(self._arena.allocate(2 * DESCRIPTOR_BYTES + 2 * room), 0, room)
+
+        def staging(cid: int) -> _Staging:
+            return own or _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES)
+
+        def finish(cid: int, record: np.void) -> Any:
+            cqe = _CQE.unpack(record)
+            check_status(cqe.psf, cqe.err)
+            return collect(cqe, staging(cid))
+
+        return self.submit_one(
+            lambda cid: build(cid, staging(cid)), finish, timeout_s, held=own.memory if own else None
+        )
+
+    def release(self) -> None:
+        """Give rings and staging buffers back."""
+        super().release()
+        self._slots.release()

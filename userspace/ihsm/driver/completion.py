@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for completions: one leader per interrupt vector reaps for everybody who waits.
+
+A synchronous caller becomes the leader itself, so no thread hop lies between the device and its result. A thread is
+started only when somebody holds a future, whose callbacks must run without anyone waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ihsm._native import lib
+from ihsm.errors import IhsmError
+
+log = logging.getLogger(__name__)
+
+HEALTH_INTERVAL_S: Final = 1.0
+"""After this long without a completion the leader looks whether the device is still alive."""
+FIRST_NAP_S: Final = 20e-6
+LONGEST_NAP_S: Final = 1e-3
+
+
+class Reapable(Protocol):
+    """A queue pair, as far as waiting is concerned."""
+
+    @property
+    def outstanding(self) -> int:
+        """Commands submitted and not completed."""
+
+    def reap(self) -> int:
+        """Take what has completed; returns the number of completions."""
+
+    def spin(self, spin_ns: int) -> None:
+        """Look for a completion for up to `spin_ns` nanoseconds."""
+
+    def fail(self, error: IhsmError) -> None:
+        """Fail everything outstanding."""
+
+    def expire(self, now: float) -> None:
+        """Fail what is outstanding past its deadline."""
+
+
+class CompletionLine:
+    """The queues whose completions one vector announces, or that are polled together."""
+
+    def __init__(self, event: int | None, spin_us: float, health: Callable[[], None]) -> None:
+        """Make a line without queues.
+
+        Args:
+            event: non-blocking eventfd of the vector; None: polled only.
+            spin_us: how long a waiting caller looks at the ring before it blocks (or naps), in microseconds.
+            health: raises `IhsmError` if the device is gone or faulty.
+        """
+        self.queues: list[Reapable] = []
+        self._event = event
+        self._spin_ns = int(spin_us * 1000)
+        self._health = health
+        self._leader = threading.Lock()
+        self._followers = threading.Condition()
+        self._waiting = 0
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._thread_guard = threading.Lock()
+        self._work = threading.Event()
+
+    def wait(self, done: Callable[[], bool], queue: Reapable, timeout_s: float) -> bool:
+        """Reap until `done()`, or let another caller do it; False if `timeout_s` seconds pass first.
+
+        `queue` is the one that the caller expects a completion on. Errors of the device fail all outstanding commands
+        of the line rather than being raised here.
+        """
+        if done():
+            return True
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if self._leader.acquire(blocking=False):
+                try:
+                    self._lead(done, queue, deadline)
+                finally:
+                    self._leader.release()
+                    self._wake_followers()
+            else:
+                self._follow(done, deadline)
+            if time.monotonic() >= deadline:
+                return done()
+        return True
+
+    def poll(self) -> int:
+        """Reap without waiting; 0 if another caller is doing it."""
+        if not self._leader.acquire(blocking=False):
+            return 0
+        try:
+            return self._reap()
+        finally:
+            self._leader.release()
+            self._wake_followers()
+
+    def _lead(self, done: Callable[[], bool], queue: Reapable, deadline: float) -> None:
+        quiet_since = time.monotonic()
+        nap_s = FIRST_NAP_S
+        while True:
+            if self._reap():
+                quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
+            if done():
+                return
+            if self._spin_ns:
+                queue.spin(self._spin_ns)
+                if self._reap():
+                    continue
+            now = time.monotonic()
+            if now >= deadline:
+                return
+            if now - quiet_since >= HEALTH_INTERVAL_S:
+                quiet_since = now
+                self._check()
+            elif self._event is not None:
+                limit_s = min(deadline - now, HEALTH_INTERVAL_S)
+                lib.ihsm_event_wait(self._event, int(limit_s * 1000) + 1)
+            else:
+                time.sleep(min(nap_s, deadline - now))
+                nap_s = min(2 * nap_s, LONGEST_NAP_S)
+
+    def _follow(self, done: Callable[[], bool], deadline: float) -> None:
+        with self._followers:
+            if done() or not self._leader.locked():
+                return
+            self._waiting += 1
+            self._followers.wait(max(0.0, deadline - time.monotonic()))
+            self._waiting -= 1
+
+    def _reap(self) -> int:
+        count = 0
+        for queue in self.queues:
+            count += queue.reap()
+        if count and self._waiting:
+            self._wake_followers()
+        return count
+
+    def _wake_followers(self) -> None:
+        if self._waiting:
+            with self._followers:
+                self._followers.notify_all()
+
+    def _check(self) -> None:
+        try:
+            self._health()
+        except IhsmError as error:
+            log.error("outstanding commands fail: %s", error)
+            self.fail(error)
+
+    def fail(self, error: IhsmError) -> None:
+        """Fail everything outstanding on all queues of the line."""
+        for queue in self.queues:
+            queue.fail(error)
+        self._wake_followers()
+
+    def kick(self) -> None:
+        """Have whoever waits look again."""
+        if self._event is not None:
+            os.eventfd_write(self._event, 1)
+        self._wake_followers()
+
+    def ensure_thread(self) -> None:
+        """Have completions reaped without anybody waiting."""
+        self._work.set()
+        with self._thread_guard:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="ihsm-reaper", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        poller = select.poll()
+        if self._event is not None:
+            poller.register(self._event, select.POLLIN)
+        nap_s = FIRST_NAP_S
+        watched = time.monotonic()
+        while not self._stop.is_set():
+            self._work.clear()
+            if not any(queue.outstanding for queue in self.queues):
+                self._work.wait(HEALTH_INTERVAL_S)
+                continue
+            # Only the leader may clear the eventfd: another leader might be about to block on it.
+            if self._event is not None:
+                poller.poll(int(HEALTH_INTERVAL_S * 1000))
+            if self._leader.acquire(timeout=HEALTH_INTERVAL_S):
+                try:
+                    if self._event is not None:
+                        lib.ihsm_event_wait(self._event, 0)
+                    nap_s = FIRST_NAP_S if self._reap() else min(2 * nap_s, LONGEST_NAP_S)
+                finally:
+                    self._leader.release()
+                    self._wake_followers()
+            now = time.monotonic()
+            if now - watched >= HEALTH_INTERVAL_S:
+                watched = now
+                self._check()
+                for queue in self.queues:
+                    queue.expire(now)
+            if self._event is None:
+                time.sleep(nap_s)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        with self._thread_guard:
+            self._stop.set()
+            thread = self._thread
+        self._work.set()
+        self.kick()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

@@ -1,0 +1,358 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bring-up, queues and teardown of one function (spec 01 §4, §12, §13)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from ihsm.bus import DmaArena, DmaBuffer, PciFunction
+from ihsm.bus.arena import MAX_ARENA_BYTES
+from ihsm.driver.admin_queue import ADMIN_ENTRIES, AdminQueue, Identity
+from ihsm.driver.aes_queue import AesQueue
+from ihsm.driver.completion import CompletionLine
+from ihsm.driver.doorbells import Doorbells
+from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
+from ihsm.driver.queue_pair import ADMIN_RING, QueuePair
+from ihsm.driver.registers import Registers
+from ihsm.errors import AdminCommandError, BusError, DriverError, IhsmError, QueueClosedError, UnsupportedDeviceError
+from ihsm_abi.admin import AES_FW_CAPS_GCM_WORKAROUND, IDENTIFY, Feature
+from ihsm_abi.hsm_queue import ControlKind
+from ihsm_abi.pci import (
+    ADMIN_VECTOR,
+    AES_VECTORS,
+    BAR_BYTES,
+    DEVICE_ID,
+    HSM_VECTORS,
+    PAGE_BYTES,
+    VENDOR_ID,
+    Bar,
+)
+from ihsm_abi.registers import Aqa, Register
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+"""Longer than any operation takes; RSA key generation is the slowest."""
+PCI_COMMAND: Final = 0x04
+PCI_COMMAND_MEMORY: Final = 1 << 1
+PCI_COMMAND_BUS_MASTER: Final = 1 << 2
+
+
+@dataclass(frozen=True, slots=True)
+class DriverOptions:
+    """How the driver sets up a function."""
+
+    interrupts: bool = True
+    """False: completions are polled and queues are created without interrupts."""
+    spin_us: float = 20.0
+    """How long a waiting caller looks at the ring before it blocks, in microseconds."""
+    hsm_queues: int | None = None
+    """At most so many HSM queues; None: all that the function has."""
+    aes_queues: int | None = None
+    hsm_entries: int = 32
+    aes_entries: int = 256
+    buffer_bytes: int = 4 << 20
+    """DMA memory for `Controller.allocate` and the one-shot AES calls, besides rings and message buffers."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Time limit of a command unless the call says otherwise, in seconds."""
+
+
+class Controller:
+    """A function that has been brought up. Methods may be called from any thread, `reset` and `close` from one.
+
+    It is a `Transport` of `ihsm.ddi`: `exchange` takes the HSM queues in turn.
+    """
+
+    def __init__(self, function: PciFunction, options: DriverOptions | None = None) -> None:
+        """Bring the controller up with all its queues. The function is closed with the controller.
+
+        Raises:
+            UnsupportedDeviceError: the function is not an integrated HSM.
+            ControllerTimeoutError, ControllerFatalError: it does not become ready.
+            AdminCommandError: it refuses a command that must succeed.
+            BusError: it cannot be reached.
+        """
+        self.function = function
+        self.options = options or DriverOptions()
+        self.registers = Registers(function)
+        self.hsm_queues: list[HsmQueue] = []
+        self.aes_queues: list[AesQueue] = []
+        self.gcm_workaround = False
+        self._arenas: list[DmaArena] = []
+        self._events: list[int] = []
+        self._lines: dict[int, CompletionLine] = {}
+        self._life = threading.Lock()
+        self._closed = False
+        try:
+            self._check_function()
+            self._bring_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_function(self) -> None:
+        vendor, device = np.frombuffer(self.function.read_config(0, 4), "<u2").tolist()
+        if (vendor, device) != (VENDOR_ID, DEVICE_ID):
+            raise UnsupportedDeviceError(
+                f"{self.function.uri}: PCI id {vendor:04x}:{device:04x}, {VENDOR_ID:04x}:{DEVICE_ID:04x} expected"
+            )
+        for bar in Bar:
+            if self.function.bar_bytes(bar) != BAR_BYTES:
+                raise UnsupportedDeviceError(
+                    f"{self.function.uri}: BAR{bar} has {self.function.bar_bytes(bar)} bytes, {BAR_BYTES} expected"
+                )
+        command = int.from_bytes(self.function.read_config(PCI_COMMAND, 2), "little")
+        command |= PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER
+        self.function.write_config(PCI_COMMAND, command.to_bytes(2, "little"))
+
+    def _bring_up(self) -> None:
+        if self.options.interrupts:
+            if self.function.vectors <= AES_VECTORS.start:
+                raise UnsupportedDeviceError(
+                    f"{self.function.uri}: {self.function.vectors} MSI-X vectors, {AES_VECTORS.start + 1} needed"
+                )
+            flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+            self._events = [os.eventfd(0, flags) for _ in range(self.function.vectors)]
+            self.function.enable_interrupts(self._events)
+        arena = self._new_arena(AdminQueue.ring_bytes(ADMIN_RING, ADMIN_ENTRIES) + PAGE_BYTES)
+        self._bells = Doorbells(self.function)
+        self.admin = AdminQueue(arena, self._bells, self._line(ADMIN_VECTOR))
+        self._identify_page = arena.allocate_pages(IDENTIFY.itemsize)
+        self._enable()
+        hsm_count = _limited(self.admin.queue_count(Feature.HSM_QUEUE_COUNT), self.options.hsm_queues)
+        aes_count = _limited(self.admin.queue_count(Feature.AES_QUEUE_COUNT), self.options.aes_queues)
+        if not hsm_count:
+            raise UnsupportedDeviceError(f"{self.function.uri}: the function has no HSM queues")
+        self._make_queues(hsm_count, aes_count)
+        self._create_queues()
+        self._round = itertools.cycle(self.hsm_queues)
+
+    def _enable(self) -> None:
+        """Spec 01 §4.3, §4.4 and Identify."""
+        registers = self.registers
+        if registers.csts.rdy or registers.cc.en:
+            registers.disable()
+        self.admin.restart()
+        registers.write(Register.AQA, Aqa.of(asqs=ADMIN_ENTRIES - 1, acqs=ADMIN_ENTRIES - 1))
+        registers.write(Register.ASQ, self.admin.sq_iova)
+        registers.write(Register.ACQ, self.admin.cq_iova)
+        registers.write(Register.CC, registers.cc.replace(en=1))
+        registers.wait_ready(1)
+        self.admin.open()
+        self.admin.identify(self._identify_page.iova)
+        self.identity = Identity.parse(self._identify_page.view)
+        self._program_entry_sizes()
+
+    def _program_entry_sizes(self) -> None:
+        identity = self.identity
+        sizes = {
+            "cp_iosqes": identity.hsm_sqe_bytes,
+            "cp_iocqes": identity.hsm_cqe_bytes,
+            "fp_iosqes": identity.aes_sqe_bytes,
+            "fp_iocqes": identity.aes_cqe_bytes,
+        }
+        expected = (64, 16, 128, 64)
+        if tuple(sizes.values()) != expected:
+            raise UnsupportedDeviceError(
+                f"{self.function.uri}: entries of {tuple(sizes.values())} bytes (HSM SQE, CQE, AES SQE, CQE), "
+                f"{expected} expected"
+            )
+        fields = {name: size.bit_length() - 1 for name, size in sizes.items()}
+        self.registers.write(Register.CC, self.registers.cc.replace(**fields))
+
+    def _make_queues(self, hsm_count: int, aes_count: int) -> None:
+        options = self.options
+        hsm_bytes = hsm_count * HsmQueue.memory_bytes(options.hsm_entries)
+        aes_bytes = aes_count * AesQueue.memory_bytes(options.aes_entries)
+        needed = hsm_bytes + aes_bytes + options.buffer_bytes
+        if needed > MAX_ARENA_BYTES:
+            raise ValueError(
+                f"{hsm_count} HSM queues of {options.hsm_entries} and {aes_count} AES queues of {options.aes_entries} "
+                f"entries with {options.buffer_bytes} bytes of buffers need {needed} bytes of DMA memory, "
+                f"{MAX_ARENA_BYTES} possible"
+            )
+        self.arena = self._new_arena(needed)
+        hsm_vectors = HSM_VECTORS[: (self.function.vectors - 1) // 2] if options.interrupts else HSM_VECTORS
+        for index in range(hsm_count):
+            line = self._line(hsm_vectors[index % len(hsm_vectors)])
+            queue_id = FIRST_HSM_QUEUE_ID + index
+            self.hsm_queues.append(HsmQueue(queue_id, options.hsm_entries, self.arena, self._bells, line))
+        present = self.function.vectors - AES_VECTORS.start
+        aes_vectors = AES_VECTORS[:present] if options.interrupts else AES_VECTORS
+        for index in range(aes_count):
+            line = self._line(aes_vectors[index % len(aes_vectors)])
+            queue_id = FIRST_AES_QUEUE_ID + index
+            self.aes_queues.append(AesQueue(queue_id, options.aes_entries, self.arena, self._bells, line))
+
+    def _create_queues(self) -> None:
+        """Spec 01 §12 steps 13-20; queue counts may not shrink between two bring-ups of the same controller."""
+        for queue in (*self.hsm_queues, *self.aes_queues):
+            queue.restart()
+            self.admin.create_cq(queue, self._vector_of(queue))
+            self.admin.create_sq(queue)
+            queue.open()
+        self.gcm_workaround = False
+        with contextlib.suppress(AdminCommandError):  # an old firmware without the feature: no workaround
+            self.gcm_workaround = bool(self.admin.aes_firmware_caps() & AES_FW_CAPS_GCM_WORKAROUND)
+        for aes_queue in self.aes_queues:
+            aes_queue.gcm_workaround = self.gcm_workaround
+
+    def _line(self, vector: int) -> CompletionLine:
+        if vector not in self._lines:
+            event = self._events[vector] if self._events else None
+            self._lines[vector] = CompletionLine(event, self.options.spin_us, self.registers.check_health)
+        return self._lines[vector]
+
+    def _vector_of(self, queue: QueuePair) -> int | None:
+        if not self._events:
+            return None
+        return next(vector for vector, line in self._lines.items() if line is queue.line)
+
+    def _new_arena(self, size_bytes: int) -> DmaArena:
+        arena = self.function.allocate_arena(size_bytes)
+        self._arenas.append(arena)
+        return arena
+
+    def allocate(self, size_bytes: int, alignment: int = 64) -> DmaBuffer:
+        """DMA buffer from the controller's arena, for zero-copy AES commands."""
+        return self.arena.allocate(size_bytes, alignment)
+
+    def exchange(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
+    ) -> HsmReply:
+        """Execute one HSM command and wait for its response.
+
+        Args:
+            message: encoded DDI request.
+            kind: session control kind of its operation.
+            session_id: id that the command is sent under, None if it has none.
+            timeout_s: seconds; None: the driver's option.
+
+        Raises:
+            HsmCommandError: completed without a response (`sc` not 0).
+            CommandTimeoutError: no completion, or no room in the ring, in time.
+            QueueClosedError: reset or closed meanwhile.
+            BusError: the device is gone.
+        """
+        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
+        return reply_of(self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s))
+
+    def submit(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
+    ) -> Future[HsmReply]:
+        """Like `exchange`, but returns at once; the reply's `sc` is not checked."""
+        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
+        return self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s).future()
+
+    def flush_session(self, session_id: int) -> HsmReply:
+        """Close a session without a message, as a driver does for a client that vanished (spec 02 B.5)."""
+        limit_s = self.options.timeout_s
+        return reply_of(self._hsm_queue().submit_flush(session_id, timeout_s=limit_s))
+
+    def _hsm_queue(self) -> HsmQueue:
+        """The next queue with room, else simply the next one."""
+        first = next(self._round)
+        if first.has_room:
+            return first
+        return next((queue for queue in self.hsm_queues if queue.has_room), first)
+
+    def recover_queue(self, queue: HsmQueue | AesQueue) -> None:
+        """Delete and create a queue's SQ: its outstanding commands fail, the rest goes on (spec 01 §8.2).
+
+        Raises:
+            AdminCommandError: use `reset` then.
+        """
+        with self._life:
+            queue.suspend()
+            self.admin.delete_sq(queue)
+            queue.reap()
+            queue.close(QueueClosedError(f"{queue} was recovered while the command was outstanding"))
+            queue.restart_sq()
+            self.admin.create_sq(queue)
+            queue.open()
+
+    def reset(self, *, subsystem: bool = False) -> None:
+        """Bring the whole controller up anew: outstanding commands fail, queues keep their memory (spec 01 §8.3).
+
+        Args:
+            subsystem: NSSR instead of a disable; the sessions of the function end (spec 04 §12).
+        """
+        with self._life:
+            self._fail_all(QueueClosedError("the controller was reset while the command was outstanding"))
+            if subsystem:
+                self.registers.subsystem_reset()
+            else:
+                self.registers.disable()
+            self._enable()
+            self._create_queues()
+
+    def _fail_all(self, error: IhsmError) -> None:
+        for queue in (*self.aes_queues, *self.hsm_queues):
+            queue.close(error)
+        if hasattr(self, "admin"):
+            self.admin.close(error)
+
+    def close(self) -> None:
+        """Tear down in the order of spec 01 §13 and close the function; harmless the second time."""
+        with self._life:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self._delete_queues()
+        except (BusError, DriverError) as error:
+            log.debug("teardown cut short: %s", error)
+        self._fail_all(QueueClosedError("the controller is closed"))
+        for line in self._lines.values():
+            line.close()
+        for queue in (*self.aes_queues, *self.hsm_queues):
+            queue.release()
+        if hasattr(self, "admin"):
+            self.admin.release()
+            self._bells.close()
+        try:
+            if self._events:
+                self.function.disable_interrupts()
+            for arena in self._arenas:
+                arena.close()
+        except BusError as error:
+            log.debug("teardown cut short: %s", error)
+        self.function.close()
+        for event in self._events:
+            os.close(event)
+        self._events = []
+
+    def _delete_queues(self) -> None:
+        created = [queue for queue in (*self.aes_queues, *self.hsm_queues) if queue.is_open]
+        for queue in created:
+            queue.suspend()
+            self.admin.delete_sq(queue)
+            self.admin.delete_cq(queue)
+        if hasattr(self, "admin"):
+            self.registers.disable()
+
+    def __enter__(self) -> Self:
+        """The controller itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _limited(count: int, limit: int | None) -> int:
+    return count if limit is None else min(count, limit)

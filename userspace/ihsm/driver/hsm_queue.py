@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""HSM (CP) queue: DDI messages in and out (spec 02 part B). Nothing here knows what the messages mean."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ihsm.bus import DmaArena
+from ihsm.driver.completion import CompletionLine
+from ihsm.driver.doorbells import Doorbells
+from ihsm.driver.queue_pair import HSM_RING, QueuePair, Submission
+from ihsm.driver.records import RecordCodec
+from ihsm.errors import HsmCommandError
+from ihsm_abi.admin import Psf
+from ihsm_abi.hsm_queue import (
+    HSM_CQE,
+    HSM_SQE,
+    MAX_DST_BYTES,
+    ControlKind,
+    HsmCommandWord,
+    HsmOpcode,
+    HsmStatus,
+    SessionControl,
+)
+from ihsm_abi.pci import PAGE_BYTES
+
+MAX_MESSAGE_BYTES: Final = 2 * PAGE_BYTES
+"""What two PRPs reach; the device refuses requests above 3584 bytes (spec 02 B.7)."""
+
+_SLOT_BYTES: Final = MAX_MESSAGE_BYTES + MAX_DST_BYTES
+_SQE: Final = RecordCodec(HSM_SQE)
+_CQE: Final = RecordCodec(HSM_CQE)
+_FLAGS: Final = {kind: SessionControl.of(kind=kind) for kind in ControlKind}
+_FLAGS_WITH_ID: Final = {kind: SessionControl.of(kind=kind, id_valid=1) for kind in ControlKind}
+
+
+class HsmReply(NamedTuple):
+    """Response of one command and what its completion says besides (spec 02 B.3)."""
+
+    message: bytes
+    sc: int
+    byte_count: int
+    """Length of the whole response, even where the room for it was shorter."""
+    control: SessionControl
+    session_id: int | None
+    """None unless the completion marks it valid; the same for the next one."""
+    short_app_id: int | None
+
+    @property
+    def session_closed(self) -> bool:
+        """Whether the session may be dropped."""
+        return bool(self.control.session_closed)
+
+
+class HsmQueue(QueuePair):
+    """An HSM queue pair with message buffers for each of its command ids."""
+
+    def __init__(self, queue_id: int, entries: int, arena: DmaArena, bells: Doorbells, line: CompletionLine) -> None:
+        """Allocate rings and buffers: two pages for the request and two for the response per command."""
+        super().__init__(HSM_RING, queue_id, entries, arena, bells, line)
+        self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
+
+    @classmethod
+    def memory_bytes(cls, entries: int) -> int:
+        """DMA memory that a queue takes."""
+        return cls.ring_bytes(HSM_RING, entries) + (entries - 1) * _SLOT_BYTES
+
+    def submit_message(
+        self,
+        message: bytes,
+        kind: ControlKind,
+        session_id: int | None,
+        *,
+        timeout_s: float,
+        response_bytes: int = MAX_DST_BYTES,
+    ) -> Submission:
+        """Submit a request; its result is an `HsmReply`.
+
+        Args:
+            message: request, 1 to 8192 bytes.
+            kind: session control kind of the operation.
+            session_id: sets the "id valid" flag; None: not valid, id 0.
+            timeout_s: seconds until the submission fails.
+            response_bytes: room for the response, up to 8192 bytes.
+
+        Raises:
+            ValueError: message or room longer than the buffers.
+            CommandTimeoutError: the ring stayed full.
+        """
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"request of {len(message)} bytes exceeds {MAX_MESSAGE_BYTES}")
+        if not 0 <= response_bytes <= MAX_DST_BYTES:
+            raise ValueError(f"room for a response of {response_bytes} bytes, 0 to {MAX_DST_BYTES} possible")
+        flags = _FLAGS[kind] if session_id is None else _FLAGS_WITH_ID[kind]
+
+        def build(cid: int) -> bytes:
+            start = cid * _SLOT_BYTES
+            self._slots.view[start : start + len(message)] = np.frombuffer(message, np.uint8)
+            source = self._slots.iova + start
+            target = source + MAX_MESSAGE_BYTES
+            return _SQE.pack(
+                0,
+                cid,
+                len(message),
+                source,
+                source + PAGE_BYTES if len(message) > PAGE_BYTES else 0,
+                response_bytes,
+                target,
+                target + PAGE_BYTES if response_bytes > PAGE_BYTES else 0,
+                flags,
+                session_id or 0,
+            )
+
+        return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
+
+    def _collect(self, response_bytes: int, cid: int, record: np.void) -> HsmReply:
+        cqe = _CQE.unpack(record)
+        control = SessionControl(cqe.control)
+        start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES
+        return HsmReply(
+            self._slots.view[start : start + min(cqe.byte_count, response_bytes)].tobytes(),
+            Psf(cqe.psf).sc,
+            cqe.byte_count,
+            control,
+            cqe.session_id if control.id_valid else None,
+            cqe.short_app_id if control.short_app_id_valid else None,
+        )
+
+    def submit_flush(self, session_id: int, *, timeout_s: float) -> Submission:
+        """Submit the flush of a session (spec 02 B.5), as a driver does when its client goes away."""
+        command = HsmCommandWord.of(opc=HsmOpcode.FLUSH_SESSION)
+        flags = _FLAGS_WITH_ID[ControlKind.CLOSE]
+
+        def build(cid: int) -> bytes:
+            return _SQE.pack(command, cid, 0, 0, 0, 0, 0, 0, flags, session_id)
+
+        return self.submit_one(build, partial(self._collect, 0), timeout_s)
+
+    def release(self) -> None:
+        """Give rings and buffers back."""
+        super().release()
+        self._slots.release()
+
+
+def reply_of(submission: Submission, timeout_s: float | None = None) -> HsmReply:
+    """Wait for a submitted message.
+
+    Raises:
+        HsmCommandError: `sc` is not 0, so there is no response.
+        CommandTimeoutError, QueueClosedError: see `Submission.result`.
+    """
+    reply: Any = submission.result(timeout_s)
+    assert isinstance(reply, HsmReply)
+    if reply.sc:
+        raise HsmCommandError(reply.sc, _name(reply.sc), reply)
+    return reply
+
+
+def _name(sc: int) -> str:
+    try:
+        return HsmStatus(sc).name
+    except ValueError:
+        return "unknown"
