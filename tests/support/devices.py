@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Devices under test over both hosts of the engine, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ihsm.bus import VfioUserFunction
+from ihsm.bus.function import PciFunction
+from ihsm_device import pci
+from ihsm_device.function import Function
+from ihsm_device.server import Server
+from support.loopback import LoopbackFunction
+from support.modules import ReversingModule
+
+DEVICE_CONTROL: Final = pci.PCI_EXPRESS_POSITION + 8
+INITIATE_FLR: Final = 1 << 15
+HOSTS: Final = ("loopback", "vfio-user")
+
+
+@dataclass(frozen=True)
+class DeviceUnderTest:
+    """The client's view, the device's side, and how to ask for a function level reset."""
+
+    function: PciFunction
+    device: Function
+    module: ReversingModule
+    level_reset: Callable[[], None]
+
+
+@contextmanager
+def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[DeviceUnderTest]:
+    """A fresh device over one of HOSTS; `folder` is for its socket."""
+    module = ReversingModule()
+    if host == "loopback":
+        with LoopbackFunction(module, resources=resources) as loopback, opened_gate(module):
+            yield DeviceUnderTest(loopback, loopback.device, module, loopback.device.controller.reset)
+        return
+    server = Server([folder / "f.sock"], lambda index: module, resources=resources)
+    server.start()
+    try:
+        with VfioUserFunction(folder / "f.sock") as function, opened_gate(module):
+            yield DeviceUnderTest(function, server.functions[0], module, lambda: _level_reset(function))
+    finally:
+        server.stop()
+
+
+@contextmanager
+def opened_gate(module: ReversingModule) -> Iterator[None]:
+    """Let waiting commands end before the device is closed."""
+    try:
+        yield
+    finally:
+        module.gate.set()
+
+
+def _level_reset(function: PciFunction) -> None:
+    control = int.from_bytes(function.read_config(DEVICE_CONTROL, 2), "little")
+    function.write_config(DEVICE_CONTROL, (control | INITIATE_FLR).to_bytes(2, "little"))

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A device in this process, over the engine's loopback host: the interface of `ihsm.bus` without any socket."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+from ihsm.bus.arena import DmaArena
+from ihsm.bus.function import PciFunction
+from ihsm.errors import BusError
+from ihsm_abi.pci import BAR_BYTES, MSIX_VECTORS, PAGE_BYTES, Bar
+from ihsm_device.engine import Engine, LoopbackHost, Scheduler
+from ihsm_device.function import Function, Module
+from ihsm_device.workers import WorkerPool
+
+FIRST_IOVA = 0x1_0000_0000
+
+
+class LoopbackFunction(PciFunction):
+    """A function of its own, with its own workers; `device` is the device's side of it."""
+
+    uri = "loopback:"
+
+    def __init__(self, module: Module, *, resources: int = 1, index: int = 0) -> None:
+        self.scheduler = Scheduler()
+        self.host = LoopbackHost()
+        self.engine = Engine(self.scheduler, self.host)
+        self.device = Function(self.engine, module, index=index, resources=resources)
+        self._pool = WorkerPool(self.scheduler, lambda command: self.device)
+        self._pool.start()
+        self._arenas: list[DmaArena] = []
+        self._next_iova = FIRST_IOVA
+
+    @property
+    def config_bytes(self) -> int:
+        return 0
+
+    def read_config(self, offset: int, size_bytes: int) -> bytes:
+        raise BusError("a loopback function has no configuration space")
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        raise BusError("a loopback function has no configuration space")
+
+    def bar_bytes(self, bar: int) -> int:
+        return BAR_BYTES if bar in tuple(Bar) else 0
+
+    def read_bar(self, bar: int, offset: int, width: int) -> int:
+        match bar:
+            case Bar.REGISTERS:
+                return int.from_bytes(self.device.controller.read(offset, width), "little")
+            case Bar.MSIX:
+                return int.from_bytes(self.engine.read_msix(offset, width), "little")
+        return 0
+
+    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        match bar:
+            case Bar.REGISTERS:
+                self.device.controller.write(offset, value.to_bytes(width, "little"))
+            case Bar.DOORBELLS:
+                self.engine.doorbell(offset, value)
+            case Bar.MSIX:
+                self.engine.write_msix(offset, value.to_bytes(width, "little"))
+
+    def map_bar(self, bar: int) -> mmap.mmap | None:
+        return None
+
+    def write_event(self, bar: int) -> int | None:
+        return None
+
+    def allocate_arena(self, size_bytes: int) -> DmaArena:
+        size = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+        iova, self._next_iova = self._next_iova, self._next_iova + size + PAGE_BYTES
+        memory = mmap.mmap(-1, size)
+        self.host.map(iova, memory)
+        arena = DmaArena(memory, iova, lambda: self.host.unmap(iova, size))
+        self._arenas.append(arena)
+        return arena
+
+    @property
+    def vectors(self) -> int:
+        return MSIX_VECTORS
+
+    def enable_interrupts(self, events: Sequence[int | None]) -> None:
+        for vector in range(MSIX_VECTORS):
+            self.host.set_eventfd(vector, events[vector] if vector < len(events) else None)
+
+    def disable_interrupts(self) -> None:
+        self.enable_interrupts([])
+
+    def reset(self) -> None:
+        self.device.controller.reset()
+
+    def close(self) -> None:
+        """As a client that goes away."""
+        self.device.controller.client_lost()
+        self._pool.stop()
+        for arena in self._arenas:
+            arena.close()
+        self.engine.close()
+        self.scheduler.close()

@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: a device over each host of the engine, and a polling driver on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.devices import HOSTS, DeviceUnderTest, open_device
+from support.polled import PolledDriver
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for socket names."""
+    with tempfile.TemporaryDirectory(prefix="ihsm-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(params=HOSTS)
+def device(request: pytest.FixtureRequest, socket_folder: Path) -> Iterator[DeviceUnderTest]:
+    """A device with the resources that a test's `resources` marker asks for, else 2."""
+    marker = request.node.get_closest_marker("resources")
+    resources = marker.args[0] if marker else 2
+    with open_device(request.param, socket_folder, resources=resources) as under_test:
+        yield under_test
+
+
+@pytest.fixture
+def driver(device: DeviceUnderTest) -> Iterator[PolledDriver]:
+    """A driver on the device, the controller not yet enabled."""
+    driver = PolledDriver(device.function)
+    yield driver
+    driver.close()

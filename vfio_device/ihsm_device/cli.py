@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm serve`: the device as a process."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ihsm_abi.ddi import DeviceKind
+from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
+from ihsm_device.errors import DeviceError
+from ihsm_device.logs import LogFormat, configure
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+KINDS: Final = ("virtual", "physical")
+PROFILES: Final = ("default", "firmware")
+
+
+@click.command()
+@click.option(
+    "--socket", "path", type=click.Path(path_type=Path),
+    help="Socket of the first function; with --count the others get PATH.1, PATH.2, ... "
+    "[default: the first free N of $XDG_RUNTIME_DIR/ihsm/N.sock, or /tmp/ihsm-UID/N.sock]",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(1, MAX_CONTROLLER_ID), default=1, show_default=True, help="Functions.")
+@click.option(
+    "--resources", type=click.IntRange(1, MAX_RESOURCES), default=1, show_default=True,
+    help="Resources of each function: 1 HSM and 2 AES queue pairs each.",
+)  # fmt: skip
+@click.option(
+    "--kind", type=click.Choice(KINDS), default="physical", show_default=True,
+    help="How key material is encoded on the wire.",
+)  # fmt: skip
+@click.option(
+    "--profile", type=click.Choice(PROFILES), default="default", show_default=True,
+    help="Behaviour where the firmware and today's client software differ.",
+)  # fmt: skip
+@click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False),
+    help="Directory that keeps the identity over restarts. [default: a new identity each time]",
+)  # fmt: skip
+@click.option("--fips", is_flag=True, help="Report the FIPS-approved state.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least severe to log.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of log lines."
+)
+def serve(
+    path: Path | None,
+    count: int,
+    resources: int,
+    kind: str,
+    profile: str,
+    state: Path | None,
+    fips: bool,
+    log_level: str,
+    log_format: LogFormat,
+) -> None:
+    """Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT."""
+    configure(log_level, log_format)
+    # threads inherit the mask, so that only this one receives them
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
+    from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+    from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
+    from ihsm_device.hsm.state import StateError
+    from ihsm_device.server import Server, choose_paths, tune_process
+
+    tune_process()
+    options = DeviceOptions(
+        kind=DeviceKind[kind.capitalize()], profile=PROFILES_BY_NAME[profile], fips_approved=fips, state=state
+    )
+    try:
+        with HsmDevice(options) as hsm:
+            server = Server(
+                choose_paths(path, count), lambda index: hsm.function(index, resources), resources=resources
+            )
+            server.start()
+            click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))
+            signal.sigwait(signals)
+            server.stop()
+    except (DeviceError, StateError) as error:
+        raise click.ClickException(str(error)) from None

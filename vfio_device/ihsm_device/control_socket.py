@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Control sockets, one beside each function's socket: JSON lines as `ihsm_abi.control` declares them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ihsm_abi.control import (
+    MAX_LINE_BYTES,
+    ControlAnswer,
+    ControlErrorCode,
+    ControlProtocolError,
+    ControlRequest,
+)
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
+"""Takes the arguments of a request, gives its result; ValueError for bad arguments."""
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class ControlServer:
+    """Serves every control socket of the process from one thread."""
+
+    def __init__(self) -> None:
+        """No socket is served before `start`."""
+        self._sockets: list[tuple[socket.socket, Mapping[str, Handler]]] = []
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._started = threading.Event()
+        self._stop: Callable[[], object] = lambda: None
+
+    def add(self, listener: socket.socket, handlers: Mapping[str, Handler]) -> None:
+        """Answer requests of a bound and listening socket with `handlers`, by command name; before `start`."""
+        self._sockets.append((listener, handlers))
+
+    def start(self) -> None:
+        """Start the thread; returns when every socket is served."""
+        self._thread.start()
+        self._started.wait()
+
+    def stop(self) -> None:
+        """Close every connection and socket and end the thread, if it was started."""
+        if self._thread.ident is None:
+            for listener, _ in self._sockets:
+                listener.close()
+            return
+        self._stop()
+        self._thread.join(STOP_TIMEOUT_S)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        """Connections still open at the end are cancelled by `asyncio.run`."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
+        servers = [await self._serve_socket(listener, handlers) for listener, handlers in self._sockets]
+        self._started.set()
+        await stopped.wait()
+        for server in servers:
+            server.close()
+
+    @staticmethod
+    async def _serve_socket(listener: socket.socket, handlers: Mapping[str, Handler]) -> asyncio.Server:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _serve_connection(reader, writer, handlers)
+
+        return await asyncio.start_unix_server(serve, sock=listener, limit=MAX_LINE_BYTES)
+
+
+async def _serve_connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]
+) -> None:
+    """Answer the requests of one connection in order, until it ends or sends a line beyond the limit."""
+    try:
+        while line := await reader.readline():
+            writer.write(answer(line, handlers).encode())
+            await writer.drain()
+    except ValueError:
+        text = f"line exceeds {MAX_LINE_BYTES} bytes"
+        writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+def answer(line: bytes, handlers: Mapping[str, Handler]) -> ControlAnswer:
+    """The answer to one request line; never raises."""
+    try:
+        request = ControlRequest.decode(line)
+    except ControlProtocolError as error:
+        return ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=str(error))
+    handler = handlers.get(request.command)
+    if handler is None:
+        text = f"unknown command {request.command!r}; known: {', '.join(sorted(handlers))}"
+        return ControlAnswer(error_code=ControlErrorCode.UNKNOWN_COMMAND, message=text, id=request.id)
+    try:
+        return ControlAnswer(result=handler(request.arguments), id=request.id)
+    except ValueError as error:
+        return ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=str(error), id=request.id)
+    except Exception:
+        _log.exception("control command %s failed", request.command)
+        return ControlAnswer(
+            error_code=ControlErrorCode.FAILED, message="the command failed; the device's log says why", id=request.id
+        )

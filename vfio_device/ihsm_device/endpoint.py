@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A function on a vfio-user socket: its context in the library, and the thread that owns that context."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from ihsm_abi.pci import (
+    BAR_BYTES,
+    CLASS_CODE,
+    DEVICE_ID,
+    MSIX_VECTORS,
+    REVISION_ID,
+    SUBSYSTEM_ID,
+    SUBSYSTEM_VENDOR_ID,
+    VENDOR_ID,
+    Bar,
+)
+from ihsm_device import pci, vfu
+from ihsm_device.engine import Engine, Scheduler, VfuHost
+from ihsm_device.function import Function, Module
+from ihsm_device.socket_paths import bind_error, claim, private_files
+
+_log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S: Final = 5.0
+RETRY_DELAY_S: Final = 0.1
+"""Pause after an error of the owner thread itself, so that a lasting one does not fill the log."""
+
+
+class Endpoint:
+    """One function that clients reach at a socket path, one client at a time."""
+
+    def __init__(self, scheduler: Scheduler, module: Module, path: Path, *, index: int = 0, resources: int = 1) -> None:
+        """Listens at `path` (mode 0600) from now on, serves from `start` on.
+
+        Raises:
+            SocketPathTooLong, SocketPathTaken, SocketPathUnusable: as `socket_paths.claim` says.
+        """
+        self.path = path
+        claim(path)
+        try:
+            with private_files():
+                self._context = vfu.Context(os.fspath(path), log=self._library_log)
+        except OSError as error:
+            raise bind_error(path, error) from None
+        self._context.set_ids(VENDOR_ID, DEVICE_ID, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)
+        self._context.set_class(CLASS_CODE, REVISION_ID)
+        for block in pci.capabilities(module.serial):
+            self._context.add_capability(block.data, block.position, extended=block.extended, read_only=block.read_only)
+        self.engine = Engine(scheduler, VfuHost(self._context))
+        self.function = Function(self.engine, module, index=index, resources=resources, bus_master=self._is_bus_master)
+        controller = self.function.controller
+        self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
+        self._context.irqs(MSIX_VECTORS)
+        self._context.on_reset(self._reset)
+        self._context.realize()
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = threading.Event()
+        self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
+
+    def start(self) -> None:
+        """Serve clients."""
+        self._owner.start()
+
+    def stop(self) -> None:
+        """Disconnect the client, stop serving and remove the socket."""
+        self._stopping.set()
+        os.eventfd_write(self._stop_fd, 1)
+        self._owner.join(JOIN_TIMEOUT_S)
+        self.path.unlink(missing_ok=True)
+        if self._owner.is_alive():
+            _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
+            return
+        self.function.controller.client_lost()
+        self.engine.close()
+        self._context.close()
+        os.close(self._stop_fd)
+
+    def _own(self) -> None:
+        """Attach client after client; nothing a client does ends this thread."""
+        while not self._stopping.is_set():
+            try:
+                if self._context.attach(self._stop_fd):
+                    _log.info("client attached to %s", self.path)
+                    self._context.run(self._stop_fd)
+                    _log.info("client of %s gone", self.path)
+            except Exception:
+                _log.exception("serving %s failed", self.path)
+                self._stopping.wait(RETRY_DELAY_S)
+
+    def _reset(self, kind: vfu.ResetType) -> None:
+        _log.info("%s: %s", self.path, kind.name)
+        if kind is vfu.ResetType.LOST_CONNECTION:
+            self.function.controller.client_lost()
+        else:
+            self.function.controller.reset()
+
+    def _is_bus_master(self) -> bool:
+        low = self._context.config_space[pci.COMMAND_POSITION : pci.COMMAND_POSITION + 2]
+        return bool(pci.CommandRegister(int.from_bytes(low, "little")).bus_master)
+
+    @staticmethod
+    def _library_log(level: int, text: str) -> None:
+        logging.getLogger("libvfio-user").log(level, "%s", text)

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""One PCI function without its transport: controller, queue engine and security module, over any host of the engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ihsm_abi.admin import AdminStatus
+from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
+from ihsm_device.admin import ControllerIdentity
+from ihsm_device.controller import Controller, Partition
+from ihsm_device.engine import Command, Engine, Outcome
+from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
+
+_log = logging.getLogger(__name__)
+
+
+class Module(Partition, Protocol):
+    """The security module of a function (ihsm_device.hsm)."""
+
+    @property
+    def serial(self) -> int:
+        """64-bit serial number of the function, never 0."""
+
+    def execute(self, command: HsmCommand) -> HsmCompletion:
+        """Carry out a request; any thread, concurrently."""
+
+    def flush(self, command: HsmCommand) -> HsmCompletion:
+        """Close the session a process left behind (spec 02 B.5)."""
+
+    def lane(self, message: bytes) -> Lane:
+        """Which worker threads may execute a request."""
+
+    def status(self) -> dict[str, Any]:
+        """State for the control socket; nothing secret."""
+
+
+def firmware_version() -> str:
+    """What Identify reports as `fr`: the version of this package."""
+    return importlib.metadata.version("ihsm")
+
+
+class Function:
+    """One PCI function: the registers' controller, the rings' engine and the security module behind them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        module: Module,
+        *,
+        index: int = 0,
+        resources: int = 1,
+        bus_master: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`index`: number of the function in its process, from 0; it reports controller id `index` + 1 as a VF does."""
+        self.index = index
+        self.engine = engine
+        self.module = module
+        identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
+        self.controller = Controller(engine, module, identity, resources, bus_master=bus_master)
+
+    def execute_admin(self, command: Command) -> None:
+        """Execute and complete an admin command."""
+        try:
+            self.controller.execute_admin(command)
+        except Exception:
+            _log.exception("function %d: admin command %#04x failed", self.index, command.sqe[0])
+            self.engine.complete_admin(command, 0, AdminStatus.INTERNAL_ERROR)
+
+    def lane(self, command: Command) -> Lane:
+        """Which worker threads may execute an HSM command; a flush has no message and is always quick."""
+        return self.module.lane(command.request) if command.request else Lane.FAST
+
+    def execute_hsm(self, command: Command) -> None:
+        """Execute and complete an HSM command; one whose queue has gone meanwhile is dropped."""
+        if not command.live:
+            return
+        try:
+            completion = self._call_module(command)
+        except Exception:
+            _log.exception("function %d: HSM command of queue %d failed", self.index, command.queue_id)
+            completion = HsmCompletion(b"", SessionControl(0), sc=HsmStatus.INTERNAL_ERROR)
+        outcome = self._post(command, completion)
+        if outcome is not Outcome.POSTED and completion.rollback is not None:
+            completion.rollback()
+        if outcome is Outcome.DATA_FAILED:
+            self._post(command, HsmCompletion(b"", SessionControl(0), sc=HsmStatus.DMA_ERROR))
+
+    def _call_module(self, command: Command) -> HsmCompletion:
+        entry = np.frombuffer(command.sqe, HSM_SQE, 1)[0]
+        control = SessionControl(entry["control"])
+        request = HsmCommand(
+            command.request, ControlKind(control.kind), bool(control.id_valid), int(entry["session_id"])
+        )
+        if HsmCommandWord(entry["command"]).opc == HsmOpcode.FLUSH_SESSION:
+            return self.module.flush(request)
+        return self.module.execute(request)
+
+    def _post(self, command: Command, completion: HsmCompletion) -> Outcome:
+        return self.engine.complete_hsm(
+            command,
+            completion.message,
+            flags=completion.flags,
+            session_id=completion.session_id,
+            short_app_id=completion.short_app_id,
+            sc=completion.sc,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Identity, registers, queues and counters of the function, and what the security module says of itself."""
+        controller = self.controller.status()
+        identity = self.controller.identity
+        return {
+            "function": self.index,
+            "controller_id": identity.controller_id,
+            "serial": f"{identity.serial:016X}",
+            "firmware": identity.firmware,
+            "resources": self.controller.resources,
+            "registers": controller["registers"],
+            "counters": {**controller["counters"], **self.engine.counters()},
+            "module": self.module.status(),
+        }

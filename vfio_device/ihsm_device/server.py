@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The device process: several functions, their sockets and control sockets, one set of worker threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
+from ihsm_abi.sockets import default_path, numbered_path
+from ihsm_device.control_socket import ControlServer
+from ihsm_device.endpoint import Endpoint
+from ihsm_device.engine import Command, Scheduler
+from ihsm_device.function import Function, Module
+from ihsm_device.socket_paths import is_listening, listen, make_default_folder
+from ihsm_device.workers import WorkerPool
+
+_log = logging.getLogger(__name__)
+
+THREAD_SWITCH_INTERVAL_S: Final = 1e-4
+"""With Python's 5 ms one busy thread delays the wake-ups of all others by more than that."""
+
+
+def choose_paths(first: Path | None, count: int) -> list[Path]:
+    """Socket paths of `count` functions: PATH, PATH.1, ..., or the first free numbers of the default folder."""
+    if first is not None:
+        return [numbered_path(first, number) for number in range(count)]
+    make_default_folder()
+    paths: list[Path] = []
+    number = 0
+    while len(paths) < count:
+        path = default_path(number)
+        if not is_listening(path):
+            paths.append(path)
+        number += 1
+    return paths
+
+
+def tune_process() -> None:
+    """Settings of the whole process: short thread switches, as many descriptors as the system allows."""
+    sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Server:
+    """Functions that nothing connects but the process and its worker threads."""
+
+    def __init__(self, paths: Sequence[Path], make_module: Callable[[int], Module], *, resources: int = 1) -> None:
+        """One function per path; `make_module` makes the security module of function n.
+
+        Raises:
+            DeviceError: a socket path cannot be used; nothing is left behind.
+        """
+        self._scheduler = Scheduler()
+        self._endpoints: list[Endpoint] = []
+        self._control = ControlServer()
+        self._control_paths: list[Path] = []
+        try:
+            for index, path in enumerate(paths):
+                self._add(path, make_module(index), index, resources)
+        except BaseException:
+            self._close()
+            raise
+        self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
+        self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths))
+
+    def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
+        endpoint = Endpoint(self._scheduler, module, path, index=index, resources=resources)
+        self._endpoints.append(endpoint)
+        control_path = path.with_name(path.name + SUFFIX)
+        listener = listen(control_path)
+        self._control_paths.append(control_path)
+        self._control.add(listener, {ControlCommand.STATUS: lambda arguments: self._status(endpoint)})
+
+    def _find(self, command: Command) -> Function | None:
+        return self._by_engine.get(id(command.engine))
+
+    @staticmethod
+    def _status(endpoint: Endpoint) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA_VERSION,
+            "pid": os.getpid(),
+            "socket": os.fspath(endpoint.path),
+            **endpoint.function.status(),
+        }
+
+    @property
+    def paths(self) -> list[Path]:
+        """Socket path of each function."""
+        return [endpoint.path for endpoint in self._endpoints]
+
+    @property
+    def functions(self) -> list[Function]:
+        """The functions in the order of their paths."""
+        return [endpoint.function for endpoint in self._endpoints]
+
+    def start(self) -> None:
+        """Serve clients from now on."""
+        self._pool.start()
+        self._control.start()
+        for endpoint in self._endpoints:
+            endpoint.start()
+
+    def stop(self) -> None:
+        """Disconnect every client, end every thread, remove the sockets."""
+        self._control.stop()
+        self._pool.stop()
+        self._close()
+
+    def _close(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.stop()
+        for path in self._control_paths:
+            path.unlink(missing_ok=True)
+        self._scheduler.close()

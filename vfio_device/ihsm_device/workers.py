@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Threads that pull admin and HSM commands from the rings of all functions of the process and execute them.
+
+The engine hands out at most one admin command per function at a time, so their order holds with any number of threads.
+HSM commands are independent of each other; those that may take long (spec 04: RSA, key search) go to threads of their
+own, so that they never hold up the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ihsm_device.engine import Command, RingClass, Scheduler
+from ihsm_device.hsm.command import Lane
+
+_log = logging.getLogger(__name__)
+
+MAX_ADMIN_THREADS: Final = 16
+"""A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
+MAX_FAST_THREADS: Final = 8
+JOIN_TIMEOUT_S: Final = 10.0
+
+
+class CommandHandler(Protocol):
+    """The function that a command belongs to."""
+
+    def execute_admin(self, command: Command) -> None:
+        """Execute and complete an admin command."""
+
+    def execute_hsm(self, command: Command) -> None:
+        """Execute and complete an HSM command."""
+
+    def lane(self, command: Command) -> Lane:
+        """Which threads may execute an HSM command."""
+
+
+def _execute_admin(handler: CommandHandler, command: Command) -> None:
+    handler.execute_admin(command)
+
+
+def _execute_hsm(handler: CommandHandler, command: Command) -> None:
+    handler.execute_hsm(command)
+
+
+class WorkerPool:
+    """The worker threads of one process."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        find_handler: Callable[[Command], CommandHandler | None],
+        *,
+        functions: int = 1,
+    ) -> None:
+        """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more."""
+        self._scheduler = scheduler
+        self._find_handler = find_handler
+        self._slow: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        processors = os.cpu_count() or 1
+        fast, self._slow_threads = min(MAX_FAST_THREADS, max(2, processors)), max(2, processors)
+        self._threads = [
+            *self._named("admin", min(functions, MAX_ADMIN_THREADS), self._serve_admin),
+            *self._named("hsm", fast, self._serve_fast),
+            *self._named("hsm-slow", self._slow_threads, self._serve_slow),
+        ]
+
+    @staticmethod
+    def _named(name: str, count: int, target: Callable[[], None]) -> list[threading.Thread]:
+        return [threading.Thread(target=target, name=f"{name}-{number}", daemon=True) for number in range(count)]
+
+    def start(self) -> None:
+        """Start every thread."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End every thread after the command it is at; those still waiting for a thread are dropped."""
+        self._scheduler.wake()
+        for _ in range(self._slow_threads):
+            self._slow.put(None)
+        for thread in self._threads:
+            thread.join(JOIN_TIMEOUT_S)
+            if thread.is_alive():
+                _log.warning("worker %s did not end within %.0f s", thread.name, JOIN_TIMEOUT_S)
+
+    def _serve_admin(self) -> None:
+        while (command := self._scheduler.pull(RingClass.ADMIN)) is not None:
+            self._run(command, _execute_admin)
+
+    def _serve_fast(self) -> None:
+        while (command := self._scheduler.pull(RingClass.HSM)) is not None:
+            self._run(command, self._dispatch)
+
+    def _dispatch(self, handler: CommandHandler, command: Command) -> None:
+        if handler.lane(command) is Lane.SLOW:
+            self._slow.put(command)
+        else:
+            handler.execute_hsm(command)
+
+    def _serve_slow(self) -> None:
+        while (command := self._slow.get()) is not None:
+            self._run(command, _execute_hsm)
+
+    def _run(self, command: Command, work: Callable[[CommandHandler, Command], None]) -> None:
+        """Whatever goes wrong in one command, the thread goes on to the next."""
+        handler = self._find_handler(command)
+        if handler is None:
+            return
+        try:
+            work(handler, command)
+        except Exception:
+            _log.exception("%s command of queue %d failed", command.ring.name, command.queue_id)
