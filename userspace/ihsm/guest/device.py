@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 
 from ihsm.guest.errors import GuestError
-from ihsm_abi.control import SUFFIX
 from ihsm_abi.sockets import numbered_path
 
 READY_LIMIT_S = 30.0
 STOP_LIMIT_S = 5.0
+_READY = "ready: "
 
 
 class DeviceProcess:
@@ -34,10 +34,9 @@ class DeviceProcess:
             )
 
     def wait_ready(self) -> None:
-        """Return when every function's sockets are there; raises GuestError when the server ended instead."""
+        """Return when it says that it listens; raises GuestError when it ended instead."""
         deadline = time.monotonic() + READY_LIMIT_S
-        wanted = [path for socket in self.sockets for path in (socket, socket.with_name(socket.name + SUFFIX))]
-        while not all(path.exists() for path in wanted):
+        while not any(line.startswith(_READY) for line in self.log.read_text(errors="replace").splitlines()):
             if self._process.poll() is not None:
                 raise GuestError(f"ihsm serve ended with status {self._process.returncode}: {self.last_line()}")
             if time.monotonic() > deadline:

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A whole session: modules built and read, a device started, a guest that has it, a command's exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ihsm.guest.device import DeviceProcess
+from ihsm.guest.errors import GuestError
+from ihsm.guest.initramfs import GuestCommand, GuestModule
+from ihsm.guest.kernel import GuestKernel, module_bytes
+from ihsm.guest.modbuild import build_modules
+from ihsm.guest.runner import Guest, GuestConfig, Streams
+
+_KEPT_VARIABLES = ("HOME", "TERM", "LANG", "COLUMNS", "LINES", "USER", "LOGNAME", "NO_COLOR")
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What `ihsm guest` was asked for.
+
+    `modules` are "KO [NAME=VALUE ...]", where KO is a file or the name of a module of the guest's kernel.
+    """
+
+    config: GuestConfig
+    shell: str | None
+    modules: Sequence[str] = ()
+    build: Sequence[Path] = ()
+    devices: int = 1
+    device_arguments: Sequence[str] = ()
+    progress: Callable[[str], None] = lambda text: None
+
+    def run(self, streams: Streams | None) -> int:
+        """Run it; the command's exit status. Raises GuestError or one of its kind."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ihsm-session-")))
+            modules = self._modules(folder)
+            sockets = config.sockets
+            if self.devices:
+                log = folder / "device.log"
+                device = DeviceProcess(folder / "0.sock", log, self.device_arguments, self.devices)
+                stack.enter_context(device)
+                self.progress(f"device: listening on {', '.join(map(str, device.sockets))}")
+                sockets = (*sockets, *device.sockets)
+            command = GuestCommand(self.shell, Path.cwd(), guest_environment())
+            return Guest(replace(config, sockets=sockets, modules=tuple(modules)), command, self.progress).run(streams)
+
+    def _modules(self, folder: Path) -> list[GuestModule]:
+        modules: list[GuestModule] = []
+        for source in self.build:
+            self.progress(f"module: building {source} against Linux {self.config.kernel.release}")
+            work = Path(tempfile.mkdtemp(dir=folder))
+            for file in build_modules(source, self.config.kernel, work):
+                modules += read_module(str(file), self.config.kernel)
+        for text in self.modules:
+            modules += read_module(text, self.config.kernel)
+        # A dependency two modules share is loaded once.
+        return list({module.name: module for module in modules}.values())
+
+
+def read_module(text: str, kernel: GuestKernel) -> list[GuestModule]:
+    """The module "KO [NAME=VALUE ...]" and, before it, the modules of the guest's kernel that it needs."""
+    words = shlex.split(text)
+    if not words:
+        raise GuestError("a module was named by an empty string")
+    file, parameters = Path(words[0]), " ".join(words[1:])
+    if not words[0].endswith(".ko") and "/" not in words[0]:
+        files = kernel.load_order([words[0]])
+        return [GuestModule(path.name, module_bytes(path), parameters if path is files[-1] else "") for path in files]
+    if not file.is_file():
+        raise GuestError(f"{file}: no such module file")
+    needed = kernel.load_order(_needs(file))
+    return [
+        *(GuestModule(path.name, module_bytes(path)) for path in needed),
+        GuestModule(str(file), module_bytes(file), parameters),
+    ]
+
+
+def guest_environment() -> dict[str, str]:
+    """Environment of a guest's command: this Python's programs first on PATH."""
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment["XDG_RUNTIME_DIR"] = "/run/user"
+    return environment
+
+
+def _needs(file: Path) -> list[str]:
+    """Names of the modules a module file depends on (modinfo)."""
+    done = subprocess.run(
+        ["/sbin/modinfo", "-F", "depends", file], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise GuestError(f"{file}: not a kernel module: {done.stderr.strip()}")
+    return [name for name in done.stdout.strip().split(",") if name]
