@@ -10,7 +10,7 @@ from ihsm_abi.ddi import DdiStatus, ReqHdr
 from ihsm_device.hsm.dialect import Dialect
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.keystore import Handle, KeyStore, Owner, Scope, StaleHandleError
-from ihsm_device.hsm.partition import Partition, Provisioned, Volatile
+from ihsm_device.hsm.partition import Kept, Partition, Provisioned, Volatile
 from ihsm_device.hsm.profile import Profile
 from ihsm_device.hsm.session_table import Session
 from ihsm_device.hsm.vault import Entry
@@ -79,6 +79,17 @@ class Context:
             if overtaken or (self.caller is not None and not self.partition.sessions.is_live(self.caller)):
                 raise CancelledError
             yield self.state
+
+    @contextmanager
+    def recording(self) -> Iterator[Kept]:
+        """Change what the partition keeps across resets: one command at a time, and none that was overtaken.
+
+        A reset that comes meanwhile does not touch what is kept; a partition reset waits.
+        """
+        with self.partition.record_lock:
+            with self.locked():
+                kept = self.partition.kept
+            yield kept
 
     # -- keys ------------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ class HsmDevice:
         self.options = options or DeviceOptions()
         self.profile = self.options.profile
         self.dialect = DIALECTS[self.options.kind]
+        self.error: str | None = None
+        """Why the device is in its error state; None while it works."""
         self.fips_approved = self.options.fips_approved
         self.directory = StateDirectory(self.options.state)
         try:
@@ -91,6 +93,12 @@ class HsmDevice:
         kept = self.open_record(record, index)
         kept.launch_guid = launch_guid
         return SecurityModule(Partition(self, index, tables, kept, file, self.store.bulk_table(index)))
+
+    def enter_error_state(self, reason: str) -> None:
+        """A self-test failed: from now on no command is carried out (spec 06 §3.5); the first reason is kept."""
+        if self.error is None:
+            _LOG.critical("error state: %s", reason)
+            self.error = reason
 
     def serial(self, index: int) -> int:
         """64-bit serial number of function `index`, never 0."""

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked keys: keys encrypted and authenticated for the client to store (spec 04 §7, 03 §12, firmware's form)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from ihsm_abi import mbor
-from ihsm_abi.ddi import KeyAttributeFlags, KeyType
+from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_abi.ddi.masked_key import (
     CBC_IV_BYTES,
     CBC_TAG_BYTES,
@@ -19,7 +21,8 @@ from ihsm_abi.ddi.masked_key import (
     masked_key_head,
 )
 from ihsm_device.hsm.curves import BY_PRIVATE_TYPE
-from ihsm_device.hsm.hierarchy import CURRENT_SVN
+from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.hierarchy import CURRENT_SVN, BackupSeeds
 from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeError, Handle, KeyStore, Owner
 from ihsm_device.hsm.keytypes import MASKING_TYPE, TYPES, Family
 
@@ -32,6 +35,15 @@ _NO_ATTRIBUTES: Final = MaskedKeyAttributes.of(KeyAttributeFlags(0))
 
 class UnmaskError(Exception):
     """A blob that is no masked key, or not one that this masking key made."""
+
+
+@contextmanager
+def refused_as(status: DdiStatus) -> Iterator[None]:
+    """Turn an UnmaskError into an error response."""
+    try:
+        yield
+    except UnmaskError:
+        raise RefusedError(status) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,19 @@ def read(data: bytes) -> Blob:
     except (MaskedKeyError, mbor.MborDecodeError) as error:
         raise UnmaskError(str(error)) from error
     return Blob(data, parts, metadata)
+
+
+def known_svn(blob: Blob, seeds: BackupSeeds) -> int:
+    """The security version a backup was made under.
+
+    Raises:
+        RefusedError: MaskedKeyDecodeFailed without one, MaskingBkBootFailed for one that this device has no seed of.
+    """
+    if blob.metadata.svn is None:
+        raise RefusedError(DdiStatus.MaskedKeyDecodeFailed)
+    if blob.metadata.svn not in seeds.bks1:
+        raise RefusedError(DdiStatus.MaskingBkBootFailed)
+    return blob.metadata.svn
 
 
 def verify(store: KeyStore, masking_key: Handle, blob: Blob) -> None:

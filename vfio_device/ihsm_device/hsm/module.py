@@ -36,6 +36,16 @@ class SecurityModule:
         """Keys of the fast path, for the engine of the same function."""
         return self.partition.bulk_table
 
+    @property
+    def fips_approved(self) -> bool:
+        """FIPS state that completions of the fast path report."""
+        return self.partition.device.fips_approved
+
+    @property
+    def device_iv(self) -> bool:
+        """Whether the device makes the IV of encryption with approved GCM keys."""
+        return not self.partition.device.profile.approved_gcm_iv_from_caller
+
     def lane(self, message: bytes) -> Lane:
         """Which worker may run the command."""
         try:
@@ -47,6 +57,8 @@ class SecurityModule:
 
     def execute(self, command: HsmCommand) -> HsmCompletion:
         """Run a normal command whose queue entry has been checked (spec 02 B.7)."""
+        if self.partition.device.error is not None:
+            return HsmCompletion(b"", SessionControl(0), sc=HsmStatus.INTERNAL_ERROR)
         return dispatch.run(self.partition, command)
 
     def flush(self, command: HsmCommand) -> HsmCompletion:
@@ -91,6 +103,7 @@ class SecurityModule:
                 "state": phase,
                 "sessions": {str(key): value for key, value in partition.sessions.snapshot().items()},
                 "vault": state.vault.usage(),
+                "error": device.error,
                 "fips_approved": device.fips_approved,
                 "profile": device.profile.describe(),
                 "validation_hooks": device.options.validation_hooks,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from ihsm_device.hsm.curves import Point
@@ -29,9 +30,16 @@ NONCE_BYTES: Final = 32
 _LOG = logging.getLogger(__name__)
 
 
+class EncryptionPurpose(Enum):
+    """The two keys to which clients encrypt credentials."""
+
+    ESTABLISH = "K_est"
+    SESSION = "K_sess"
+
+
 @dataclass(frozen=True, slots=True)
 class EncryptionKey:
-    """K_est or K_sess: the device's side of the credential-encryption protocol (spec 04 §5)."""
+    """The device's side of the credential-encryption protocol (spec 04 §5)."""
 
     handle: Handle
     point: Point
@@ -59,8 +67,7 @@ class Volatile:
     vault: Vault
     pin_policy: PinPolicy
     credential: Credential | None = None
-    k_est: EncryptionKey | None = None
-    k_sess: EncryptionKey | None = None
+    encryption_keys: dict[EncryptionPurpose, EncryptionKey] = field(default_factory=dict)
     provisioned: Provisioned | None = None
 
 
@@ -138,6 +145,11 @@ class Partition:
                     if handle is not None:
                         self.device.store.destroy(handle)
         _LOG.info("partition %d: partition reset, new identity", self.index)
+
+    def record(self, record: PartitionRecord) -> None:
+        """Replace the stored record, durably; `record_lock` held. Raises StateError, and nothing has changed then."""
+        self.file.write(record)
+        self.kept.record = record
 
     def close_session(self, session: Session) -> None:
         """End a live session: its keys, its object and its id; lock held."""

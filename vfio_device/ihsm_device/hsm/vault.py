@@ -36,6 +36,8 @@ class NewEntry:
     handle: Handle
     value_bytes: int
     flags: KeyAttributeFlags
+    internal: bool = False
+    """The device itself is the owner."""
     session: "Session | None" = None
     """Owner of a session-only key; the session itself for a session object."""
     tag: int | None = None
@@ -48,11 +50,6 @@ class NewEntry:
     def blocks(self) -> int:
         """Blocks of the table that the entry takes."""
         return _ATTRIBUTE_BLOCKS + -(-self.value_bytes // BLOCK_BYTES)
-
-    @property
-    def internal(self) -> bool:
-        """Whether the device itself is the owner."""
-        return bool(self.flags & KeyAttributeFlags.INTERNAL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +108,10 @@ class Vault:
         if not self._free_bulk_slots:
             raise RefusedError(DdiStatus.ReachedMaxAesBulkKeys)
 
+    def check_room(self, new: NewEntry) -> None:
+        """Refuse with NotEnoughSpace or DefragmentationNeeded an entry that `add` would."""
+        self._find_room(new)
+
     def add(self, new: NewEntry) -> Entry:
         """Store an entry under the lowest free key number of the first table with room.
 
@@ -122,7 +123,7 @@ class Vault:
             self.check_bulk_slot()
         if new.tag is not None and new.tag in self._tags:
             raise RefusedError(DdiStatus.KeyTagAlreadyExists)
-        table, first_block = self._find_room(new.blocks)
+        table, first_block = self._find_room(new)
         index = next(index for index in range(TABLE_ENTRIES) if index not in table.entries)
         slot = min(self._free_bulk_slots) if new.bulk else None
         entry = Entry(table.index * TABLE_ENTRIES + index, new, first_block, slot)
@@ -162,7 +163,8 @@ class Vault:
             "bulk_keys_max": slots,
         }
 
-    def _find_room(self, blocks: int) -> tuple[_Table, int]:
+    def _find_room(self, new: NewEntry) -> tuple[_Table, int]:
+        blocks = new.blocks
         fragmented = False
         for table in self._tables:
             if len(table.entries) == TABLE_ENTRIES or not table.has_blocks(blocks):
