@@ -3,25 +3,43 @@
 """All families of operations; importing them registers their handlers."""
 
 from ihsm_device.hsm import (
+    aes,
+    attest,
     backup_keys,
     certificate_chain,
     credentials,
+    derive,
     device_info,
+    ecc,
     encryption_keys,
+    hmac,
+    keys,
     provisioning,
+    rsa,
     sessions,
+    unwrap,
     unwrapping_key,
+    validation,
 )
 from ihsm_device.hsm.operation import HANDLERS
 
 __all__ = [
     "HANDLERS",
+    "aes",
+    "attest",
     "backup_keys",
     "certificate_chain",
     "credentials",
+    "derive",
     "device_info",
+    "ecc",
     "encryption_keys",
+    "hmac",
+    "keys",
     "provisioning",
+    "rsa",
     "sessions",
+    "unwrap",
     "unwrapping_key",
+    "validation",
 ]
