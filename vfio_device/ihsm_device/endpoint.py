@@ -78,6 +78,7 @@ class Endpoint:
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
             return
         self.function.controller.client_lost()
+        self._context.on_reset(lambda kind: None)
         self.engine.close()
         self._context.close()
         os.close(self._stop_fd)

@@ -61,6 +61,14 @@ class DeviceCapabilities(Word):
     function_level_reset = Bits(28)
 
 
+class DeviceControl(Word):
+    """Device Control register."""
+
+    relaxed_ordering = Bits(4)
+    no_snoop = Bits(11)
+    max_read_request = Bits(12, 3)
+
+
 class LinkCapabilities(Word):
     """Link Capabilities register; no ASPM (spec 01 §14.6)."""
 
@@ -114,6 +122,8 @@ class ExtendedHeader(Word):
 LINK_SPEED_16GT: Final = 4
 LINK_SPEEDS_TO_16GT: Final = 0b1111
 LINK_WIDTH: Final = 8
+MAX_READ_512: Final = 2
+"""Code of 512 bytes, the reset value that the standard asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +151,8 @@ def pci_express() -> CapabilityBlock:
     data = struct.pack(
         "<BBHIHHIHHIHHHHIIHHIHHIHH",
         Capability.PCI_EXPRESS, 0, ExpressCapabilities.of(version=2),
-        DeviceCapabilities.of(extended_tag=1, role_based_error_reporting=1, function_level_reset=1), 0, 0,
+        DeviceCapabilities.of(extended_tag=1, role_based_error_reporting=1, function_level_reset=1),
+        DeviceControl.of(relaxed_ordering=1, no_snoop=1, max_read_request=MAX_READ_512), 0,
         LinkCapabilities.of(max_speed=LINK_SPEED_16GT, max_width=LINK_WIDTH, aspm_optionality=1), 0,
         LinkStatus.of(speed=LINK_SPEED_16GT, width=LINK_WIDTH),
         0, 0, 0, 0, 0, 0,
