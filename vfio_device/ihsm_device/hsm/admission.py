@@ -8,10 +8,11 @@ Undecodable headers and unknown operations are refused around this, in `dispatch
 from typing import Final
 
 from ihsm_abi.ddi import API_REV, DdiOp, DdiStatus, ReqHdr, control_kind
+from ihsm_abi.ddi.limits import MAX_SESSIONS
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.session_table import MAX_SESSIONS, Session, SessionTable
+from ihsm_device.hsm.session_table import Session, SessionTable
 
 _WITH_SESSION: Final = (ControlKind.CLOSE, ControlKind.IN_SESSION)
 _FLAGGED_ADMITTED: Final = (DdiOp.ReopenSession, DdiOp.CloseSession)

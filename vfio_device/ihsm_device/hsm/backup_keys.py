@@ -6,7 +6,6 @@ BK_BOOT and the sealed BK3 are kept, persisted and cleared together: they are on
 """
 
 from dataclasses import replace
-from typing import Final
 
 from ihsm_abi.ddi import (
     DdiOp,
@@ -18,13 +17,12 @@ from ihsm_abi.ddi import (
     SetSealedBk3Req,
     SetSealedBk3Resp,
 )
+from ihsm_abi.ddi.limits import BK3_BYTES, SEALED_BK3_MAX_BYTES
 from ihsm_device.hsm import hierarchy, masking
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, Scope
 from ihsm_device.hsm.operation import operation
-
-SEALED_BK3_MAX_BYTES: Final = 512
 
 
 def _check_first(context: Context) -> None:
@@ -35,7 +33,7 @@ def _check_first(context: Context) -> None:
 @operation(DdiOp.InitBk3, before_decode=_check_first)
 def init_bk3(context: Context, request: InitBk3Req) -> InitBk3Resp:
     """Mask the owner's BK3 under BK_BOOT, which the first call makes."""
-    if context.profile.init_bk3_repeatable and len(request.bk3) != hierarchy.BK3_BYTES:
+    if context.profile.init_bk3_repeatable and len(request.bk3) != BK3_BYTES:
         raise RefusedError(DdiStatus.InvalidArg)
     bk_boot = _boot_key(context)
     bk3 = context.scratch(context.store.import_secret(request.bk3, context.owner()))

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The credential-encryption protocol (spec 04 §5), login of OpenSession and ReopenSession, ChangePin (§9.11)."""
 
-from typing import Final
-
 from ihsm_abi.ddi import (
     ChangePinReq,
     ChangePinResp,
@@ -11,6 +9,13 @@ from ihsm_abi.ddi import (
     DdiStatus,
     DerPublicKey,
     EncryptedSessionCredential,
+)
+from ihsm_abi.ddi.limits import (
+    CREDENTIAL_ID_BYTES,
+    CREDENTIAL_IV_BYTES,
+    NONCE_BYTES,
+    PIN_BYTES,
+    SESSION_SEED_BYTES,
 )
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.curves import P384, Point
@@ -22,12 +27,7 @@ from ihsm_device.hsm.keystore import (
     StaleHandleError,
 )
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import NONCE_BYTES, EncryptionKey, EncryptionPurpose, Volatile
-
-ID_BYTES: Final = 16
-PIN_BYTES: Final = 16
-IV_BYTES: Final = 16
-SESSION_SEED_BYTES: Final = 48
+from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
 
 
 def check_length(value: bytes, expected: int) -> None:
@@ -92,10 +92,10 @@ def decrypt(context: Context, channel: Handle, iv: bytes, ciphertext: bytes) -> 
 
 def check_login_lengths(sealed: EncryptedSessionCredential) -> None:
     """Refuse with InvalidArg unless every field of a session credential has its exact length."""
-    check_length(sealed.encrypted_id, ID_BYTES)
+    check_length(sealed.encrypted_id, CREDENTIAL_ID_BYTES)
     check_length(sealed.encrypted_pin, PIN_BYTES)
     check_length(sealed.encrypted_seed, SESSION_SEED_BYTES)
-    check_length(sealed.iv, IV_BYTES)
+    check_length(sealed.iv, CREDENTIAL_IV_BYTES)
 
 
 def log_in(context: Context, sealed: EncryptedSessionCredential, public_key: DerPublicKey) -> Handle:
@@ -138,7 +138,7 @@ def change_pin(context: Context, request: ChangePinReq) -> ChangePinResp:
     """Replace the PIN; possession of a session suffices."""
     sealed = request.new_pin
     check_length(sealed.encrypted_pin, PIN_BYTES)
-    check_length(sealed.iv, IV_BYTES)
+    check_length(sealed.iv, CREDENTIAL_IV_BYTES)
     with context.locked() as state:
         key = state.encryption_keys.get(EncryptionPurpose.SESSION)
     if key is None:

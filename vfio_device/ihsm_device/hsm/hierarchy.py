@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ihsm_abi.ddi.limits import BK3_BYTES
 from ihsm_abi.ddi.masked_key import MASKING_KEY_BYTES
 from ihsm_device.hsm.curves import Point
 from ihsm_device.hsm.keystore import Handle, Hash, KeyStore, Owner, Part, Scope
@@ -16,7 +17,6 @@ from ihsm_device.hsm.keystore import Handle, Hash, KeyStore, Owner, Part, Scope
 CURRENT_SVN: Final = 1
 """Security version number of this device, thermometer-coded: 0…01…1."""
 SEED_BYTES: Final = 48
-BK3_BYTES: Final = 48
 _SVN_BITS: Final = 64
 _BKS_BYTES: Final = 32
 _PARTITION_LABEL: Final = b"PARTITION_BK"

@@ -9,6 +9,7 @@ from typing import Final
 
 from ihsm_abi import mbor
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
+from ihsm_abi.ddi.limits import INTERNAL_APP_ID
 from ihsm_abi.ddi.masked_key import (
     CBC_IV_BYTES,
     CBC_TAG_BYTES,
@@ -26,8 +27,6 @@ from ihsm_device.hsm.hierarchy import CURRENT_SVN, BackupSeeds
 from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeError, Handle, KeyStore, Owner
 from ihsm_device.hsm.keytypes import MASKING_TYPE, TYPES, Family
 
-INTERNAL_APP_ID: Final = bytes.fromhex("E01D5EA36451439DA55C23DED856EFA3")
-"""Owner of the device's own keys (spec 04 §1)."""
 _APP_ID = slice(10, 26)
 _BLOCK_BYTES: Final = 16
 _NO_ATTRIBUTES: Final = MaskedKeyAttributes.of(KeyAttributeFlags(0))

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from ihsm_abi.ddi.limits import NONCE_BYTES
 from ihsm_device.hsm.curves import Point
 from ihsm_device.hsm.identity import PartitionIdentity
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, Scope
@@ -26,7 +27,6 @@ from ihsm_device.hsm.vault import Entry, Vault
 if TYPE_CHECKING:
     from ihsm_device.hsm.device import HsmDevice
 
-NONCE_BYTES: Final = 32
 _LOG = logging.getLogger(__name__)
 
 

@@ -15,13 +15,11 @@ from ihsm_abi.ddi import (
     KeyAttributeFlags,
     KeyType,
 )
+from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, CREDENTIAL_IV_BYTES, PIN_BYTES
 from ihsm_device.hsm import hierarchy, masking
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.credentials import (
-    ID_BYTES,
-    IV_BYTES,
-    PIN_BYTES,
     accept_message,
     check_length,
     check_nonce,
@@ -48,9 +46,9 @@ def establish_credential(context: Context, request: EstablishCredentialReq) -> E
     sealed = request.encrypted_credential
     with context.locked() as state:
         check_nonce(state, sealed.nonce)
-    check_length(sealed.encrypted_id, ID_BYTES)
+    check_length(sealed.encrypted_id, CREDENTIAL_ID_BYTES)
     check_length(sealed.encrypted_pin, PIN_BYTES)
-    check_length(sealed.iv, IV_BYTES)
+    check_length(sealed.iv, CREDENTIAL_IV_BYTES)
     if context.profile.pota_key_kind_checked and request.pota_pub_key.key_kind != KeyType.Ecc384Public:
         raise RefusedError(DdiStatus.InvalidArg)
     with context.locked() as state:
@@ -149,7 +147,7 @@ def _open_bk3(context: Context, data: bytes) -> Handle:
     if bk_boot is None:
         raise RefusedError(DdiStatus.MaskedBkBootNotPresent)
     with masking.refused_as(DdiStatus.MaskedKeyDecodeFailed):
-        bk3 = masking.unmask_secret(context.store, bk_boot, blob, hierarchy.BK3_BYTES, context.owner())
+        bk3 = masking.unmask_secret(context.store, bk_boot, blob, BK3_BYTES, context.owner())
     return context.scratch(bk3)
 
 
