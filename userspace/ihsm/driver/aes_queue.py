@@ -300,7 +300,7 @@ class AesQueue(QueuePair):
         def staging(cid: int) -> _Staging:
             return own or _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES)
 
-        def finish(cid: int, record: np.void) -> Any:
+        def finish(cid: int, record: bytes) -> Any:
             cqe = _CQE.unpack(record)
             check_status(cqe.psf, cqe.err)
             return collect(cqe, staging(cid))

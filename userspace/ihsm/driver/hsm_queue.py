@@ -117,7 +117,7 @@ class HsmQueue(QueuePair):
 
         return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
 
-    def _collect(self, response_bytes: int, cid: int, record: np.void) -> HsmReply:
+    def _collect(self, response_bytes: int, cid: int, record: bytes) -> HsmReply:
         cqe = _CQE.unpack(record)
         control = SessionControl(cqe.control)
         start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES

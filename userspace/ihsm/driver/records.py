@@ -33,16 +33,16 @@ class RecordCodec:
         self.pack = self._struct.pack
         self._type: Any = namedtuple("Record", self.names)  # type: ignore[misc]
 
-    def unpack(self, record: np.void) -> Any:
+    def unpack(self, record: bytes) -> Any:
         """Named tuple of a record's fields."""
-        return self._type._make(self._struct.unpack(record.tobytes()))
+        return self._type._make(self._struct.unpack(record))
 
     def _walk(self, dtype: np.dtype[np.void], base: int, prefix: str, parts: list[tuple[int, str, int]]) -> None:
         assert dtype.fields is not None
         for name in dtype.names or ():
             field, offset = dtype.fields[name][:2]
             if field.fields is not None:
-                self._walk(field, base + offset, f"{prefix}{name}_", parts)
+                self._walk(field, base + offset, f"{prefix}{name}__", parts)
                 continue
             code = f"{field.itemsize}s" if field.subdtype is not None else _CODES[field.itemsize]
             parts.append((base + offset, code, field.itemsize))
