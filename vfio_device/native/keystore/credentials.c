@@ -168,15 +168,3 @@ int ks_credential_check(uint64_t stored_id, uint64_t stored_pin, uint64_t id, ui
   }
   return KS_OK;
 }
-
-int ks_credential_null(uint64_t id, uint64_t pin, int *null) {
-  const uint64_t handles[] = {id, pin};
-  struct ks_object *o[2];
-  int status = acquire_fields(handles, 2, o);
-  if (status == KS_OK) {
-    *null = (int)all_zero(o[0]) | (int)all_zero(o[1]);
-    ks_release(o[0]);
-    ks_release(o[1]);
-  }
-  return status;
-}

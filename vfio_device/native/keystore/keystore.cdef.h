@@ -125,7 +125,6 @@ int ks_credential_decrypt(uint64_t channel, const uint8_t *iv, const uint8_t *da
                           uint64_t *id, uint64_t *pin, uint64_t *seed);
 int ks_credential_id(uint64_t key, uint8_t *out);
 int ks_credential_check(uint64_t stored_id, uint64_t stored_pin, uint64_t id, uint64_t pin, int *verdict);
-int ks_credential_null(uint64_t id, uint64_t pin, int *null);
 
 int ks_seal(uint64_t key, uint64_t sealing_key, const uint8_t *ad, size_t ad_size, uint8_t *out, size_t *size);
 int ks_unseal(const uint8_t *blob, size_t size, uint64_t sealing_key, const uint8_t *ad, size_t ad_size, uint64_t owner,
