@@ -31,6 +31,8 @@ class DeviceUnderTest:
     device: Function
     module: ReversingModule
     level_reset: Callable[[], None]
+    map_dma: Callable[[int, int, int, int], None]
+    """Map a file (descriptor, offset) at an I/O address (address, size)."""
 
 
 @contextmanager
@@ -39,13 +41,15 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
     module = ReversingModule()
     if host == "loopback":
         with LoopbackFunction(module, resources=resources) as loopback, opened_gate(module):
-            yield DeviceUnderTest(loopback, loopback.device, module, loopback.device.controller.reset)
+            yield DeviceUnderTest(loopback, loopback.device, module, loopback.device.controller.reset, loopback.map_dma)
         return
     server = Server([folder / "f.sock"], lambda index: module, resources=resources)
     server.start()
     try:
         with VfioUserFunction(folder / "f.sock") as function, opened_gate(module):
-            yield DeviceUnderTest(function, server.functions[0], module, lambda: _level_reset(function))
+            yield DeviceUnderTest(
+                function, server.functions[0], module, lambda: _level_reset(function), function.map_dma
+            )
     finally:
         server.stop()
 

@@ -78,6 +78,10 @@ class LoopbackFunction(PciFunction):
         self._arenas.append(arena)
         return arena
 
+    def map_dma(self, fd: int, offset: int, iova: int, size_bytes: int) -> None:
+        """As `VfioUserFunction.map_dma`."""
+        self.host.map(iova, mmap.mmap(fd, size_bytes, offset=offset))
+
     @property
     def vectors(self) -> int:
         return MSIX_VECTORS
