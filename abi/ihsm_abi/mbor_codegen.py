@@ -229,7 +229,10 @@ def _decode_value(field: Field, value: str, offset: int, where: str, scope: dict
             enum_name, members = f"enum_{field.type.__name__}", f"members_{field.type.__name__}"
             scope[enum_name] = field.type
             scope[members] = field.type._value2member_map_
-            lines.append(f"{value} = {members}.get({value}) or {enum_name}({value})")
+            lines += [
+                f"n = {members}.get({value})",
+                f"{value} = {enum_name}({value}) if n is None else n",
+            ]
         return lines, offset + 1 + _VALUE_SIZE[kind]
     if isinstance(spec, Nested):
         decoder = f"decode_{field.name}"
