@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_abi.ddi import DdiStatus, EccCurve, KeyClass, KeyType
+from ihsm_abi.ddi import DdiStatus, KeyClass, KeyType
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.curves import BY_ID
 from ihsm_device.hsm.errors import RefusedError
@@ -28,6 +28,7 @@ _BULK_TYPE: Final = {
     KeyClass.AesGcmBulkUnapproved: KeyType.AesGcmBulk256Unapproved,
 }
 _BULK_BYTES: Final = 32
+_EC_TYPE: Final = {curve.size: curve.form.private_type for curve in BY_ID.values()}
 _RSA_TYPE: Final = {
     (info.modulus_bytes, info.crt): key_type for key_type, info in TYPES.items() if info.family is Family.RSA
 }
@@ -39,6 +40,7 @@ class Payload:
 
     type: KeyType
     key: Handle
+    """For parts that contradict each other the undecoded payload, which is as good: no key comes to be."""
     failure: DdiStatus | None = None
     """What the key is refused with once everything else about it has been accepted."""
 
@@ -92,6 +94,9 @@ def _parse_rsa(context: Context, target: Target, der: Handle, *, crt: bool) -> P
         raise RefusedError(DdiStatus.KeyDecodeFailed) from None
     except KeySizeError:
         raise RefusedError(DdiStatus.InvalidKeyType) from None
+    except KeyStructureError as error:
+        rsa_type = _RSA_TYPE[error.size_bytes, crt]
+        return Payload(rsa_type, der, DdiStatus.PctValidationRsaUnwrapRsaKeyFailed)
     failure = None
     try:
         store.rsa_pairwise_test(key, PairwiseTest.ENCRYPT)
@@ -107,11 +112,10 @@ def _parse_ecc(context: Context, target: Target, der: Handle) -> Payload:
     except DecodeError:
         raise RefusedError(DdiStatus.KeyDecodeFailed) from None
     except KeyStructureError as error:
-        # The payload itself stands in for the key that must not come to be: only its type and size count.
-        return Payload(BY_ID[EccCurve(error.curve)].form.private_type, der, DdiStatus.KeyStructuralValidationFailed)
+        return Payload(_EC_TYPE[error.size_bytes], der, DdiStatus.KeyStructuralValidationFailed)
     failure = None
     try:
         store.ec_pairwise_test(key, PairwiseTest.SIGN)
     except PairwiseTestError:
         failure = DdiStatus.PctValidationRsaUnwrapEccKeyFailed
-    return Payload(BY_ID[EccCurve(store.ec_curve(key))].form.private_type, key, failure)
+    return Payload(_EC_TYPE[store.size(key)], key, failure)
