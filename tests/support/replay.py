@@ -3,7 +3,7 @@
 """Plays the driver's side of a recorded trace against a device and checks every answer by the specification.
 
 Accesses, entries, requests and descriptor lists are the recorded ones, at the recorded addresses. Completions are the
-device's own: where the recorded device kept silent ours answers, so the completion queue's head doorbells are written as
+device's own: where the recorded device kept silent ours answers, so the head doorbells are written as
 the device's completions are consumed, not as recorded.
 """
 

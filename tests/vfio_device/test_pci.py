@@ -74,6 +74,6 @@ def test_no_soft_reset_survives_power_states(function: PciFunction) -> None:
 
 def test_serial_number_is_read_only(function: PciFunction) -> None:
     before = function.read_config(pci.SERIAL_NUMBER_POSITION, 12)
-    with pytest.raises(Exception, match="refused|Permission|EPERM|not permitted"):
+    with pytest.raises(Exception, match=r"refused|Permission|EPERM|not permitted"):
         function.write_config(pci.SERIAL_NUMBER_POSITION + 4, bytes(4))
     assert function.read_config(pci.SERIAL_NUMBER_POSITION, 12) == before
