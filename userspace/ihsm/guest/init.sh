@@ -100,5 +100,11 @@ else
   status=$?
 fi
 sync
+if [ "$(cat /ihsm/mode)" = exec ]; then
+  cat /ihsm/end >&7
+  cat /ihsm/end >&8
+fi
 echo "exit $status" >&9
+# The host ends QEMU when it has everything.
+sleep 60
 poweroff -f

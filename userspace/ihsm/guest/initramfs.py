@@ -108,8 +108,13 @@ def build(
     modules: Sequence[GuestModule],
     shares: Sequence[Path],
     cache: str,
+    end: bytes,
 ) -> bytes:
-    """The archive for one run. `shares`: host folders that are writable in the guest; `cache`: 9p cache mode."""
+    """The archive for one run.
+
+    `shares`: host folders that are writable in the guest; `cache`: 9p cache mode; `end`: what init writes to a stream
+    of the command when it is complete.
+    """
     boot = [(path.name.partition(".ko")[0], module_bytes(path)) for path in kernel.load_order([*BOOT_MODULES])]
     entries = [
         *busybox_root(resources.files("ihsm.guest").joinpath("init.sh").read_bytes()),
@@ -118,6 +123,7 @@ def build(
         _file("ihsm/command", command.script().encode()),
         _file("ihsm/mode", b"interactive" if command.shell is None else b"exec"),
         _file("ihsm/cache", cache.encode()),
+        _file("ihsm/end", end),
         _file("ihsm/shares", "".join(f"share{i} {path}\n" for i, path in enumerate(shares)).encode()),
         _file("ihsm/kernel-modules", str(kernel.modules.parent if kernel.modules else "").encode()),
     ]

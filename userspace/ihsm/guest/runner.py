@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -31,8 +32,6 @@ from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
 from ihsm.guest.toolchain import Qemu, find_qemu
 
 CONSOLE_LINES = 30
-SILENCE_LIMIT_S = 60.0
-"""A guest that reports no sign of life for this long is taken for hung; it reports every two seconds."""
 _PANIC = "Kernel panic"
 _CHUNK = 1 << 16
 _CHECK_INTERVAL_S = 0.5
@@ -58,6 +57,8 @@ class GuestConfig:
     kernel_arguments: str = ""
     boot_limit_s: float | None = 180.0
     command_limit_s: float | None = 600.0
+    silence_limit_s: float = 60.0
+    """A ready guest that reports no sign of life for this long is taken for hung; it reports every two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,12 @@ class Guest:
         self._progress = progress
         self._status: int | None = None
         self._texts: list[str] = []
+        # Ends stdout and stderr: ports have no end of their own that the host could see.
+        self._end = b"\0ihsm-end-" + secrets.token_hex(16).encode() + b"\n"
         self._partial = b""
         self._failed: str | None = None
         self._ready_at: float | None = None
+        self._listening = threading.Event()
         self._last_sign = 0.0
 
     def run(self, streams: Streams | None) -> int:
@@ -111,16 +115,20 @@ class Guest:
             )
             for end in theirs.values():
                 end.close()
-            carriers = _carry(ours, streams) if streams else []
+            outputs, feed = self._carry(ours, streams) if streams else ([], None)
             try:
                 self._attend(ours["control"], machine.console)
-                process.wait(_QUIT_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self._progress("guest: QEMU does not end by itself, killing it")
+                if self._status is not None:
+                    for carrier in outputs:
+                        carrier.join(_QUIT_LIMIT_S)
+                    process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_QUIT_LIMIT_S)
             finally:
                 process.kill()
                 process.wait()
-                for carrier in carriers:
+                self._listening.set()
+                for carrier in (*outputs, *([feed] if feed else [])):
                     carrier.join()
             return self._verdict(process.returncode, folder)
 
@@ -131,7 +139,9 @@ class Guest:
         # Interactive guests live long enough to meet edits of the host's files, which a loose cache would miss.
         cache = "none" if terminal else "loose"
         archive = folder / "initramfs"
-        archive.write_bytes(initramfs.build(config.kernel, self.command, config.modules, config.shares, cache))
+        archive.write_bytes(
+            initramfs.build(config.kernel, self.command, config.modules, config.shares, cache, self._end)
+        )
         return MachineConfig(
             kernel=config.kernel.bootable(),
             initramfs=archive,
@@ -149,11 +159,22 @@ class Guest:
             kernel_arguments=config.kernel_arguments,
         )
 
+    def _carry(
+        self, ends: dict[str, socket.socket], streams: Streams
+    ) -> tuple[list[threading.Thread], threading.Thread]:
+        """Start a thread per stream of the command; the ones for output end with the command, all with QEMU."""
+        pairs = ((ends["stdout"], streams.stdout), (ends["stderr"], streams.stderr))
+        threads = [threading.Thread(target=_carry_out, args=(*pair, self._end), daemon=True) for pair in pairs]
+        feed = threading.Thread(target=_carry_in, args=(ends["stdin"], streams.stdin, self._listening), daemon=True)
+        for thread in (*threads, feed):
+            thread.start()
+        return threads, feed
+
     def _attend(self, control: socket.socket, console: Path) -> None:
-        """Listen to the guest until it has closed its control channel; enforce the time limits."""
+        """Listen to the guest until it reports an exit status or is gone; enforce the time limits."""
         start = self._last_sign = time.monotonic()
         control.settimeout(_CHECK_INTERVAL_S)
-        while True:
+        while self._status is None:
             try:
                 data = control.recv(_CHUNK)
             except TimeoutError:
@@ -172,6 +193,7 @@ class Guest:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "ready":
                 self._ready_at = time.monotonic()
+                self._listening.set()
                 self._progress(f"guest: ready after {self._ready_at - start:.1f} s")
             elif word == "text":
                 self._texts.append(rest)
@@ -182,15 +204,16 @@ class Guest:
 
     def _check_limits(self, start: float, console: Path) -> None:
         """Raise GuestTimeoutError when a limit is exceeded."""
-        if self.config.gdb_port is not None or self._status is not None:
+        if self.config.gdb_port is not None:
             return
         now = time.monotonic()
         boot, command = self.config.boot_limit_s, self.config.command_limit_s
         if self._ready_at is None:
             if boot is not None and now - start > boot:
                 raise GuestTimeoutError(f"the guest was not ready within {boot:.0f} s", _tail(console))
-        elif now - self._last_sign > SILENCE_LIMIT_S:
-            raise GuestTimeoutError(f"the guest hangs: no sign of life for {SILENCE_LIMIT_S:.0f} s", _tail(console))
+        elif now - self._last_sign > self.config.silence_limit_s:
+            silence = f"no sign of life for {self.config.silence_limit_s:.0f} s"
+            raise GuestTimeoutError(f"the guest hangs: {silence}", _tail(console))
         elif command is not None and now - self._ready_at > command:
             raise GuestTimeoutError(f"the command did not end within {command:.0f} s", _tail(console))
 
@@ -212,29 +235,31 @@ class Guest:
         raise GuestEndedError("the guest shut down before its command ended", console)
 
 
-def _carry(ends: dict[str, socket.socket], streams: Streams) -> list[threading.Thread]:
-    """Start a thread per stream of the command; each ends with QEMU."""
-    jobs: list[tuple[Callable[..., None], tuple[object, ...]]] = [
-        (_carry_out, (ends["stdout"], streams.stdout)),
-        (_carry_out, (ends["stderr"], streams.stderr)),
-        (_carry_in, (ends["stdin"], streams.stdin)),
-    ]
-    threads = [threading.Thread(target=target, args=words, daemon=True) for target, words in jobs]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def _carry_out(end: socket.socket, sink: BinaryIO) -> None:
+def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes) -> None:
+    held = b""
     while data := end.recv(_CHUNK):
+        held += data
+        complete = mark in held
+        passed = held.index(mark) if complete else len(held) - _overlap(held, mark)
         # A sink that was closed early (a pager, head) must not stop the guest.
         with contextlib.suppress(BrokenPipeError):
-            sink.write(data)
+            sink.write(held[:passed])
             sink.flush()
+        if complete:
+            return
+        held = held[passed:]
 
 
-def _carry_in(end: socket.socket, source: BinaryIO | None) -> None:
-    with end, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+def _overlap(data: bytes, mark: bytes) -> int:
+    """Length of the longest proper beginning of `mark` that `data` ends with."""
+    start = data.rfind(mark[:1], -len(mark) + 1)
+    return len(data) - start if start >= 0 and mark.startswith(data[start:]) else 0
+
+
+def _carry_in(end: socket.socket, source: BinaryIO | None, listening: threading.Event) -> None:
+    # QEMU drops what a port was sent if the other end closes before the guest has opened it.
+    listening.wait()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while source is not None:
             # The guest's end becomes readable when QEMU goes.
             ready, _, _ = select.select([source.fileno(), end.fileno()], [], [])
@@ -242,8 +267,10 @@ def _carry_in(end: socket.socket, source: BinaryIO | None) -> None:
                 return
             data = os.read(source.fileno(), _CHUNK)
             if not data:
-                return
+                break
             end.sendall(data)
+        # Closing the socket would make QEMU drop what the guest has not read yet; this is an end after the data.
+        end.shutdown(socket.SHUT_WR)
 
 
 def _tail(console: Path) -> list[str]:
