@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finding functions: PCI devices through udev, sockets of served functions in the default folder."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyudev
+
+from ihsm_abi import sockets
+from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
+
+PCI_SUBSYSTEM: Final = "pci"
+PROC_NET_UNIX: Final = Path("/proc/net/unix")
+ACCEPTS_CONNECTIONS: Final = 0x10000
+"""Flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFunction:
+    """A function that can be opened."""
+
+    uri: str
+    driver: str | None = None
+    """Kernel driver bound to a PCI function."""
+    iommu_group: int | None = None
+    nodes: tuple[str, ...] = ()
+    """Character devices below it."""
+    listening: bool = True
+    """Whether somebody listens on the socket; a left-over file has nobody."""
+
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {**asdict(self), "nodes": list(self.nodes)}
+
+
+def find_pci(context: pyudev.Context | None = None) -> list[FoundFunction]:
+    """PCI functions of this machine that have the HSM's ids, in the order of their addresses."""
+    context = context or pyudev.Context()
+    wanted = f"{VENDOR_ID:04X}:{DEVICE_ID:04X}"
+    devices = context.list_devices(subsystem=PCI_SUBSYSTEM).match_property("PCI_ID", wanted)
+    return sorted((_describe(context, device) for device in devices), key=lambda found: found.uri)
+
+
+def _describe(context: pyudev.Context, device: pyudev.Device) -> FoundFunction:
+    group = Path(device.sys_path, "iommu_group")
+    nodes = [child.device_node for child in context.list_devices(parent=device) if child.device_node]
+    return FoundFunction(
+        f"pci:{device.sys_name}",
+        driver=device.driver,
+        iommu_group=int(group.resolve().name) if group.exists() else None,
+        nodes=tuple(sorted(nodes)),
+    )
+
+
+def find_sockets(folder: Path | None = None) -> list[FoundFunction]:
+    """Sockets in the default folder (or another one), left-over files included."""
+    folder = folder or sockets.default_folder()
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == sockets.SOCKET_SUFFIX and _is_socket(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    listening = listening_sockets()
+    return [FoundFunction(f"vfio-user:{path}", listening=str(path) in listening) for path in paths]
+
+
+def find_all() -> list[FoundFunction]:
+    """Everything that `auto` chooses from, and left-over sockets."""
+    return [*find_pci(), *find_sockets()]
+
+
+def listening_sockets() -> set[str]:
+    """Paths of all Unix sockets that somebody listens on; seen without connecting, which a server would notice."""
+    paths = set()
+    for line in PROC_NET_UNIX.read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and int(fields[3], 16) & ACCEPTS_CONNECTIONS:
+            paths.add(fields[7])
+    return paths
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def watch(interval_s: float = 1.0) -> Iterator[list[FoundFunction]]:
+    """Everything found, at once and whenever it changes; never ends.
+
+    PCI functions are watched through udev; the folder of sockets is looked at every `interval_s` seconds.
+    """
+    context = pyudev.Context()
+    monitor = pyudev.Monitor.from_netlink(context)
+    monitor.filter_by(PCI_SUBSYSTEM)
+    monitor.start()
+    before: list[FoundFunction] | None = None
+    functions = find_pci(context)
+    while True:
+        found = [*functions, *find_sockets()]
+        if found != before:
+            before = found
+            yield found
+        if monitor.poll(interval_s) is not None:
+            functions = find_pci(context)

@@ -1,0 +1,330 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A PCI function through the kernel's VFIO: container, group, device (Documentation/driver-api/vfio.rst)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, Final
+
+from ihsm._native import ffi, lib
+from ihsm.bus import vfio_abi
+from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
+from ihsm.bus.function import PciFunction, check_access
+from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
+from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
+from ihsm.errors import ArenaError, BindError, BusError, ConnectionLostError, RequestRefusedError
+from ihsm_abi.pci import PAGE_BYTES
+
+# _IO(';', 100 + n) of <linux/vfio.h>: neither size nor direction is part of the number.
+GET_API_VERSION: Final = 0x3B64
+CHECK_EXTENSION: Final = 0x3B65
+SET_IOMMU: Final = 0x3B66
+GROUP_GET_STATUS: Final = 0x3B67
+GROUP_SET_CONTAINER: Final = 0x3B68
+GROUP_GET_DEVICE_FD: Final = 0x3B6A
+DEVICE_GET_INFO: Final = 0x3B6B
+DEVICE_GET_REGION_INFO: Final = 0x3B6C
+DEVICE_GET_IRQ_INFO: Final = 0x3B6D
+DEVICE_SET_IRQS: Final = 0x3B6E
+DEVICE_RESET: Final = 0x3B6F
+IOMMU_GET_INFO: Final = 0x3B70
+IOMMU_MAP_DMA: Final = 0x3B71
+IOMMU_UNMAP_DMA: Final = 0x3B72
+
+API_VERSION: Final = 0
+TYPE1_IOMMU: Final = 1
+TYPE1V2_IOMMU: Final = 3
+GROUP_VIABLE: Final = 1
+
+GROUP_STATUS: Final = Struct("<II")
+"""argsz, flags."""
+MAP_DMA: Final = Struct("<IIQQQ")
+"""argsz, flags, virtual address, I/O address, size."""
+UNMAP_DMA: Final = Struct("<IIQQ")
+"""argsz, flags, I/O address, size."""
+IOMMU_INFO: Final = Struct("<IIQII")
+"""argsz, flags, page sizes, cap_offset, padding."""
+IOMMU_INFO_CAPS: Final = 1 << 1
+IOMMU_CAP_IOVA_RANGE: Final = 1
+
+MAP_PIECE_BYTES: Final = 1 << 20
+"""Larger pieces make a guest's kernel unmap several small mappings in one message, which not every device model between
+guest and device handles."""
+IOVA_BASE: Final = 0x1_0000_0000
+"""Preferred first I/O address: above the 32-bit window with its reserved ranges."""
+
+
+class KernelVfioFunction(PciFunction):
+    """A function bound to vfio-pci, alone in its IOMMU group as far as this process is concerned."""
+
+    def __init__(self, bdf: str) -> None:
+        """Bind the function to vfio-pci if no driver has it, and open it.
+
+        Args:
+            bdf: PCI address with domain, like 0000:00:04.0.
+
+        Raises:
+            DeviceNotFoundError: no such function.
+            BindError: it cannot be bound or its group cannot be used.
+        """
+        self._bdf = bdf
+        self.uri = f"pci:{bdf}"
+        self._lock = threading.Lock()
+        self._arenas: list[DmaArena] = []
+        self._mappings: dict[int, mmap.mmap | None] = {}
+        self._closing = contextlib.ExitStack()
+        self._device: int | None = None
+        try:
+            self._open()
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _open(self) -> None:
+        binding = VfioBinding(self._bdf)
+        self._closing.callback(binding.restore)
+        self._container = self._open_node(VFIO_DEV / "vfio")
+        if fcntl.ioctl(self._container, GET_API_VERSION) != API_VERSION:
+            raise BindError(f"{self.uri}: the kernel's VFIO has another API version than {API_VERSION}")
+        group = self._open_node(binding.group_node)
+        status = bytearray(GROUP_STATUS.pack(GROUP_STATUS.size, 0))
+        self._ioctl(group, GROUP_GET_STATUS, status)
+        if not GROUP_STATUS.unpack(status)[1] & GROUP_VIABLE:
+            raise BindError(f"{self.uri}: another driver has a function of IOMMU group {binding.group}")
+        self._ioctl(group, GROUP_SET_CONTAINER, bytearray(Struct("@i").pack(self._container)))
+        kind = next((k for k in (TYPE1V2_IOMMU, TYPE1_IOMMU) if fcntl.ioctl(self._container, CHECK_EXTENSION, k)), None)
+        if kind is None:
+            raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU")
+        fcntl.ioctl(self._container, SET_IOMMU, kind)
+        self._iova_ranges = self._read_iova_ranges()
+        self._next_iova = IOVA_BASE
+        name = bytearray(self._bdf.encode() + b"\0")
+        self._device = int(self._ioctl(group, GROUP_GET_DEVICE_FD, name))
+        self._closing.callback(os.close, self._device)
+        os.set_inheritable(self._device, False)
+        info = bytearray(vfio_abi.DEVICE_INFO.pack(vfio_abi.DEVICE_INFO.size, 0, 0, 0))
+        self._ioctl(self._device, DEVICE_GET_INFO, info)
+        self._resettable = bool(vfio_abi.DEVICE_INFO.unpack(info)[1] & vfio_abi.DeviceFlags.RESET)
+        self._regions = {region: self._region_info(region) for region in (*range(6), Region.CONFIG)}
+        irq = bytearray(vfio_abi.IRQ_INFO.pack(vfio_abi.IRQ_INFO.size, 0, Irq.MSIX, 0))
+        self._ioctl(self._device, DEVICE_GET_IRQ_INFO, irq)
+        self._vectors: int = vfio_abi.IRQ_INFO.unpack(irq)[3]
+
+    def _open_node(self, path: os.PathLike[str]) -> int:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            hint = ", another program uses the group" if error.errno == errno.EBUSY else ""
+            raise BindError(f"{self.uri}: {path}: {error.strerror}{hint}") from None
+        self._closing.callback(os.close, fd)
+        return fd
+
+    def _ioctl(self, fd: int, number: int, argument: bytearray) -> int:
+        try:
+            return int(fcntl.ioctl(fd, number, argument))
+        except OSError as error:
+            raise RequestRefusedError(f"{self.uri}: VFIO request {number:#x}", error.errno or 0) from None
+
+    def _sized(self, fd: int, number: int, first: bytes) -> bytes:
+        """Answer of a request whose first field says how long it is, asked again if it is longer than `first`."""
+        answer = bytearray(first)
+        self._ioctl(fd, number, answer)
+        needed = int.from_bytes(answer[:4], "little")
+        if needed > len(answer):
+            answer = bytearray(needed.to_bytes(4, "little") + first[4:].ljust(needed - 4, b"\0"))
+            self._ioctl(fd, number, answer)
+        return bytes(answer)
+
+    def _region_info(self, region: int) -> RegionInfo:
+        request = vfio_abi.REGION_INFO.pack(vfio_abi.REGION_INFO.size, 0, region, 0, 0, 0)
+        try:
+            return vfio_abi.parse_region_info(self._sized(self._fd, DEVICE_GET_REGION_INFO, request), region)
+        except RequestRefusedError:
+            return RegionInfo(region, vfio_abi.RegionFlags(0), 0, 0, ())
+
+    def _read_iova_ranges(self) -> list[tuple[int, int]]:
+        answer = self._sized(self._container, IOMMU_GET_INFO, IOMMU_INFO.pack(IOMMU_INFO.size, 0, 0, 0, 0))
+        _, flags, _, cap_offset, _ = IOMMU_INFO.unpack_from(answer)
+        if flags & IOMMU_INFO_CAPS:
+            for identifier, offset in vfio_abi.capability_chain(answer, cap_offset):
+                if identifier == IOMMU_CAP_IOVA_RANGE:
+                    count = vfio_abi.SPARSE_HEADER.unpack_from(answer, offset)[3]
+                    start = offset + vfio_abi.SPARSE_HEADER.size
+                    return [vfio_abi.AREA.unpack_from(answer, start + n * vfio_abi.AREA.size) for n in range(count)]
+        return [(0, (1 << 39) - 1)]
+
+    @property
+    def _fd(self) -> int:
+        if self._device is None:
+            raise ConnectionLostError(f"{self.uri}: the function is closed")
+        return self._device
+
+    @property
+    def bdf(self) -> str:
+        """PCI address."""
+        return self._bdf
+
+    @property
+    def config_bytes(self) -> int:
+        """Size of config space."""
+        return self._regions[Region.CONFIG].size
+
+    def read_config(self, offset: int, size_bytes: int) -> bytes:
+        """Bytes of config space."""
+        return self._read(Region.CONFIG, offset, size_bytes)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write bytes of config space; the kernel keeps some fields to itself."""
+        self._write(Region.CONFIG, offset, data)
+
+    def bar_bytes(self, bar: int) -> int:
+        """Size of BAR 0-5."""
+        return self._regions[bar].size
+
+    def read_bar(self, bar: int, offset: int, width: int) -> int:
+        """One load from the mapped BAR, or one read of the device file."""
+        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        mapping = self.map_bar(bar)
+        if mapping is not None and offset % width == 0:
+            return int(lib.ihsm_mmio_read(ffi.from_buffer(mapping), offset, width))
+        return int.from_bytes(self._read(bar, offset, width), "little")
+
+    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        """One store, which is always posted, or one write of the device file."""
+        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        mapping = self.map_bar(bar)
+        if mapping is not None and offset % width == 0:
+            lib.ihsm_mmio_write(ffi.from_buffer(mapping), offset, width, value)
+        else:
+            self._write(bar, offset, value.to_bytes(width, "little"))
+
+    def _read(self, region: int, offset: int, count: int) -> bytes:
+        try:
+            data = os.pread(self._fd, count, self._regions[region].offset + offset)
+        except OSError as error:
+            raise RequestRefusedError(f"{self.uri}: read of region {region}", error.errno or 0) from None
+        if len(data) != count:
+            raise BusError(f"{self.uri}: {len(data)} of {count} bytes read at {offset:#x} of region {region}")
+        return data
+
+    def _write(self, region: int, offset: int, data: bytes) -> None:
+        try:
+            written = os.pwrite(self._fd, data, self._regions[region].offset + offset)
+        except OSError as error:
+            raise RequestRefusedError(f"{self.uri}: write of region {region}", error.errno or 0) from None
+        if written != len(data):
+            raise BusError(f"{self.uri}: {written} of {len(data)} bytes written at {offset:#x} of region {region}")
+
+    def map_bar(self, bar: int) -> mmap.mmap | None:
+        """Mapping of a BAR that the kernel lets us map as a whole."""
+        with self._lock:
+            if bar not in self._mappings:
+                info = self._regions[bar]
+                whole = any(area.offset == 0 and area.size == info.size for area in info.areas)
+                self._mappings[bar] = mmap.mmap(self._fd, info.size, offset=info.offset) if whole else None
+            return self._mappings[bar]
+
+    def write_event(self, bar: int) -> int | None:
+        """None: a store reaches the device by itself."""
+        return None
+
+    def allocate_arena(self, size_bytes: int) -> DmaArena:
+        """Anonymous shared memory, pinned and mapped in pieces of at most 1 MiB."""
+        size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+        if not 0 < size_bytes <= MAX_ARENA_BYTES:
+            raise ArenaError(f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible")
+        memory = mmap.mmap(-1, size_bytes)
+        iova = self._reserve_iova(size_bytes)
+        pieces = [(start, min(MAP_PIECE_BYTES, size_bytes - start)) for start in range(0, size_bytes, MAP_PIECE_BYTES)]
+        mapped: list[tuple[int, int]] = []
+        address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+        try:
+            for start, size in pieces:
+                flags = DmaFlags.READ | DmaFlags.WRITE
+                request = MAP_DMA.pack(MAP_DMA.size, flags, address + start, iova + start, size)
+                self._ioctl(self._container, IOMMU_MAP_DMA, bytearray(request))
+                mapped.append((iova + start, size))
+        except RequestRefusedError as error:
+            self._unmap(mapped)
+            raise ArenaError(
+                f"{size_bytes} bytes of DMA memory: {error}; is the locked-memory limit too low?"
+            ) from None
+        arena = DmaArena(memory, iova, lambda: self._drop_arena(arena, mapped))
+        with self._lock:
+            self._arenas.append(arena)
+        return arena
+
+    def _reserve_iova(self, size_bytes: int) -> int:
+        with self._lock:
+            for low, high in self._iova_ranges:
+                start = -(-max(low, self._next_iova) // PAGE_BYTES) * PAGE_BYTES
+                if start + size_bytes - 1 <= high:
+                    self._next_iova = start + size_bytes
+                    return start
+        raise ArenaError(f"{self.uri}: no I/O address left for {size_bytes} bytes")
+
+    def _drop_arena(self, arena: DmaArena, mapped: Sequence[tuple[int, int]]) -> None:
+        with self._lock, contextlib.suppress(ValueError):
+            self._arenas.remove(arena)
+        self._unmap(mapped)
+
+    def _unmap(self, mapped: Sequence[tuple[int, int]]) -> None:
+        for iova, size in mapped:
+            request = UNMAP_DMA.pack(UNMAP_DMA.size, 0, iova, size)
+            self._ioctl(self._container, IOMMU_UNMAP_DMA, bytearray(request))
+
+    @property
+    def vectors(self) -> int:
+        """Number of MSI-X vectors."""
+        return self._vectors
+
+    def enable_interrupts(self, events: Sequence[int | None]) -> None:
+        """Pass all eventfds at once: before Linux 6.5 no vector can be added while others are enabled."""
+        if len(events) > self._vectors:
+            raise BusError(f"{len(events)} interrupt vectors asked for, the function has {self._vectors}")
+        self.disable_interrupts()
+        if events:
+            fds = Struct(f"@{len(events)}i").pack(*(-1 if event is None else event for event in events))
+            self._set_irqs(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, len(events), fds)
+
+    def disable_interrupts(self) -> None:
+        """Take all eventfds back."""
+        if self._vectors:
+            with contextlib.suppress(RequestRefusedError):  # EINVAL: none was enabled
+                self._set_irqs(IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_TRIGGER, 0, b"")
+
+    def _set_irqs(self, flags: IrqSetFlags, count: int, data: bytes) -> None:
+        size = vfio_abi.IRQ_SET.size + len(data)
+        self._ioctl(self._fd, DEVICE_SET_IRQS, bytearray(vfio_abi.IRQ_SET.pack(size, flags, Irq.MSIX, 0, count) + data))
+
+    def reset(self) -> None:
+        """Function reset by the kernel: FLR."""
+        if not self._resettable:
+            raise BusError(f"{self.uri}: the kernel knows no way to reset this function")
+        argument: Any = 0
+        try:
+            fcntl.ioctl(self._fd, DEVICE_RESET, argument)
+        except OSError as error:
+            raise RequestRefusedError(f"{self.uri}: reset", error.errno or 0) from None
+
+    def close(self) -> None:
+        """Unmap, close, and give the function back if it was bound here."""
+        with self._lock:
+            arenas, self._arenas = self._arenas, []
+            mappings, self._mappings = list(self._mappings.values()), {}
+        for arena in arenas:
+            arena.close()
+        for mapping in mappings:
+            if mapping is not None:
+                with contextlib.suppress(BufferError):  # a doorbell view is still held; it goes with its holder
+                    mapping.close()
+        self._device = None
+        self._closing.close()

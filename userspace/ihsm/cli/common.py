@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options and output that commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+
+from ihsm.uri import AUTO
+
+device_option: Final[Callable[[Any], Any]] = click.option(
+    "--device",
+    "device",
+    metavar="URI",
+    default=AUTO,
+    show_default=True,
+    help="vfio-user:PATH, pci:BDF, or auto: the one device found, else a private one for the duration.",
+)
+json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
+    """Left-aligned columns, never truncated, so that a pipe sees what a terminal sees."""
+    lines = [tuple(headers), *rows] if headers else list(rows)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Name and value of each leaf of nested records, names joined with dots."""
+    rows = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return rows

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm info`: what a device says of itself, through config space, registers, admin queue and HSM ring."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ihsm.bus import PciFunction
+from ihsm.bus.config_space import capabilities, read_ids, serial_number
+from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
+from ihsm.ddi import Partition
+from ihsm.driver import Controller, DriverOptions
+from ihsm.uri import open_function
+
+
+@click.command()
+@device_option
+@json_option
+@click.option("--poll", is_flag=True, help="Poll the rings instead of taking interrupts.")
+def info(device: str, as_json: bool, poll: bool) -> None:
+    """Bring a device up and print what it is.
+
+    A device that somebody else uses is not disturbed: a socket takes one client at a time, and a PCI function with a
+    driver is refused.
+    """
+    with open_function(device) as function:
+        record: dict[str, Any] = {"uri": function.uri, "pci": describe_function(function)}
+        with Controller(function, DriverOptions(interrupts=not poll)) as controller:
+            record |= describe_controller(controller)
+    if as_json:
+        print_json(record)
+    else:
+        print_table(flatten(record))
+
+
+def describe_function(function: PciFunction) -> dict[str, Any]:
+    """Config space and BARs."""
+    ids = read_ids(function)
+    serial = serial_number(function)
+    return {
+        "id": f"{ids.vendor:04x}:{ids.device:04x}",
+        "subsystem": f"{ids.subsystem_vendor:04x}:{ids.subsystem:04x}",
+        "class": f"{ids.class_code:06x}",
+        "revision": f"{ids.revision:02x}",
+        "serial_number": None if serial is None else f"{serial:016X}",
+        "bars": {f"{bar}": function.bar_bytes(bar) for bar in range(6) if function.bar_bytes(bar)},
+        "vectors": function.vectors,
+        "capabilities": [f"{entry.name} at {entry.offset:#x}" for entry in capabilities(function)],
+    }
+
+
+def describe_controller(controller: Controller) -> dict[str, Any]:
+    """Registers, Identify, queues, and the two DDI commands that need neither session nor provisioning."""
+    version = controller.registers.vs
+    cap = controller.registers.cap
+    partition = Partition(controller)
+    revisions = partition.api_revisions()
+    device = partition.info()
+    return {
+        "controller": {
+            "version": f"{version.mjr}.{version.mnr}",
+            "max_queue_entries": cap.mqes + 1,
+            "ready_timeout_s": cap.ready_timeout_s,
+            "identity": asdict(controller.identity),
+        },
+        "queues": {
+            "hsm": len(controller.hsm_queues),
+            "aes": len(controller.aes_queues),
+            "aes_gcm_workaround": controller.gcm_workaround,
+        },
+        "hsm": {
+            "api_revision_min": f"{revisions.min.major}.{revisions.min.minor}",
+            "api_revision_max": f"{revisions.max.major}.{revisions.max.minor}",
+            "kind": device.kind.name,
+            "tables": device.tables,
+            "fips_approved": device.fips_approved,
+        },
+    }

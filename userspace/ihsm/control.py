@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Client of a function's control socket (`ihsm_abi.control`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ihsm.errors import ControlError, DeviceNotFoundError
+from ihsm_abi.control import (
+    MAX_LINE_BYTES,
+    SUFFIX,
+    ControlAnswer,
+    ControlCommand,
+    ControlProtocolError,
+    ControlRequest,
+)
+from ihsm_abi.sockets import MAX_PATH_BYTES
+
+PROTOCOL: Final = "protocol"
+"""`ControlError.code` of an answer that is none, or of no answer."""
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+
+class ControlClient:
+    """Connection to the control socket beside a function's vfio-user socket; one request at a time."""
+
+    def __init__(self, socket_path: str | os.PathLike[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Connect.
+
+        Args:
+            socket_path: the function's vfio-user socket; the control socket's name follows from it.
+            timeout_s: longest wait for an answer, in seconds.
+
+        Raises:
+            DeviceNotFoundError: nobody listens there.
+        """
+        self.path = os.fspath(socket_path) + SUFFIX
+        self._timeout_s = timeout_s
+        self._number = 0
+        self._received = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        if len(os.fsencode(self.path)) > MAX_PATH_BYTES:
+            self._socket.close()
+            raise DeviceNotFoundError(f"{self.path}: longer than a socket path can be")
+        try:
+            self._socket.connect(self.path)
+        except OSError as error:
+            self._socket.close()
+            raise DeviceNotFoundError(f"{self.path}: {error.strerror or error}") from None
+
+    def call(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send a command and return its result.
+
+        Raises:
+            ControlError: refused, or no proper answer in time.
+        """
+        self._number += 1
+        try:
+            self._socket.sendall(ControlRequest(command, arguments, self._number).encode())
+            answer = ControlAnswer.decode(self._read_line())
+        except ControlProtocolError as error:
+            raise ControlError(PROTOCOL, f"{self.path}: {error}") from None
+        except TimeoutError:
+            raise ControlError(PROTOCOL, f"{self.path}: no answer within {self._timeout_s:g} s") from None
+        except OSError as error:
+            raise ControlError(PROTOCOL, f"{self.path}: {error.strerror}") from None
+        if answer.id != self._number:
+            raise ControlError(PROTOCOL, f"{self.path}: answer to request {answer.id!r}, {self._number} expected")
+        if answer.error_code is not None:
+            raise ControlError(answer.error_code, answer.message)
+        return answer.result or {}
+
+    def status(self) -> dict[str, Any]:
+        """State of the function and its process."""
+        return self.call(ControlCommand.STATUS)
+
+    def _read_line(self) -> bytes:
+        deadline = time.monotonic() + self._timeout_s
+        while b"\n" not in self._received:
+            if len(self._received) > MAX_LINE_BYTES:
+                raise ControlProtocolError(f"answer exceeds {MAX_LINE_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            data = self._socket.recv(MAX_LINE_BYTES)
+            if not data:
+                raise ControlProtocolError("connection closed before the answer")
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

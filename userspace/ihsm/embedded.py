@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A private device for the duration: `ihsm serve` as a subprocess, ended with its user."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ihsm.bus.discovery import listening_sockets
+from ihsm.errors import EmbeddedDeviceError
+from ihsm_abi.sockets import SOCKET_SUFFIX
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
+POLL_INTERVAL_S: Final = 0.01
+LOG_TAIL_BYTES: Final = 2000
+PR_SET_PDEATHSIG: Final = 1
+
+
+class EmbeddedDevice:
+    """A device process of one function that nobody else knows of."""
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        """Start it and wait until it listens; `arguments` are further options of `ihsm serve`.
+
+        Raises:
+            EmbeddedDeviceError: it ended or did not listen in time; the message has its last lines.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="ihsm-"))
+        self.socket_path = self._folder / f"0{SOCKET_SUFFIX}"
+        self._log_path = self._folder / "log"
+        command = [sys.executable, "-m", "ihsm", "serve", "--socket", os.fspath(self.socket_path), *arguments]
+        log.debug("starting %s", " ".join(command))
+        with self._log_path.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us: the device must outlive our teardown
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            self._wait_until_listening()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id of the device."""
+        return self._process.pid
+
+    def _wait_until_listening(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while str(self.socket_path) not in listening_sockets():
+            status = self._process.poll()
+            if status is not None:
+                raise EmbeddedDeviceError(f"the embedded device ended with status {status}: {self._last_lines()}")
+            if time.monotonic() > deadline:
+                raise EmbeddedDeviceError(
+                    f"the embedded device did not listen within {START_TIMEOUT_S:g} s: {self._last_lines()}"
+                )
+            time.sleep(POLL_INTERVAL_S)
+
+    def _last_lines(self) -> str:
+        text = self._log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        return text.splitlines()[-1] if text else "it printed nothing"
+
+    def close(self) -> None:
+        """End the process and remove its files; harmless the second time."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                log.warning("the embedded device did not end in %g s and is killed", STOP_TIMEOUT_S)
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """The device itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+_LIBC: Final = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    # Between fork and exec: nothing but this system call, so that no lock of another thread is needed.
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
