@@ -12,9 +12,6 @@
 
 #include <endian.h>
 #include <openssl/aead.h>
-#include <openssl/aes.h>
-#include <openssl/cipher.h>
-#include <openssl/err.h>
 #include <openssl/mem.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,9 +30,7 @@ enum { PAGE_SLOTS = 256, PAGES = 256, BULK_KEY = 32, XTS_MAX_UNIT = 1 << 24 };
 /* In the arena. */
 struct context {
   uint8_t key[BULK_KEY];
-  AES_KEY encrypt, decrypt;        /* XTS */
-  uint8_t length_h[64][AES_BLOCK]; /* GCM: H * x^i, for bit i of the AAD length in bits */
-  EVP_CIPHER_CTX *gcm[KS_BULK_WORKERS];
+  struct ihsm_aes_key aes;
 };
 
 struct ks_bulk_key {
@@ -67,18 +62,11 @@ ks_bulk_table *ks_bulk_table_new(int function) {
   return table;
 }
 
-static void free_context(struct context *context) {
-  for (size_t i = 0; i < KS_BULK_WORKERS; i++) {
-    EVP_CIPHER_CTX_free(context->gcm[i]);
-  }
-  ks_arena_free(context);
-}
-
 /* Frees the context of a slot without readers, if nobody else does. */
 static void try_wipe(struct ks_bulk_key *key) {
   uint64_t expected = DYING;
   if (atomic_compare_exchange_strong(&key->state, &expected, WIPING)) {
-    free_context(key->context);
+    ks_arena_free(key->context);
     key->context = NULL;
     atomic_fetch_and(&key->state, ~FLAGS);
   }
@@ -116,39 +104,13 @@ bool ks_bulk_equal(const struct ks_bulk_key *a, const struct ks_bulk_key *b) {
   return CRYPTO_memcmp(a->context->key, b->context->key, BULK_KEY) == 0;
 }
 
-/* x * block in GCM's field: bits are numbered from the most significant one of byte 0. */
-static void gcm_double(uint8_t block[AES_BLOCK]) {
-  uint8_t carry = 0;
-  for (size_t i = 0; i < AES_BLOCK; i++) {
-    uint8_t next = block[i] & 1;
-    block[i] = (uint8_t)(block[i] >> 1 | carry << 7);
-    carry = next;
-  }
-  block[0] ^= (uint8_t)(-carry & 0xe1);
-}
+const struct ihsm_aes_key *ks_bulk_aes(const struct ks_bulk_key *key) { return &key->context->aes; }
 
-/* The AAD length in bits is the big-endian high half of the length block: its bit i is the coefficient of x^(63-i). */
-static void prepare_length_powers(struct context *context) {
-  uint8_t power[AES_BLOCK] = {0};
-  AES_encrypt(power, power, &context->encrypt);
-  for (size_t i = 0; i < 64; i++) {
-    memcpy(context->length_h[63 - i], power, AES_BLOCK);
-    gcm_double(power);
-  }
-  ks_wipe(power, sizeof power);
-}
-
-static struct context *prepare(const uint8_t *key, int type) {
+static struct context *prepare(const uint8_t *key) {
   struct context *context = ks_arena_alloc(sizeof *context);
-  if (context == NULL) {
-    return NULL;
-  }
-  memcpy(context->key, key, BULK_KEY);
-  AES_set_encrypt_key(key, 8 * BULK_KEY, &context->encrypt);
-  if (type == KS_BULK_XTS) {
-    AES_set_decrypt_key(key, 8 * BULK_KEY, &context->decrypt);
-  } else {
-    prepare_length_powers(context);
+  if (context != NULL) {
+    memcpy(context->key, key, BULK_KEY);
+    ihsm_aes_key_init(&context->aes, key);
   }
   return context;
 }
@@ -175,7 +137,7 @@ static int publish(ks_bulk_table *table, uint32_t key_id, struct ks_object *obje
   while (atomic_load(&key->state) & FLAGS) { /* a command on the key that had this number is still running */
     pause_briefly();
   }
-  struct context *context = prepare(object->bytes, info.type);
+  struct context *context = prepare(object->bytes);
   if (context == NULL) {
     return KS_NOMEM;
   }
@@ -273,134 +235,4 @@ void ks_bulk_table_free(ks_bulk_table *table) {
   }
   pthread_mutex_unlock(&bulk_lock);
   free(table);
-}
-
-/* The context of a worker, made at its first use of the key. */
-static EVP_CIPHER_CTX *gcm_context(struct ks_bulk_key *key, unsigned worker) {
-  struct context *context = key->context;
-  if (worker >= KS_BULK_WORKERS) {
-    return NULL;
-  }
-  if (context->gcm[worker] == NULL) {
-    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    if (ctx != NULL && !EVP_CipherInit_ex(ctx, EVP_aes_256_gcm(), NULL, context->key, NULL, 1)) {
-      EVP_CIPHER_CTX_free(ctx);
-      ctx = NULL;
-    }
-    context->gcm[worker] = ctx;
-    ks_burn_stack(BURN_LIGHT);
-  }
-  return context->gcm[worker];
-}
-
-bool ks_gcm_start(struct ks_bulk_key *key, unsigned worker, bool encrypt, const uint8_t iv[12]) {
-  EVP_CIPHER_CTX *ctx = gcm_context(key, worker);
-  return ctx != NULL && EVP_CipherInit_ex(ctx, NULL, NULL, NULL, iv, encrypt) == 1;
-}
-
-bool ks_gcm_aad(struct ks_bulk_key *key, unsigned worker, const uint8_t *aad, size_t size) {
-  int written;
-  return size <= INT32_MAX && EVP_CipherUpdate(key->context->gcm[worker], NULL, &written, aad, (int)size) == 1;
-}
-
-bool ks_gcm_update(struct ks_bulk_key *key, unsigned worker, const uint8_t *in, uint8_t *out, size_t size) {
-  int written;
-  return size <= INT32_MAX && EVP_CipherUpdate(key->context->gcm[worker], out, &written, in, (int)size) == 1;
-}
-
-bool ks_gcm_tag(struct ks_bulk_key *key, unsigned worker, uint8_t tag[16]) {
-  EVP_CIPHER_CTX *ctx = key->context->gcm[worker];
-  uint8_t nothing[1];
-  int written;
-  return EVP_CipherFinal_ex(ctx, nothing, &written) == 1 &&
-         EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, AES_BLOCK, tag) == 1;
-}
-
-bool ks_gcm_matches(struct ks_bulk_key *key, unsigned worker, const uint8_t tag[16]) {
-  EVP_CIPHER_CTX *ctx = key->context->gcm[worker];
-  uint8_t expected[AES_BLOCK], nothing[1];
-  int written;
-  memcpy(expected, tag, sizeof expected);
-  bool matches = EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, AES_BLOCK, expected) == 1 &&
-                 EVP_CipherFinal_ex(ctx, nothing, &written) == 1;
-  if (!matches) {
-    ERR_clear_error();
-  }
-  return matches;
-}
-
-void ks_gcm_exchange_aad_length(const struct ks_bulk_key *key, uint64_t aad_a, uint64_t aad_b, uint8_t tag[16]) {
-  for (uint64_t bits = 8 * aad_a ^ 8 * aad_b; bits != 0; bits &= bits - 1) {
-    const uint8_t *power = key->context->length_h[__builtin_ctzll(bits)];
-    for (size_t i = 0; i < AES_BLOCK; i++) {
-      tag[i] ^= power[i];
-    }
-  }
-}
-
-#if defined(__x86_64__) || defined(__aarch64__)
-/* The library's own XTS over prepared key schedules, which its public interface does not offer. It may be called only
- * where AES instructions exist (EVP_has_aes_hardware), for then AES_set_encrypt_key made schedules of its form. */
-int aes_hw_xts_cipher(const uint8_t *in, uint8_t *out, size_t length, const AES_KEY *key1, const AES_KEY *key2,
-                      const uint8_t iv[16], int enc);
-
-static bool hardware_xts(const struct context *data, const struct context *tweak_context, bool encrypt,
-                         const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t size, bool *ok) {
-  if (!EVP_has_aes_hardware()) {
-    return false;
-  }
-  *ok = aes_hw_xts_cipher(in, out, size, encrypt ? &data->encrypt : &data->decrypt, &tweak_context->encrypt, tweak,
-                          encrypt) == 1;
-  return true;
-}
-#else
-static bool hardware_xts(const struct context *data, const struct context *tweak_context, bool encrypt,
-                         const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t size, bool *ok) {
-  (void)data, (void)tweak_context, (void)encrypt, (void)tweak, (void)in, (void)out, (void)size, (void)ok;
-  return false;
-}
-#endif
-
-bool ks_xts_unit(const struct ks_bulk_key *data_key, const struct ks_bulk_key *tweak_key, bool encrypt,
-                 const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t size) {
-  const struct context *data = data_key->context, *tweak_context = tweak_key->context;
-  bool ok;
-  if (size == 0 || size % AES_BLOCK != 0 || size > XTS_MAX_UNIT) {
-    return false;
-  }
-  if (hardware_xts(data, tweak_context, encrypt, tweak, in, out, size, &ok)) {
-    return ok;
-  }
-  uint8_t joined[2 * BULK_KEY];
-  int written;
-  memcpy(joined, data->key, BULK_KEY);
-  memcpy(joined + BULK_KEY, tweak_context->key, BULK_KEY);
-  EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-  ok = ctx != NULL && EVP_CipherInit_ex(ctx, EVP_aes_256_xts(), NULL, joined, tweak, encrypt) == 1 &&
-       EVP_CipherUpdate(ctx, out, &written, in, (int)size) == 1;
-  EVP_CIPHER_CTX_free(ctx);
-  ks_wipe(joined, sizeof joined);
-  ERR_clear_error();
-  return ok;
-}
-
-void ks_xts_advance(const struct ks_bulk_key *tweak_key, const uint8_t tweak[16], size_t blocks, uint8_t next[16]) {
-  uint8_t mask[AES_BLOCK];
-  AES_encrypt(tweak, mask, &tweak_key->context->encrypt);
-  uint64_t low, high;
-  memcpy(&low, mask, 8);
-  memcpy(&high, mask + 8, 8);
-  low = le64toh(low);
-  high = le64toh(high);
-  for (; blocks > 0; blocks--) { /* times x in GF(2^128), little-endian (IEEE 1619) */
-    uint64_t carry = high >> 63;
-    high = high << 1 | low >> 63;
-    low = low << 1 ^ (-carry & 0x87);
-  }
-  low = htole64(low);
-  high = htole64(high);
-  memcpy(mask, &low, 8);
-  memcpy(mask + 8, &high, 8);
-  AES_decrypt(mask, next, &tweak_key->context->decrypt);
-  ks_wipe(mask, sizeof mask);
 }
