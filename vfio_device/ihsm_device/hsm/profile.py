@@ -111,10 +111,12 @@ class Profile:
     """S: encryption with an approved GCM key uses the caller's IV. F: the device makes it."""
 
     def describe(self) -> dict[str, str | bool]:
-        """Every attribute as a plain value, for the status of the device."""
+        """The name, and every choice as a plain value; for the status of the device."""
         plain: dict[str, str | bool] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.type == Firmware:
+                continue
             if isinstance(value, Enum):
                 value = value.value
             elif isinstance(value, UnwrappingKeyMetadata):
