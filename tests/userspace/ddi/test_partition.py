@@ -22,6 +22,8 @@ from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,
     AesOp,
+    CloseSessionReq,
+    CloseSessionResp,
     DdiStatus,
     DerPublicKey,
     DeviceKind,
@@ -235,6 +237,18 @@ def test_values_that_no_message_can_carry() -> None:
     with pytest.raises(MborEncodeError, match="OpenKeyReq"):
         session.open_key(0x10000)
     assert len(transport.requests) == sent
+
+
+def test_a_session_closes_itself_and_hides_no_error() -> None:
+    session, transport = opened(lambda _: CloseSessionResp())
+    with session:
+        pass
+    assert isinstance(transport.requests[-1], CloseSessionReq)
+    session, _ = opened(lambda _: DdiStatus.SessionNotFound)
+    with pytest.raises(KeyError), session:
+        raise KeyError
+    with pytest.raises(StatusError, match="SessionNotFound"), session:
+        pass
 
 
 def test_a_symmetric_key_has_no_public_half() -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
+from ihsm.errors import IhsmError
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
 
@@ -61,5 +63,6 @@ class Session(KeyOperations, CryptoOperations):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the session."""
-        self.close()
+        """Close the session; a failure to do so does not hide the error that ended the block."""
+        with contextlib.suppress(IhsmError) if value is not None else contextlib.nullcontext():
+            self.close()
