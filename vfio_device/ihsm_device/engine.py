@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import Any, Final, Protocol
 
 from ihsm_abi.pci import BAR_BYTES, Bar
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device import vfu
 from ihsm_device._native import ffi, lib
 
@@ -64,6 +65,14 @@ class Host(Protocol):
 
     def detach(self) -> None:
         """The engine is about to go."""
+
+
+class KeyTable(Protocol):
+    """Keys of the fast path, in the key store."""
+
+    @property
+    def native(self) -> Any:
+        """The `struct ks_bulk_table *`."""
 
 
 class Command:
@@ -207,6 +216,17 @@ class Engine:
                 "give QEMU's memory backend share=on"
             )
         _check(result, 0)
+
+    def set_keys(self, table: KeyTable, *, fips: bool = False, device_iv: bool = False) -> None:
+        """Give the AES queues their keys; before the first of them is created, and `table` must outlive them.
+
+        `fips` is the service indicator's FIPS state; with `device_iv` approved GCM encryption uses an IV of the
+        device's own instead of the caller's (spec 02 E.3).
+
+        Raises:
+            QueueError: an AES queue exists.
+        """
+        _check(lib.ihsm_engine_set_keys(self.handle, table.native, fips, device_iv), FIRST_AES_QUEUE_ID)
 
     def create_cq(self, queue_id: int, base: int, entries: int, vector: int | None) -> None:
         """Start a completion queue of 2 to 65536 entries; None as vector: no interrupts.

@@ -1,7 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AES rings: served by C threads, one thread per ring at a time (spec 02 part C, 01 §14.4). */
-#include "fastpath.h"
+#include "fastpath/fastpath.h"
+#include "engine.h"
 
 #include <string.h>
 
@@ -36,7 +37,7 @@ bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
     if (atomic_load_explicit(&context->regions->writers, memory_order_relaxed) != 0) {
         ihsm_regions_unlock(context->regions);
         ihsm_regions_read_lock(context->regions);
-        context->source_hint = context->destination_hint = 0;
+        context->remapped++;
     }
     return !atomic_load_explicit(&context->ring->stop, memory_order_relaxed);
 }
@@ -44,7 +45,11 @@ bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
 /* Commands of one turn; returns how many were answered. */
 static unsigned serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes, bool whole_command) {
     struct ihsm_engine *engine = ring->engine;
-    struct ihsm_fp_context context = {.engine = engine, .regions = &engine->host->regions, .ring = ring};
+    struct ihsm_fp_context context = {.engine = engine,
+                                      .regions = &engine->host->regions,
+                                      .ring = ring,
+                                      .function = &engine->fp,
+                                      .scratch = ihsm_fp_scratch()};
     unsigned answered = 0;
     uint64_t bytes = 0;
 
@@ -62,7 +67,10 @@ static unsigned serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32
         bytes += sqe.src_len;
         cqe.attr = sqe.attr;
         cqe.cmd_id = sqe.cmd_id;
-        ihsm_fp_execute(&context, &sqe, &cqe);
+        if (context.scratch != NULL)
+            ihsm_fp_execute(&context, &sqe, &cqe);
+        else
+            cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
         complete(ring, &sqe, &cqe);
         answered++;
     }

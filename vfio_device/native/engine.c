@@ -43,6 +43,14 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
     return engine;
 }
 
+int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv) {
+    for (unsigned queue = IHSM_FIRST_AES_QUEUE_ID; queue <= IHSM_LAST_AES_QUEUE_ID; queue++)
+        if (ihsm_engine_sq_exists(engine, queue))
+            return -EBUSY;
+    engine->fp = (struct ihsm_fp_function){.keys = bulk_table, .fips = fips, .device_iv = device_iv};
+    return 0;
+}
+
 void ihsm_engine_close(struct ihsm_engine *engine) {
     const struct timespec moment = {.tv_nsec = 100000};
     if (engine->closed)

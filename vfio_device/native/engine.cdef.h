@@ -49,6 +49,8 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
 /* Drop all queues and leave scheduler and host; a later completion is dropped. */
 void ihsm_engine_close(struct ihsm_engine *engine);
 void ihsm_engine_free(struct ihsm_engine *engine);
+/* Keys of the fast path and what it must know of the function; before the first AES queue exists, else -EBUSY. */
+int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv);
 int ihsm_engine_enable_admin(struct ihsm_engine *engine, uint64_t asq, uint64_t acq, uint32_t sq_entries,
                              uint32_t cq_entries);
 int ihsm_engine_create_cq(struct ihsm_engine *engine, unsigned id, uint64_t base, uint32_t entries, int vector);

@@ -24,6 +24,7 @@
 
 #include "abi.h"
 #include "engine.cdef.h"
+#include "fastpath/fastpath.h"
 
 #define IHSM_HSM_RINGS IHSM_LAST_HSM_QUEUE_ID
 #define IHSM_AES_RINGS (IHSM_LAST_AES_QUEUE_ID - IHSM_FIRST_AES_QUEUE_ID + 1)
@@ -149,6 +150,7 @@ struct ihsm_engine {
     unsigned busy;   /* threads that popped one of our rings; scheduler->lock */
     atomic_uint users; /* calls from Python that may touch the host after they released a ring */
     bool closed;
+    struct ihsm_fp_function fp;
     struct {
         _Atomic uint64_t doorbells, doorbells_bad_value, doorbells_unknown_queue, admin_commands, hsm_commands,
             hsm_rejected, aes_commands, sqe_unreadable, cqe_unwritable, completions_dropped;

@@ -4,7 +4,7 @@
  * The one file that uses AWS-LC below its EVP layer. EVP keeps the state of an operation and the key in one context, so
  * every worker would need its own context per key; the layer below shares a constant key, costs a third less for 64
  * bytes, resumes anywhere, and computes the tag of a decryption instead of only comparing it. */
-#include "aes.h"
+#include "fastpath/aes.h"
 
 #include <openssl/aes.h>
 #include <openssl/mem.h>

@@ -3,9 +3,9 @@
  *
  * An AES command under way: what the files of the fast path share. */
 #pragma once
-#include "aes.h"
-#include "fastpath.h"
-#include "sgl.h"
+#include "fastpath/aes.h"
+#include "fastpath/fastpath.h"
+#include "fastpath/sgl.h"
 
 /* Payload up to this size is copied in, processed and copied out; larger payload is processed where it lies, because
  * the copy would cost a quarter of the rate. Nothing read back from there decides about control flow or addresses. */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "command.h"
+#include "fastpath/command.h"
 #include "keystore/arena.h"
 #include "keystore/bulk.h"
 

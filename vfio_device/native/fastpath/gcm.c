@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * AES-GCM commands: padded AAD and text through the SGLs, then the tail, then the tag (spec 02 E.4 to E.6). */
-#include "command.h"
+#include "fastpath/command.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors
  * SPDX-License-Identifier: Apache-2.0 */
-#include "sgl.h"
+#include "fastpath/sgl.h"
 
 #include <string.h>
 

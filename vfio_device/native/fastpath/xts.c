@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * AES-XTS commands: one or more data units, their tweaks counting up (spec 02 C.7). */
-#include "command.h"
+#include "fastpath/command.h"
 
 #include <string.h>
 
