@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ from support.guest_memory import GuestMemory
 
 RING_IOVA = 0x1_0000_0000
 DATA_BLOCKS_PER_SEGMENT = 255
+GCM_KEY = bytes(range(32))
+XTS_KEY_1 = bytes(range(32, 64))
+XTS_KEY_2 = bytes(range(64, 96))
+GCM_ID, APPROVED_ID, XTS_ID_1, XTS_ID_2 = 0x12, 0x11, 0x13, 0x14
 Block = tuple[int, int]
 """Address and length of a data block."""
 
@@ -98,6 +103,13 @@ class AesRig:
         handle = self.store.import_secret(key, Owner())
         self.handles.append(handle)
         self.table.publish(key_id, handle, kind, session_id=session_id, app_id=app_id, session_only=session_only)
+
+    def add_standard_keys(self) -> None:
+        """A GCM key of each kind (the same bytes) and a pair of XTS keys."""
+        self.add_key(GCM_ID, GCM_KEY, BulkType.GCM_UNAPPROVED)
+        self.add_key(APPROVED_ID, GCM_KEY, BulkType.GCM_APPROVED)
+        self.add_key(XTS_ID_1, XTS_KEY_1, BulkType.XTS)
+        self.add_key(XTS_ID_2, XTS_KEY_2, BulkType.XTS)
 
     def run(self, sqe: bytes, queue_id: int = FIRST_AES_QUEUE_ID) -> Completion:
         """Submit one entry and wait for its completion."""
@@ -180,7 +192,7 @@ def scatter(memory: GuestMemory, length: int, cuts: Sequence[int], skews: Sequen
     """Fresh buffers for `length` bytes cut at the given offsets, each at the next skew."""
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < length}), length]
     blocks = []
-    for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
         if high > low:
             blocks.append((memory.allocate(high - low, skew=skews[i % len(skews)]), high - low))
     return blocks
