@@ -261,6 +261,11 @@ class Controller:
         limit_s = self.options.timeout_s
         return reply_of(self._hsm_queue().submit_flush(session_id, timeout_s=limit_s))
 
+    @property
+    def has_room(self) -> bool:
+        """Whether an HSM command would be accepted without waiting."""
+        return any(queue.has_room for queue in self.hsm_queues)
+
     def _hsm_queue(self) -> HsmQueue:
         """The next queue with room, else simply the next one."""
         first = next(self._round)
