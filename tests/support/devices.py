@@ -20,6 +20,8 @@ from support.modules import ReversingModule
 
 DEVICE_CONTROL: Final = pci.PCI_EXPRESS_POSITION + 8
 INITIATE_FLR: Final = 1 << 15
+MSIX_CONTROL: Final = pci.MSIX_POSITION + 2
+FUNCTION_MASK: Final = 1 << 14
 HOSTS: Final = ("loopback", "vfio-user")
 
 
@@ -33,6 +35,8 @@ class DeviceUnderTest:
     level_reset: Callable[[], None]
     map_dma: Callable[[int, int, int, int], None]
     """Map a file (descriptor, offset) at an I/O address (address, size)."""
+    set_function_mask: Callable[[bool], None]
+    """Mask all MSI-X vectors at once."""
 
 
 @contextmanager
@@ -41,14 +45,26 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
     module = ReversingModule()
     if host == "loopback":
         with LoopbackFunction(module, resources=resources) as loopback, opened_gate(module):
-            yield DeviceUnderTest(loopback, loopback.device, module, loopback.device.controller.reset, loopback.map_dma)
+            yield DeviceUnderTest(
+                loopback,
+                loopback.device,
+                module,
+                loopback.device.controller.reset,
+                loopback.map_dma,
+                loopback.engine.set_function_mask,
+            )
         return
     server = Server([folder / "f.sock"], lambda index: module, resources=resources)
     server.start()
     try:
         with VfioUserFunction(folder / "f.sock") as function, opened_gate(module):
             yield DeviceUnderTest(
-                function, server.functions[0], module, lambda: _level_reset(function), function.map_dma
+                function,
+                server.functions[0],
+                module,
+                lambda: _set_config_bit(function, DEVICE_CONTROL, INITIATE_FLR, True),
+                function.map_dma,
+                lambda masked: _set_config_bit(function, MSIX_CONTROL, FUNCTION_MASK, masked),
             )
     finally:
         server.stop()
@@ -63,6 +79,6 @@ def opened_gate(module: ReversingModule) -> Iterator[None]:
         module.gate.set()
 
 
-def _level_reset(function: PciFunction) -> None:
-    control = int.from_bytes(function.read_config(DEVICE_CONTROL, 2), "little")
-    function.write_config(DEVICE_CONTROL, (control | INITIATE_FLR).to_bytes(2, "little"))
+def _set_config_bit(function: PciFunction, offset: int, bit: int, value: bool) -> None:
+    word = int.from_bytes(function.read_config(offset, 2), "little")
+    function.write_config(offset, (word | bit if value else word & ~bit).to_bytes(2, "little"))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Call patterns of the two known guest drivers, over both hosts: the Linux one (spec 01 §12, §13) and UEFI firmware's."""
+"""Call patterns of the two known guest drivers, over both hosts: Linux (spec 01 §12, §13) and UEFI firmware."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ from ihsm_device.socket_paths import bind_error, claim, private_files
 
 _log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S: Final = 5.0
+JOIN_TIMEOUT_S: Final = 2.0
+"""How long `stop` waits for the owner thread, which a client that stops in the middle of a message may hold."""
 RETRY_DELAY_S: Final = 0.1
 """Pause after an error of the owner thread itself, so that a lasting one does not fill the log."""
 
@@ -68,20 +69,25 @@ class Endpoint:
         """Serve clients."""
         self._owner.start()
 
-    def stop(self) -> None:
-        """Disconnect the client, stop serving and remove the socket."""
+    def stop(self) -> bool:
+        """Disconnect the client, stop serving and remove the socket; an endpoint that was not started too.
+
+        False if the owner thread is held up by its client: then the engine stays open, for the process to end with.
+        """
         self._stopping.set()
         os.eventfd_write(self._stop_fd, 1)
-        self._owner.join(JOIN_TIMEOUT_S)
+        if self._owner.ident is not None:
+            self._owner.join(JOIN_TIMEOUT_S)
         self.path.unlink(missing_ok=True)
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
-            return
+            return False
         self.function.controller.client_lost()
         self._context.on_reset(lambda kind: None)
         self.engine.close()
         self._context.close()
         os.close(self._stop_fd)
+        return True
 
     def _own(self) -> None:
         """Attach client after client; nothing a client does ends this thread."""

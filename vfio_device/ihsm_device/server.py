@@ -115,8 +115,8 @@ class Server:
         self._close()
 
     def _close(self) -> None:
-        for endpoint in self._endpoints:
-            endpoint.stop()
+        ended = [endpoint.stop() for endpoint in self._endpoints]
         for path in self._control_paths:
             path.unlink(missing_ok=True)
-        self._scheduler.close()
+        if all(ended):
+            self._scheduler.close()

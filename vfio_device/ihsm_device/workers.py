@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -24,7 +25,8 @@ _log = logging.getLogger(__name__)
 MAX_ADMIN_THREADS: Final = 16
 """A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
 MAX_FAST_THREADS: Final = 8
-JOIN_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 5.0
+"""How long `stop` waits for commands at work; the threads are daemons, so a longer one ends with the process."""
 
 
 class CommandHandler(Protocol):
@@ -84,10 +86,11 @@ class WorkerPool:
         self._scheduler.wake()
         for _ in range(self._slow_threads):
             self._slow.put(None)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads:
-            thread.join(JOIN_TIMEOUT_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                _log.warning("worker %s did not end within %.0f s", thread.name, JOIN_TIMEOUT_S)
+                _log.warning("worker %s did not end within %.0f s", thread.name, STOP_TIMEOUT_S)
 
     def _serve_admin(self) -> None:
         while (command := self._scheduler.pull(RingClass.ADMIN)) is not None:

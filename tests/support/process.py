@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm serve` as a process of its own, and what the system says about it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ihsm_abi.control import SUFFIX, ControlAnswer, ControlRequest
+
+READY: Final = "ready:"
+START_TIMEOUT_S: Final = 30.0
+SERVE: Final = (sys.executable, "-c", "from ihsm.cli import main; main()", "serve")
+
+
+@dataclass
+class ServeProcess:
+    """A running `ihsm serve`; `paths` are its sockets."""
+
+    process: subprocess.Popen[str]
+    paths: list[Path]
+    ready_after_s: float
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def status_field(self, name: str) -> int:
+        """A number of /proc/PID/status: Threads, or a size in KiB."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1])
+        raise KeyError(name)
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def control(self, command: str, index: int = 0, **arguments: Any) -> ControlAnswer:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.fspath(self.paths[index]) + SUFFIX)
+            client.sendall(ControlRequest(command, arguments).encode())
+            with client.makefile("rb") as lines:
+                return ControlAnswer.decode(lines.readline())
+
+    def status(self, index: int = 0) -> dict[str, Any]:
+        answer = self.control("status", index)
+        assert answer.result is not None, answer
+        return answer.result
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[ServeProcess]:
+    """Run `ihsm serve` with these options; ended at the end if it still runs."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [*SERVE, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: list[str] = []
+    reader = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
+    reader.start()
+    try:
+        line = process.stdout.readline()
+        after = time.monotonic() - start
+        assert line.startswith(READY), f"no ready line but {line!r}; {''.join(errors)}"
+        paths = [Path(uri.removeprefix("vfio-user:")) for uri in line.removeprefix(READY).split()]
+        yield ServeProcess(process, paths, after, errors)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        reader.join()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def run_serve(*options: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run an `ihsm serve` that is expected to refuse to start."""
+    return subprocess.run(
+        [*SERVE, *options], capture_output=True, text=True, env=environment, timeout=START_TIMEOUT_S, check=False
+    )
+
+
+def json_lines(errors: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in errors]

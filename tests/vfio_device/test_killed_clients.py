@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Clients killed at random points of bring-up: the server survives, loses nothing, and serves the next one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from ihsm.bus import VfioUserFunction
+from ihsm_abi.admin import AdminOpcode, AdminStatus
+from ihsm_abi.ddi import GetApiRevReq, encode_request
+from ihsm_abi.pci import MSIX_VECTORS
+from support.polled import PolledDriver
+from support.process import ServeProcess, serve
+
+CLIENTS: Final = 200
+WARM_UP: Final = 20
+LONGEST_LIFE_S: Final = 0.04
+GROWTH_KIB: Final = 1024
+"""Heap that may settle over the clients; a leaked region, thread or context would be many times that."""
+
+
+def bring_up(path: str, started: Connection) -> None:
+    """A client that goes through bring-up again and again until it is killed."""
+    started.send_bytes(b"go")
+    with VfioUserFunction(path) as function:
+        driver = PolledDriver(function)
+        while True:
+            function.enable_interrupts([os.eventfd(0) for _ in range(MSIX_VECTORS)])
+            driver.enable()
+            driver.run_admin(AdminOpcode.IDENTIFY, prp1=driver.page.iova)
+            driver.create_pair(1, vector=1)
+            driver.create_pair(256, vector=16)
+            for _ in range(3):
+                driver.run_hsm(encode_request(GetApiRevReq()))
+            function.reset()
+
+
+def kill_one(context: multiprocessing.context.ForkServerContext, path: Path, life_s: float) -> None:
+    receiver, sender = context.Pipe(duplex=False)
+    client = context.Process(target=bring_up, args=(str(path), sender), daemon=True)
+    client.start()
+    sender.close()
+    receiver.recv_bytes()
+    time.sleep(life_s)
+    client.kill()
+    client.join()
+    client.close()
+    receiver.close()
+
+
+def settled(server: ServeProcess) -> tuple[int, int, int]:
+    """Open files, threads and resident KiB, once the last client has been noticed."""
+    deadline = time.monotonic() + 10
+    while server.status()["counters"]["dma_regions"]:
+        assert time.monotonic() < deadline, "regions of a dead client are still mapped"
+        time.sleep(0.01)
+    return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
+
+
+def test_two_hundred_killed_clients(socket_folder: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.polled", "ihsm.bus", "ihsm_abi.ddi"])
+    chance = random.Random(3)
+    with serve("--socket", str(socket_folder / "a.sock"), "--log-level", "error") as server:
+        path = server.paths[0]
+        for _ in range(WARM_UP):
+            kill_one(context, path, chance.random() * LONGEST_LIFE_S)
+        files, threads, memory = settled(server)
+        for _ in range(CLIENTS - WARM_UP):
+            kill_one(context, path, chance.random() * LONGEST_LIFE_S)
+        files_after, threads_after, memory_after = settled(server)
+        assert (files_after, threads_after) == (files, threads)
+        assert memory_after < memory + GROWTH_KIB, f"grew from {memory} to {memory_after} KiB"
+        assert server.status()["counters"]["clients_lost"] >= CLIENTS / 2
+        with VfioUserFunction(path) as function:
+            driver = PolledDriver(function)
+            driver.enable()
+            assert driver.run_admin(AdminOpcode.IDENTIFY, prp1=driver.page.iova).status == AdminStatus.SUCCESS
+        assert server.stop() == 0
+    assert not any("Traceback" in line for line in server.errors), "".join(server.errors)

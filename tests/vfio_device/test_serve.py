@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm serve` as a process: sockets, start, stop, several functions, clients that misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ihsm.bus import VfioUserFunction
+from ihsm_abi.admin import IDENTIFY, AdminOpcode, AdminStatus
+from ihsm_abi.control import SUFFIX
+from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, decode_response, encode_request
+from ihsm_abi.registers import Register
+from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
+from ihsm_device.socket_paths import claim, is_listening, listen
+from support.polled import PolledDriver
+from support.process import json_lines, run_serve, serve
+
+MAX_PATH = 107
+HEADER = struct.Struct("<HHIII")
+"""Message id, command, size, flags, error: the header of every vfio-user message."""
+
+
+def use(path: Path) -> None:
+    """The whole way once: enable, Identify, an HSM queue, GetApiRev."""
+    with VfioUserFunction(path) as function:
+        driver = PolledDriver(function)
+        driver.enable()
+        assert driver.run_admin(AdminOpcode.IDENTIFY, prp1=driver.page.iova).status == AdminStatus.SUCCESS
+        driver.create_pair(1)
+        _, response = decode_response(driver.run_hsm(encode_request(GetApiRevReq())).message, GetApiRevResp)
+        assert response is not None
+        driver.disable()
+
+
+def test_first_use_and_end(socket_folder: Path) -> None:
+    path = socket_folder / "a.sock"
+    with serve("--socket", str(path)) as server:
+        assert server.paths == [path]
+        for socket_path in (path, path.with_name(path.name + SUFFIX)):
+            assert stat.S_IMODE(socket_path.lstat().st_mode) == 0o600
+        use(path)
+        use(path)
+        status = server.status()
+        assert (status["pid"], status["socket"], status["resources"]) == (server.pid, str(path), 1)
+        assert status["registers"]["CSTS"] == 0
+        assert status["counters"]["hsm_commands"] == 2
+        assert server.stop() == 0
+    assert list(socket_folder.iterdir()) == []
+    assert not any("Traceback" in line for line in server.errors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_with_a_client_attached(socket_folder: Path, number: int) -> None:
+    with serve("--socket", str(socket_folder / "a.sock")) as server:
+        with VfioUserFunction(server.paths[0]) as function:
+            PolledDriver(function).enable()
+            assert server.stop(number) == 0
+        assert list(socket_folder.iterdir()) == []
+
+
+def test_stop_with_a_silent_client(socket_folder: Path) -> None:
+    """A client that connects and says nothing does not keep the process from ending."""
+    with serve("--socket", str(socket_folder / "a.sock")) as server, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.paths[0]))
+        time.sleep(0.3)  # let it be accepted
+        assert server.stop() == 0
+    assert list(socket_folder.iterdir()) == []
+    assert not any("Traceback" in line for line in server.errors)
+
+
+def test_functions_of_one_process_share_nothing(socket_folder: Path) -> None:
+    first = socket_folder / "a.sock"
+    with serve("--socket", str(first), "--count", "3", "--resources", "2") as server:
+        assert server.paths == [first, Path(f"{first}.1"), Path(f"{first}.2")]
+        functions = [VfioUserFunction(path) for path in server.paths]
+        drivers = [PolledDriver(function) for function in functions]
+        serials, ids = set(), []
+        for driver in drivers:
+            driver.enable()
+            assert driver.run_admin(AdminOpcode.IDENTIFY, prp1=driver.page.iova).status == AdminStatus.SUCCESS
+            identity = driver.page.view[: IDENTIFY.itemsize].view(IDENTIFY)[0]
+            serials.add(bytes(identity["sn"]))
+            ids.append(int(identity["ctrl_id"]))
+        assert (len(serials), ids) == (3, [1, 2, 3])
+        drivers[1].disable()
+        assert [driver.csts.rdy for driver in drivers] == [1, 0, 1]
+        assert [server.status(index)["registers"]["CSTS"] for index in range(3)] == [1, 0, 1]
+        for index, driver in enumerate(drivers):
+            assert driver.run_admin(AdminOpcode.GET_RES_CNT, dw10=index + 1).dw0 == 2 if index != 1 else True
+        for function in functions:
+            function.close()
+
+
+def test_default_paths(socket_folder: Path) -> None:
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(socket_folder)}
+    with serve(environment=environment) as first, serve("--count", "2", environment=environment) as second:
+        folder = socket_folder / "ihsm"
+        assert first.paths == [folder / "0.sock"]
+        assert second.paths == [folder / "1.sock", folder / "2.sock"]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_stale_socket_is_replaced_and_a_live_one_is_not(socket_folder: Path) -> None:
+    path = socket_folder / "a.sock"
+    with serve("--socket", str(path)) as server:
+        refused = run_serve("--socket", str(path))
+        assert refused.returncode == 1
+        assert "taken" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        use(path)
+        server.process.kill()
+        server.process.wait()
+        assert path.exists()
+        with serve("--socket", str(path)):
+            use(path)
+
+
+def test_failure_of_a_later_function_leaves_nothing_behind(socket_folder: Path) -> None:
+    path = socket_folder / "a.sock"
+    (socket_folder / "a.sock.1").write_text("precious")
+    refused = run_serve("--socket", str(path), "--count", "2")
+    assert refused.returncode == 1
+    assert "no socket" in refused.stderr
+    assert [entry.name for entry in socket_folder.iterdir()] == ["a.sock.1"]
+    assert (socket_folder / "a.sock.1").read_text() == "precious"
+
+
+def test_claim_refuses_bad_paths(tmp_path: Path, socket_folder: Path) -> None:
+    claim(socket_folder / ("x" * (MAX_PATH - len(str(socket_folder)) - 1)))
+    with pytest.raises(SocketPathTooLong, match="107"):
+        claim(socket_folder / ("x" * (MAX_PATH - len(str(socket_folder)))))
+    with pytest.raises(SocketPathUnusable, match="no such folder"):
+        claim(socket_folder / "none" / "a.sock")
+    (socket_folder / "file").touch()
+    with pytest.raises(SocketPathTaken, match="no socket"):
+        claim(socket_folder / "file")
+    with pytest.raises(SocketPathUnusable, match="Not a directory"):
+        claim(socket_folder / "file" / "a.sock")
+
+
+def test_listen_replaces_only_the_dead(socket_folder: Path) -> None:
+    path = socket_folder / "a.sock"
+    with listen(path):
+        assert is_listening(path)
+        with pytest.raises(SocketPathTaken, match="listens"):
+            listen(path)
+    assert path.exists()
+    assert not is_listening(path)
+    with listen(path):
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> object:
+    path = tmp_path_factory.mktemp("s") / "a.sock"
+    with serve("--socket", str(path)) as server:
+        yield server
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    greeting=st.booleans(),
+    chunks=st.lists(
+        st.one_of(
+            st.binary(max_size=64),
+            st.builds(
+                lambda number, command, size, flags, body: HEADER.pack(number, command, size, flags, 0) + body,
+                st.integers(0, 3), st.integers(0, 16), st.sampled_from([0, 15, 16, 32, 48, 2**20, 2**32 - 1]),
+                st.integers(0, 3), st.binary(max_size=64),
+            ),
+        ),
+        max_size=8,
+    ),
+)  # fmt: skip
+def test_garbage_on_the_socket(shared_server: object, greeting: bool, chunks: list[bytes]) -> None:
+    path = shared_server.paths[0]  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(2)
+        client.connect(str(path))
+        try:
+            if greeting:
+                body = struct.pack("<HH", 0, 1) + b'{"capabilities":{"max_msg_fds":8}}\0'
+                client.sendall(HEADER.pack(1, 1, HEADER.size + len(body), 0, 0) + body)
+                client.recv(4096)
+            for chunk in chunks:
+                client.sendall(chunk)
+        except OSError:
+            pass  # the server hung up
+    use(path)
+
+
+def test_json_log(socket_folder: Path) -> None:
+    with serve("--socket", str(socket_folder / "a.sock"), "--log-format", "json", "--log-level", "debug") as server:
+        use(server.paths[0])
+        assert server.stop() == 0
+    records = json_lines(server.errors)
+    assert {"time", "level", "logger", "thread", "message"} <= set(records[0])
+    assert any("enabled" in record["message"] for record in records)
+
+
+def test_cost_of_doing_nothing(socket_folder: Path) -> None:
+    """Memory has a limit; the time figures of an idle server are printed by the benchmark, not asserted here."""
+    with serve("--socket", str(socket_folder / "a.sock")) as server:
+        use(server.paths[0])
+        assert server.status_field("VmRSS") < 80 * 1024
+
+
+def test_descriptor_limit_is_raised(socket_folder: Path) -> None:
+    with serve("--socket", str(socket_folder / "a.sock")) as server:
+        limits = Path(f"/proc/{server.pid}/limits").read_text()
+        soft, hard = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3:5]
+        assert soft == hard
+
+
+def test_memory_without_pointer(socket_folder: Path) -> None:
+    """QEMU without share=on: RDY stays 0 and one error says what to do; other regions without pointer do not matter."""
+    with serve("--socket", str(socket_folder / "a.sock")) as server:
+        with VfioUserFunction(server.paths[0]) as function:
+            function.map_dma(None, 0, 0x10000, 0x10000)
+            driver = PolledDriver(function)
+            driver.enable()
+            driver.disable()
+            driver.write(Register.ASQ, 0x10000, 8)
+            driver.write(Register.ACQ, 0x11000, 8)
+            driver.write(Register.CC, 1)
+            assert driver.csts == 0
+        assert server.stop() == 0
+    assert sum("share=on" in line for line in server.errors) == 1
