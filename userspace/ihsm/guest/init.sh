@@ -75,11 +75,12 @@ cat /ihsm/command >/host/run/ihsm/command
 for module in /ihsm/modules/*.ko; do
   [ -e "$module" ] || break
   name=$(cat "${module%.ko}.name")
+  lines=$(dmesg | wc -l)
   # Parameters are words for insmod.
   # shellcheck disable=SC2046
   if ! insmod "$module" $(cat "${module%.ko}.parameters") >/ihsm/insmod.log 2>&1; then
     sed "s,$module,$name," /ihsm/insmod.log | say_lines
-    dmesg | tail -n 15 | say_lines
+    dmesg | tail -n +$((lines + 1)) | say_lines
     fail "module $name"
   fi
 done

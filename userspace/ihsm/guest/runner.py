@@ -33,6 +33,7 @@ from ihsm.guest.toolchain import Qemu, find_qemu
 
 CONSOLE_LINES = 30
 _PANIC = "Kernel panic"
+_TROUBLE = ("BUG:", "Oops", "general protection fault", _PANIC)
 _CHUNK = 1 << 16
 _CHECK_INTERVAL_S = 0.5
 _QUIT_LIMIT_S = 20.0
@@ -227,8 +228,8 @@ class Guest:
                 raise ModuleLoadError(detail, self._texts)
             raise ConsoleError(f"the guest could not mount {detail or what}", _tail(folder / "console"))
         console = _tail(folder / "console")
-        if any(_PANIC in line for line in console):
-            raise GuestPanicError("the guest's kernel panicked", console)
+        if trouble := _trouble(folder / "console"):
+            raise GuestPanicError("the guest's kernel panicked", trouble)
         complaint = (folder / "qemu.log").read_text(errors="replace").strip().splitlines()
         if complaint:
             raise GuestEndedError(f"QEMU ended with status {qemu_status}: {complaint[-1]}", console)
@@ -273,6 +274,21 @@ def _carry_in(end: socket.socket, source: BinaryIO | None, listening: threading.
         end.shutdown(socket.SHUT_WR)
 
 
-def _tail(console: Path) -> list[str]:
+def _lines(console: Path) -> list[str]:
     text = console.read_text(errors="replace") if console.exists() else ""
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-CONSOLE_LINES:]
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _tail(console: Path) -> list[str]:
+    return _lines(console)[-CONSOLE_LINES:]
+
+
+def _trouble(console: Path) -> list[str]:
+    """The lines of a panic, from the first sign of trouble to the panic's own line and what follows; [] without one."""
+    lines = _lines(console)
+    panics = [index for index, line in enumerate(lines) if _PANIC in line]
+    if not panics:
+        return []
+    first = next(index for index, line in enumerate(lines) if any(sign in line for sign in _TROUBLE))
+    head, rest = lines[first : first + CONSOLE_LINES], lines[max(panics[0], first + CONSOLE_LINES) :]
+    return [*head, *rest[:CONSOLE_LINES]]
