@@ -24,6 +24,9 @@ class ReversingModule:
     """
 
     serial = 0x1122334455667788
+    bulk_table = None
+    fips_approved = False
+    device_iv = False
 
     def __init__(self) -> None:
         self.resets: list[str] = []

@@ -15,7 +15,7 @@ from ihsm_abi.admin import AdminStatus
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import Controller, Partition
-from ihsm_device.engine import Command, Engine, Outcome
+from ihsm_device.engine import Command, Engine, KeyTable, Outcome
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,18 @@ class Module(Partition, Protocol):
     @property
     def serial(self) -> int:
         """64-bit serial number of the function, never 0."""
+
+    @property
+    def bulk_table(self) -> KeyTable | None:
+        """Keys of the fast path; None for a module without any."""
+
+    @property
+    def fips_approved(self) -> bool:
+        """FIPS state that the fast path's service indicator reports."""
+
+    @property
+    def device_iv(self) -> bool:
+        """True if approved GCM encryption takes an IV of the device's own."""
 
     def execute(self, command: HsmCommand) -> HsmCompletion:
         """Carry out a request; any thread, concurrently."""
@@ -62,6 +74,8 @@ class Function:
         self.index = index
         self.engine = engine
         self.module = module
+        if module.bulk_table is not None:
+            engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
         self.controller = Controller(engine, module, identity, resources, bus_master=bus_master)
 
