@@ -164,8 +164,8 @@ def test_oaep_published_vectors(store: KeyStore, name: str) -> None:
                 continue
             private = int(fields["Exponent"][-1], 16)
             p, q = numbers["Prime 1"], numbers["Prime 2"]
-            key = der(numbers["Modulus"], numbers["Public exponent"], private, p, q, private % (p - 1), private % (q - 1),
-                      numbers["Coefficient"])  # fmt: skip
+            crt_values = private % (p - 1), private % (q - 1), numbers["Coefficient"]
+            key = der(numbers["Modulus"], numbers["Public exponent"], private, p, q, *crt_values)
             handle = store.rsa_import_der(store.import_secret(key, OWNER), True, OWNER)
             cipher = bytes.fromhex(fields["Encryption"][-1])
             out = store.rsa_oaep_decrypt(handle, Hash[name.upper()], cipher, OWNER)
