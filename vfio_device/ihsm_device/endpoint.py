@@ -28,7 +28,7 @@ from ihsm_device.socket_paths import bind_error, claim, private_files
 
 _log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S: Final = 2.0
+JOIN_TIMEOUT_S: Final = 5.0
 """How long `stop` waits for the owner thread, which a client that stops in the middle of a message may hold."""
 RETRY_DELAY_S: Final = 0.1
 """Pause after an error of the owner thread itself, so that a lasting one does not fill the log."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
+from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import Controller, Partition
@@ -19,6 +18,10 @@ from ihsm_device.engine import Command, Engine, KeyTable, Outcome
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 
 _log = logging.getLogger(__name__)
+
+_SQE: Final = reader(HSM_SQE, "command", "control", "session_id")
+_CONTROLS: Final = [(ControlKind(control.kind), bool(control.id_valid)) for control in map(SessionControl, range(256))]
+"""Kind and id-valid of every session control byte."""
 
 
 class Module(Partition, Protocol):
@@ -107,12 +110,10 @@ class Function:
             self._post(command, HsmCompletion(b"", SessionControl(0), sc=HsmStatus.DMA_ERROR))
 
     def _call_module(self, command: Command) -> HsmCompletion:
-        entry = np.frombuffer(command.sqe, HSM_SQE, 1)[0]
-        control = SessionControl(entry["control"])
-        request = HsmCommand(
-            command.request, ControlKind(control.kind), bool(control.id_valid), int(entry["session_id"])
-        )
-        if HsmCommandWord(entry["command"]).opc == HsmOpcode.FLUSH_SESSION:
+        word, control, session_id = _SQE.unpack(command.sqe)
+        kind, id_valid = _CONTROLS[control]
+        request = HsmCommand(command.request, kind, id_valid, session_id)
+        if HsmCommandWord(word).opc == HsmOpcode.FLUSH_SESSION:
             return self.module.flush(request)
         return self.module.execute(request)
 
