@@ -7,6 +7,13 @@ from typing import Final, NamedTuple
 STRIDE_BYTES: Final = 4
 """Distance of neighbouring doorbells for CAP.DSTRD = 0: 4 << DSTRD."""
 
+POLLER_ASLEEP_OFFSET: Final = 0xFFC
+"""Our extension, in a doorbell page that the client maps: a word the device sets while its poller sleeps.
+
+It is the place of a doorbell that no queue has. A client that stores a doorbell, then issues a full barrier, then finds
+the word non-zero must write to the kick descriptor (GET_REGION_IO_FDS of BAR2); otherwise the poller notices later.
+"""
+
 
 class Doorbell(NamedTuple):
     """Which doorbell an offset of BAR2 is."""

@@ -9,7 +9,9 @@ call releases the interpreter lock while it is in C.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
+import math
 import os
 import threading
 import weakref
@@ -111,11 +113,18 @@ class Command:
 class Scheduler:
     """Ready lists and AES worker threads, shared by all functions of a process."""
 
-    def __init__(self, *, aes_workers: int = 1) -> None:
-        """`aes_workers` C threads serve the AES rings; they start with the first AES queue."""
+    def __init__(self, *, aes_workers: int = 1, spin_us: float = 50.0) -> None:
+        """`aes_workers` C threads serve the AES rings; they start with the first AES queue.
+
+        If an engine has a doorbell page, one more thread watches the pages of all engines and serves AES rings too, so
+        that no worker is needed then. It stays awake for `spin_us` microseconds after the last work (`math.inf`: for
+        ever), then sleeps for at most 2 ms at a time.
+        """
         if not 0 <= aes_workers <= 1024:
             raise ValueError(f"aes_workers: {aes_workers} is outside 0 to 1024")
-        self.handle = _allocated(lib.ihsm_scheduler_new(aes_workers))
+        if not spin_us >= 0:
+            raise ValueError(f"spin_us: {spin_us} is negative")
+        self.handle = _allocated(lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us)))
         self._engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
         self._ids = itertools.count(1)
         self._local = threading.local()
@@ -189,10 +198,14 @@ class Scheduler:
 class Engine:
     """The queues of one function."""
 
-    def __init__(self, scheduler: Scheduler, host: Host, *, inline_aes: bool = True) -> None:
+    def __init__(
+        self, scheduler: Scheduler, host: Host, *, inline_aes: bool = True, doorbell_page: bool = False
+    ) -> None:
         """Rings in `host`'s memory, served by `scheduler`.
 
         With `inline_aes` the thread that carries a doorbell does short AES work itself instead of waking a worker.
+        With `doorbell_page` doorbells come through a page of shared memory (`page_fd`) that the scheduler's poller
+        watches; doorbells that arrive as accesses are stored into it.
         With a `VfuHost` this must come before the context is realised, because it sets up BAR2 and BAR4.
         """
         self._scheduler = scheduler
@@ -200,7 +213,23 @@ class Engine:
         self._number = scheduler.register(self)
         self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
         weakref.finalize(self, _release, self.handle, scheduler, host)
+        self.page_fd: int | None = self._share_page() if doorbell_page else None
+        """The doorbell page as a file of 4096 bytes that cannot change its size; None without one."""
         host.attach(self)
+
+    def _share_page(self) -> int:
+        fd = os.memfd_create("ihsm-doorbells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, BAR_BYTES)
+        # A client that cut the file would end the process at the poller's next look.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        _check(lib.ihsm_engine_use_page(self.handle, fd), fd)
+        weakref.finalize(self, os.close, fd)
+        return fd
+
+    @property
+    def kick_fd(self) -> int:
+        """Eventfd that wakes the poller of doorbell pages (`ihsm_abi.doorbells.POLLER_ASLEEP_OFFSET`)."""
+        return int(lib.ihsm_scheduler_kick_fd(self._scheduler.handle))
 
     def enable_admin(self, asq: int, acq: int, sq_entries: int, cq_entries: int) -> None:
         """Start the admin rings at guest addresses `asq` and `acq`; nothing is read before the first doorbell.
@@ -433,8 +462,10 @@ class VfuHost:
     def attach(self, engine: Engine) -> None:
         """BAR2 rings the engine's doorbells, BAR4 is its MSI-X table, both without entering Python."""
         lib.ihsm_vfu_set_engine(self._context.handle, engine.handle)
-        for bar, access in ((Bar.DOORBELLS, lib.IHSM_VFU_DOORBELLS), (Bar.MSIX, lib.IHSM_VFU_MSIX)):
-            self._context.native_region(bar, BAR_BYTES, access)
+        self._context.native_region(Bar.DOORBELLS, BAR_BYTES, lib.IHSM_VFU_DOORBELLS, mmap_fd=engine.page_fd)
+        self._context.native_region(Bar.MSIX, BAR_BYTES, lib.IHSM_VFU_MSIX)
+        if engine.page_fd is not None:
+            self._context.io_event(Bar.DOORBELLS, engine.kick_fd, BAR_BYTES)
 
     def detach(self) -> None:
         """Doorbells that still arrive ring nothing."""

@@ -141,9 +141,14 @@ class Context:
         fd = -1 if mmap_fd is None else mmap_fd
         _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, lib.IHSM_VFU_PYTHON, fd, bits64), f"BAR{index}")
 
-    def native_region(self, index: int, size_bytes: int, access: int) -> None:
+    def native_region(self, index: int, size_bytes: int, access: int, *, mmap_fd: int | None = None) -> None:
         """Set up 64-bit memory BAR `index` served by C code of this package (`enum ihsm_vfu_access`)."""
-        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, access, -1, True), f"BAR{index}")
+        fd = -1 if mmap_fd is None else mmap_fd
+        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, access, fd, True), f"BAR{index}")
+
+    def io_event(self, index: int, fd: int, size_bytes: int) -> None:
+        """Offer an eventfd that the client may write to for accesses to the first bytes of BAR `index`."""
+        _check(lib.ihsm_vfu_io_fd(self.handle, index, fd, size_bytes), f"event of BAR{index}")
 
     def irqs(self, count: int, index: int = MSIX_IRQ) -> None:
         """Number of interrupts of a kind, MSI-X by default; the capability itself is added like any other."""

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Doorbells that arrive as accesses to BAR2 (spec 01 §3). */
+/* Doorbell values, and doorbells that arrive as accesses to BAR2 (spec 01 §3). */
 #include "engine.h"
 
 /* What the thread that carries a doorbell may do itself, a few microseconds: it spares the wake-up of a worker. */
@@ -24,22 +24,40 @@ static bool head_is_legal(struct ihsm_ring *ring, uint32_t value) {
     return consumed <= used;
 }
 
-void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t value) {
-    struct ihsm_ring *ring = ihsm_engine_ring(engine, (unsigned)(offset / (2 * IHSM_STRIDE_BYTES)));
-    bool is_cq_head = offset / IHSM_STRIDE_BYTES % 2, legal, known;
-
+/* Ring lock held. */
+static bool take_over(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
+    struct ihsm_engine *engine = ring->engine;
+    bool known = is_cq_head ? ring->cq_live : ring->sq_live;
+    bool legal = known && (is_cq_head ? head_is_legal(ring, value) : tail_is_legal(ring, value));
     ihsm_count(&engine->counters.doorbells, 1);
-    if (ring == NULL || offset % IHSM_STRIDE_BYTES != 0 || offset >= IHSM_BAR_BYTES) {
-        ihsm_count(&engine->counters.doorbells_unknown_queue, 1);
-        return;
-    }
-    pthread_mutex_lock(&ring->lock);
-    known = is_cq_head ? ring->cq_live : ring->sq_live;
-    legal = known && (is_cq_head ? head_is_legal(ring, value) : tail_is_legal(ring, value));
     if (legal)
         atomic_store(is_cq_head ? &ring->cq_head : &ring->sq_tail, value);
     else
         ihsm_count(known ? &engine->counters.doorbells_bad_value : &engine->counters.doorbells_unknown_queue, 1);
+    return legal;
+}
+
+bool ihsm_ring_doorbell(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
+    pthread_mutex_lock(&ring->lock);
+    bool legal = take_over(ring, is_cq_head, value);
+    if (legal)
+        ihsm_ring_make_ready(ring);
+    pthread_mutex_unlock(&ring->lock);
+    return legal;
+}
+
+void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t value) {
+    struct ihsm_ring *ring = ihsm_engine_ring(engine, (unsigned)(offset / (2 * IHSM_STRIDE_BYTES)));
+
+    if (ring == NULL || offset % IHSM_STRIDE_BYTES != 0 || offset >= IHSM_BAR_BYTES) {
+        ihsm_count(&engine->counters.doorbells, 1);
+        ihsm_count(&engine->counters.doorbells_unknown_queue, 1);
+        return;
+    }
+    if (ihsm_page_store(engine, offset, value))
+        return; /* a client that has not mapped the page: the poller sees it there */
+    pthread_mutex_lock(&ring->lock);
+    bool legal = take_over(ring, offset / IHSM_STRIDE_BYTES % 2, value);
     bool serve = legal && engine->inline_aes && ring->class == IHSM_CLASS_AES && !ring->queued && !ring->serving;
     if (legal && !serve)
         ihsm_ring_make_ready(ring);

@@ -57,6 +57,7 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
         return;
     engine->closed = true;
     ihsm_engine_disable(engine);
+    ihsm_page_forget(engine);
     ihsm_scheduler_forget(engine->scheduler, engine);
     while (atomic_load(&engine->users) > 0)
         nanosleep(&moment, NULL);
@@ -86,6 +87,8 @@ static int create_cq(struct ihsm_ring *ring, uint64_t base, uint32_t entries, in
         result = 0;
     }
     pthread_mutex_unlock(&ring->lock);
+    if (result == 0)
+        ihsm_page_watch(ring);
     return result;
 }
 
@@ -112,6 +115,8 @@ static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
         ring->sq_live = true;
     }
     pthread_mutex_unlock(&ring->lock);
+    if (result == 0)
+        ihsm_page_restart_sq(ring);
     return result;
 }
 
@@ -238,6 +243,8 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
         vector = ring->vector;
     }
     pthread_mutex_unlock(&ring->lock);
+    if (result == 0)
+        ihsm_page_unwatch(ring);
     if (vector != IHSM_NO_VECTOR && !vector_in_use(engine, vector, ring)) {
         /* A client frees the vector with its last queue: what is still masked must not come later (spec 01 §5.2).
            What was not masked has been delivered by the deletion of the SQ. */
@@ -280,6 +287,7 @@ bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uin
 
 void ihsm_engine_disable(struct ihsm_engine *engine) {
     ihsm_host_lock(engine->host);
+    ihsm_page_clear(engine);
     for (unsigned i = 0; i < IHSM_RINGS; i++) {
         struct ihsm_ring *ring = &engine->rings[i];
         pthread_mutex_lock(&ring->lock);

@@ -40,7 +40,8 @@ struct ihsm_counters {
     uint64_t dma_regions_without_pointer;
 };
 
-struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers);
+/* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. */
+struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us);
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
@@ -51,6 +52,9 @@ void ihsm_engine_close(struct ihsm_engine *engine);
 void ihsm_engine_free(struct ihsm_engine *engine);
 /* Keys of the fast path and what it must know of the function; before the first AES queue exists, else -EBUSY. */
 int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv);
+/* Doorbells come through this file of one page, which the client maps, instead of through accesses; before any queue. */
+int ihsm_engine_use_page(struct ihsm_engine *engine, int fd);
+int ihsm_scheduler_kick_fd(struct ihsm_scheduler *scheduler);
 int ihsm_engine_enable_admin(struct ihsm_engine *engine, uint64_t asq, uint64_t acq, uint32_t sq_entries,
                              uint32_t cq_entries);
 int ihsm_engine_create_cq(struct ihsm_engine *engine, unsigned id, uint64_t base, uint32_t entries, int vector);

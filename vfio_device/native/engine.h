@@ -9,11 +9,12 @@
  *      because they hold neither the GIL (cffi released it) nor any lock below.
  *   2. the GIL, taken by callbacks into Python with 1 held.  A thread that holds the GIL never waits for a lock of
  *      this list: each of them is taken inside a C function, where cffi has released the GIL.
- *   3. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
+ *   3. poller->lock, while the doorbell pages are read.
+ *   4. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
  *      the thread that serves an AES ring owns it through ring->serving instead.
- *   4. host->regions.lock, read side while guest memory is touched.  Its writers (mapping callbacks) hold 1 only.
- *   5. scheduler->lock, a leaf.
- * No thread waits for 1 or 2 while it holds one of 3 to 5.
+ *   5. host->regions.lock, read side while guest memory is touched.  Its writers (mapping callbacks) hold 1 only.
+ *   6. scheduler->lock, a leaf.
+ * No thread waits for 1 or 2 while it holds one of 3 to 6.
  */
 #pragma once
 #include <pthread.h>
@@ -142,6 +143,12 @@ struct ihsm_ring {
     uint8_t (*fetched)[sizeof(struct gcm_sqe)]; /* AES rings: entries read and not yet executed */
 };
 
+/* A queue pair whose doorbells the poller reads, and what it read last. */
+struct ihsm_watch {
+    struct ihsm_ring *ring;
+    uint64_t seen;
+};
+
 struct ihsm_engine {
     struct ihsm_scheduler *scheduler;
     struct ihsm_host *host;
@@ -151,6 +158,10 @@ struct ihsm_engine {
     atomic_uint users; /* calls from Python that may touch the host after they released a ring */
     bool closed;
     struct ihsm_fp_function fp;
+    void *page; /* doorbell page, NULL: doorbells arrive as accesses */
+    struct ihsm_engine *next_polled; /* this and the next two: poller->lock */
+    unsigned watched;
+    struct ihsm_watch watch[IHSM_RINGS];
     struct {
         _Atomic uint64_t doorbells, doorbells_bad_value, doorbells_unknown_queue, admin_commands, hsm_commands,
             hsm_rejected, aes_commands, sqe_unreadable, cqe_unwritable, completions_dropped;
@@ -187,7 +198,40 @@ void ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, 
 /* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
 void ihsm_aes_drain(struct ihsm_ring *ring);
 
+/* Take over a doorbell's new value; one that makes no sense is counted.  True: legal. */
+bool ihsm_ring_doorbell(struct ihsm_ring *ring, bool is_cq_head, uint32_t value);
+
+/* ---- doorbell pages: poller.c; all no-ops for an engine without a page ---- */
+
+struct ihsm_poller {
+    pthread_mutex_t lock; /* what is read; taken before ring locks, never with one held */
+    atomic_uint waiting;
+    struct ihsm_engine *engines;
+    int kick_fd;
+    int64_t spin_ns; /* negative: never sleep */
+    atomic_uint asleep;
+    atomic_bool closed;
+    bool running;
+    pthread_t thread;
+};
+
+int ihsm_poller_init(struct ihsm_poller *poller, int64_t spin_us);
+void ihsm_poller_destroy(struct ihsm_poller *poller);
+void ihsm_poller_kick(struct ihsm_poller *poller);
+bool ihsm_poller_is_me(void);
+void ihsm_page_watch(struct ihsm_ring *ring);      /* a CQ came: its pair of doorbells is 0 */
+void ihsm_page_unwatch(struct ihsm_ring *ring);    /* the CQ went */
+void ihsm_page_restart_sq(struct ihsm_ring *ring); /* an SQ came on a CQ that may be older */
+void ihsm_page_clear(struct ihsm_engine *engine);  /* all queues went */
+void ihsm_page_forget(struct ihsm_engine *engine);
+bool ihsm_page_store(struct ihsm_engine *engine, uint64_t offset, uint32_t value); /* false: no page */
+uint32_t ihsm_page_load(struct ihsm_engine *engine, uint64_t offset);
+
 /* ---- scheduler.c ---- */
+
+struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler);
+/* Serve the first ready AES ring for one turn; false: there is none. */
+bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring);
 void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler);

@@ -70,7 +70,7 @@ static ssize_t on_access(vfu_ctx_t *context, int index, char *data, size_t count
         if (is_write)
             doorbells(vfu, data, count, (uint64_t)offset);
         else
-            memset(data, 0, count);
+            memset(data, 0, count); /* write-only, with a page too: who maps it sees what was written */
         break;
     case IHSM_VFU_MSIX:
         if (is_write)
@@ -215,6 +215,15 @@ int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, in
     if (vfu_setup_region(vfu->context, index, size, bar_access[index], flags, NULL, 0, mmap_fd, 0) < 0)
         return -errno;
     return 0;
+}
+
+int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size) {
+#ifdef IHSM_IOEVENTFD_HAS_SHADOW
+    int result = vfu_create_ioeventfd(vfu->context, (uint32_t)index, fd, 0, (uint32_t)size, 0, 0, -1, 0);
+#else
+    int result = vfu_create_ioeventfd(vfu->context, (uint32_t)index, fd, 0, (uint32_t)size, 0, 0);
+#endif
+    return result < 0 ? -errno : 0;
 }
 
 int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count) {

@@ -20,17 +20,21 @@ struct ihsm_scheduler {
         pthread_cond_t filled;
     } ready[CLASSES];
     pthread_cond_t idle; /* some engine's busy count became 0 */
+    struct ihsm_poller poller;
     bool closed;
     unsigned workers_wanted, workers_running;
     pthread_t *workers;
 };
 
-struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers) {
+struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler) { return &scheduler->poller; }
+
+struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us) {
     struct ihsm_scheduler *scheduler = calloc(1, sizeof *scheduler);
     if (scheduler == NULL)
         return NULL;
     scheduler->workers = calloc(aes_workers ? aes_workers : 1, sizeof *scheduler->workers);
-    if (scheduler->workers == NULL) {
+    if (scheduler->workers == NULL || ihsm_poller_init(&scheduler->poller, spin_us) != 0) {
+        free(scheduler->workers);
         free(scheduler);
         return NULL;
     }
@@ -52,6 +56,7 @@ void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
 
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     ihsm_scheduler_wake(scheduler);
+    ihsm_poller_destroy(&scheduler->poller);
     for (unsigned i = 0; i < scheduler->workers_running; i++)
         pthread_join(scheduler->workers[i], NULL);
     free(scheduler->workers);
@@ -64,13 +69,16 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring) {
     pthread_mutex_lock(&scheduler->lock);
+    bool first = scheduler->ready[ring->class].first == NULL;
     ring->next_ready = NULL;
-    if (scheduler->ready[ring->class].last != NULL)
-        scheduler->ready[ring->class].last->next_ready = ring;
-    else
+    if (first)
         scheduler->ready[ring->class].first = ring;
+    else
+        scheduler->ready[ring->class].last->next_ready = ring;
     scheduler->ready[ring->class].last = ring;
-    pthread_cond_signal(&scheduler->ready[ring->class].filled);
+    /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
+    if (!(first && ring->class == IHSM_CLASS_AES && ihsm_poller_is_me()))
+        pthread_cond_signal(&scheduler->ready[ring->class].filled);
     pthread_mutex_unlock(&scheduler->lock);
 }
 
@@ -155,6 +163,23 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
     }
     pthread_mutex_unlock(&scheduler->lock);
     return result;
+}
+
+bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler) {
+    /* Racy on purpose: the poller asks in a loop and must not hold up those who take the lock. */
+    if (__atomic_load_n(&scheduler->ready[IHSM_CLASS_AES].first, __ATOMIC_RELAXED) == NULL)
+        return false;
+    pthread_mutex_lock(&scheduler->lock);
+    struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
+    pthread_mutex_unlock(&scheduler->lock);
+    if (ring == NULL)
+        return false;
+    struct ihsm_engine *engine = ring->engine;
+    ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
+    pthread_mutex_lock(&scheduler->lock);
+    leave(scheduler, engine);
+    pthread_mutex_unlock(&scheduler->lock);
+    return true;
 }
 
 static void *aes_worker(void *argument) {

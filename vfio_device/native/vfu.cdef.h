@@ -21,6 +21,8 @@ int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, uns
 int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsigned interface, unsigned revision);
 int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended, bool read_only);
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64);
+/* Offer `fd` to the client as the descriptor to write to for accesses to a region (GET_REGION_IO_FDS). */
+int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size);
 int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count);
 int ihsm_vfu_realize(struct ihsm_vfu *vfu);
 uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu);
