@@ -62,7 +62,7 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
                 function,
                 server.functions[0],
                 module,
-                lambda: _set_config_bit(function, DEVICE_CONTROL, INITIATE_FLR, True),
+                lambda: function_level_reset(function),
                 function.map_dma,
                 lambda masked: _set_config_bit(function, MSIX_CONTROL, FUNCTION_MASK, masked),
             )
@@ -77,6 +77,11 @@ def opened_gate(module: ReversingModule) -> Iterator[None]:
         yield
     finally:
         module.gate.set()
+
+
+def function_level_reset(function: PciFunction) -> None:
+    """Ask for a function level reset through the PCI Express capability."""
+    _set_config_bit(function, DEVICE_CONTROL, INITIATE_FLR, True)
 
 
 def _set_config_bit(function: PciFunction, offset: int, bit: int, value: bool) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from typing import Self
 
 from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
@@ -23,13 +24,21 @@ class LoopbackFunction(PciFunction):
 
     uri = "loopback:"
 
-    def __init__(self, module: Module, *, resources: int = 1, index: int = 0) -> None:
-        self.scheduler = Scheduler()
-        self.host = LoopbackHost()
-        self.engine = Engine(self.scheduler, self.host)
-        self.device = Function(self.engine, module, index=index, resources=resources)
-        self._pool = WorkerPool(self.scheduler, lambda command: self.device)
+    def __init__(self, module: Module, *, resources: int = 1) -> None:
+        self._scheduler, host = Scheduler(), LoopbackHost()
+        self._attach(Function(Engine(self._scheduler, host), module, resources=resources), host)
+        self._pool = WorkerPool(self._scheduler, lambda command: self.device)
         self._pool.start()
+
+    @classmethod
+    def around(cls, device: Function, host: LoopbackHost) -> Self:
+        """The client's view of a function whose scheduler and workers are the caller's; end it with `release`."""
+        function = cls.__new__(cls)
+        function._attach(device, host)
+        return function
+
+    def _attach(self, device: Function, host: LoopbackHost) -> None:
+        self.device, self.engine, self.host = device, device.engine, host
         self._arenas: list[DmaArena] = []
         self._next_iova = FIRST_IOVA
 
@@ -96,11 +105,15 @@ class LoopbackFunction(PciFunction):
     def reset(self) -> None:
         self.device.controller.reset()
 
-    def close(self) -> None:
-        """As a client that goes away."""
+    def release(self) -> None:
+        """As a client that goes away, and the engine with it."""
         self.device.controller.client_lost()
-        self._pool.stop()
         for arena in self._arenas:
             arena.close()
         self.engine.close()
-        self.scheduler.close()
+
+    def close(self) -> None:
+        self.device.controller.client_lost()
+        self._pool.stop()
+        self.release()
+        self._scheduler.close()

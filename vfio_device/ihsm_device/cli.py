@@ -44,6 +44,20 @@ PROFILES: Final = ("default", "firmware")
     help="Directory that keeps the identity over restarts. [default: a new identity each time]",
 )  # fmt: skip
 @click.option("--fips", is_flag=True, help="Report the FIPS-approved state.")
+@click.option(
+    "--doorbell",
+    type=click.Choice(["trap", "page"]),
+    default="trap",
+    show_default=True,
+    help="How doorbells reach the device: as messages, or through a page that clients map and a thread watches.",
+)
+@click.option(
+    "--spin-us",
+    type=click.FloatRange(0),
+    default=50.0,
+    show_default=True,
+    help="With --doorbell page: microseconds without work until the thread sleeps; inf: never.",
+)
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least severe to log.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of log lines."
@@ -56,6 +70,8 @@ def serve(
     profile: str,
     state: Path | None,
     fips: bool,
+    doorbell: str,
+    spin_us: float,
     log_level: str,
     log_format: LogFormat,
 ) -> None:
@@ -77,7 +93,11 @@ def serve(
     try:
         with HsmDevice(options) as hsm:
             server = Server(
-                choose_paths(path, count), lambda index: hsm.function(index, resources), resources=resources
+                choose_paths(path, count),
+                lambda index: hsm.function(index, resources),
+                resources=resources,
+                doorbell_page=doorbell == "page",
+                spin_us=spin_us,
             )
             server.start()
             click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))

@@ -37,8 +37,17 @@ RETRY_DELAY_S: Final = 0.1
 class Endpoint:
     """One function that clients reach at a socket path, one client at a time."""
 
-    def __init__(self, scheduler: Scheduler, module: Module, path: Path, *, index: int = 0, resources: int = 1) -> None:
-        """Listens at `path` (mode 0600) from now on, serves from `start` on.
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        module: Module,
+        path: Path,
+        *,
+        index: int = 0,
+        resources: int = 1,
+        doorbell_page: bool = False,
+    ) -> None:
+        """Listens at `path` (mode 0600) from now on, serves from `start` on; `doorbell_page`: BAR2 can be mapped.
 
         Raises:
             SocketPathTooLong, SocketPathTaken, SocketPathUnusable: as `socket_paths.claim` says.
@@ -54,7 +63,7 @@ class Endpoint:
         self._context.set_class(CLASS_CODE, REVISION_ID)
         for block in pci.capabilities(module.serial):
             self._context.add_capability(block.data, block.position, extended=block.extended, read_only=block.read_only)
-        self.engine = Engine(scheduler, VfuHost(self._context))
+        self.engine = Engine(scheduler, VfuHost(self._context), doorbell_page=doorbell_page)
         self.function = Function(self.engine, module, index=index, resources=resources, bus_master=self._is_bus_master)
         controller = self.function.controller
         self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 THREAD_SWITCH_INTERVAL_S: Final = 1e-4
 """With Python's 5 ms one busy thread delays the wake-ups of all others by more than that."""
+DEFAULT_SPIN_US: Final = 50.0
+MAX_AES_THREADS: Final = 8
 
 
 def choose_paths(first: Path | None, count: int) -> list[Path]:
@@ -52,13 +54,25 @@ def tune_process() -> None:
 class Server:
     """Functions that nothing connects but the process and its worker threads."""
 
-    def __init__(self, paths: Sequence[Path], make_module: Callable[[int], Module], *, resources: int = 1) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        make_module: Callable[[int], Module],
+        *,
+        resources: int = 1,
+        doorbell_page: bool = False,
+        spin_us: float = DEFAULT_SPIN_US,
+    ) -> None:
         """One function per path; `make_module` makes the security module of function n.
+
+        With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
+        microseconds after the last work (`math.inf`: always), then sleeps for short times.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
         """
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(aes_workers=min(MAX_AES_THREADS, os.cpu_count() or 1), spin_us=spin_us)
+        self._doorbell_page = doorbell_page
         self._endpoints: list[Endpoint] = []
         self._control = ControlServer()
         self._control_paths: list[Path] = []
@@ -72,7 +86,9 @@ class Server:
         self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths))
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
-        endpoint = Endpoint(self._scheduler, module, path, index=index, resources=resources)
+        endpoint = Endpoint(
+            self._scheduler, module, path, index=index, resources=resources, doorbell_page=self._doorbell_page
+        )
         self._endpoints.append(endpoint)
         control_path = path.with_name(path.name + SUFFIX)
         listener = listen(control_path)

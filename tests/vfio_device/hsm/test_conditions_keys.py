@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every documented error condition of the key and crypto operations, alone and with the check that comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ihsm_abi.ddi import DdiStatus, DeviceKind
+from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+from support import key_subjects, new_key_subjects
+from support.faults import Case, Subject, cases, make, play
+from support.hsm import Stage
+
+SUBJECTS = (*key_subjects.SUBJECTS, *new_key_subjects.SUBJECTS)
+KINDS = {"virtual": DeviceKind.Virtual, "physical": DeviceKind.Physical}
+CASES = [
+    pytest.param(kind, case, id=f"{kind}-{case.id}") for kind in KINDS for s in SUBJECTS for case in cases(s, kind)
+]
+
+
+@pytest.fixture(scope="module")
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with HsmDevice(DeviceOptions(kind=KINDS[request.param])) as device:
+        yield Stage(device)
+
+
+@pytest.fixture(autouse=True)
+def _not_approved(stage: Stage) -> None:
+    stage.device.fips_approved = False
+
+
+@pytest.mark.parametrize(("stage", "case"), CASES, indirect=["stage"])
+def test_condition(stage: Stage, case: Case, covers: Callable[..., None]) -> None:
+    outcome = play(case, stage)
+    assert outcome.reply.status == DdiStatus[case.row.status]
+    if len(case.faults) == 1:
+        covers(case.row.name)
+
+
+@pytest.mark.parametrize("stage", KINDS, indirect=True)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_good_command(stage: Stage, subject: Subject) -> None:
+    """What the faults are put into succeeds without them."""
+    scene = stage.clean()
+    draft = make(subject, scene, subject.arrange(scene))
+    assert scene.send(draft.encode(), draft.queue_kind, draft.queue_id).status == DdiStatus.Success
+
+
+@pytest.mark.parametrize("stage", ["virtual"], indirect=True)
+@pytest.mark.parametrize(
+    "case", [c for s in new_key_subjects.SUBJECTS for c in cases(s, "virtual")], ids=lambda c: c.id
+)
+def test_refused_key_leaves_nothing_behind(stage: Stage, case: Case) -> None:
+    """Vault and key store are as before a refused creation."""
+    outcome = play(case, stage)
+    scene, store = outcome.draft.scene, stage.device.store
+    usage, keys = scene.state.vault.usage(), store.statistics().keys
+    again = scene.send(outcome.draft.message, outcome.draft.queue_kind, outcome.draft.queue_id)
+    assert again.status == DdiStatus[case.row.status]
+    assert (scene.state.vault.usage(), store.statistics().keys) == (usage, keys)

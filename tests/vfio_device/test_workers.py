@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Worker threads over the loopback host: lanes, functions that wait, commands that were cancelled, the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ihsm_abi.admin import AdminOpcode, AdminStatus
+from ihsm_abi.registers import Register
+from ihsm_device.engine import Engine, LoopbackHost, Scheduler
+from ihsm_device.function import Function
+from ihsm_device.workers import WorkerPool
+from support.loopback import LoopbackFunction
+from support.modules import ReversingModule
+from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe
+
+
+@pytest.fixture
+def module() -> ReversingModule:
+    return ReversingModule()
+
+
+@pytest.fixture
+def driver(module: ReversingModule) -> Iterator[PolledDriver]:
+    with LoopbackFunction(module, resources=2) as function:
+        driver = PolledDriver(function)
+        driver.enable()
+        yield driver
+        module.gate.set()
+
+
+def submit(driver: PolledDriver, ring: Ring, text: bytes) -> None:
+    page = driver.arena.allocate_pages(4096)
+    page.view[: len(text)] = np.frombuffer(text, np.uint8)
+    ring.submit(
+        hsm_sqe(
+            driver.next_cid(),
+            source=page.iova,
+            source_bytes=len(text),
+            destination=driver.answer_page.iova,
+            destination_bytes=4096,
+        )
+    )
+
+
+def test_cancelled_commands_are_not_executed(driver: PolledDriver, module: ReversingModule) -> None:
+    """More slow commands than threads; those that had not begun when the controller was disabled never do."""
+    ring = driver.create_pair(1, entries=64)
+    for _ in range(60):
+        submit(driver, ring, b"slow")
+    assert module.started.acquire(timeout=10)
+    time.sleep(0.05)
+    begun = 1
+    while module.started.acquire(blocking=False):
+        begun += 1
+    assert begun < 60
+    driver.disable()
+    module.gate.set()
+    driver.enable()
+    driver.create_pair(1)
+    assert driver.run_hsm(b"after").message == b"retfa"
+    time.sleep(0.05)
+    assert not module.started.acquire(blocking=False), "a cancelled command was executed"
+    assert module.rollbacks == [b"slow"] * begun, "what was executed in vain is taken back"
+
+
+def test_delete_of_one_function_does_not_hold_up_another() -> None:
+    """Two functions of one process: the first waits in DELETE_SQ, the second's admin commands go on."""
+    scheduler = Scheduler()
+    modules = [ReversingModule(), ReversingModule()]
+    hosts = [LoopbackHost(), LoopbackHost()]
+    functions = [Function(Engine(scheduler, hosts[index]), modules[index], index=index) for index in range(2)]
+    by_engine = {id(function.engine): function for function in functions}
+    pool = WorkerPool(scheduler, lambda command: by_engine.get(id(command.engine)), functions=2)
+    pool.start()
+    clients = [LoopbackFunction.around(*pair) for pair in zip(functions, hosts, strict=True)]
+    drivers = [PolledDriver(client) for client in clients]
+    for each in drivers:
+        each.enable()
+    submit(drivers[0], drivers[0].create_pair(1), b"slow")
+    assert modules[0].started.acquire(timeout=10)
+    drivers[0].admin.submit(admin_sqe(AdminOpcode.DELETE_SQ, 77, dw10=1))
+    for _ in range(20):
+        assert drivers[1].run_admin(AdminOpcode.GET_RES_CNT, dw10=2).dw0 == 1
+    assert drivers[0].admin.poll() is None
+    modules[0].gate.set()
+    assert drivers[0].admin.wait()["cid"] == 77
+    pool.stop()
+    for client in clients:
+        client.release()
+    scheduler.close()
+
+
+def test_commands_of_a_vanished_function_are_dropped(module: ReversingModule) -> None:
+    scheduler, host = Scheduler(), LoopbackHost()
+    client = LoopbackFunction.around(Function(Engine(scheduler, host), module), host)
+    pool = WorkerPool(scheduler, lambda command: None)
+    pool.start()
+    driver = PolledDriver(client)
+    driver.enable()
+    driver.admin.submit(admin_sqe(AdminOpcode.GET_RES_CNT, 1))
+    time.sleep(0.05)
+    assert driver.admin.poll() is None
+    pool.stop()
+    client.release()
+    scheduler.close()
+
+
+def test_stop_ends_every_thread(module: ReversingModule) -> None:
+    before = threading.active_count()
+    with LoopbackFunction(module) as function:
+        driver = PolledDriver(function)
+        driver.enable()
+        driver.create_pair(1)
+        driver.run_hsm(b"abc")
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+def test_admin_rings_without_pointer(driver: PolledDriver, caplog: pytest.LogCaptureFixture) -> None:
+    function = driver.function
+    assert isinstance(function, LoopbackFunction)
+    function.host.map_without_pointer(0x4000_0000, 0x10000)
+    driver.disable()
+    driver.write(Register.ACQ, 0x4000_0000, 8)
+    driver.write(Register.CC, 1)
+    assert driver.csts == 0
+    assert "share=on" in caplog.text
+    driver.disable()
+    driver.enable()
+    identify = driver.run_admin(AdminOpcode.IDENTIFY, prp1=0x4000_0000)
+    assert identify.status == AdminStatus.DATA_TRANSFER_ERROR, "an ordinary bad address"
