@@ -227,11 +227,13 @@ def xts_sqe(**fields: object) -> np.ndarray:
 
 def _sqe(dtype: np.dtype[np.void], fields: dict[str, object]) -> np.ndarray:
     sqe = np.zeros(1, dtype)
+    raw = sqe.view(np.uint8)
     for name, value in ({"session_id": 3, "frame_type": FRAME_TYPE_AES} | fields).items():
         if isinstance(value, bytes):
-            value = np.frombuffer(value, dtype.fields[name][0].base)  # type: ignore[index]
-            value = value[0] if value.size == 1 else value
-        sqe[name] = value
+            offset = dtype.fields[name][1]  # type: ignore[index]
+            raw[offset : offset + len(value)] = np.frombuffer(value, np.uint8)
+        else:
+            sqe[name] = value
     return sqe
 
 

@@ -19,7 +19,7 @@ enum { LARGEST_KEY_NUMBER = UINT16_MAX };
 /* Address space for the longest list; pages come when a list is that long. */
 static struct ihsm_piece *reserve_pieces(void)
 {
-    void *pieces = mmap(NULL, IHSM_LIST_MAX * sizeof(struct ihsm_piece), PROT_READ | PROT_WRITE,
+    void *pieces = mmap(NULL, IHSM_LIST_BLOCKS * sizeof(struct ihsm_piece), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return pieces == MAP_FAILED ? NULL : pieces;
 }
@@ -30,7 +30,7 @@ static void scratch_free(void *pointer)
     struct ihsm_pieces *lists[] = {&scratch->src, &scratch->dst};
     for (unsigned i = 0; i < 2; i++)
         if (lists[i]->piece)
-            munmap(lists[i]->piece, IHSM_LIST_MAX * sizeof(struct ihsm_piece));
+            munmap(lists[i]->piece, IHSM_LIST_BLOCKS * sizeof(struct ihsm_piece));
     ks_arena_free(scratch);
 }
 

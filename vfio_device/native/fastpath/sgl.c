@@ -10,17 +10,17 @@ struct walk {
     struct ihsm_pieces *pieces;
     uint64_t total;   /* bytes of the blocks seen so far */
     uint32_t length;  /* bytes of the transfer */
-    uint32_t visited; /* descriptors, entries and links */
+    uint32_t blocks, segments;
     bool destination;
     bool fetch_failed, malformed, unmapped, too_many;
     bool cut_short; /* a malformed link hides the rest of the list, so the sum says nothing */
 };
 
-/* One more descriptor; false once there are too many. */
-static bool visit(struct walk *w)
+/* Count a block or a segment; false once there are too many, whatever is in them. */
+static bool count(struct walk *w, uint32_t *counter, uint32_t limit)
 {
-    w->too_many |= w->visited == IHSM_LIST_MAX;
-    w->visited++;
+    w->too_many |= *counter == limit;
+    ++*counter;
     return !w->too_many;
 }
 
@@ -41,7 +41,7 @@ static void add_block(struct walk *w, uint64_t iova, uint64_t len)
         struct ihsm_piece *last = pieces->count > 0 ? &pieces->piece[pieces->count - 1] : NULL;
         if (last && last->base + last->len == base && last->iova + last->len == iova) {
             last->len += got;
-        } else if (pieces->count < IHSM_LIST_MAX) {
+        } else if (pieces->count < IHSM_LIST_BLOCKS) {
             pieces->piece[pieces->count++] = (struct ihsm_piece){iova, base, got};
         } else {
             w->too_many = true;
@@ -77,6 +77,8 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page)
             w->malformed = w->cut_short = true;
             return;
         }
+        if (!count(w, &w->segments, IHSM_LIST_SEGMENTS))
+            return;
         uint32_t wanted = at.len < sizeof at ? sizeof at : at.len > IHSM_LIST_PAGE_BYTES ? IHSM_LIST_PAGE_BYTES : at.len;
         if (!ihsm_regions_read(w->regions, at.addr, page, wanted)) {
             w->fetch_failed = true;
@@ -90,11 +92,11 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page)
         const struct sgl_descriptor *d = (const struct sgl_descriptor *)page;
         const struct sgl_descriptor *end = d + at.len / sizeof at - more;
         for (; d < end; d++) {
-            if (w->total > w->length || !visit(w))
+            if (w->total > w->length || !count(w, &w->blocks, IHSM_LIST_BLOCKS))
                 return;
             visit_block(w, d);
         }
-        if (!more || !visit(w))
+        if (!more)
             return;
         at = *d;
     }
@@ -127,6 +129,8 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
         }
         if (!more)
             bytes = (uint32_t)needed;
+        if (!count(w, &w->segments, IHSM_LIST_SEGMENTS))
+            return;
         if (!ihsm_regions_read(w->regions, list, page, bytes)) {
             w->fetch_failed = true;
             return;
@@ -134,8 +138,6 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
         for (uint32_t at = 0; at < bytes; at += sizeof list) {
             uint64_t entry;
             memcpy(&entry, page + at, sizeof entry);
-            if (!visit(w))
-                return;
             if (more && at + sizeof list == bytes) {
                 list = entry;
                 break;

@@ -5,8 +5,10 @@
 #pragma once
 #include "engine.h"
 
-/* Descriptors and links of one list. A driver that maps 4 KiB pages needs this many for the largest 32-bit length. */
-#define IHSM_LIST_MAX ((UINT32_C(1) << 20) + (UINT32_C(1) << 13))
+/* Blocks of one list, and segments or PRP lists it may be spread over: what a driver that maps 4 KiB pages and fills its
+ * segments needs for the largest 32-bit length, twice over for the segments. */
+#define IHSM_LIST_BLOCKS ((UINT32_C(1) << 20) + 1)
+#define IHSM_LIST_SEGMENTS 8192
 #define IHSM_LIST_PAGE_BYTES IHSM_PAGE_BYTES
 
 /* A stretch of guest memory that is contiguous here too. */
@@ -17,7 +19,7 @@ struct ihsm_piece {
 };
 
 struct ihsm_pieces {
-    struct ihsm_piece *piece; /* room for IHSM_LIST_MAX */
+    struct ihsm_piece *piece; /* room for IHSM_LIST_BLOCKS */
     uint32_t count;
 };
 
