@@ -237,6 +237,10 @@ class Context:
         if self.handle is not None:
             handle, self.handle = self.handle, None
             lib.ihsm_vfu_free(handle)
+            # An engine on this context is kept by its callbacks and keeps the context until it is freed.
+            self._reads.clear()
+            self._writes.clear()
+            self._reset = self._on_map = self._on_unmap = None
 
     def _access(self, index: int, data: Any, offset: int, is_write: bool) -> int:
         if is_write:
