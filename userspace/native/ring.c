@@ -85,6 +85,15 @@ void ihsm_doorbell(uint8_t *page, uint32_t offset, uint32_t value)
 	__atomic_store_n((uint32_t *)(page + offset), value, __ATOMIC_RELEASE);
 }
 
+uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, uint32_t asleep_offset)
+{
+	ihsm_doorbell(page, offset, value);
+	/* The poller sets its word, then looks at the doorbells once more; we store, then look at its word. With a full
+	 * fence on both sides at least one of us sees the other. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
+}
+
 uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width)
 {
 	const volatile uint8_t *address = page + offset;

@@ -26,6 +26,9 @@ void ihsm_cq_advance(struct ihsm_cq *cq, uint32_t count);
 /* Everything written before becomes visible to the device before this 32-bit store to its page. */
 void ihsm_doorbell(uint8_t *page, uint32_t offset, uint32_t value);
 
+/* The same for a page that a poller watches: whether it sleeps, by the word at asleep_offset, and must be kicked. */
+uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, uint32_t asleep_offset);
+
 /* One access of 1, 2, 4 or 8 bytes to a mapped BAR; offset is a multiple of width. */
 uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width);
 void ihsm_mmio_write(uint8_t *page, uint32_t offset, uint32_t width, uint64_t value);

@@ -2,22 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of AES commands on data that already lie in DMA memory: nothing is copied, entries are written by column.
 
-A batch is prepared once and may be submitted many times; `AesQueue.submit` copies its entries into the ring at memory
-speed. Source and destination of a command may be the same bytes.
+The functions here prepare entries; `AesQueue.submit` copies them into the ring at memory speed and gives an array of
+completions (`ihsm_abi.aes_queue.AES_CQE`) in their order. Prepared entries may be submitted many times. Source and
+destination of a command may be the same bytes.
 """
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.bus import DmaArena, DmaBuffer
-from ihsm.driver.aes_queue import DATA_UNIT_CODE, AesQueue, FastPathSession
-from ihsm.driver.queue_pair import Submission
-from ihsm.driver.sgl import DESCRIPTOR_BYTES, single_block_lists
+from ihsm.driver.aes_queue import DATA_UNIT_CODE, FastPathSession
+from ihsm.driver.sgl import data_blocks
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
     CMD_TYPE_FAST_PATH,
@@ -32,40 +28,12 @@ from ihsm_abi.aes_queue import (
 )
 
 
-class AesBatch:
-    """Prepared commands and the scatter-gather segments they name."""
-
-    def __init__(self, entries: NDArray[np.void], memory: DmaBuffer) -> None:
-        """Made by `gcm_batch` and `xts_batch`; `memory` holds the segments."""
-        self.entries = entries
-        self._memory = memory
-
-    def submit(self, queue: AesQueue, timeout_s: float) -> Submission:
-        """Submit all commands; the result is an array of completions (`ihsm_abi.aes_queue.AES_CQE`) in their order."""
-        return queue.submit(self.entries, timeout_s)
-
-    def release(self) -> None:
-        """Give the segments back; no submission may be outstanding."""
-        self._memory.release()
-
-    def __enter__(self) -> Self:
-        """The batch itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release."""
-        self.release()
-
-
 def padded_aad_bytes(aad_bytes: int) -> int:
     """Room that AAD takes at the start of source and destination, see `ihsm.driver.aes_queue.pad_aad`."""
     return -(-aad_bytes // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES
 
 
-def gcm_batch(
-    arena: DmaArena,
+def gcm_entries(
     session: FastPathSession,
     key_ids: ArrayLike,
     sources: ArrayLike,
@@ -76,11 +44,10 @@ def gcm_batch(
     aad_bytes: int = 0,
     ivs: ArrayLike | None = None,
     tags: ArrayLike | None = None,
-) -> AesBatch:
+) -> NDArray[np.void]:
     """Prepare n AES-256-GCM commands (spec 02 C.1, C.6). Scalars apply to all of them.
 
     Args:
-        arena: where the scatter-gather segments are allocated.
         session: ids of the session.
         key_ids: fast-path key ids, shape (n,) or scalar.
         sources: I/O addresses of padded AAD followed by text, shape (n,).
@@ -98,7 +65,7 @@ def gcm_batch(
     tail = total % AES_BLOCK_BYTES
     mapped = total - tail
     attr = AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=Cipher.GCM)
-    entries, memory = _common(arena, np.zeros(len(source), GCM_SQE), attr, session, source, target, mapped)
+    entries = _common(np.zeros(len(source), GCM_SQE), attr, session, source, target, mapped)
     entries["key_id"] = key_ids
     entries["actual_aad_len"] = aad_bytes
     entries["aligned_aad_len"] = padded
@@ -108,11 +75,10 @@ def gcm_batch(
     entries["tail_dst_addr"] = np.where(some, target + mapped, 0)
     entries["iv"] = np.zeros(GCM_IV_BYTES, np.uint8) if ivs is None else ivs
     entries["tag"] = np.zeros(GCM_TAG_BYTES, np.uint8) if tags is None else tags
-    return AesBatch(entries, memory)
+    return entries
 
 
-def xts_batch(
-    arena: DmaArena,
+def xts_entries(
     session: FastPathSession,
     key_ids: tuple[int, int],
     sources: ArrayLike,
@@ -122,11 +88,10 @@ def xts_batch(
     *,
     decrypt: bool,
     data_unit_bytes: int = 0,
-) -> AesBatch:
+) -> NDArray[np.void]:
     """Prepare n AES-256-XTS commands (spec 02 C.7). Scalars apply to all of them.
 
     Args:
-        arena: where the scatter-gather segments are allocated.
         session: ids of the session.
         key_ids: data key and tweak key.
         sources: I/O addresses, shape (n,).
@@ -146,32 +111,28 @@ def xts_batch(
     )
     sizes = np.broadcast_to(np.asarray(data_bytes, np.uint32), source.shape)
     target = np.asarray(targets, np.uint64)
-    entries, memory = _common(arena, np.zeros(len(source), XTS_SQE), attr, session, source, target, sizes)
+    entries = _common(np.zeros(len(source), XTS_SQE), attr, session, source, target, sizes)
     entries["key_id1"], entries["key_id2"] = key_ids
     entries["tweak"] = tweaks
-    return AesBatch(entries, memory)
+    return entries
 
 
 def _common(
-    arena: DmaArena,
     entries: NDArray[np.void],
     attr: AesAttr,
     session: FastPathSession,
     source: NDArray[np.uint64],
     target: NDArray[np.uint64],
     sizes: NDArray[np.uint32],
-) -> tuple[NDArray[np.void], DmaBuffer]:
-    count = len(entries)
+) -> NDArray[np.void]:
     if target.shape != source.shape or source.ndim != 1:
         raise ValueError(f"sources have shape {source.shape}, targets {target.shape}: one dimension, the same, needed")
-    memory = arena.allocate(2 * count * DESCRIPTOR_BYTES)
-    lists = single_block_lists(memory, np.concatenate((source, target)), np.concatenate((sizes, sizes)))
     entries["attr"] = attr
     entries["session_id"], entries["short_app_id"] = session
     entries["src_len"] = entries["dst_len"] = sizes
-    entries["src"], entries["dst"] = lists[:count], lists[count:]
+    entries["src"], entries["dst"] = data_blocks(source, sizes), data_blocks(target, sizes)
     entries["frame_type"] = FRAME_TYPE_AES
-    return entries, memory
+    return entries
 
 
 def failed(completions: NDArray[np.void]) -> NDArray[np.intp]:

@@ -18,7 +18,7 @@ from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.queue_pair import AES_RING, QueuePair, Submission
 from ihsm.driver.records import RecordCodec
-from ihsm.driver.sgl import DESCRIPTOR_BYTES, type_byte
+from ihsm.driver.sgl import type_byte
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
     AES_CQE,
@@ -29,7 +29,6 @@ from ihsm_abi.aes_queue import (
     GCM_IV_BYTES,
     GCM_SQE,
     GCM_TAG_BYTES,
-    SGL_DESCRIPTOR,
     XTS_SQE,
     AesAttr,
     Cipher,
@@ -42,13 +41,10 @@ DATA_UNIT_CODE: Final = {0: 0, **{size: code for code, size in DATA_UNIT_BYTES.i
 _GCM: Final = RecordCodec(GCM_SQE)
 _XTS: Final = RecordCodec(XTS_SQE)
 _CQE: Final = RecordCodec(AES_CQE)
-_DESCRIPTOR: Final = RecordCodec(SGL_DESCRIPTOR)
-_NO_DESCRIPTOR: Final = (0, 0, 0)
 _DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
-_LAST_SEGMENT: Final = type_byte(SglType.LAST_SEGMENT)
 
 _SLOT_BYTES: Final = 1024
-_INLINE_BYTES: Final = (_SLOT_BYTES - 2 * DESCRIPTOR_BYTES) // 2 // AES_BLOCK_BYTES * AES_BLOCK_BYTES
+_INLINE_BYTES: Final = _SLOT_BYTES // 2
 """Source or destination of a one-shot command up to this size needs no allocation."""
 
 
@@ -86,35 +82,34 @@ def pad_aad(aad: bytes) -> bytes:
 
 
 class _Staging(NamedTuple):
-    """Where a one-shot command's descriptors, source and destination lie."""
+    """Where a one-shot command's source and destination lie: `room` bytes each."""
 
     memory: DmaBuffer
     start: int
     room: int
 
-    def write(self, source: bytes, mapped: int) -> tuple[tuple[int, int, int], tuple[int, int, int], int, int]:
-        """Copy the source; returns both descriptors for the SQE and the I/O addresses of source and destination."""
-        iova = self.memory.iova + self.start
-        source_iova = iova + 2 * DESCRIPTOR_BYTES
-        target_iova = source_iova + self.room
-        view = self.memory.view
-        at = self.start + 2 * DESCRIPTOR_BYTES
-        view[at : at + len(source)] = np.frombuffer(source, np.uint8)
-        if not mapped:
-            return _NO_DESCRIPTOR, _NO_DESCRIPTOR, source_iova, target_iova
-        blocks = _DESCRIPTOR.pack(source_iova, mapped, _DATA_BLOCK) + _DESCRIPTOR.pack(target_iova, mapped, _DATA_BLOCK)
-        view[self.start : at] = np.frombuffer(blocks, np.uint8)
-        return (
-            (iova, DESCRIPTOR_BYTES, _LAST_SEGMENT),
-            (iova + DESCRIPTOR_BYTES, DESCRIPTOR_BYTES, _LAST_SEGMENT),
-            source_iova,
-            target_iova,
-        )
+    @property
+    def source(self) -> int:
+        """I/O address of the source."""
+        return self.memory.iova + self.start
+
+    @property
+    def target(self) -> int:
+        """I/O address of the destination."""
+        return self.source + self.room
+
+    def write(self, source: bytes) -> None:
+        """Fill in the source."""
+        self.memory.view[self.start : self.start + len(source)] = np.frombuffer(source, np.uint8)
 
     def read(self, skip: int, size_bytes: int) -> bytes:
         """Part of the destination."""
-        at = self.start + 2 * DESCRIPTOR_BYTES + self.room + skip
+        at = self.start + self.room + skip
         return self.memory.view[at : at + size_bytes].tobytes()
+
+
+def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
+    return (iova, size_bytes, _DATA_BLOCK) if size_bytes else (0, 0, 0)
 
 
 class AesQueue(QueuePair):
@@ -148,7 +143,7 @@ class AesQueue(QueuePair):
         Args:
             session: ids of the session.
             key_id: fast-path id of the key.
-            plaintext: any length; longer text than 480 bytes takes a buffer from the arena.
+            plaintext: any length; longer text than half a KiB takes a buffer from the arena.
             timeout_s: seconds.
             aad: additional authenticated data.
             iv: 12 bytes for an unapproved key; an approved one has the device choose.
@@ -206,11 +201,12 @@ class AesQueue(QueuePair):
         attr = AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=Cipher.GCM)
 
         def build(cid: int, staging: _Staging) -> bytes:
-            source_list, target_list, source_iova, target_iova = staging.write(source, mapped)
+            staging.write(source)
             return _GCM.pack(
-                attr, cid, *session, mapped, *source_list, mapped, *target_list, FRAME_TYPE_AES,
-                key_id, len(aad), tag, iv, len(padded), tail, tail,
-                source_iova + mapped if tail else 0, target_iova + mapped if tail else 0,
+                attr, cid, *session,
+                mapped, *_data_block(staging.source, mapped), mapped, *_data_block(staging.target, mapped),
+                FRAME_TYPE_AES, key_id, len(aad), tag, iv, len(padded), tail, tail,
+                staging.source + mapped if tail else 0, staging.target + mapped if tail else 0,
             )  # fmt: skip
 
         def collect(cqe: Any, staging: _Staging) -> GcmSealed | AesOutput:
@@ -275,10 +271,13 @@ class AesQueue(QueuePair):
         )
 
         def build(cid: int, staging: _Staging) -> bytes:
-            source_list, target_list, _, _ = staging.write(data, len(data))
+            staging.write(data)
+            size = len(data)
             return _XTS.pack(
-                attr, cid, *session, len(data), *source_list, len(data), *target_list, FRAME_TYPE_AES, *key_ids, tweak
-            )
+                attr, cid, *session,
+                size, *_data_block(staging.source, size), size, *_data_block(staging.target, size),
+                FRAME_TYPE_AES, *key_ids, tweak,
+            )  # fmt: skip
 
         def collect(cqe: Any, staging: _Staging) -> AesOutput:
             return AesOutput(staging.read(0, len(data)), bool(cqe.fips_approved))
@@ -295,7 +294,7 @@ class AesQueue(QueuePair):
         room = -(-source_bytes // AES_BLOCK_BYTES) * AES_BLOCK_BYTES
         own = None
         if room > _INLINE_BYTES:
-            own = _Staging(self._arena.allocate(2 * DESCRIPTOR_BYTES + 2 * room), 0, room)
+            own = _Staging(self._arena.allocate(2 * room), 0, room)
 
         def staging(cid: int) -> _Staging:
             return own or _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ihsm._native import ffi, lib
 from ihsm.bus import PciFunction
+from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
 from ihsm_abi.pci import Bar
 
 
@@ -28,9 +29,10 @@ class Doorbells:
         if self._page is None:
             self._function.write_bar(Bar.DOORBELLS, offset, 4, value, posted=True)
             return
-        lib.ihsm_doorbell(self._page, offset, value)
-        if self._event is not None:
-            # A counter that would overflow has not been read yet: the device is awake or about to be.
+        if self._event is None:
+            lib.ihsm_doorbell(self._page, offset, value)
+        elif lib.ihsm_doorbell_watched(self._page, offset, value, POLLER_ASLEEP_OFFSET):
+            # A counter that would overflow has not been read yet: the poller is awake or about to be.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_write(self._event, 1)
 

@@ -78,20 +78,15 @@ def build_list(arena: DmaArena, pieces: Sequence[Piece]) -> ScatterGatherList:
     return ScatterGatherList(memory, *heads[0], sum(piece.size_bytes for piece in pieces))
 
 
-def single_block_lists(memory: DmaBuffer, iovas: NDArray[np.uint64], sizes: NDArray[np.uint32]) -> NDArray[np.void]:
-    """Descriptors for SQEs of many transfers of one data block each, whose segments are written to `memory`.
+def data_blocks(iovas: NDArray[np.uint64], sizes: NDArray[np.uint32]) -> NDArray[np.void]:
+    """Descriptors for the SQEs of many contiguous transfers: without a list, the SQE has the data block itself.
 
     Args:
-        memory: at least 16 bytes per transfer.
         iovas: I/O address of each transfer's data, shape (n,).
         sizes: bytes of each, shape (n,); a transfer of 0 bytes gets an empty descriptor.
     """
-    count = len(iovas)
-    blocks = memory.view[: count * DESCRIPTOR_BYTES].view(SGL_DESCRIPTOR)
-    blocks["addr"], blocks["len"], blocks["type"] = iovas, sizes, type_byte(SglType.DATA_BLOCK)
-    heads = np.zeros(count, SGL_DESCRIPTOR)
-    some = sizes > 0
-    heads["addr"] = np.where(some, memory.iova + np.arange(count, dtype=np.uint64) * DESCRIPTOR_BYTES, 0)
-    heads["len"] = np.where(some, DESCRIPTOR_BYTES, 0)
-    heads["type"] = np.where(some, type_byte(SglType.LAST_SEGMENT), 0)
-    return heads
+    blocks = np.zeros(len(iovas), SGL_DESCRIPTOR)
+    blocks["addr"] = np.where(sizes > 0, iovas, 0)
+    blocks["len"] = sizes
+    blocks["type"] = type_byte(SglType.DATA_BLOCK)
+    return blocks
