@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Discovery of sockets, and of PCI functions through an emulated udev."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ihsm.bus import discovery
+from ihsm.bus.discovery import FoundFunction, find_pci, find_sockets, listening_sockets
+from ihsm_abi import sockets
+
+
+def test_listening_and_left_over_sockets(tmp_path: Path) -> None:
+    live, dead = tmp_path / "0.sock", tmp_path / "1.sock"
+    (tmp_path / "2.sock").write_text("no socket")
+    (tmp_path / "0.sock.ctl").touch()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as gone:
+        listener.bind(os.fspath(live))
+        listener.listen()
+        gone.bind(os.fspath(dead))
+        assert find_sockets(tmp_path) == [
+            FoundFunction(f"vfio-user:{live}"),
+            FoundFunction(f"vfio-user:{dead}", listening=False),
+        ]
+    assert str(live) not in listening_sockets()
+
+
+def test_no_folder_no_sockets(tmp_path: Path) -> None:
+    assert find_sockets(tmp_path / "none") == []
+
+
+def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
+    assert sockets.default_path(3) == tmp_path / "ihsm" / "3.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert sockets.default_path(0) == Path(f"/tmp/ihsm-{os.getuid()}/0.sock")
+    assert [sockets.numbered_path(Path("/a/f.sock"), n).name for n in range(3)] == ["f.sock", "f.sock.1", "f.sock.2"]
+
+
+class UdevDevice:
+    """What discovery reads of a pyudev.Device, over a folder that stands for sysfs."""
+
+    def __init__(self, path: Path, driver: str | None, device_node: str | None = None) -> None:
+        self.sys_path, self.sys_name = os.fspath(path), path.name
+        self.driver, self.device_node = driver, device_node
+
+
+class UdevContext:
+    def __init__(self, devices: list[UdevDevice], children: list[UdevDevice]) -> None:
+        self.devices, self.children = devices, children
+        self.asked: dict[str, str] = {}
+
+    def list_devices(self, **criteria: Any) -> Any:
+        if "parent" in criteria:
+            return self.children
+        return self
+
+    def match_property(self, name: str, value: str) -> list[UdevDevice]:
+        self.asked[name] = value
+        return self.devices
+
+
+def test_pci_functions_carry_driver_group_and_nodes(tmp_path: Path) -> None:
+    paths = [tmp_path / "0000:00:05.0", tmp_path / "0000:00:04.0"]
+    for path in paths:
+        path.mkdir()
+    (tmp_path / "7").mkdir()
+    (paths[1] / "iommu_group").symlink_to(tmp_path / "7")
+    context = UdevContext(
+        [UdevDevice(paths[0], None), UdevDevice(paths[1], "vfio-pci")], [UdevDevice(tmp_path / "n", None, "/dev/n0")]
+    )
+    found = find_pci(context)  # type: ignore[arg-type]
+    assert context.asked == {"PCI_ID": "1414:C003"}
+    assert [function.uri for function in found] == ["pci:0000:00:04.0", "pci:0000:00:05.0"]
+    assert (found[0].driver, found[0].iommu_group, found[0].nodes) == ("vfio-pci", 7, ("/dev/n0",))
+    assert found[0].record()["nodes"] == ["/dev/n0"]
+
+
+def test_the_real_udev_answers() -> None:
+    assert isinstance(find_pci(), list)
+
+
+def test_watching_reports_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
+    folder = tmp_path / "ihsm"
+    folder.mkdir()
+    changes = discovery.watch(interval_s=0.01)
+    before = next(changes)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(folder / "0.sock"))
+        listener.listen()
+        after = next(changes)
+    assert len(after) == len(before) + 1
+    changes.close()

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The commands against a real device: output, JSON, exit status, and one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ihsm.cli import main
+from ihsm.embedded import EmbeddedDevice
+from ihsm_abi.sockets import default_folder
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[EmbeddedDevice]:
+    with EmbeddedDevice(["--resources", "2"]) as device:
+        yield device
+
+
+@pytest.fixture(autouse=True)
+def no_other_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
+    monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda context=None: [])
+    default_folder().mkdir()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def uri(device: EmbeddedDevice) -> str:
+    return f"vfio-user:{device.socket_path}"
+
+
+def test_info(device: EmbeddedDevice) -> None:
+    result = run("info", "--device", uri(device), "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    assert record["uri"] == uri(device)
+    assert record["pci"]["id"] == "1414:c003"
+    assert record["pci"]["bars"] == {"0": 4096, "2": 4096, "4": 4096}
+    assert record["pci"]["serial_number"] == record["controller"]["identity"]["serial_number"]
+    assert record["queues"] == {"hsm": 2, "aes": 4, "aes_gcm_workaround": True}
+    assert record["hsm"]["tables"] == 2
+    assert any("MSI-X" in entry for entry in record["pci"]["capabilities"])
+
+
+def test_info_as_a_table_and_polled(device: EmbeddedDevice) -> None:
+    result = run("info", "--device", uri(device), "--poll")
+    assert result.exit_code == 0, result.output
+    assert "controller.identity.firmware_revision" in result.output
+
+
+def test_status(device: EmbeddedDevice) -> None:
+    result = run("status", "--device", uri(device), "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    assert record["pid"] == device.pid
+    table = run("status", "--device", uri(device))
+    assert table.exit_code == 0
+    assert f"pid{' ' * 10}" in table.output
+
+
+def test_list_and_auto(device: EmbeddedDevice) -> None:
+    link = default_folder() / "0.sock"
+    assert run("list").output == "no device found\n"
+    assert json.loads(run("list", "--json").output) == []
+    os.link(device.socket_path, link)
+    found = json.loads(run("list", "--json").output)
+    # the kernel knows a listening socket under the name it was bound to
+    assert found == [{"uri": f"vfio-user:{link}", "driver": None, "iommu_group": None, "nodes": [], "listening": False}]
+    assert "nobody listens" in run("list").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (("info", "--device", "usb:3"), 2, "vfio-user:PATH, pci:BDF or auto expected"),
+        (("info", "--device", "vfio-user:/none.sock"), 3, "No such file"),
+        (("info", "--device", "pci:ffff:ff:1f.7"), 3, "no such PCI function"),
+        (("status", "--device", "vfio-user:/none.sock"), 3, "No such file"),
+        (("status", "--device", "pci:00:04.0"), 2, "control socket"),
+        (("status",), 3, "no device found"),
+        (("dance",), 2, "No such command"),
+        (("--log-level", "loud", "list"), 2, "--log-level"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(arguments: tuple[str, ...], status: int, text: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    assert text in result.output
+    assert "Traceback" not in result.output
+    assert result.output.strip().splitlines()[-1].startswith("Error: ")
+
+
+def test_version_and_help() -> None:
+    assert "version" in run("--version").output
+    listing = run("--help").output
+    assert all(name in listing for name in ("info", "list", "status", "serve"))
