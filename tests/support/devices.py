@@ -12,6 +12,8 @@ from typing import Final
 
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
+from ihsm.driver.doorbells import Doorbells
+from ihsm_abi.pci import Bar
 from ihsm_device import pci
 from ihsm_device.function import Function
 from ihsm_device.server import Server
@@ -22,7 +24,8 @@ DEVICE_CONTROL: Final = pci.PCI_EXPRESS_POSITION + 8
 INITIATE_FLR: Final = 1 << 15
 MSIX_CONTROL: Final = pci.MSIX_POSITION + 2
 FUNCTION_MASK: Final = 1 << 14
-HOSTS: Final = ("loopback", "vfio-user")
+HOSTS: Final = ("loopback", "vfio-user", "doorbell-page")
+"""The engine's two hosts; the last is vfio-user again, with doorbells stored into a mapped page."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,24 @@ class DeviceUnderTest:
     """Map a file (descriptor, offset) at an I/O address (address, size)."""
     set_function_mask: Callable[[bool], None]
     """Mask all MSI-X vectors at once."""
+
+
+class MappedDoorbells(VfioUserFunction):
+    """A client that rings by storing into the mapped BAR2."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._doorbells = Doorbells(self)
+
+    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        if bar == Bar.DOORBELLS:
+            self._doorbells.ring(offset, value)
+        else:
+            super().write_bar(bar, offset, width, value, posted=posted)
+
+    def close(self) -> None:
+        self._doorbells.close()
+        super().close()
 
 
 @contextmanager
@@ -54,10 +75,12 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
                 loopback.engine.set_function_mask,
             )
         return
-    server = Server([folder / "f.sock"], lambda index: module, resources=resources)
+    is_page = host == "doorbell-page"
+    server = Server([folder / "f.sock"], lambda index: module, resources=resources, doorbell_page=is_page)
     server.start()
+    client = MappedDoorbells if is_page else VfioUserFunction
     try:
-        with VfioUserFunction(folder / "f.sock") as function, opened_gate(module):
+        with client(folder / "f.sock") as function, opened_gate(module):
             yield DeviceUnderTest(
                 function,
                 server.functions[0],

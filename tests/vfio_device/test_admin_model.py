@@ -92,7 +92,7 @@ def run(steps: list[Step], driver: PolledDriver, device: DeviceUnderTest) -> Non
     driver.disable()
 
 
-@pytest.mark.parametrize(("host", "examples"), list(zip(HOSTS, (150, 40), strict=True)))
+@pytest.mark.parametrize(("host", "examples"), list(zip(HOSTS, (150, 40, 40), strict=True)))
 def test_random_sequences(host: str, examples: int, socket_folder: Path) -> None:
     with open_device(host, socket_folder, resources=RESOURCES) as device:
         driver = PolledDriver(device.function)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
-from support.devices import DeviceUnderTest
+from support.devices import DeviceUnderTest, MappedDoorbells
 from support.polled import PolledDriver, admin_sqe
 
 ENTRY_SIZES = Cc.of(en=1, cp_iosqes=6, cp_iocqes=4, fp_iosqes=7, fp_iocqes=6)
@@ -229,4 +229,8 @@ def test_disabled_controller_ignores_doorbells(driver: PolledDriver, device: Dev
     driver.disable()
     driver.admin.submit(admin_sqe(AdminOpcode.GET_RES_CNT, 1))
     assert driver.admin.poll() is None
-    assert device.device.status()["counters"]["doorbells_unknown_queue"] >= 1
+    if not isinstance(device.function, MappedDoorbells):  # nobody looks at the words of queues that do not exist
+        assert device.device.status()["counters"]["doorbells_unknown_queue"] >= 1
+    driver.enable()
+    assert driver.admin.poll() is None
+    assert driver.run_admin(AdminOpcode.GET_RES_CNT, dw10=1).status == AdminStatus.SUCCESS

@@ -13,6 +13,7 @@ from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from support import key_subjects, new_key_subjects
 from support.faults import Case, Subject, cases, make, play
 from support.hsm import Stage
+from support.keyring import KeyStage
 
 SUBJECTS = (*key_subjects.SUBJECTS, *new_key_subjects.SUBJECTS)
 KINDS = {"virtual": DeviceKind.Virtual, "physical": DeviceKind.Physical}
@@ -24,7 +25,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with HsmDevice(DeviceOptions(kind=KINDS[request.param])) as device:
-        yield Stage(device)
+        yield KeyStage(device)
 
 
 @pytest.fixture(autouse=True)
