@@ -76,6 +76,19 @@ def test_every_queue_of_the_largest_function(driver: PolledDriver) -> None:
         assert driver.run_admin(AdminOpcode.DELETE_CQ, dw10=queue_id).status == AdminStatus.SUCCESS
 
 
+def test_status_lists_the_queues(driver: PolledDriver, device: DeviceUnderTest) -> None:
+    driver.enable()
+    driver.create_pair(2)
+    driver.create_pair(257)
+    assert driver.run_admin(AdminOpcode.DELETE_SQ, dw10=2).status == AdminStatus.SUCCESS
+    status = device.device.status()
+    assert status["queues"] == {"sq": [257], "cq": [2, 257]}
+    assert status["registers"]["CSTS"] == 1
+    assert status["counters"]["admin_commands"] == 5
+    driver.disable()
+    assert device.device.status()["queues"] == {"sq": [], "cq": []}
+
+
 def test_delete_waits_for_fetched_commands(driver: PolledDriver, device: DeviceUnderTest) -> None:
     """Level-1 abort: what was fetched posts its completion first, and the CQ goes on where it was (spec 01 §8.2)."""
     driver.enable()

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ihsm_abi.admin import AdminOpcode, AdminStatus
+from ihsm_abi.admin import AdminOpcode, AdminStatus, Psf
+from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.registers import Register
 from ihsm_device.engine import Engine, LoopbackHost, Scheduler
 from ihsm_device.function import Function
-from ihsm_device.workers import WorkerPool
+from ihsm_device.workers import SLOW_BACKLOG, WorkerPool
 from support.loopback import LoopbackFunction
 from support.modules import ReversingModule
 from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe
@@ -68,6 +69,27 @@ def test_cancelled_commands_are_not_executed(driver: PolledDriver, module: Rever
     time.sleep(0.05)
     assert not module.started.acquire(blocking=False), "a cancelled command was executed"
     assert module.rollbacks == [b"slow"] * begun, "what was executed in vain is taken back"
+
+
+def test_backlog_of_slow_commands_is_bounded(driver: PolledDriver, module: ReversingModule) -> None:
+    """A guest that floods the slow lane gets errors for what exceeds it; the rest and fast commands are served."""
+    flood = SLOW_BACKLOG + 500
+    ring = Ring(driver.function, driver.arena, 1, 2048)
+    assert driver.create_cq(ring).status == driver.create_sq(ring).status == AdminStatus.SUCCESS
+    page = driver.arena.allocate_pages(4096)
+    page.view[:4] = np.frombuffer(b"slow", np.uint8)
+    for _ in range(flood):
+        ring.put(
+            hsm_sqe(driver.next_cid(), source=page.iova, source_bytes=4, destination=page.iova, destination_bytes=4)
+        )
+    ring.ring()
+    refused = 0
+    driver.create_pair(2)
+    assert driver.run_hsm(b"quick", queue_id=2).message == b"kciuq"
+    module.gate.set()
+    for _ in range(flood):
+        refused += Psf(ring.wait()["psf"]).sc == HsmStatus.INTERNAL_ERROR
+    assert 0 < refused <= 500
 
 
 def test_delete_of_one_function_does_not_hold_up_another() -> None:

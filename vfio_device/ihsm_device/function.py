@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
+from ihsm_abi.resources import aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import Controller, Partition
 from ihsm_device.engine import Command, Engine, KeyTable, Outcome
@@ -61,6 +62,11 @@ def firmware_version() -> str:
     return importlib.metadata.version("ihsm")
 
 
+def _failure(status: HsmStatus) -> HsmCompletion:
+    """A completion without message and session."""
+    return HsmCompletion(b"", SessionControl(0), sc=status)
+
+
 class Function:
     """One PCI function: the registers' controller, the rings' engine and the security module behind them."""
 
@@ -102,12 +108,16 @@ class Function:
             completion = self._call_module(command)
         except Exception:
             _log.exception("function %d: HSM command of queue %d failed", self.index, command.queue_id)
-            completion = HsmCompletion(b"", SessionControl(0), sc=HsmStatus.INTERNAL_ERROR)
+            completion = _failure(HsmStatus.INTERNAL_ERROR)
         outcome = self._post(command, completion)
         if outcome is not Outcome.POSTED and completion.rollback is not None:
             completion.rollback()
         if outcome is Outcome.DATA_FAILED:
-            self._post(command, HsmCompletion(b"", SessionControl(0), sc=HsmStatus.DMA_ERROR))
+            self._post(command, _failure(HsmStatus.DMA_ERROR))
+
+    def refuse_hsm(self, command: Command) -> None:
+        """Complete an HSM command for which there is no request buffer (spec 02 B.7)."""
+        self._post(command, _failure(HsmStatus.INTERNAL_ERROR))
 
     def _call_module(self, command: Command) -> HsmCompletion:
         word, control, session_id = _SQE.unpack(command.sqe)
@@ -127,6 +137,15 @@ class Function:
             sc=completion.sc,
         )
 
+    def _queues(self) -> dict[str, list[int]]:
+        """Ids of the I/O queues that exist."""
+        resources = self.controller.resources
+        owned = (*hsm_queue_ids(resources), *aes_queue_ids(resources))
+        return {
+            "sq": [queue_id for queue_id in owned if self.engine.sq_exists(queue_id)],
+            "cq": [queue_id for queue_id in owned if self.engine.cq_exists(queue_id)],
+        }
+
     def status(self) -> dict[str, Any]:
         """Identity, registers, queues and counters of the function, and what the security module says of itself."""
         controller = self.controller.status()
@@ -138,6 +157,7 @@ class Function:
             "firmware": identity.firmware,
             "resources": self.controller.resources,
             "registers": controller["registers"],
+            "queues": self._queues(),
             "counters": {**controller["counters"], **self.engine.counters()},
             "module": self.module.status(),
         }

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from ihsm_device.engine import Command, RingClass, Scheduler
+from ihsm_device.fair_queue import FairQueue
 from ihsm_device.hsm.command import Lane
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 MAX_ADMIN_THREADS: Final = 16
 """A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
 MAX_FAST_THREADS: Final = 8
+SLOW_BACKLOG: Final = 1024
+"""Requests of one function that may wait for a slow thread: more than 65 queues of the driver's 16 slots can hold."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long `stop` waits for commands at work; the threads are daemons, so a longer one ends with the process."""
 
@@ -37,6 +39,9 @@ class CommandHandler(Protocol):
 
     def execute_hsm(self, command: Command) -> None:
         """Execute and complete an HSM command."""
+
+    def refuse_hsm(self, command: Command) -> None:
+        """Complete an HSM command for which there is no room."""
 
     def lane(self, command: Command) -> Lane:
         """Which threads may execute an HSM command."""
@@ -63,13 +68,12 @@ class WorkerPool:
         """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more."""
         self._scheduler = scheduler
         self._find_handler = find_handler
-        self._slow: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        processors = os.cpu_count() or 1
-        fast, self._slow_threads = min(MAX_FAST_THREADS, max(2, processors)), max(2, processors)
+        self._slow: FairQueue[Command] = FairQueue(SLOW_BACKLOG, lambda command: command.live)
+        threads = max(2, os.cpu_count() or 1)
         self._threads = [
             *self._named("admin", min(functions, MAX_ADMIN_THREADS), self._serve_admin),
-            *self._named("hsm", fast, self._serve_fast),
-            *self._named("hsm-slow", self._slow_threads, self._serve_slow),
+            *self._named("hsm", min(threads, MAX_FAST_THREADS), self._serve_fast),
+            *self._named("hsm-slow", threads, self._serve_slow),
         ]
 
     @staticmethod
@@ -84,8 +88,7 @@ class WorkerPool:
     def stop(self) -> None:
         """End every thread after the command it is at; those still waiting for a thread are dropped."""
         self._scheduler.wake()
-        for _ in range(self._slow_threads):
-            self._slow.put(None)
+        self._slow.close()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -101,10 +104,10 @@ class WorkerPool:
             self._run(command, self._dispatch)
 
     def _dispatch(self, handler: CommandHandler, command: Command) -> None:
-        if handler.lane(command) is Lane.SLOW:
-            self._slow.put(command)
-        else:
+        if handler.lane(command) is Lane.FAST:
             handler.execute_hsm(command)
+        elif not self._slow.put(id(command.engine), command):
+            handler.refuse_hsm(command)
 
     def _serve_slow(self) -> None:
         while (command := self._slow.get()) is not None:

@@ -17,9 +17,22 @@ from support.keyring import KeyStage
 
 SUBJECTS = (*key_subjects.SUBJECTS, *new_key_subjects.SUBJECTS)
 KINDS = {"virtual": DeviceKind.Virtual, "physical": DeviceKind.Physical}
+
+
+def selected(subject: Subject, kind: str) -> Iterator[Case]:
+    """Every fault alone; of the pairs, one for each pair of rows."""
+    seen = set()
+    for case in cases(subject, kind):
+        pair = tuple(fault.row for fault in case.faults)
+        if len(pair) == 1 or pair not in seen:
+            seen.add(pair)
+            yield case
+
+
 CASES = [
-    pytest.param(kind, case, id=f"{kind}-{case.id}") for kind in KINDS for s in SUBJECTS for case in cases(s, kind)
+    pytest.param(kind, case, id=f"{kind}-{case.id}") for kind in KINDS for s in SUBJECTS for case in selected(s, kind)
 ]
+NEW_KEYS = [case for subject in new_key_subjects.SUBJECTS for case in selected(subject, "virtual")]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +64,7 @@ def test_good_command(stage: Stage, subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("stage", ["virtual"], indirect=True)
-@pytest.mark.parametrize(
-    "case", [c for s in new_key_subjects.SUBJECTS for c in cases(s, "virtual")], ids=lambda c: c.id
-)
+@pytest.mark.parametrize("case", [case for case in NEW_KEYS if len(case.faults) == 1], ids=lambda case: case.id)
 def test_refused_key_leaves_nothing_behind(stage: Stage, case: Case) -> None:
     """Vault and key store are as before a refused creation."""
     outcome = play(case, stage)

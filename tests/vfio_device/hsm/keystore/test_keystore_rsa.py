@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ihsm_device.hsm.keystore import (
     ArgumentError,
+    CryptoFailureError,
     DecodeError,
     Handle,
     Hash,
@@ -201,11 +202,14 @@ def test_import_tells_contradictions(store: KeyStore) -> None:
     def load_numbers(crt: bool, **changes: int) -> Handle:
         return store.rsa_import_der(store.import_secret(der(**{**usual, **changes}), OWNER), crt, OWNER)
 
-    for changes in ({"d": d + 2}, {"e": 65539}, {"p": P + 2}, {"n": n + 2}, {"p": 0}, {"q": 1}, {"d": n + 1},
+    for changes in ({"d": d + 2}, {"e": 65539}, {"p": P + 2}, {"n": n + 2}, {"d": n + 1},
                     {"e": 2**32 + 1}, {"e": 1}):  # fmt: skip
         with pytest.raises(KeyStructureError) as error:
             load_numbers(True, **changes)
         assert error.value.size_bytes == 256
+    for changes in ({"p": 0}, {"p": 1}, {"q": 1}, {"p": Q}, {"q": P}):
+        with pytest.raises(CryptoFailureError):
+            load_numbers(True, **changes)
     for changes in ({"d": d + 2}, {"e": 65539}, {"n": n + 2}):
         with pytest.raises(PairwiseTestError):
             store.rsa_pairwise_test(load_numbers(False, **changes), PairwiseTest.SIGN)
