@@ -4,20 +4,27 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Final
 
 import click
 
+from ihsm_abi import logs
 from ihsm_abi.ddi import DeviceKind
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
 from ihsm_device.errors import DeviceError
-from ihsm_device.logs import LogFormat, configure
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 KINDS: Final = ("virtual", "physical")
 PROFILES: Final = ("default", "firmware")
+
+
+def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is no time", context, parameter)
+    return value
 
 
 @click.command()
@@ -54,15 +61,16 @@ PROFILES: Final = ("default", "firmware")
 @click.option(
     "--spin-us",
     type=click.FloatRange(0),
+    callback=_refuse_nan,
     default=50.0,
     show_default=True,
     help="With --doorbell page: microseconds without work until the thread sleeps; inf: never.",
 )
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least severe to log.")
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of log lines."
-)
+@click.option("--log-level", type=click.Choice(LEVELS), help="Least severe to log. [default: that of `ihsm`]")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines. [default: that of `ihsm`]")
+@click.pass_context
 def serve(
+    context: click.Context,
     path: Path | None,
     count: int,
     resources: int,
@@ -72,11 +80,12 @@ def serve(
     fips: bool,
     doorbell: str,
     spin_us: float,
-    log_level: str,
-    log_format: LogFormat,
+    log_level: str | None,
+    log_format: logs.LogFormat | None,
 ) -> None:
     """Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT."""
-    configure(log_level, log_format)
+    defaults = context.find_root().params
+    logs.configure(log_level or defaults["log_level"] or "warning", log_format or defaults["log_format"] or "text")
     # threads inherit the mask, so that only this one receives them
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
