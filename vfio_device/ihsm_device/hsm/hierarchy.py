@@ -21,7 +21,7 @@ _SVN_BITS: Final = 64
 _BKS_BYTES: Final = 32
 _PARTITION_LABEL: Final = b"PARTITION_BK"
 _PARTITION_LABEL_BYTES: Final = 256
-_BKX_KEY: Final = b"ihsm: the key that masks BK_BOOT, version 1.0   "
+BKX_CONSTANT: Final = b"ihsm: the key that masks BK_BOOT, version 1.0   "
 """48 constant bytes; what makes BKX secret and device-unique are the seeds in its context."""
 
 
@@ -75,7 +75,7 @@ def masking_key(store: KeyStore, owner: Owner) -> Handle:
 
 def boot_masking_key(store: KeyStore, seeds: BackupSeeds, svn: int, owner: Owner) -> Handle:
     """BKX, under which BK_BOOT is kept at rest."""
-    constant = store.import_secret(_BKX_KEY, owner)
+    constant = store.import_secret(BKX_CONSTANT, owner)
     try:
         return derive(store, constant, b"BK_BOOT_MK_DEFAULT", seeds.context(svn), MASKING_KEY_BYTES, owner)
     finally:

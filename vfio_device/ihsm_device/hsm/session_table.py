@@ -23,8 +23,6 @@ class Session:
     """Revision it was opened or reopened with; its commands must carry the same."""
     masking_key: Handle
     """Masks the session-only keys."""
-    entry: "Entry | None" = None
-    """Its object in the vault, from the moment it is stored."""
 
 
 class SessionTable:
