@@ -177,9 +177,11 @@ class Context:
         A client that leaves or sends garbage instead of the protocol's greeting is forgotten.
         """
         poller = select.poll()
-        poller.register(lib.ihsm_vfu_poll_fd(self.handle), select.POLLIN)
         if stop_fd is not None:
             poller.register(stop_fd, select.POLLIN)
+        if self._attached:
+            return not poller.poll(0)
+        poller.register(lib.ihsm_vfu_poll_fd(self.handle), select.POLLIN)
         while not self._attached:
             ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
             if not ready or any(fd == stop_fd for fd, _ in ready):

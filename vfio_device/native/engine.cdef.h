@@ -44,6 +44,8 @@ struct ihsm_counters {
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us);
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
+/* Serve the first ready AES ring for one turn; false: there is none. */
+bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
 
 struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihsm_host *host, uint64_t id, bool inline_aes);

@@ -230,8 +230,6 @@ uint32_t ihsm_page_load(struct ihsm_engine *engine, uint64_t offset);
 /* ---- scheduler.c ---- */
 
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler);
-/* Serve the first ready AES ring for one turn; false: there is none. */
-bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring);
 void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler);

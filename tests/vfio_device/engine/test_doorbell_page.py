@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Doorbells through a mapped page and its poller: no store is lost, awake or asleep; nothing stale is found."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
+from ihsm_device.engine import Engine, LoopbackHost, RingClass, Scheduler
+from support.rig import EngineRig, RigQueue, aes_entry, hsm_entry
+
+ASLEEP = POLLER_ASLEEP_OFFSET // 4
+
+
+@pytest.fixture(params=[0, 20, math.inf], ids=["sleepy", "spins 20 us", "never sleeps"])
+def page_rig(request: pytest.FixtureRequest) -> Iterator[EngineRig]:
+    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=request.param) as rig:
+        yield rig
+
+
+def run_aes(queue: RigQueue, count: int) -> None:
+    for cid in range(count):
+        queue.submit(aes_entry(cid))
+        assert int(queue.wait()["cmd_id"]) == cid
+
+
+def test_aes_and_hsm_commands(page_rig: EngineRig) -> None:
+    aes, hsm = page_rig.queue(256).create(vector=16), page_rig.queue(1).create(vector=1)
+    run_aes(aes, 200)
+    for cid in range(100):
+        hsm.submit(hsm_entry(cid))
+        page_rig.engine.complete_hsm(page_rig.pull(), b"")
+        assert int(hsm.wait()["cid"]) == cid
+    counters = page_rig.engine.counters()
+    assert counters["doorbells_bad_value"] == counters["doorbells_unknown_queue"] == 0
+    assert page_rig.host.interrupts(16) == 200
+
+
+def test_a_client_that_only_stores_is_seen_soon() -> None:
+    """A guest's driver kicks nobody: the bounded sleep ends by itself."""
+    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=0) as rig:
+        assert rig.page is not None
+        queue = rig.queue(256).create()
+        for cid in range(50):
+            queue.put(aes_entry(cid))
+            time.sleep(0.003)
+            rig.page[2 * 256] = queue.tail
+            while (completion := queue.peek()) is None:
+                time.sleep(0)
+            queue.reap()
+            assert int(completion["cmd_id"]) == cid
+
+
+def test_the_asleep_word_comes_and_goes() -> None:
+    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=0) as rig:
+        assert rig.page is not None
+        rig.queue(256).create()
+        deadline = time.monotonic() + 10
+        seen: set[int] = set()
+        while seen != {0, 1} and time.monotonic() < deadline:
+            seen.add(int(rig.page[ASLEEP]))
+        assert seen == {0, 1}
+
+
+def test_level_1_abort_forgets_the_stale_tail_and_keeps_the_head(page_rig: EngineRig) -> None:
+    assert page_rig.page is not None
+    queue = page_rig.queue(256, 8).create()
+    run_aes(queue, 5)
+    page_rig.engine.delete_sq(256)
+    page_rig.engine.create_sq(256, queue.sq_iova, 8, 256)
+    assert (int(page_rig.page[512]), int(page_rig.page[513])) == (0, queue.head)
+    queue.tail = 0
+    run_aes(queue, 20)
+
+
+def test_disable_clears_the_page_and_stores_afterwards_ring_nothing(page_rig: EngineRig) -> None:
+    assert page_rig.page is not None
+    queue = page_rig.queue(256).create()
+    run_aes(queue, 3)
+    page_rig.engine.disable()
+    assert not page_rig.page[:ASLEEP].any()
+    page_rig.page[512] = 9
+    before = page_rig.memory.copy()
+    time.sleep(0.01)
+    assert (page_rig.memory == before).all()
+    again = page_rig.queue(256).create()
+    assert int(page_rig.page[512]) == 0
+    run_aes(again, 20)
+
+
+def test_values_that_make_no_sense_are_counted_once(page_rig: EngineRig) -> None:
+    assert page_rig.page is not None
+    queue = page_rig.queue(256, 8).create()
+    page_rig.page[512] = 8
+    deadline = time.monotonic() + 10
+    while page_rig.engine.counters()["doorbells_bad_value"] == 0:
+        assert time.monotonic() < deadline
+    time.sleep(0.01)
+    assert page_rig.engine.counters()["doorbells_bad_value"] == 1
+    run_aes(queue, 9)
+
+
+def test_a_doorbell_that_comes_as_an_access_goes_through_the_page(page_rig: EngineRig) -> None:
+    queue = page_rig.queue(256, 8).create()
+    for cid in range(20):
+        queue.put(aes_entry(cid))
+        page_rig.engine.doorbell(8 * 256, queue.tail)
+        deadline = time.monotonic() + 10
+        while (completion := queue.reap(ring=False)) is None:
+            assert time.monotonic() < deadline
+        page_rig.engine.doorbell(8 * 256 + 4, queue.head)
+        assert int(completion["cmd_id"]) == cid
+
+
+def test_the_page_cannot_be_cut(page_rig: EngineRig) -> None:
+    assert page_rig.engine.page_fd is not None
+    with pytest.raises(OSError, match="not permitted"):
+        os.ftruncate(page_rig.engine.page_fd, 0)
+
+
+def test_a_poller_that_sleeps_and_wakes_loses_no_doorbell() -> None:
+    """Pauses around the poller's own ones, with kicks as the asleep word asks for them; all rounds must be quick."""
+    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=30) as rig:
+        queue = rig.queue(256, 16).create()
+        for cid in range(3000):
+            pause = time.perf_counter() + (cid % 60) * 1e-6
+            while time.perf_counter() < pause:
+                pass
+            queue.submit(aes_entry(cid))
+            assert int(queue.wait()["cmd_id"]) == cid
+
+
+def test_pages_of_functions_that_come_and_go() -> None:
+    with EngineRig(aes_workers=1, doorbell_page=True, spin_us=20) as rig:
+        queue = rig.queue(256).create()
+        stop = threading.Event()
+
+        def churn() -> None:
+            while not stop.is_set():
+                Engine(rig.scheduler, LoopbackHost(), doorbell_page=True).close()
+
+        thread = threading.Thread(target=churn, daemon=True)
+        thread.start()
+        run_aes(queue, 300)
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_hsm_commands_reach_a_blocked_puller() -> None:
+    with EngineRig(doorbell_page=True, spin_us=0) as rig:
+        queue = rig.queue(1).create()
+        got: list[object] = []
+        thread = threading.Thread(target=lambda: got.append(rig.scheduler.pull(RingClass.HSM, 10)), daemon=True)
+        thread.start()
+        time.sleep(0.02)
+        queue.submit(hsm_entry(4))
+        thread.join(10)
+        assert getattr(got[0], "cid", None) == 4
+
+
+@pytest.mark.parametrize("spin_us", [-1, math.nan])
+def test_spin_time_is_checked(spin_us: float) -> None:
+    with pytest.raises(ValueError, match="spin_us"):
+        Scheduler(spin_us=spin_us)
