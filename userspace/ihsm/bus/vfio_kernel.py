@@ -102,7 +102,7 @@ class KernelVfioFunction(PciFunction):
         self._ioctl(group, GROUP_SET_CONTAINER, bytearray(Struct("@i").pack(self._container)))
         kind = next((k for k in (TYPE1V2_IOMMU, TYPE1_IOMMU) if fcntl.ioctl(self._container, CHECK_EXTENSION, k)), None)
         if kind is None:
-            raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU")
+            raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU (modprobe vfio_iommu_type1)")
         fcntl.ioctl(self._container, SET_IOMMU, kind)
         self._iova_ranges = self._read_iova_ranges()
         self._next_iova = IOVA_BASE

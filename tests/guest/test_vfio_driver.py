@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The driver inside a guest, over the kernel's VFIO behind a virtual IOMMU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = ("--module", "vfio_iommu_type1", "--module", "vfio-pci")
+
+
+def in_guest(command: str, timeout_s: float) -> str:
+    """Standard output of a shell command in a guest that has the device."""
+    guest = [sys.executable, "-m", "ihsm", "guest", *MODULES, "--exec", f"cd {ROOT} && {command}"]
+    done = subprocess.run(guest, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def driver(runs: int, arena_mib: int) -> str:
+    return f"{sys.executable} tests/guest/vfio_driver.py {runs} {arena_mib}"
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(600)
+def test_bring_up_traffic_reset_and_teardown_in_a_guest() -> None:
+    found = records(in_guest(driver(2, 4), 580))
+    assert [run["interrupts"] for run in found] == [True, False]
+    assert all(len(run["seen"]) == 2 for run in found)
+
+
+@pytest.mark.guest
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_fifty_runs_with_small_arenas_and_one_with_the_largest() -> None:
+    found = records(in_guest(f"{driver(50, 4)} && {driver(1, 64)}", 1780))
+    assert len(found) == 51
+    assert all(len(run["seen"]) == 2 for run in found)

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run inside a guest: the driver over the kernel's VFIO, several processes' worth of it in a row.
+
+Usage: vfio_driver.py RUNS ARENA_MIB. Prints one line of JSON per run and exits with 0 if all went well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from ihsm.bus.discovery import find_pci
+from ihsm.ddi import Partition
+from ihsm.driver import Controller, DriverOptions, FastPathSession
+from ihsm.errors import AesCommandError
+from ihsm.uri import DeviceUri, open_uri
+
+
+def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
+    """One bring-up with traffic on every ring, a function reset and an arena of its own, and the teardown."""
+    start = time.monotonic()
+    with open_uri(DeviceUri.parse(uri)) as function, function.allocate_arena(arena_bytes) as extra:
+        extra.array[:: 1 << 12] = 1
+        with Controller(function, DriverOptions(interrupts=interrupts, spin_us=0)) as controller:
+            kinds = {Partition(controller).info().kind.name for _ in range(40)}
+            for queue in controller.aes_queues:
+                try:
+                    queue.gcm_encrypt(FastPathSession(0, 0), 1, b"no such key", timeout_s=20)
+                except AesCommandError as error:
+                    kinds.add(str(error))
+            controller.reset(subsystem=True)
+            kinds.add(Partition(controller).info().kind.name)
+    with open_uri(DeviceUri.parse(uri)) as function:
+        function.reset()
+    return {"seconds": round(time.monotonic() - start, 2), "interrupts": interrupts, "seen": sorted(kinds)}
+
+
+def main() -> None:
+    """Run as often as the command line says."""
+    runs, arena_mib = int(sys.argv[1]), int(sys.argv[2])
+    (found,) = find_pci()
+    for number in range(runs):
+        print(json.dumps(run(found.uri, arena_mib << 20, number % 2 == 0)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
