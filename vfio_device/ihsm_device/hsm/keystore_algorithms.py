@@ -133,8 +133,9 @@ class Algorithms:
     def rsa_import_der(self, der: Handle, crt: bool, owner: Owner) -> Handle:
         """Import PKCS#8 (rsaEncryption, NULL parameters) held in a secret, as CRT key or as (n, e, d) alone.
 
-        Raises `DecodeError` (form), `KeySizeError` (modulus not 2048/3072/4096), `KeyStructureError` (numbers that
-        contradict each other; without CRT a wrong d shows only in `rsa_pairwise_test`).
+        Raises `DecodeError` (form), `KeySizeError` (modulus not 2048/3072/4096), `CryptoFailureError` (no CRT values
+        exist for the primes), `KeyStructureError` (numbers that contradict each other; without CRT a wrong d shows only
+        in `rsa_pairwise_test`).
         """
         out, size = new_handle(), ffi.new("size_t *")
         check_import(lib.ks_rsa_import_der(der, crt, pack_owner(owner), out, size), size[0])

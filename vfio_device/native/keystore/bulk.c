@@ -10,8 +10,6 @@
  */
 #include "bulk.h"
 
-#include <endian.h>
-#include <openssl/aead.h>
 #include <openssl/mem.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,7 +19,7 @@
 
 #include "keystore.h"
 
-enum { PAGE_SLOTS = 256, PAGES = 256, BULK_KEY = 32, XTS_MAX_UNIT = 1 << 24 };
+enum { PAGE_SLOTS = 256, PAGES = 256, BULK_KEY = 32 };
 #define ALIVE (UINT64_C(1) << 63)
 #define DYING (UINT64_C(1) << 62)
 #define WIPING (UINT64_C(1) << 61)

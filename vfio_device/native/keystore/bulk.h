@@ -13,27 +13,7 @@
 #include <stdint.h>
 
 #include "fastpath/aes.h"
-
-enum ks_bulk_type { KS_BULK_XTS = 0, KS_BULK_GCM_APPROVED = 1, KS_BULK_GCM_UNAPPROVED = 2 };
-
-struct ks_bulk_table;
-struct ks_bulk_key;
-
-struct ks_bulk_info {
-  uint16_t session_id; /* of the creating session */
-  uint8_t app_id;
-  uint8_t type;
-  bool session_only;
-};
-
-/* The key published under a number, or NULL. */
-struct ks_bulk_key *ks_bulk_acquire(struct ks_bulk_table *table, uint32_t key_id);
-void ks_bulk_release(struct ks_bulk_key *key);
-struct ks_bulk_info ks_bulk_info(const struct ks_bulk_key *key);
-/* Withdrawn since it was acquired. */
-bool ks_bulk_deleted(const struct ks_bulk_key *key);
-/* The same 32 bytes, in constant time. */
-bool ks_bulk_equal(const struct ks_bulk_key *a, const struct ks_bulk_key *b);
+#include "keystore.cdef.h"
 
 /* The key, ready for GCM and XTS. */
 const struct ihsm_aes_key *ks_bulk_aes(const struct ks_bulk_key *key);

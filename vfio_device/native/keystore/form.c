@@ -182,7 +182,7 @@ static int read_rsa(int kind, size_t full, const uint8_t *bytes, struct ks_objec
   }
   ks_rsa_numbers_free(&k);
   ERR_clear_error();
-  return status == KS_STRUCTURE || status == KS_SIZE ? KS_DECODE : status;
+  return status == KS_STRUCTURE || status == KS_SIZE || status == KS_CRYPTO ? KS_DECODE : status;
 }
 
 int ks_form_read(int kind, int param, const uint8_t *bytes, struct ks_object **out) {

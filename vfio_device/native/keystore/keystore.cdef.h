@@ -7,6 +7,10 @@
  * keystore.py; numbers, points and signatures are big-endian.
  */
 #pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 enum ks_status {
   KS_OK = 0,
   KS_STALE = 1,
@@ -63,7 +67,16 @@ typedef struct ks_masked {
   size_t encrypted_size;
 } ks_masked;
 
+/* Fast-path keys of a function, and one of them as long as a worker holds it. */
 typedef struct ks_bulk_table ks_bulk_table;
+typedef struct ks_bulk_key ks_bulk_key;
+enum ks_bulk_type { KS_BULK_XTS = 0, KS_BULK_GCM_APPROVED = 1, KS_BULK_GCM_UNAPPROVED = 2 };
+struct ks_bulk_info {
+  uint16_t session_id; /* of the creating session */
+  uint8_t app_id;
+  uint8_t type;
+  bool session_only;
+};
 
 int ks_open(int hooks, int faults);
 void ks_close(void);
@@ -137,6 +150,14 @@ void ks_bulk_table_free(ks_bulk_table *table);
 int ks_bulk_publish(ks_bulk_table *table, uint32_t key_id, uint64_t key, int type, uint32_t session_id, uint32_t app_id,
                     int session_only);
 int ks_bulk_withdraw(ks_bulk_table *table, uint32_t key_id);
+/* The key published under a number, or NULL. */
+ks_bulk_key *ks_bulk_acquire(ks_bulk_table *table, uint32_t key_id);
+void ks_bulk_release(ks_bulk_key *key);
+struct ks_bulk_info ks_bulk_info(const ks_bulk_key *key);
+/* Withdrawn since it was acquired. */
+bool ks_bulk_deleted(const ks_bulk_key *key);
+/* The same 32 bytes, in constant time. */
+bool ks_bulk_equal(const ks_bulk_key *a, const ks_bulk_key *b);
 
 size_t ks_self_test_count(void);
 const char *ks_self_test_name(size_t index);

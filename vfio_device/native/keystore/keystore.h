@@ -78,7 +78,7 @@ struct rsa_numbers {
   BIGNUM *n, *e, *d, *p, *q;
 };
 void ks_rsa_numbers_free(struct rsa_numbers *numbers);
-/* Builds a key from n, e, d, with CRT also p, q; KS_STRUCTURE if they contradict each other. */
+/* Builds a key from n, e, d, with CRT also p, q. KS_CRYPTO: no CRT values exist; KS_STRUCTURE: contradictions. */
 int ks_rsa_from_numbers(const struct rsa_numbers *numbers, bool crt, struct ks_object **out);
 int ks_rsa_transform(const struct ks_object *key, const uint8_t *data, size_t size, uint8_t *out);
 

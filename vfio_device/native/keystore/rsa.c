@@ -23,23 +23,24 @@ void ks_rsa_numbers_free(struct rsa_numbers *numbers) {
 
 static bool size_supported(unsigned bits) { return bits == 2048 || bits == 3072 || bits == 4096; }
 
-/* dP, dQ and qInv are computed here, whatever an import said they were. */
-static RSA *with_crt(const struct rsa_numbers *k) {
-  RSA *rsa = NULL;
+/* dP, dQ and qInv are computed here, whatever an import said they were. KS_CRYPTO if there are none (p = q, p = 0). */
+static int with_crt(const struct rsa_numbers *k, RSA **rsa) {
+  int status = KS_CRYPTO;
   BN_CTX *ctx = BN_CTX_new();
   BIGNUM *minus1 = BN_new(), *dp = BN_new(), *dq = BN_new(), *inverse = BN_new();
   if (ctx != NULL && minus1 != NULL && dp != NULL && dq != NULL && inverse != NULL && !BN_is_zero(k->p) &&
       !BN_is_zero(k->q) && BN_copy(minus1, k->p) != NULL && BN_sub_word(minus1, 1) && !BN_is_zero(minus1) &&
       BN_mod(dp, k->d, minus1, ctx) && BN_copy(minus1, k->q) != NULL && BN_sub_word(minus1, 1) &&
       !BN_is_zero(minus1) && BN_mod(dq, k->d, minus1, ctx) && BN_mod_inverse(inverse, k->q, k->p, ctx) != NULL) {
-    rsa = RSA_new_private_key(k->n, k->e, k->d, k->p, k->q, dp, dq, inverse);
+    *rsa = RSA_new_private_key(k->n, k->e, k->d, k->p, k->q, dp, dq, inverse);
+    status = *rsa == NULL ? KS_STRUCTURE : KS_OK;
   }
   BN_clear_free(minus1);
   BN_clear_free(dp);
   BN_clear_free(dq);
   BN_clear_free(inverse);
   BN_CTX_free(ctx);
-  return rsa;
+  return status;
 }
 
 int ks_rsa_from_numbers(const struct rsa_numbers *numbers, bool crt, struct ks_object **out) {
@@ -47,13 +48,20 @@ int ks_rsa_from_numbers(const struct rsa_numbers *numbers, bool crt, struct ks_o
   if (!size_supported(BN_num_bits(numbers->n))) {
     return KS_SIZE;
   }
+  if (BN_num_bits(numbers->e) > MAX_EXPONENT_BITS || BN_cmp(numbers->d, numbers->n) >= 0) {
+    return KS_STRUCTURE;
+  }
   RSA *rsa = NULL;
-  if (BN_num_bits(numbers->e) <= MAX_EXPONENT_BITS && BN_cmp(numbers->d, numbers->n) < 0) {
-    rsa = crt ? with_crt(numbers) : RSA_new_private_key_no_crt(numbers->n, numbers->e, numbers->d);
+  int status;
+  if (crt) {
+    status = with_crt(numbers, &rsa);
+  } else {
+    rsa = RSA_new_private_key_no_crt(numbers->n, numbers->e, numbers->d);
+    status = rsa == NULL ? KS_STRUCTURE : KS_OK;
   }
   ERR_clear_error();
-  if (rsa == NULL) {
-    return KS_STRUCTURE;
+  if (status != KS_OK) {
+    return status;
   }
   struct ks_object *object = ks_object_new(crt ? KS_KIND_RSA_CRT : KS_KIND_RSA);
   if (object == NULL) {
