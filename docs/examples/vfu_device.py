@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole PCI device: it sums bytes of guest memory and raises an interrupt. Usage: vfu_device.py SOCKET
 
-Registers in BAR0: address (8 bytes at 0), length in bytes (4 at 8; writing it starts the sum), sum (4 at 12, read only).
+Registers in BAR0: address (8 bytes at 0), length in bytes (4 at 8; writing it starts the sum), sum (4 at 12).
 A guest gets it with QEMU's -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"SOCKET"}}'.
 """
 

@@ -118,7 +118,7 @@ def test_any_entry(sqes: list[dict[str, int]]) -> None:
         queue = rig.queue(1).create()
         end = MEMORY_IOVA + len(rig.memory)
         for sqe in sqes:
-            readable = MEMORY_IOVA <= sqe["src_prp1"] and sqe["src_prp1"] + sqe["src_len"] <= end
+            readable = sqe["src_prp1"] >= MEMORY_IOVA and sqe["src_prp1"] + sqe["src_len"] <= end
             assert submit(rig, queue, sqe) is expected_status(sqe, readable)
 
 
