@@ -3,15 +3,11 @@
 """The session table of a partition (spec 04 §10): eight ids, each free, live, or waiting for renegotiation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ihsm_abi.ddi import ApiRev, DdiStatus
 from ihsm_abi.ddi.limits import MAX_SESSIONS
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-
-if TYPE_CHECKING:
-    from ihsm_device.hsm.vault import Entry
 
 
 @dataclass(slots=True, eq=False)
