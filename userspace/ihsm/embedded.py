@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from ihsm.bus.discovery import listening_sockets
 from ihsm.errors import EmbeddedDeviceError
-from ihsm_abi.sockets import SOCKET_SUFFIX
+from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 class EmbeddedDevice:
-    """A device process of one function that nobody else knows of."""
+    """A device process that nobody else knows of."""
 
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
-        """Start it and wait until it listens; `arguments` are further options of `ihsm serve`.
+    def __init__(self, arguments: Sequence[str] = (), count: int = 1) -> None:
+        """Start it with `count` functions and wait until it listens; `arguments` are further options of `ihsm serve`.
 
         Raises:
             EmbeddedDeviceError: it ended or did not listen in time; the message has its last lines.
@@ -43,7 +43,9 @@ class EmbeddedDevice:
         self._folder = Path(tempfile.mkdtemp(prefix="ihsm-"))
         self.socket_path = self._folder / f"0{SOCKET_SUFFIX}"
         self._log_path = self._folder / "log"
-        command = [sys.executable, "-m", "ihsm", "serve", "--socket", os.fspath(self.socket_path), *arguments]
+        self.socket_paths = tuple(numbered_path(self.socket_path, number) for number in range(count))
+        command = [sys.executable, "-m", "ihsm", "serve", "--socket", os.fspath(self.socket_path)]
+        command += ["--count", str(count), *arguments]
         log.debug("starting %s", " ".join(command))
         with self._log_path.open("wb") as output:
             self._process = subprocess.Popen(
@@ -67,7 +69,7 @@ class EmbeddedDevice:
 
     def _wait_until_listening(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while str(self.socket_path) not in listening_sockets():
+        while not {str(path) for path in self.socket_paths} <= set(listening_sockets()):
             status = self._process.poll()
             if status is not None:
                 raise EmbeddedDeviceError(f"the embedded device ended with status {status}: {self._last_lines()}")

@@ -9,15 +9,14 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ihsm.errors import IhsmError
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import EmbeddedDeviceError, IhsmError
 from ihsm.guest.accel import kvm_verdict
-from ihsm.guest.device import DeviceProcess
 from ihsm.guest.errors import ToolchainError
 from ihsm.guest.initramfs import BOOT_MODULES
 from ihsm.guest.kernel import find_kernel
@@ -97,17 +96,14 @@ def _kvm() -> Finding:
 
 def _device() -> Iterator[Finding]:
     """The device's native build (libvfio-user is linked in), then memory shared with it."""
-    with tempfile.TemporaryDirectory(prefix="ihsm-doctor-") as name:
-        folder = Path(name)
-        device = DeviceProcess(folder / "0.sock", folder / "log")
-        try:
-            device.wait_ready()
-            yield Finding("libvfio-user", Health.OK, "the device serves a function with it")
-            yield _tried("memory sharing", lambda: _info(device.sockets[0]), "see the device's own error above")
-        except IhsmError as error:
-            yield Finding("libvfio-user", Health.BROKEN, f"the device does not start: {error}", SETUP)
-        finally:
-            device.close()
+    try:
+        device = EmbeddedDevice()
+    except EmbeddedDeviceError as error:
+        yield Finding("libvfio-user", Health.BROKEN, f"the device does not start: {error}", SETUP)
+        return
+    with device:
+        yield Finding("libvfio-user", Health.OK, "the device serves a function with it")
+        yield _tried("memory sharing", lambda: _info(device.socket_path), "ihsm serve --log-level debug shows more")
 
 
 def _info(socket: Path) -> str:

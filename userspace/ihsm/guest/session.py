@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ihsm.guest.device import DeviceProcess
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import EmbeddedDeviceError
 from ihsm.guest.errors import GuestError
 from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.kernel import GuestKernel, module_bytes
@@ -48,11 +49,9 @@ class Session:
             modules = self._modules(folder)
             sockets = config.sockets
             if self.devices:
-                log = folder / "device.log"
-                device = DeviceProcess(folder / "0.sock", log, self.device_arguments, self.devices)
-                stack.enter_context(device)
-                self.progress(f"device: listening on {', '.join(map(str, device.sockets))}")
-                sockets = (*sockets, *device.sockets)
+                device = stack.enter_context(_start_device(self.device_arguments, self.devices))
+                self.progress(f"device: listening on {', '.join(map(str, device.socket_paths))}")
+                sockets = (*sockets, *device.socket_paths)
             command = GuestCommand(self.shell, Path.cwd(), guest_environment())
             return Guest(replace(config, sockets=sockets, modules=tuple(modules)), command, self.progress).run(streams)
 
@@ -67,6 +66,13 @@ class Session:
             modules += read_module(text, self.config.kernel)
         # A dependency two modules share is loaded once.
         return list({module.name: module for module in modules}.values())
+
+
+def _start_device(arguments: Sequence[str], count: int) -> EmbeddedDevice:
+    try:
+        return EmbeddedDevice(arguments, count)
+    except EmbeddedDeviceError as error:
+        raise GuestError(str(error)) from None
 
 
 def read_module(text: str, kernel: GuestKernel) -> list[GuestModule]:
