@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring_device import ring_device
 
-from ihsm.driver.queue_pair import ADMIN_RING, AES_RING, HSM_RING, RingFormat, Submission
+from ihsm.driver.queue_pair import ADMIN_RING, AES_RING, HSM_RING, RingFormat
+from ihsm.driver.submission import Submission
 from ihsm.errors import CommandTimeoutError, DeviceGoneError, QueueClosedError, QueueProtocolError
 from ihsm_abi import doorbells
 from ihsm_abi.admin import ADMIN_SQE

@@ -5,7 +5,8 @@
 from ihsm.driver.aes_queue import AesOutput, AesQueue, FastPathSession, GcmSealed
 from ihsm.driver.controller import Controller, DriverOptions
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply
-from ihsm.driver.queue_pair import QueuePair, Submission
+from ihsm.driver.queue_pair import QueuePair
+from ihsm.driver.submission import Submission
 
 __all__ = [
     "AesOutput",

@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.driver.aes_queue import DATA_UNIT_CODE, FastPathSession
+from ihsm.driver.aes_queue import DATA_UNIT_CODE, FastPathSession, aes_attr
 from ihsm.driver.sgl import data_blocks
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
-    CMD_TYPE_FAST_PATH,
     FRAME_TYPE_AES,
     GCM_AAD_ALIGNMENT_BYTES,
     GCM_IV_BYTES,
@@ -64,7 +63,7 @@ def gcm_entries(
     total = np.broadcast_to(np.asarray(text_bytes, np.uint32) + np.uint32(padded), source.shape)
     tail = total % AES_BLOCK_BYTES
     mapped = total - tail
-    attr = AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=Cipher.GCM)
+    attr = aes_attr(Cipher.GCM, decrypt)
     entries = _common(np.zeros(len(source), GCM_SQE), attr, session, source, target, mapped)
     entries["key_id"] = key_ids
     entries["actual_aad_len"] = aad_bytes
@@ -102,13 +101,7 @@ def xts_entries(
         data_unit_bytes: 512, 4096 or 8192; 0: each command is one data unit.
     """
     source = np.asarray(sources, np.uint64)
-    attr = AesAttr.of(
-        decrypt=int(decrypt),
-        psdt=1,
-        cmd_type=CMD_TYPE_FAST_PATH,
-        cipher=Cipher.XTS,
-        dul=DATA_UNIT_CODE[data_unit_bytes],
-    )
+    attr = aes_attr(Cipher.XTS, decrypt, DATA_UNIT_CODE[data_unit_bytes])
     sizes = np.broadcast_to(np.asarray(data_bytes, np.uint32), source.shape)
     target = np.asarray(targets, np.uint64)
     entries = _common(np.zeros(len(source), XTS_SQE), attr, session, source, target, sizes)

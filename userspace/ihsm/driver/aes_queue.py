@@ -7,6 +7,7 @@ For data that already lies in DMA memory, and for batches, see `ihsm.driver.aes_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -16,12 +17,12 @@ from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.queue_pair import AES_RING, QueuePair, Submission
+from ihsm.driver.queue_pair import AES_RING, QueuePair
 from ihsm.driver.records import RecordCodec
 from ihsm.driver.sgl import type_byte
+from ihsm.driver.submission import Submission
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
-    AES_CQE,
     CMD_TYPE_FAST_PATH,
     DATA_UNIT_BYTES,
     FRAME_TYPE_AES,
@@ -40,7 +41,6 @@ DATA_UNIT_CODE: Final = {0: 0, **{size: code for code, size in DATA_UNIT_BYTES.i
 
 _GCM: Final = RecordCodec(GCM_SQE)
 _XTS: Final = RecordCodec(XTS_SQE)
-_CQE: Final = RecordCodec(AES_CQE)
 _DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
 
 _SLOT_BYTES: Final = 1024
@@ -70,6 +70,12 @@ class AesOutput(NamedTuple):
 
     data: bytes
     fips_approved: bool
+
+
+@functools.cache
+def aes_attr(cipher: Cipher, decrypt: bool, data_unit_code: int = 0) -> AesAttr:
+    """Attribute word of a command with scatter-gather pointers (spec 02 C.2)."""
+    return AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=cipher, dul=data_unit_code)
 
 
 def pad_aad(aad: bytes) -> bytes:
@@ -198,7 +204,7 @@ class AesQueue(QueuePair):
         source = padded + text
         tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
         mapped = len(source) - tail
-        attr = AesAttr.of(decrypt=int(decrypt), psdt=1, cmd_type=CMD_TYPE_FAST_PATH, cipher=Cipher.GCM)
+        attr = aes_attr(Cipher.GCM, decrypt)
 
         def build(cid: int, staging: _Staging) -> bytes:
             staging.write(source)
@@ -262,13 +268,7 @@ class AesQueue(QueuePair):
             raise ValueError(f"tweak of {len(tweak)} bytes, {AES_BLOCK_BYTES} needed")
         if data_unit_bytes not in DATA_UNIT_CODE:
             raise ValueError(f"data unit of {data_unit_bytes} bytes is none of {sorted(DATA_UNIT_CODE)}")
-        attr = AesAttr.of(
-            decrypt=int(decrypt),
-            psdt=1,
-            cmd_type=CMD_TYPE_FAST_PATH,
-            cipher=Cipher.XTS,
-            dul=DATA_UNIT_CODE[data_unit_bytes],
-        )
+        attr = aes_attr(Cipher.XTS, decrypt, DATA_UNIT_CODE[data_unit_bytes])
 
         def build(cid: int, staging: _Staging) -> bytes:
             staging.write(data)
@@ -299,8 +299,7 @@ class AesQueue(QueuePair):
         def staging(cid: int) -> _Staging:
             return own or _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES)
 
-        def finish(cid: int, record: bytes) -> Any:
-            cqe = _CQE.unpack(record)
+        def finish(cid: int, cqe: Any) -> Any:
             check_status(cqe.psf, cqe.err)
             return collect(cqe, staging(cid))
 

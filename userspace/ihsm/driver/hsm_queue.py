@@ -12,12 +12,12 @@ import numpy as np
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.queue_pair import HSM_RING, QueuePair, Submission
+from ihsm.driver.queue_pair import HSM_RING, QueuePair
 from ihsm.driver.records import RecordCodec
+from ihsm.driver.submission import Submission
 from ihsm.errors import HsmCommandError
 from ihsm_abi.admin import Psf
 from ihsm_abi.hsm_queue import (
-    HSM_CQE,
     HSM_SQE,
     MAX_DST_BYTES,
     ControlKind,
@@ -33,7 +33,6 @@ MAX_MESSAGE_BYTES: Final = 2 * PAGE_BYTES
 
 _SLOT_BYTES: Final = MAX_MESSAGE_BYTES + MAX_DST_BYTES
 _SQE: Final = RecordCodec(HSM_SQE)
-_CQE: Final = RecordCodec(HSM_CQE)
 _FLAGS: Final = {kind: SessionControl.of(kind=kind) for kind in ControlKind}
 _FLAGS_WITH_ID: Final = {kind: SessionControl.of(kind=kind, id_valid=1) for kind in ControlKind}
 
@@ -117,8 +116,7 @@ class HsmQueue(QueuePair):
 
         return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
 
-    def _collect(self, response_bytes: int, cid: int, record: bytes) -> HsmReply:
-        cqe = _CQE.unpack(record)
+    def _collect(self, response_bytes: int, cid: int, cqe: Any) -> HsmReply:
         control = SessionControl(cqe.control)
         start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES
         return HsmReply(

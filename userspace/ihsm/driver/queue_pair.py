@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from ihsm._native import ffi, lib
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.records import as_rows
+from ihsm.driver.records import RecordCodec, as_rows
+from ihsm.driver.submission import Collect, Submission
 from ihsm.errors import CommandTimeoutError, IhsmError, QueueClosedError, QueueProtocolError
 from ihsm_abi import admin, aes_queue, doorbells, hsm_queue
 from ihsm_abi.admin import Psf
@@ -43,86 +43,12 @@ AES_RING: Final = RingFormat("AES", aes_queue.GCM_SQE, aes_queue.AES_CQE, "cmd_i
 
 MIN_ENTRIES: Final = 2
 
-Collect = Callable[[int, bytes], Any]
-"""Makes the outcome of a single command from its command id and completion, before the id becomes free; may raise
-`IhsmError`, which then is the outcome."""
 
+class _Batch(NamedTuple):
+    """A batch and its completions as words."""
 
-class Submission:
-    """One or more commands submitted together. Completions are kept in the order of submission."""
-
-    __slots__ = (
-        "_future",
-        "_queue",
-        "collect",
-        "completions",
-        "count",
-        "deadline",
-        "error",
-        "held",
-        "outcome",
-        "remaining",
-    )
-
-    def __init__(
-        self, queue: QueuePair, count: int, deadline: float, collect: Collect | None, held: DmaBuffer | None
-    ) -> None:
-        """Made by a queue's `submit` methods; `deadline` is a value of `time.monotonic`."""
-        self._queue = queue
-        self._future: Future[Any] | None = None
-        self.count = count
-        self.remaining = count
-        self.completions = np.zeros((count, queue.ring.cqe.itemsize // 8), np.uint64)
-        self.outcome: Any = self.completions.view(queue.ring.cqe)[:, 0]
-        """What `result` gives."""
-        self.collect = collect
-        self.held = held
-        self.error: IhsmError | None = None
-        self.deadline = deadline
-
-    def done(self) -> bool:
-        """Whether all commands have completed, or the submission has failed."""
-        return self.remaining == 0 or self.error is not None
-
-    def result(self, timeout_s: float | None = None) -> Any:
-        """Wait for all completions; for plain submissions an array of CQEs in the order of submission.
-
-        Args:
-            timeout_s: seconds; None: until the deadline given with the submission.
-
-        Raises:
-            CommandTimeoutError: the device may still write to the buffers until the queue is recovered or reset.
-            QueueClosedError: the queue was closed or reset meanwhile.
-            IhsmError: the device is gone.
-        """
-        limit_s = self.deadline - time.monotonic() if timeout_s is None else timeout_s
-        if not self._queue.line.wait(self.done, self._queue, max(0.0, limit_s)):
-            raise CommandTimeoutError(f"{self._queue}: {self.remaining} of {self.count} commands not completed in time")
-        if self.error is not None:
-            raise self.error
-        return self.outcome
-
-    def future(self) -> Future[Any]:
-        """The same result as a future, completed by the line's thread; it cannot be cancelled."""
-        self._queue.line.ensure_thread()
-        with self._queue.lock:
-            if self._future is None:
-                self._future = Future()
-                self._future.set_running_or_notify_cancel()
-                finished = self.done()
-            else:
-                finished = False
-        if finished:
-            self.announce()
-        return self._future
-
-    def announce(self) -> None:
-        """Complete the future, if one was asked for; called once, without locks held."""
-        if self._future is not None and not self._future.done():
-            if self.error is not None:
-                self._future.set_exception(self.error)
-            else:
-                self._future.set_result(self.outcome)
+    submission: Submission
+    rows: NDArray[np.uint64]
 
 
 class QueuePair:
@@ -156,9 +82,14 @@ class QueuePair:
         self._cq_buffer = arena.allocate_pages(entries * ring.cqe.itemsize)
         sq = self._sq_buffer.view[: entries * ring.sqe.itemsize]
         self._rows = sq.view(np.uint64).reshape(entries, -1)
+        self._sq_bytes = sq.data
+        self._sqe_bytes = ring.sqe.itemsize
         self._cid_column: NDArray[np.uint16] = sq.view(ring.sqe)[ring.cid]
         # Whole entries are copied as 64-bit words: structured arrays are copied field by field, several times slower.
         self._cq_rows = self._cq_buffer.view[: entries * ring.cqe.itemsize].view(np.uint64).reshape(entries, -1)
+        self._codec = RecordCodec(ring.cqe)
+        assert ring.cqe.fields is not None
+        self._cid_offset = ring.cqe.fields[ring.cid][1]
         self._cq: Any = ffi.new("struct ihsm_cq *")
         self._cq_memory: Any = ffi.from_buffer(self._cq_buffer.view)
         self._open = False
@@ -166,7 +97,10 @@ class QueuePair:
         self._sqhd = 0
         self._unacknowledged = 0
         self._serial = 0
-        self._submissions: dict[int, Submission] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._singles: list[Submission | None] = [None] * entries
+        self._order = np.arange(entries, dtype=np.int64)
+        self._seen = np.zeros(entries, np.int64)
         self._serial_of = np.zeros(entries, np.int64)
         self._position_of = np.zeros(entries, np.int64)
         self._free = np.arange(entries - 1, dtype=np.int64)
@@ -234,9 +168,10 @@ class QueuePair:
         """State after DELETE_SQ and CREATE_SQ: tail and head 0, all command ids free; the CQ goes on (spec 01 §8.2)."""
         with self.lock:
             self._tail = self._sqhd = 0
-            for submission in self._submissions.values():
-                self._let_go(submission)
-            self._submissions.clear()
+            for submission in self._live():
+                submission.let_go()
+            self._batches.clear()
+            self._singles = [None] * self.entries
             self._serial_of[:] = 0
             self._free = np.arange(self.entries - 1, dtype=np.int64)
             self._free_count = self.entries - 1
@@ -251,7 +186,7 @@ class QueuePair:
         """Submit a batch of SQEs with one doorbell; command ids are filled in by the queue.
 
         A full ring is waited for, and a batch that does not fit is submitted in parts; so `timeout_s` bounds this call
-        as well as the completion of the whole batch.
+        as well as the completion of the whole batch. The result is an array of CQEs in the order of the SQEs.
 
         Args:
             entries: one-dimensional array of SQEs of this ring's size; copied, so it may be used again.
@@ -263,14 +198,16 @@ class QueuePair:
             QueueClosedError: the queue is closed.
         """
         rows = as_rows(entries, self.ring.sqe.itemsize)
-        submission = Submission(self, len(rows), time.monotonic() + timeout_s, None, held)
+        outcome = np.zeros(len(rows), self.ring.cqe)
+        submission = Submission(self, len(rows), time.monotonic() + timeout_s, outcome=outcome, held=held)
+        batch = _Batch(submission, as_rows(outcome, self.ring.cqe.itemsize))
         start = 0
         while start < len(rows):
             with self.lock:
                 self._check_open()
                 count = min(self._room(), len(rows) - start)
                 if count:
-                    self._write(rows[start : start + count], submission, start)
+                    self._write_batch(rows[start : start + count], batch, start)
             if not count:
                 self._wait_for_room(submission)
             start += count
@@ -280,14 +217,17 @@ class QueuePair:
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: DmaBuffer | None = None
     ) -> Submission:
         """Submit one SQE, made by `build(cid)` once a command id is free; otherwise like `submit`."""
-        submission = Submission(self, 1, time.monotonic() + timeout_s, collect, held)
+        submission = Submission(self, 1, time.monotonic() + timeout_s, collect=collect, held=held)
         while True:
             with self.lock:
                 self._check_open()
                 if self._room():
-                    cid = int(self._free[self._free_count - 1])
-                    row = np.frombuffer(build(cid), np.uint64).reshape(1, -1)
-                    self._write(row, submission, 0)
+                    self._free_count -= 1
+                    cid = int(self._free[self._free_count])
+                    start = self._tail * self._sqe_bytes
+                    self._sq_bytes[start : start + self._sqe_bytes] = build(cid)
+                    self._singles[cid] = submission
+                    self._advance_tail(1)
                     return submission
             self._wait_for_room(submission)
 
@@ -305,21 +245,23 @@ class QueuePair:
         if submission.error is not None:
             raise submission.error
 
-    def _write(self, rows: NDArray[np.uint64], submission: Submission, position: int) -> None:
+    def _write_batch(self, rows: NDArray[np.uint64], batch: _Batch, position: int) -> None:
         count = len(rows)
         self._serial += 1
-        serial = self._serial
-        self._submissions[serial] = submission
+        self._batches[self._serial] = batch
         self._free_count -= count
         cids = self._free[self._free_count : self._free_count + count]
-        self._serial_of[cids] = serial
-        self._position_of[cids] = np.arange(position, position + count)
+        self._serial_of[cids] = self._serial
+        self._position_of[cids] = self._order[:count] + position
         first = min(count, self.entries - self._tail)
         for start, part in ((self._tail, slice(0, first)), (0, slice(first, count))):
             length = part.stop - part.start
             if length:
                 self._rows[start : start + length] = rows[part]
                 self._cid_column[start : start + length] = cids[part]
+        self._advance_tail(count)
+
+    def _advance_tail(self, count: int) -> None:
         self._tail = (self._tail + count) % self.entries
         self._bells.ring(self._sq_bell, self._tail)
 
@@ -328,7 +270,7 @@ class QueuePair:
         lib.ihsm_cq_spin(self._cq, 1, spin_ns)
 
     def reap(self) -> int:
-        """Take all new completions; only the leader of the line calls this."""
+        """Take all new completions; safe from any thread, but meant for the leader of the line."""
         if not lib.ihsm_cq_ready(self._cq):
             return 0
         finished: list[Submission] = []
@@ -358,80 +300,84 @@ class QueuePair:
 
     def _take(self, rows: NDArray[np.uint64], finished: list[Submission]) -> QueueProtocolError | None:
         """Account for completions, oldest first; what has thereby completed is appended to `finished`."""
-        cqes = rows.view(self.ring.cqe)[:, 0]
-        cids = cqes[self.ring.cid].astype(np.int64)
-        sqhd = int(cqes["sqhd"][-1])
-        if sqhd >= self.entries:
-            return QueueProtocolError(f"{self}: SQ head {sqhd} in a completion, the ring has {self.entries} entries")
-        self._sqhd = sqhd
-        known = self._known(cids)
-        if known is not None:
-            self.stray_completions += len(cids) - int(known.sum())
-            log.warning("%s: completions with unknown command ids among %s", self, cids.tolist())
-            cids, rows = cids[known], rows[known]
-        if not len(cids):
+        last = self._codec.unpack(rows[-1].tobytes())
+        if last.sqhd >= self.entries:
+            return QueueProtocolError(f"{self}: SQ head {last.sqhd} in a completion of a ring of {self.entries}")
+        self._sqhd = last.sqhd
+        if len(rows) > 1 and self._take_batch(rows, finished):
             return None
-        serials = self._serial_of[cids]
-        self._serial_of[cids] = 0
-        first = int(serials[0])
-        groups = [(first, slice(None))] if (serials == first).all() else self._groups(serials)
-        for serial, members in groups:
-            submission = self._submissions[serial]
-            failed_before = submission.error is not None
-            self._deliver(submission, cids[members], rows[members])
-            submission.remaining -= len(cids[members])
-            if submission.remaining == 0:
-                self._let_go(submission)
-                if not failed_before:
-                    finished.append(submission)
-        self._free[self._free_count : self._free_count + len(cids)] = cids
-        self._free_count += len(cids)
-        self._forget_finished(groups)
+        for row in rows:
+            record = self._codec.unpack(row.tobytes())
+            self._take_one(getattr(record, self.ring.cid), record, row, finished)
         return None
 
-    def _known(self, cids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-        """None if every id is outstanding and occurs once, else which ones to believe."""
-        if len(cids) == 1:
-            cid = int(cids[0])
-            good = cid < self.entries - 1 and self._serial_of[cid] != 0
-            return None if good else np.array([False])
-        known = cids < self.entries - 1
-        known[known] = self._serial_of[cids[known]] != 0
-        _, first = np.unique(cids, return_index=True)
-        if known.all() and len(first) == len(cids):
-            return None
-        once = np.zeros(len(cids), np.bool_)
-        once[first] = True
-        return np.logical_and(known, once)
+    def _take_batch(self, rows: NDArray[np.uint64], finished: list[Submission]) -> bool:
+        """Take completions that all belong to one batch; False, and nothing done, if they do not."""
+        cids = np.ndarray(len(rows), np.uint16, rows, self._cid_offset, (rows.strides[0],)).astype(np.int64)
+        if int(cids.max()) >= self.entries - 1:
+            return False
+        serial = int(self._serial_of[cids[0]])
+        order = self._order[: len(cids)]
+        self._seen[cids] = order
+        if not serial or not (self._serial_of[cids] == serial).all() or not (self._seen[cids] == order).all():
+            return False
+        batch = self._batches[serial]
+        batch.rows[self._position_of[cids]] = rows
+        self._serial_of[cids] = 0
+        self._free[self._free_count : self._free_count + len(cids)] = cids
+        self._free_count += len(cids)
+        self._finish(batch.submission, len(cids), finished)
+        if not (self._serial_of == serial).any():
+            del self._batches[serial]
+        return True
 
-    @staticmethod
-    def _groups(serials: NDArray[np.int64]) -> list[tuple[int, NDArray[np.bool_]]]:
-        return [(int(serial), serials == serial) for serial in np.unique(serials)]
-
-    def _forget_finished(self, groups: list[tuple[int, Any]]) -> None:
-        for serial, _ in groups:
-            if not (self._serial_of == serial).any():
-                del self._submissions[serial]
-
-    def _deliver(self, submission: Submission, cids: NDArray[np.int64], rows: NDArray[np.uint64]) -> None:
-        """Store completions; the command ids become free afterwards."""
-        if submission.collect is None:
-            submission.completions[self._position_of[cids]] = rows
-        elif submission.error is None:
+    def _take_one(self, cid: int, record: Any, row: NDArray[np.uint64], finished: list[Submission]) -> None:
+        if cid >= self.entries - 1:
+            self._stray(cid)
+            return
+        submission = self._singles[cid]
+        if submission is not None:
+            self._singles[cid] = None
             try:
-                submission.outcome = submission.collect(int(cids[0]), rows[0].tobytes())
+                assert submission.collect is not None
+                submission.outcome = submission.collect(cid, record)
             except IhsmError as error:
-                submission.error = error
+                # One that had timed out before has been announced with that error.
+                submission.error = submission.error or error
+        else:
+            serial = int(self._serial_of[cid])
+            if not serial:
+                self._stray(cid)
+                return
+            self._serial_of[cid] = 0
+            batch = self._batches[serial]
+            submission = batch.submission
+            batch.rows[self._position_of[cid]] = row
+            if not (self._serial_of == serial).any():
+                del self._batches[serial]
+        self._free[self._free_count] = cid
+        self._free_count += 1
+        self._finish(submission, 1, finished)
+
+    def _stray(self, cid: int) -> None:
+        self.stray_completions += 1
+        log.warning("%s: completion with command id %d, which is not outstanding", self, cid)
 
     @staticmethod
-    def _let_go(submission: Submission) -> None:
-        if submission.held is not None:
-            submission.held.release()
+    def _finish(submission: Submission, count: int, finished: list[Submission]) -> None:
+        submission.remaining -= count
+        if submission.remaining == 0:
+            submission.let_go()
+            finished.append(submission)
+
+    def _live(self) -> list[Submission]:
+        batches = {id(batch.submission): batch.submission for batch in self._batches.values()}
+        return [*batches.values(), *(single for single in self._singles if single is not None)]
 
     def fail(self, error: IhsmError) -> None:
         """Fail everything outstanding; the command ids stay taken until the device completes or forgets them."""
         with self.lock:
-            failed = [submission for submission in set(self._submissions.values()) if not submission.done()]
+            failed = [submission for submission in self._live() if not submission.done()]
             for submission in failed:
                 submission.error = error
         for submission in failed:
@@ -440,7 +386,7 @@ class QueuePair:
     def expire(self, now: float) -> None:
         """Fail what is outstanding past its deadline."""
         with self.lock:
-            failed = [s for s in set(self._submissions.values()) if not s.done() and s.deadline < now]
+            failed = [submission for submission in self._live() if not submission.done() and submission.deadline < now]
             for submission in failed:
                 submission.error = CommandTimeoutError(f"{self}: commands not completed in time")
         for submission in failed:
@@ -451,6 +397,7 @@ class QueuePair:
         self._cq.ring = ffi.NULL
         self._cq_memory = None
         self._rows = np.empty((0, 0), np.uint64)
+        self._sq_bytes = memoryview(b"")
         self._cid_column = np.empty(0, np.uint16)
         self._cq_rows = np.empty((0, 0), np.uint64)
         self._sq_buffer.release()

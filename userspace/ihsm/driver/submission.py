@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was submitted to a queue, and how its result is had: by waiting, or as a future."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from ihsm.bus import DmaBuffer
+from ihsm.driver.completion import CompletionLine, Reapable
+from ihsm.errors import CommandTimeoutError, IhsmError
+
+Collect = Callable[[int, Any], Any]
+"""Makes the outcome of a single command from its command id and completion (a named tuple of the CQE's fields), before
+the id becomes free; may raise `IhsmError`, which then is the outcome."""
+
+
+class SubmissionQueue(Reapable, Protocol):
+    """The queue of a submission."""
+
+    line: CompletionLine
+    lock: Any
+
+
+class Submission:
+    """One or more commands submitted together."""
+
+    __slots__ = ("_future", "_queue", "collect", "count", "deadline", "error", "held", "outcome", "remaining")
+
+    def __init__(
+        self,
+        queue: SubmissionQueue,
+        count: int,
+        deadline: float,
+        *,
+        outcome: Any = None,
+        collect: Collect | None = None,
+        held: DmaBuffer | None = None,
+    ) -> None:
+        """Made by a queue's `submit` methods; `deadline` is a value of `time.monotonic`.
+
+        The outcome of a batch is an array that the queue fills in; that of a single command is made by `collect`.
+        """
+        self._queue = queue
+        self._future: Future[Any] | None = None
+        self.count = count
+        self.remaining = count
+        self.outcome = outcome
+        self.collect = collect
+        self.held = held
+        self.error: IhsmError | None = None
+        self.deadline = deadline
+
+    def done(self) -> bool:
+        """Whether all commands have completed, or the submission has failed."""
+        return self.remaining == 0 or self.error is not None
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """Wait for all completions; for a batch an array of CQEs in the order of submission.
+
+        Args:
+            timeout_s: seconds; None: until the deadline given with the submission.
+
+        Raises:
+            CommandTimeoutError: the device may still write to the buffers until the queue is recovered or reset.
+            QueueClosedError: the queue was closed or reset meanwhile.
+            IhsmError: the command failed, or the device is gone.
+        """
+        limit_s = self.deadline - time.monotonic() if timeout_s is None else timeout_s
+        if not self._queue.line.wait(self.done, self._queue, max(0.0, limit_s)):
+            raise CommandTimeoutError(f"{self._queue}: {self.remaining} of {self.count} commands not completed in time")
+        if self.error is not None:
+            raise self.error
+        return self.outcome
+
+    def future(self) -> Future[Any]:
+        """The same result as a future, completed by the line's thread; it cannot be cancelled."""
+        with self._queue.lock:
+            if self._future is not None:
+                return self._future
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()
+            self._future = future
+            finished = self.done()
+        if finished:
+            self.announce()
+        else:
+            self._queue.line.ensure_thread()
+        return future
+
+    def announce(self) -> None:
+        """Complete the future, if one was asked for; called once it is done, without locks held."""
+        future = self._future
+        if future is None or future.done():
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(self.outcome)
+
+    def let_go(self) -> None:
+        """The device no longer uses the held buffer."""
+        if self.held is not None:
+            self.held.release()
