@@ -35,10 +35,34 @@ CASES = [
 NEW_KEYS = [case for subject in new_key_subjects.SUBJECTS for case in selected(subject, "virtual")]
 
 
+class Stages:
+    """One device at a time, since the key store is one per process; kept while its kind is asked for."""
+
+    def __init__(self) -> None:
+        self._stage: KeyStage | None = None
+
+    def of(self, kind: DeviceKind) -> KeyStage:
+        if self._stage is None or self._stage.device.options.kind is not kind:
+            self.close()
+            self._stage = KeyStage(HsmDevice(DeviceOptions(kind=kind)))
+        return self._stage
+
+    def close(self) -> None:
+        if self._stage is not None:
+            self._stage.device.close()
+            self._stage = None
+
+
 @pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with HsmDevice(DeviceOptions(kind=KINDS[request.param])) as device:
-        yield KeyStage(device)
+def stages() -> Iterator[Stages]:
+    stages = Stages()
+    yield stages
+    stages.close()
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, stages: Stages) -> KeyStage:
+    return stages.of(KINDS[request.param])
 
 
 @pytest.fixture(autouse=True)
