@@ -40,6 +40,16 @@
 
 _Static_assert(sizeof(((struct ihsm_command *)0)->request) == IHSM_MAX_REQUEST_BYTES, "request buffer");
 
+/* Orders all stores before it against all loads after it. */
+static inline void ihsm_full_fence(void) {
+#ifdef __SANITIZE_THREAD__
+    static atomic_uint order; /* ThreadSanitizer knows no fences; this orders as one */
+    atomic_fetch_add(&order, 1);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
 /* ---- guest memory: regions.c ---- */
 
 struct ihsm_region {

@@ -41,11 +41,11 @@ void ihsm_host_destroy(struct ihsm_host *host) {
 void ihsm_host_lock(struct ihsm_host *host) { pthread_mutex_lock(&host->mutex); }
 
 void ihsm_host_kick(struct ihsm_host *host) {
-    atomic_thread_fence(memory_order_seq_cst);
+    ihsm_full_fence();
     while (atomic_load(&host->pending) != 0 && pthread_mutex_trylock(&host->mutex) == 0) {
         ihsm_host_deliver(host);
         pthread_mutex_unlock(&host->mutex);
-        atomic_thread_fence(memory_order_seq_cst);
+        ihsm_full_fence();
     }
 }
 

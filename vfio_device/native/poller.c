@@ -106,7 +106,7 @@ static void sleep_until_kicked(struct ihsm_poller *poller, int64_t nanoseconds) 
 
     pthread_mutex_lock(&poller->lock);
     set_asleep(poller, 1);
-    atomic_thread_fence(memory_order_seq_cst);
+    ihsm_full_fence();
     bool changed = scan(poller);
     pthread_mutex_unlock(&poller->lock);
     if (!changed && !atomic_load(&poller->closed) && ppoll(&kick, 1, &duration, NULL) > 0)
@@ -163,7 +163,7 @@ int ihsm_poller_init(struct ihsm_poller *poller, int64_t spin_us) {
 int ihsm_scheduler_kick_fd(struct ihsm_scheduler *scheduler) { return ihsm_scheduler_poller(scheduler)->kick_fd; }
 
 void ihsm_poller_kick(struct ihsm_poller *poller) {
-    atomic_thread_fence(memory_order_seq_cst);
+    ihsm_full_fence();
     if (atomic_load(&poller->asleep))
         (void)!eventfd_write(poller->kick_fd, 1);
 }
