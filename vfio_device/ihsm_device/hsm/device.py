@@ -11,10 +11,11 @@ from ihsm_abi.ddi import DeviceKind
 from ihsm_device.hsm import certificates, hierarchy, masking
 from ihsm_device.hsm.dialect import DIALECTS
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity
-from ihsm_device.hsm.keystore import KeyStore, Owner, Scope
+from ihsm_device.hsm.keystore import KeyStore, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.module import SecurityModule
 from ihsm_device.hsm.partition import Kept, Partition
 from ihsm_device.hsm.profile import DEFAULT, Profile
+from ihsm_device.hsm.selftest import SelfTestReport, run_self_tests
 from ihsm_device.hsm.state import DeviceRecord, PartitionRecord, StateDirectory, StateError
 from ihsm_device.hsm.unwrapping_keys import UnwrappingKeyStock
 
@@ -57,13 +58,14 @@ class HsmDevice:
         self.directory = StateDirectory(self.options.state)
         try:
             self.store = store or KeyStore(validation_hooks=self.options.validation_hooks)
+            self.self_tests = self.run_self_tests()
             secret = self.directory.device_secret(self.store, Owner(scope=Scope.DEVICE))
             self.identity = DeviceIdentity.from_secret(self.store, secret)
             self.record = self._load_record()
         except BaseException:
             self.directory.close()
             raise
-        self.unwrapping_keys = UnwrappingKeyStock(self.store)
+        self.unwrapping_keys = UnwrappingKeyStock(self.store, self.enter_error_state)
 
     def close(self) -> None:
         """Wipe all keys and let others use the state directory."""
@@ -94,6 +96,17 @@ class HsmDevice:
         kept.launch_guid = launch_guid
         return SecurityModule(Partition(self, index, tables, kept, file, self.store.bulk_table(index)))
 
+    def run_self_tests(self) -> SelfTestReport:
+        """Run every known-answer test now; a failed one leads to the error state, which a later success does not end.
+
+        A device that fails them at its start leaves the state directory alone and has an ephemeral identity.
+        """
+        report = run_self_tests(self.store)
+        if not report.passed:
+            self.enter_error_state(f"self-test failed: {', '.join(report.failed)}")
+            self.directory.detach()
+        return report
+
     def enter_error_state(self, reason: str) -> None:
         """A self-test failed: from now on no command is carried out (spec 06 §3.5); the first reason is kept."""
         if self.error is None:
@@ -111,6 +124,10 @@ class HsmDevice:
     def open_record(self, record: PartitionRecord, index: int) -> Kept:
         """Make the keys of a record usable; raises StateError if they do not belong to this device."""
         kept = Kept(PartitionIdentity.derive(self.store, self.identity, record.partition_id, index), record)
+        try:
+            self.store.ec_pairwise_test(kept.identity.key, PairwiseTest.SIGN)
+        except PairwiseTestError as error:
+            self.enter_error_state(f"pairwise test of the identity key of function {index}: {error}")
         if record.bk_boot is not None:
             owner = Owner(index, Scope.IDENTITY)
             bkx = hierarchy.boot_masking_key(self.store, self.identity.seeds, hierarchy.CURRENT_SVN, owner)

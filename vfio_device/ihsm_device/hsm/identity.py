@@ -8,7 +8,7 @@ from typing import Final
 
 from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.hierarchy import BackupSeeds, derive
-from ihsm_device.hsm.keystore import Curve, Handle, Hash, KeyStore, Owner, PairwiseTest, Scope
+from ihsm_device.hsm.keystore import Curve, Handle, Hash, KeyStore, Owner, Scope
 
 PARTITION_ID_BYTES: Final = 16
 _NAME_BYTES: Final = 48
@@ -57,10 +57,9 @@ class PartitionIdentity:
 
     @classmethod
     def derive(cls, store: KeyStore, device: DeviceIdentity, partition_id: bytes, function: int) -> "PartitionIdentity":
-        """The identity of a partition id; the pair is tested before use and PairwiseTestError raised if it fails."""
+        """The identity of a partition id; whoever uses it tests the pair first."""
         owner = Owner(function, Scope.IDENTITY)
         key = store.ec_derive(Curve.P384, device.secret, b"PartitionID", [partition_id], owner)
-        store.ec_pairwise_test(key, PairwiseTest.SIGN)
         return cls(partition_id, key, Point.from_uncompressed(P384, store.ec_public(key)))
 
 

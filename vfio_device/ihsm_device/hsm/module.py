@@ -104,6 +104,7 @@ class SecurityModule:
                 "sessions": {str(key): value for key, value in partition.sessions.snapshot().items()},
                 "vault": state.vault.usage(),
                 "error": device.error,
+                "self_tests": {"passed": device.self_tests.passed, "failed": list(device.self_tests.failed)},
                 "fips_approved": device.fips_approved,
                 "profile": device.profile.describe(),
                 "validation_hooks": device.options.validation_hooks,

@@ -112,6 +112,10 @@ class StateDirectory:
             self.close()
             raise StateError(f"{path}: cannot be used ({error.strerror})") from error
 
+    def detach(self) -> None:
+        """Keep nothing from now on; what is stored stays as it is, and locked."""
+        self.path = None
+
     def close(self) -> None:
         """Let other processes use the directory."""
         if self._lock is not None:

@@ -5,22 +5,22 @@
 Making one takes a fraction of a second and EstablishCredential needs one at once, so a thread keeps a key in stock.
 """
 
-import logging
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from ihsm_device.hsm.keystore import Handle, KeyStore, KeyStoreError, Owner, PairwiseTest, Scope
 
 UNWRAPPING_KEY_BITS: Final = 2048
-_LOG = logging.getLogger(__name__)
 
 
 class UnwrappingKeyStock:
     """One tested RSA-2048 key in stock, replaced in the background when it is taken."""
 
-    def __init__(self, store: KeyStore) -> None:
-        """Start making the first key."""
+    def __init__(self, store: KeyStore, failed: Callable[[str], None]) -> None:
+        """Start making the first key; `failed` is told why if one cannot be made or does not pass its test."""
         self._store = store
+        self._failed = failed
         self._condition = threading.Condition()
         self._key: Handle | None = None
         self._error: KeyStoreError | None = None
@@ -67,7 +67,7 @@ class UnwrappingKeyStock:
                 key = self._store.rsa_generate(UNWRAPPING_KEY_BITS, Owner(scope=Scope.DEVICE))
                 self._store.rsa_pairwise_test(key, PairwiseTest.ENCRYPT)
             except KeyStoreError as error:
-                _LOG.exception("no unwrapping key can be made")
+                self._failed(f"unwrapping key: {error}")
                 with self._condition:
                     self._error = error
                     self._condition.notify_all()
