@@ -55,6 +55,7 @@ def test_first_use_and_end(socket_folder: Path) -> None:
         assert (status["pid"], status["socket"], status["resources"]) == (server.pid, str(path), 1)
         assert status["registers"]["CSTS"] == 0
         assert status["counters"]["hsm_commands"] == 2
+        assert 0 < status["open_files"] < 50
         assert server.stop() == 0
     assert list(socket_folder.iterdir()) == []
     assert not any("Traceback" in line for line in server.errors)

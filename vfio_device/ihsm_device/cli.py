@@ -51,6 +51,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     help="Directory that keeps the identity over restarts. [default: a new identity each time]",
 )  # fmt: skip
 @click.option("--fips", is_flag=True, help="Report the FIPS-approved state.")
+@click.option("--validation-hooks", is_flag=True, help="Offer the firmware's validation operations; never in earnest.")
 @click.option(
     "--doorbell",
     type=click.Choice(["trap", "page"]),
@@ -78,6 +79,7 @@ def serve(
     profile: str,
     state: Path | None,
     fips: bool,
+    validation_hooks: bool,
     doorbell: str,
     spin_us: float,
     log_level: str | None,
@@ -97,7 +99,11 @@ def serve(
 
     tune_process()
     options = DeviceOptions(
-        kind=DeviceKind[kind.capitalize()], profile=PROFILES_BY_NAME[profile], fips_approved=fips, state=state
+        kind=DeviceKind[kind.capitalize()],
+        profile=PROFILES_BY_NAME[profile],
+        fips_approved=fips,
+        state=state,
+        validation_hooks=validation_hooks,
     )
     try:
         with HsmDevice(options) as hsm:

@@ -103,6 +103,7 @@ class Server:
         return {
             "schema": SCHEMA_VERSION,
             "pid": os.getpid(),
+            "open_files": len(os.listdir("/proc/self/fd")) - 1,
             "socket": os.fspath(endpoint.path),
             **endpoint.function.status(),
         }
