@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted_server import Answer, honest, reply, scripted_server
 
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.vfio_user_wire import FLAG_ERROR, HEADER, TYPE_REPLY, VERSION, Command
@@ -23,6 +22,7 @@ from ihsm.errors import (
     ProtocolError,
     RequestRefusedError,
 )
+from support.scripted_server import Answer, honest, reply, scripted_server
 
 TIMEOUT_S = 0.3
 

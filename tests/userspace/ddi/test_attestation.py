@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from ddi_replay import lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from ihsm.ddi import AttestationError, verify_report
 from ihsm.ddi.certificates import identity_key
 from ihsm_abi.ddi import AttestKeyResp, GetCertificateResp, decode_response
 from ihsm_abi.ddi.attestation import REPORT_MAX_BYTES, AttestationFlags
+from support.ddi_replay import lines
 
 CONVERSATIONS = lines("crypto-conversations.jsonl")
 REPORTS = [line for line in CONVERSATIONS[1:] if line["conv"] == "attest" and line["status"] == "Success"]

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from ddi_replay import Responder, lines
 
 from ihsm.ddi import CertificateChain, CertificateChainError, Partition
 from ihsm.ddi.certificates import chain_thumbprint
@@ -27,59 +24,10 @@ from ihsm_abi.ddi import (
     decode_response,
 )
 from ihsm_abi.mbor import MborMap
+from support.certificates import KEYS, certificate
+from support.ddi_replay import Responder, lines
 
 REAL_LEAF_CONSTRAINTS = bytes.fromhex("3003020100")
-KEYS = [ec.generate_private_key(ec.SECP384R1()) for _ in range(3)]
-USAGE = dict.fromkeys(
-    [
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    ],
-    False,
-)
-
-
-def name(number: int) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certificate {number}")])
-
-
-def certificate(
-    number: int,
-    *,
-    ca: bool = True,
-    path_length: int | None = None,
-    signer: int | None = None,
-    until: int = 9999,
-    leaf_constraints: bytes | None = None,
-    key: Any = None,
-) -> bytes:
-    """Certificate of KEYS[number], issued by the one before it."""
-    issuer = max(number - 1, 0)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name(number))
-        .issuer_name(name(issuer))
-        .public_key(key or KEYS[number].public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2018, 1, 1))
-        .not_valid_after(datetime.datetime(until, 12, 31, 23, 59, 59))
-        .add_extension(x509.KeyUsage(**{**USAGE, "key_cert_sign": ca, "digital_signature": not ca}), critical=True)
-    )
-    if leaf_constraints is None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
-    else:
-        builder = builder.add_extension(
-            x509.UnrecognizedExtension(x509.BasicConstraints.oid, leaf_constraints), critical=True
-        )
-    signing_key = KEYS[issuer if signer is None else signer]
-    return builder.sign(signing_key, hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 def chain(*der: bytes) -> CertificateChain:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from ddi_replay import fixed_entropy, lines
 
 from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy
 from ihsm.ddi.errors import ResponseError
@@ -25,6 +24,7 @@ from ihsm_abi.ddi import (
     decode_response,
 )
 from ihsm_abi.ddi.limits import SESSION_SEED_BYTES
+from support.ddi_replay import fixed_entropy, lines
 
 KEY_RESPONSES = {
     "GetEstablishCredEncryptionKey": GetEstablishCredEncryptionKeyResp,

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
-from ddi_replay import lines
 
 from ihsm.ddi import (
     Credential,
@@ -55,6 +54,7 @@ from ihsm_abi.ddi.attestation import AttestationFlags
 from ihsm_abi.ddi.limits import BK3_BYTES, MAX_SESSIONS
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.module import SecurityModule
+from support.ddi_replay import lines
 from support.hsm import ModuleTransport
 
 CREDENTIAL = Credential(b"application id 1", b"personal number.")

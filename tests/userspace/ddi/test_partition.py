@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from ddi_replay import RecordedReply, Responder
-from test_certificates import certificate
 
 from ihsm.ddi import Credential, DeviceKeyError, Key, KeyRequest, Partition, ResponseError, Session, StatusError
 from ihsm.ddi.partition import NONCE_ATTEMPTS
@@ -47,6 +45,8 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.mbor import MborEncodeError, MborMap
+from support.certificates import certificate
+from support.ddi_replay import RecordedReply, Responder
 
 CREDENTIAL = Credential(bytes(range(1, 17)), bytes(range(17, 33)))
 SESSION_KEY = ec.generate_private_key(ec.SECP384R1())

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from ddi_replay import INPUTS, VECTORS, RecordedRun, fixed_entropy, private_key
 
 from ihsm.ddi import (
     Credential,
@@ -52,6 +51,7 @@ from ihsm_abi.ddi import (
     encode_message,
 )
 from ihsm_abi.ddi.flags import TargetKeyFlags
+from support.ddi_replay import INPUTS, VECTORS, RecordedRun, fixed_entropy, private_key
 
 STEPS = [step for step in VECTORS["executed"]["steps"] if "request" in step]
 CREDENTIAL = Credential(INPUTS["id"], INPUTS["pin"])

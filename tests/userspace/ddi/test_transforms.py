@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ddi_replay import VECTORS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from ihsm_abi.mbor import (
     Nested,
     Octets,
 )
+from support.ddi_replay import VECTORS
 
 TO_WIRE: dict[str, Callable[[bytes], bytes]] = {
     "T1": transforms.ecc_spki_to_raw,

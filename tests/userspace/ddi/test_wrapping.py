@@ -8,11 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from cryptography.hazmat.primitives.serialization import load_der_private_key
-from ddi_replay import lines
 
 from ihsm.ddi.wrapping import HASHES, wrap_key
 from ihsm_abi.ddi import HashAlgorithm, RsaUnwrapReq, decode_request
 from ihsm_abi.ddi.formats import WRAPPED_KEK_BYTES
+from support.ddi_replay import lines
 
 CONVERSATIONS = lines("crypto-conversations.jsonl")
 MATERIAL: dict[str, str] = CONVERSATIONS[0]["keys"]

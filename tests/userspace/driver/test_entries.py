@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ring_device import IOVA, Bells, RingDevice
 
 from ihsm.bus import DmaArena
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
@@ -21,6 +20,7 @@ from ihsm.driver.records import RecordCodec
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE, ControlKind
+from support.ring_device import IOVA, Bells, RingDevice
 
 SESSION = FastPathSession(3, 0)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_device import ring_device
 
 from ihsm.driver.queue_pair import ADMIN_RING, AES_RING, HSM_RING, RingFormat
 from ihsm.driver.submission import Submission
@@ -20,6 +19,7 @@ from ihsm.errors import CommandTimeoutError, DeviceGoneError, QueueClosedError, 
 from ihsm_abi import doorbells
 from ihsm_abi.admin import ADMIN_SQE
 from ihsm_abi.aes_queue import GCM_SQE
+from support.ring_device import ring_device
 
 RINGS = [ADMIN_RING, HSM_RING, AES_RING]
 

@@ -17,7 +17,7 @@ from ihsm_abi.ddi import DdiStatus, RespHdr, decode_request, encode_error, encod
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.mbor import MborMap
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[1] / "data"
 VECTORS = json.loads((DATA / "ddi-vectors.json").read_text())
 INPUTS: dict[str, Any] = {
     name: bytes.fromhex(value) if all(c in "0123456789abcdef" for c in value) else value
