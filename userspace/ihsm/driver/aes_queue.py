@@ -8,10 +8,7 @@ For data that already lies in DMA memory, and for batches, see `ihsm.driver.aes_
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
-
-import numpy as np
 
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
@@ -87,31 +84,29 @@ def pad_aad(aad: bytes) -> bytes:
     return (head + aad).ljust(-(-len(aad) // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES, b"\0")
 
 
-class _Staging(NamedTuple):
-    """Where a one-shot command's source and destination lie: `room` bytes each."""
+class _Staging:
+    """Where a one-shot command's source and destination lie: `room` bytes each, one after the other."""
 
-    memory: DmaBuffer
-    start: int
-    room: int
+    __slots__ = ("_bytes", "_room", "held", "source", "target")
 
-    @property
-    def source(self) -> int:
+    def __init__(self, memory: DmaBuffer, start: int, room: int, *, own: bool) -> None:
+        """Part of a buffer; `own` if the buffer is this command's alone."""
+        self.held = memory if own else None
+        self.source = memory.iova + start
         """I/O address of the source."""
-        return self.memory.iova + self.start
-
-    @property
-    def target(self) -> int:
+        self.target = self.source + room
         """I/O address of the destination."""
-        return self.source + self.room
+        self._bytes = memory.view[start : start + 2 * room].data
+        self._room = room
 
     def write(self, source: bytes) -> None:
         """Fill in the source."""
-        self.memory.view[self.start : self.start + len(source)] = np.frombuffer(source, np.uint8)
+        self._bytes[: len(source)] = source
 
     def read(self, skip: int, size_bytes: int) -> bytes:
         """Part of the destination."""
-        at = self.start + self.room + skip
-        return self.memory.view[at : at + size_bytes].tobytes()
+        start = self._room + skip
+        return bytes(self._bytes[start : start + size_bytes])
 
 
 def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
@@ -126,6 +121,7 @@ class AesQueue(QueuePair):
         super().__init__(AES_RING, queue_id, entries, arena, bells, line)
         self._arena = arena
         self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
+        self._stagings: list[_Staging | None] = [None] * (entries - 1)
         self.gcm_workaround = True
         """Whether the firmware takes AAD and text of any length (feature AES_FW_CAPS); set at bring-up."""
 
@@ -205,8 +201,10 @@ class AesQueue(QueuePair):
         tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
         mapped = len(source) - tail
         attr = aes_attr(Cipher.GCM, decrypt)
+        own = self._own_staging(len(source))
 
-        def build(cid: int, staging: _Staging) -> bytes:
+        def build(cid: int) -> bytes:
+            staging = own or self._staging(cid)
             staging.write(source)
             return _GCM.pack(
                 attr, cid, *session,
@@ -215,12 +213,13 @@ class AesQueue(QueuePair):
                 staging.source + mapped if tail else 0, staging.target + mapped if tail else 0,
             )  # fmt: skip
 
-        def collect(cqe: Any, staging: _Staging) -> GcmSealed | AesOutput:
-            data = staging.read(len(padded), len(text))
+        def collect(cid: int, cqe: Any) -> GcmSealed | AesOutput:
+            check_status(cqe.psf, cqe.err)
+            data = (own or self._staging(cid)).read(len(padded), len(text))
             approved = bool(cqe.fips_approved)
             return AesOutput(data, approved) if decrypt else GcmSealed(data, cqe.tag, cqe.iv, approved)
 
-        return self._submit_staged(len(source), build, collect, timeout_s)
+        return self.submit_one(build, collect, timeout_s, own.held if own else None)
 
     def xts(
         self,
@@ -269,45 +268,39 @@ class AesQueue(QueuePair):
         if data_unit_bytes not in DATA_UNIT_CODE:
             raise ValueError(f"data unit of {data_unit_bytes} bytes is none of {sorted(DATA_UNIT_CODE)}")
         attr = aes_attr(Cipher.XTS, decrypt, DATA_UNIT_CODE[data_unit_bytes])
+        own = self._own_staging(len(data))
+        size = len(data)
 
-        def build(cid: int, staging: _Staging) -> bytes:
+        def build(cid: int) -> bytes:
+            staging = own or self._staging(cid)
             staging.write(data)
-            size = len(data)
             return _XTS.pack(
                 attr, cid, *session,
                 size, *_data_block(staging.source, size), size, *_data_block(staging.target, size),
                 FRAME_TYPE_AES, *key_ids, tweak,
             )  # fmt: skip
 
-        def collect(cqe: Any, staging: _Staging) -> AesOutput:
-            return AesOutput(staging.read(0, len(data)), bool(cqe.fips_approved))
-
-        return self._submit_staged(len(data), build, collect, timeout_s)
-
-    def _submit_staged(
-        self,
-        source_bytes: int,
-        build: Callable[[int, _Staging], bytes],
-        collect: Callable[[Any, _Staging], Any],
-        timeout_s: float,
-    ) -> Submission:
-        room = -(-source_bytes // AES_BLOCK_BYTES) * AES_BLOCK_BYTES
-        own = None
-        if room > _INLINE_BYTES:
-            own = _Staging(self._arena.allocate(2 * room), 0, room)
-
-        def staging(cid: int) -> _Staging:
-            return own or _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES)
-
-        def finish(cid: int, cqe: Any) -> Any:
+        def collect(cid: int, cqe: Any) -> AesOutput:
             check_status(cqe.psf, cqe.err)
-            return collect(cqe, staging(cid))
+            return AesOutput((own or self._staging(cid)).read(0, size), bool(cqe.fips_approved))
 
-        return self.submit_one(
-            lambda cid: build(cid, staging(cid)), finish, timeout_s, held=own.memory if own else None
-        )
+        return self.submit_one(build, collect, timeout_s, own.held if own else None)
+
+    def _own_staging(self, source_bytes: int) -> _Staging | None:
+        """Memory for a command too large for the slot of its command id."""
+        if source_bytes <= _INLINE_BYTES:
+            return None
+        room = -(-source_bytes // AES_BLOCK_BYTES) * AES_BLOCK_BYTES
+        return _Staging(self._arena.allocate(2 * room), 0, room, own=True)
+
+    def _staging(self, cid: int) -> _Staging:
+        staging = self._stagings[cid]
+        if staging is None:
+            staging = self._stagings[cid] = _Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES, own=False)
+        return staging
 
     def release(self) -> None:
         """Give rings and staging buffers back."""
         super().release()
+        self._stagings.clear()
         self._slots.release()

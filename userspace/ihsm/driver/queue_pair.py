@@ -19,7 +19,7 @@ from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.records import RecordCodec, as_rows
 from ihsm.driver.submission import Collect, Submission
-from ihsm.errors import CommandTimeoutError, IhsmError, QueueClosedError, QueueProtocolError
+from ihsm.errors import BusError, CommandTimeoutError, DriverError, IhsmError, QueueClosedError, QueueProtocolError
 from ihsm_abi import admin, aes_queue, doorbells, hsm_queue
 from ihsm_abi.admin import Psf
 from ihsm_abi.pci import PAGE_BYTES
@@ -84,12 +84,15 @@ class QueuePair:
         self._rows = sq.view(np.uint64).reshape(entries, -1)
         self._sq_bytes = sq.data
         self._sqe_bytes = ring.sqe.itemsize
+        self._cqe_bytes = ring.cqe.itemsize
         self._cid_column: NDArray[np.uint16] = sq.view(ring.sqe)[ring.cid]
+        self._cq_bytes = self._cq_buffer.view.data
         # Whole entries are copied as 64-bit words: structured arrays are copied field by field, several times slower.
         self._cq_rows = self._cq_buffer.view[: entries * ring.cqe.itemsize].view(np.uint64).reshape(entries, -1)
         self._codec = RecordCodec(ring.cqe)
         assert ring.cqe.fields is not None
         self._cid_offset = ring.cqe.fields[ring.cid][1]
+        self._cid_index = self._codec.names.index(ring.cid)
         self._cq: Any = ffi.new("struct ihsm_cq *")
         self._cq_memory: Any = ffi.from_buffer(self._cq_buffer.view)
         self._open = False
@@ -218,18 +221,27 @@ class QueuePair:
     ) -> Submission:
         """Submit one SQE, made by `build(cid)` once a command id is free; otherwise like `submit`."""
         submission = Submission(self, 1, time.monotonic() + timeout_s, collect=collect, held=held)
-        while True:
-            with self.lock:
-                self._check_open()
-                if self._room():
-                    self._free_count -= 1
-                    cid = int(self._free[self._free_count])
-                    start = self._tail * self._sqe_bytes
-                    self._sq_bytes[start : start + self._sqe_bytes] = build(cid)
-                    self._singles[cid] = submission
-                    self._advance_tail(1)
-                    return submission
-            self._wait_for_room(submission)
+        try:
+            while not self._write_one(submission, build):
+                self._wait_for_room(submission)
+        except (DriverError, BusError):
+            submission.let_go()
+            raise
+        return submission
+
+    def _write_one(self, submission: Submission, build: Callable[[int], bytes]) -> bool:
+        """Write a single SQE; False if there is no room."""
+        with self.lock:
+            self._check_open()
+            if self._room() <= 0:
+                return False
+            self._free_count -= 1
+            cid = self._free.item(self._free_count)
+            start = self._tail * self._sqe_bytes
+            self._sq_bytes[start : start + self._sqe_bytes] = build(cid)
+            self._singles[cid] = submission
+            self._advance_tail(1)
+            return True
 
     def _check_open(self) -> None:
         if not self._open:
@@ -271,19 +283,18 @@ class QueuePair:
 
     def reap(self) -> int:
         """Take all new completions; safe from any thread, but meant for the leader of the line."""
-        if not lib.ihsm_cq_ready(self._cq):
-            return 0
         finished: list[Submission] = []
         with self.lock:
-            count = int(lib.ihsm_cq_ready(self._cq))
+            count: int = lib.ihsm_cq_ready(self._cq)
             if not count:
                 return 0
-            head = int(self._cq.head)
-            rows = self._cq_rows[head : head + count].copy()
-            if len(rows) < count:
-                rows = np.concatenate((rows, self._cq_rows[: count - len(rows)]))
+            head: int = self._cq.head
             lib.ihsm_cq_advance(self._cq, count)
-            error = self._take(rows, finished)
+            if count == 1:
+                start = head * self._cqe_bytes
+                error = self._take_one(bytes(self._cq_bytes[start : start + self._cqe_bytes]), finished)
+            else:
+                error = self._take_many(head, count, finished)
             self._acknowledge(count)
         if error is not None:
             self.fail(error)
@@ -296,19 +307,23 @@ class QueuePair:
         self._unacknowledged += count
         if self._unacknowledged * 2 >= self.entries:
             self._unacknowledged = 0
-            self._bells.ring(self._cq_bell, int(self._cq.head))
+            self._bells.ring(self._cq_bell, self._cq.head)
 
-    def _take(self, rows: NDArray[np.uint64], finished: list[Submission]) -> QueueProtocolError | None:
+    def _take_many(self, head: int, count: int, finished: list[Submission]) -> QueueProtocolError | None:
         """Account for completions, oldest first; what has thereby completed is appended to `finished`."""
-        last = self._codec.unpack(rows[-1].tobytes())
-        if last.sqhd >= self.entries:
-            return QueueProtocolError(f"{self}: SQ head {last.sqhd} in a completion of a ring of {self.entries}")
-        self._sqhd = last.sqhd
-        if len(rows) > 1 and self._take_batch(rows, finished):
-            return None
-        for row in rows:
-            record = self._codec.unpack(row.tobytes())
-            self._take_one(getattr(record, self.ring.cid), record, row, finished)
+        rows = self._cq_rows[head : head + count].copy()
+        if len(rows) < count:
+            rows = np.concatenate((rows, self._cq_rows[: count - len(rows)]))
+        error = self._take_sqhd(self._codec.unpack(rows[-1].tobytes()))
+        if error is None and not self._take_batch(rows, finished):
+            for row in rows:
+                error = error or self._take_one(row.tobytes(), finished)
+        return error
+
+    def _take_sqhd(self, record: Any) -> QueueProtocolError | None:
+        if record.sqhd >= self.entries:
+            return QueueProtocolError(f"{self}: SQ head {record.sqhd} in a completion of a ring of {self.entries}")
+        self._sqhd = record.sqhd
         return None
 
     def _take_batch(self, rows: NDArray[np.uint64], finished: list[Submission]) -> bool:
@@ -331,37 +346,40 @@ class QueuePair:
             del self._batches[serial]
         return True
 
-    def _take_one(self, cid: int, record: Any, row: NDArray[np.uint64], finished: list[Submission]) -> None:
-        if cid >= self.entries - 1:
-            self._stray(cid)
-            return
-        submission = self._singles[cid]
+    def _take_one(self, raw: bytes, finished: list[Submission]) -> QueueProtocolError | None:
+        """Account for one completion."""
+        record = self._codec.unpack(raw)
+        error = self._take_sqhd(record)
+        cid: int = record[self._cid_index]
+        submission = self._singles[cid] if cid < self.entries else None
         if submission is not None:
             self._singles[cid] = None
             try:
                 assert submission.collect is not None
                 submission.outcome = submission.collect(cid, record)
-            except IhsmError as error:
+            except IhsmError as failure:
                 # One that had timed out before has been announced with that error.
-                submission.error = submission.error or error
+                submission.error = submission.error or failure
+        elif cid < self.entries and self._serial_of[cid]:
+            submission = self._store(cid, raw)
         else:
-            serial = int(self._serial_of[cid])
-            if not serial:
-                self._stray(cid)
-                return
-            self._serial_of[cid] = 0
-            batch = self._batches[serial]
-            submission = batch.submission
-            batch.rows[self._position_of[cid]] = row
-            if not (self._serial_of == serial).any():
-                del self._batches[serial]
+            self.stray_completions += 1
+            log.warning("%s: completion with command id %d, which is not outstanding", self, cid)
+            return error
         self._free[self._free_count] = cid
         self._free_count += 1
         self._finish(submission, 1, finished)
+        return error
 
-    def _stray(self, cid: int) -> None:
-        self.stray_completions += 1
-        log.warning("%s: completion with command id %d, which is not outstanding", self, cid)
+    def _store(self, cid: int, raw: bytes) -> Submission:
+        """Store one completion of a batch."""
+        serial = int(self._serial_of[cid])
+        self._serial_of[cid] = 0
+        batch = self._batches[serial]
+        batch.rows[self._position_of[cid]] = np.frombuffer(raw, np.uint64)
+        if not (self._serial_of == serial).any():
+            del self._batches[serial]
+        return batch.submission
 
     @staticmethod
     def _finish(submission: Submission, count: int, finished: list[Submission]) -> None:
@@ -397,7 +415,7 @@ class QueuePair:
         self._cq.ring = ffi.NULL
         self._cq_memory = None
         self._rows = np.empty((0, 0), np.uint64)
-        self._sq_bytes = memoryview(b"")
+        self._sq_bytes = self._cq_bytes = memoryview(b"")
         self._cid_column = np.empty(0, np.uint16)
         self._cq_rows = np.empty((0, 0), np.uint64)
         self._sq_buffer.release()
