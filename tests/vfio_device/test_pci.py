@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from ihsm.bus.function import PciFunction
+from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.pci import BAR_BYTES
 from ihsm_device import pci
 from support.devices import open_device
+from support.polled import PolledDriver
 
 BAR_REGISTERS = 0x10
 POWER_CONTROL = pci.POWER_MANAGEMENT_POSITION + 4
@@ -77,3 +79,14 @@ def test_serial_number_is_read_only(function: PciFunction) -> None:
     with pytest.raises(Exception, match=r"refused|Permission|EPERM|not permitted"):
         function.write_config(pci.SERIAL_NUMBER_POSITION + 4, bytes(4))
     assert function.read_config(pci.SERIAL_NUMBER_POSITION, 12) == before
+
+
+def test_bus_master_enable_is_counted_not_enforced(socket_folder: Path) -> None:
+    with open_device("vfio-user", socket_folder) as device:
+        driver = PolledDriver(device.function)
+        for command, expected in ((0, 1), (pci.CommandRegister.of(memory_space=1, bus_master=1), 1), (0, 2)):
+            device.function.write_config(pci.COMMAND_POSITION, int(command).to_bytes(2, "little"))
+            driver.enable()
+            assert driver.run_admin(AdminOpcode.GET_RES_CNT, dw10=1).status == AdminStatus.SUCCESS
+            assert device.device.status()["counters"]["bus_master_clear"] == expected
+            driver.disable()
