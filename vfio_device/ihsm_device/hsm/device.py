@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all functions of one server process share: key store, identity, profile, unwrapping keys in stock."""
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,23 +56,21 @@ class HsmDevice:
         self.error: str | None = None
         """Why the device is in its error state; None while it works."""
         self.fips_approved = self.options.fips_approved
-        self.directory = StateDirectory(self.options.state)
-        try:
+        with contextlib.ExitStack() as opened:
+            self.directory = opened.enter_context(StateDirectory(self.options.state))
             self.store = store or KeyStore(validation_hooks=self.options.validation_hooks)
+            opened.callback(self.store.close)
             self.self_tests = self.run_self_tests()
             secret = self.directory.device_secret(self.store, Owner(scope=Scope.DEVICE))
             self.identity = DeviceIdentity.from_secret(self.store, secret)
             self.record = self._load_record()
-        except BaseException:
-            self.directory.close()
-            raise
+            self._opened = opened.pop_all()
         self.unwrapping_keys = UnwrappingKeyStock(self.store, self.enter_error_state)
 
     def close(self) -> None:
         """Wipe all keys and let others use the state directory."""
         self.unwrapping_keys.close()
-        self.store.close()
-        self.directory.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager that closes at its end."""

@@ -1,0 +1,276 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory: what a restart keeps, who may use it, what a killed process leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ihsm.ddi.errors import StatusError
+from ihsm.ddi.keys import KeyRequest
+from ihsm_abi.ddi import AesKeySize, DdiStatus, DeviceKind, KeyUsage
+from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+from ihsm_device.hsm.keystore import StateFileError
+from ihsm_device.hsm.profile import DEFAULT
+from ihsm_device.hsm.state import (
+    DeviceRecord,
+    PartitionRecord,
+    RecordFile,
+    StateDirectory,
+    StateError,
+)
+from support.hsm import Scene
+
+SEALED = bytes(range(100))
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> DeviceOptions:
+    return DeviceOptions(kind=DeviceKind.Virtual, state=tmp_path / "state")
+
+
+def files(options: DeviceOptions) -> dict[str, bytes]:
+    assert options.state is not None
+    return {path.name: path.read_bytes() for path in options.state.iterdir()}
+
+
+def test_a_restart_keeps_identity_bk_boot_and_sealed_bk3(options: DeviceOptions) -> None:
+    with HsmDevice(options) as device:
+        scene = Scene(device.function())
+        chain = [certificate.tbs_certificate_bytes for certificate in scene.client.certificate_chain().certificates]
+        bmk = scene.provision()
+        masked_bk3 = scene.masked_bk3
+        scene.client.set_sealed_bk3(SEALED)
+        session = scene.open_session()
+        key = session.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt))
+        unwrapping = scene.unwrapping_key(session)
+        serial = scene.module.serial
+    with HsmDevice(options) as device:
+        scene = Scene(device.function())
+        assert scene.module.status()["sessions"] == {}, "session ids go with the process"
+        assert scene.module.serial == serial
+        assert scene.client.sealed_bk3() == SEALED
+        again = [certificate.tbs_certificate_bytes for certificate in scene.client.certificate_chain().certificates]
+        assert again == chain
+        assert scene.client.establish_credential(scene.credential, masked_bk3, scene.anchor, bmk=bmk) == bmk
+        session = scene.open_session()
+        session.unmask(key.masked_key)
+        assert scene.unwrapping_key(session).pub_key != unwrapping.pub_key, "the unwrapping key is not stored"
+        scene.module.nssr()
+        scene.client.establish_credential(
+            scene.credential, masked_bk3, scene.anchor, bmk=bmk, masked_unwrapping_key=unwrapping.masked_key
+        )
+        assert scene.unwrapping_key(scene.open_session()).pub_key == unwrapping.pub_key
+        scene.module.partition_reset()
+    with HsmDevice(options) as device:
+        scene = Scene(device.function())
+        assert scene.client.sealed_bk3() is None
+        renewed = [certificate.tbs_certificate_bytes for certificate in scene.client.certificate_chain().certificates]
+        assert (renewed[:2], renewed[2] == chain[2]) == (chain[:2], False)
+        with pytest.raises(StatusError) as caught:
+            scene.client.establish_credential(scene.credential, masked_bk3, scene.anchor)
+        assert caught.value.status == DdiStatus.MaskedBkBootNotPresent
+
+
+def test_without_a_directory_every_device_is_another() -> None:
+    serials, roots = set(), set()
+    for _ in range(2):
+        with HsmDevice() as device:
+            serials.add(device.function().serial)
+            roots.add(device.record.certificates[0])
+    assert len(serials) == len(roots) == 2
+
+
+def test_a_profile_may_keep_nothing_but_the_device(options: DeviceOptions) -> None:
+    exact = replace(options, profile=replace(DEFAULT, restart_keeps_identity=False))
+    for expected in (None, None):
+        with HsmDevice(exact) as device:
+            scene = Scene(device.function())
+            assert scene.client.sealed_bk3() == expected
+            scene.client.set_sealed_bk3(SEALED)
+
+
+def test_functions_have_files_and_serials_of_their_own(options: DeviceOptions) -> None:
+    with HsmDevice(options) as device:
+        modules = [device.function(index) for index in range(3)]
+        assert len({module.serial for module in modules}) == 3
+        assert len({module.partition.kept.identity.partition_id for module in modules}) == 3
+    assert {f"partition-{index}.json" for index in range(3)} <= set(files(options))
+
+
+def test_modes_and_content(options: DeviceOptions) -> None:
+    with HsmDevice(options) as device:
+        scene = Scene(device.function())
+        scene.provision()
+        scene.client.set_sealed_bk3(SEALED)
+    assert options.state is not None
+    assert options.state.stat().st_mode & 0o777 == 0o700
+    names = {"lock", "device.secret", "device.json", "partition-0.json"}
+    assert set(files(options)) == names
+    for name in names:
+        assert (options.state / name).stat().st_mode & 0o777 == 0o600, name
+    stored = json.loads(files(options)["partition-0.json"])
+    assert bytes.fromhex(stored["sealed_bk3"]) == SEALED
+    assert len(bytes.fromhex(stored["bk_boot"])) == 296, "BK_BOOT, masked"
+
+
+@pytest.mark.parametrize("name", [".", "device.secret", "device.json", "partition-0.json"])
+def test_wider_permissions_are_refused(options: DeviceOptions, name: str) -> None:
+    with HsmDevice(options) as device:
+        device.function()
+    assert options.state is not None
+    path = options.state / name
+    path.chmod(path.stat().st_mode | 0o040)
+    before = files(options)
+    with pytest.raises(StateError, match=str(options.state)), HsmDevice(options) as device:
+        device.function()
+    assert files(options) == before
+    path.chmod(path.stat().st_mode & ~0o040)
+    with HsmDevice(options) as device:
+        device.function()
+
+
+def test_one_process_at_a_time(options: DeviceOptions) -> None:
+    with HsmDevice(options), pytest.raises(StateError, match="in use by another process"):
+        StateDirectory(options.state)
+    StateDirectory(options.state).close()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("device.json", lambda data: b""),
+        ("device.json", lambda data: data[:-20]),
+        ("device.json", lambda data: data.replace(b'"format": 1', b'"format": 2')),
+        ("device.json", lambda data: data.replace(b"DeviceRecord", b"PartitionRecord")),
+        ("partition-0.json", lambda data: b"[]"),
+        ("partition-0.json", lambda data: data.replace(b'"bk_boot": "01', b'"bk_boot": "02')),
+        ("partition-0.json", lambda data: data.replace(b'"partition_id"', b'"other"')),
+        ("device.secret", lambda data: data[:-1]),
+        ("device.secret", lambda data: bytes([data[0] ^ 1]) + data[1:]),
+    ],
+)
+def test_damaged_files_are_refused(options: DeviceOptions, name: str, spoil: Callable[[bytes], bytes]) -> None:
+    with HsmDevice(options) as device:
+        Scene(device.function()).provision()
+    assert options.state is not None
+    path = options.state / name
+    path.write_bytes(spoil(path.read_bytes()))
+    before = files(options)
+    with pytest.raises(StateError), HsmDevice(options) as device:
+        device.function()
+    assert files(options) == before
+
+
+def test_a_lost_secret_is_not_replaced(options: DeviceOptions) -> None:
+    with HsmDevice(options) as device:
+        device.function()
+    assert options.state is not None
+    (options.state / "device.secret").unlink()
+    with pytest.raises(StateError, match="missing"):
+        HsmDevice(options)
+    assert not (options.state / "device.secret").exists()
+
+
+def test_a_secret_of_another_device_is_noticed(options: DeviceOptions, tmp_path: Path) -> None:
+    other = replace(options, state=tmp_path / "other")
+    for each in (options, other):
+        with HsmDevice(each) as device:
+            Scene(device.function()).provision()
+    assert options.state is not None
+    assert other.state is not None
+    (options.state / "device.secret").write_bytes((other.state / "device.secret").read_bytes())
+    with pytest.raises(StateError, match="not of this device"), HsmDevice(options) as device:
+        device.function()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="cannot be used"):
+        StateDirectory(tmp_path / "file" / "state")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        DeviceRecord(2**64 - 1, (b"\x30\x00", b"")),
+        PartitionRecord(bytes(16)),
+        PartitionRecord(bytes(16), b"leaf", b"boot", b""),
+    ],
+)
+def test_records_round_trip(tmp_path: Path, record: DeviceRecord | PartitionRecord) -> None:
+    file: RecordFile = RecordFile(tmp_path / "record.json", type(record))  # type: ignore[type-arg, type-var]
+    assert file.read() is None
+    file.write(record)
+    assert file.read() == record
+    (tmp_path / "record.json.new").write_text("left behind by a killed process")
+    file.write(record)
+    assert file.read() == record
+
+
+def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RecordFile(tmp_path / "record.json", PartitionRecord)
+    old = PartitionRecord(bytes(16))
+    file.write(old)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StateError, match="No space left"):
+        file.write(PartitionRecord(b"1" * 16))
+    monkeypatch.undo()
+    assert file.read() == old
+
+
+WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from support.hsm import Scene
+from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+with HsmDevice(DeviceOptions(state=Path(sys.argv[1]))) as device:
+    scene = Scene(device.function())
+    print("ready", flush=True)
+    while True:
+        scene.client.certificate_chain()
+        scene.client.init_bk3(bytes(48))
+        if scene.client.sealed_bk3() is None:
+            scene.client.set_sealed_bk3(b"sealed")
+        scene.module.partition_reset()
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_old_state_or_the_new(options: DeviceOptions) -> None:
+    dice = random.Random(7)
+    for _ in range(8):
+        worker = [sys.executable, "-c", WORKER, str(options.state), str(Path(__file__).parents[2])]
+        with subprocess.Popen(worker, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(dice.uniform(0.0, 0.05))
+            process.send_signal(signal.SIGKILL)
+        with HsmDevice(options) as device:
+            record = device.function().partition.kept.record
+            # The worker sets these in this order and clears them together.
+            present = [record.leaf is not None, record.bk_boot is not None, record.sealed_bk3 is not None]
+            assert present == sorted(present, reverse=True)
+
+
+def test_state_file_errors_of_the_key_store_become_state_errors(tmp_path: Path) -> None:
+    assert not issubclass(StateFileError, StateError)
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "device.secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError):
+        HsmDevice(DeviceOptions(state=tmp_path / "state"))
