@@ -12,10 +12,16 @@ import sys
 import time
 
 from ihsm.bus.discovery import find_pci
-from ihsm.ddi import Partition
+from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions, FastPathSession
 from ihsm.errors import AesCommandError
 from ihsm.uri import DeviceUri, open_uri
+from ihsm_abi.ddi import GetDeviceInfoReq, GetDeviceInfoResp
+
+
+def device_kind(controller: Controller) -> str:
+    """GetDeviceInfo through an HSM ring."""
+    return Channel(controller).call(GetDeviceInfoReq(), GetDeviceInfoResp).kind.name
 
 
 def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
@@ -24,14 +30,14 @@ def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
     with open_uri(DeviceUri.parse(uri)) as function, function.allocate_arena(arena_bytes) as extra:
         extra.array[:: 1 << 12] = 1
         with Controller(function, DriverOptions(interrupts=interrupts, spin_us=0)) as controller:
-            kinds = {Partition(controller).info().kind.name for _ in range(40)}
+            kinds = {device_kind(controller) for _ in range(40)}
             for queue in controller.aes_queues:
                 try:
                     queue.gcm_encrypt(FastPathSession(0, 0), 1, b"no such key", timeout_s=20)
                 except AesCommandError as error:
                     kinds.add(str(error))
             controller.reset(subsystem=True)
-            kinds.add(Partition(controller).info().kind.name)
+            kinds.add(device_kind(controller))
     with open_uri(DeviceUri.parse(uri)) as function:
         function.reset()
     return {"seconds": round(time.monotonic() - start, 2), "interrupts": interrupts, "seen": sorted(kinds)}

@@ -12,9 +12,10 @@ import click
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
 from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
-from ihsm.ddi import Partition
+from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
+from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, GetDeviceInfoReq, GetDeviceInfoResp
 
 
 @click.command()
@@ -57,9 +58,9 @@ def describe_controller(controller: Controller) -> dict[str, Any]:
     """Registers, Identify, queues, and the two DDI commands that need neither session nor provisioning."""
     version = controller.registers.vs
     cap = controller.registers.cap
-    partition = Partition(controller)
-    revisions = partition.api_revisions()
-    device = partition.info()
+    channel = Channel(controller)
+    revisions = channel.call(GetApiRevReq(), GetApiRevResp)
+    device = channel.call(GetDeviceInfoReq(), GetDeviceInfoResp)
     return {
         "controller": {
             "version": f"{version.mjr}.{version.mnr}",

@@ -12,23 +12,55 @@
 Everything on this side is DER and big-endian, whatever the device speaks.
 """
 
-from ihsm.ddi.attestation import AttestationReport, verify_report
-from ihsm.ddi.certificates import CertificateChain
-from ihsm.ddi.channel import Channel
-from ihsm.ddi.credentials import Credential, Entropy
-from ihsm.ddi.errors import (
-    AttestationError,
-    CertificateChainError,
-    DdiError,
-    DeviceKeyError,
-    ResponseError,
-    StatusError,
-)
-from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
-from ihsm.ddi.partition import Partition, SessionTicket
-from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
-from ihsm.ddi.session import Session
-from ihsm.ddi.transport import Reply, Transport
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ihsm.ddi.attestation import AttestationReport, verify_report
+    from ihsm.ddi.certificates import CertificateChain
+    from ihsm.ddi.channel import Channel
+    from ihsm.ddi.credentials import Credential, Entropy
+    from ihsm.ddi.errors import (
+        AttestationError,
+        CertificateChainError,
+        DdiError,
+        DeviceKeyError,
+        ResponseError,
+        StatusError,
+    )
+    from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
+    from ihsm.ddi.partition import Partition, SessionTicket
+    from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
+    from ihsm.ddi.session import Session
+    from ihsm.ddi.transport import Reply, Transport
+
+_HOMES = {
+    "AttestationError": "errors",
+    "AttestationReport": "attestation",
+    "CertificateChain": "certificates",
+    "CertificateChainError": "errors",
+    "Channel": "channel",
+    "Credential": "credentials",
+    "DdiError": "errors",
+    "DeviceKeyError": "errors",
+    "Entropy": "credentials",
+    "Key": "keys",
+    "KeyInfo": "keys",
+    "KeyRequest": "keys",
+    "Partition": "partition",
+    "Reply": "transport",
+    "ResponseError": "errors",
+    "Session": "session",
+    "SessionTicket": "partition",
+    "SoftwareTrustAnchor": "pota",
+    "StatusError": "errors",
+    "Transport": "transport",
+    "TrustAnchor": "pota",
+    "verify_report": "attestation",
+}
+"""Module of each name: loaded when used, since certificates and attestation bring large libraries with them."""
 
 __all__ = [
     "AttestationError",
@@ -54,3 +86,10 @@ __all__ = [
     "TrustAnchor",
     "verify_report",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load a name's module."""
+    if name in _HOMES:
+        return getattr(import_module(f"ihsm.ddi.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from ihsm_abi.ddi import (
     ChangePinReq,
     DerPublicKey,
@@ -87,6 +84,10 @@ def ecc_raw_to_spki(raw: bytes, key_type: KeyType) -> bytes:
 
 def rsa_raw_to_spki(raw: bytes, key_type: KeyType) -> bytes:
     """T2: n then e, little-endian, to DER SubjectPublicKeyInfo. Bytes that are missing read as zero."""
+    # Loaded when used: every command line that sends one message would wait for it.
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     size = RSA_MODULUS_BYTES[key_type]
     n = int.from_bytes(raw[:size], "little")
     e = int.from_bytes(raw[size : size + RAW_RSA_EXPONENT_BYTES], "little")
