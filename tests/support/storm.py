@@ -28,9 +28,7 @@ from ihsm_device.hsm.keystore import BulkType, KeyStore, Owner
 from support.rig import AES_ATTR, EngineRig, RigQueue, aes_entry, hsm_entry
 
 ANSWERS_IOVA: Final = 0x9000_0000
-ANSWERS_BYTES: Final = 1 << 18
 AES_BYTES: Final = 16 * 1024
-SLOTS: Final = ANSWERS_BYTES // AES_BYTES
 KEY_ID: Final = 0x12
 PATTERN: Final = 0xA5
 FROZEN_KEPT: Final = 6
@@ -38,6 +36,9 @@ CANARIES: Final = 40
 ENTRIES: Final = 16
 QUEUES: Final = {1: 1, 2: 2, 256: 16, 257: 17}
 """Vector of each queue id."""
+SLOTS: Final = len(QUEUES) * ENTRIES
+"""Places for answers: every command in flight has one of its own."""
+ANSWERS_BYTES: Final = SLOTS * AES_BYTES
 
 
 class Storm:
@@ -62,7 +63,8 @@ class Storm:
         self.canaries: list[int] = []
         self.change_interrupts()
         self.queues = {queue_id: self.rig.queue(queue_id, ENTRIES) for queue_id in QUEUES}
-        self.outstanding: dict[int, set[int]] = {}
+        self.outstanding: dict[int, dict[int, int]] = {}
+        """Slot of each command in flight by queue and cid."""
         self.statuses: Counter[int] = Counter()
         self.create()
         self.next_cid = 0
@@ -91,10 +93,9 @@ class Storm:
             queue.tail = queue.head = 0
             queue.phase = 1
             queue.create(QUEUES[queue_id])
-            self.outstanding[queue_id] = set()
+            self.outstanding[queue_id] = {}
 
-    def entry(self, queue: RigQueue, cid: int) -> bytes:
-        slot = self.random.randrange(SLOTS)
+    def entry(self, queue: RigQueue, cid: int, slot: int) -> bytes:
         if queue.queue_id < 256:
             return hsm_entry(
                 cid, src_len=64, src_prp1=self.source, dst_len=3584, dst_prp1=ANSWERS_IOVA + slot * AES_BYTES
@@ -108,12 +109,13 @@ class Storm:
         return bytes(entry)
 
     def submit(self) -> None:
-        for queue in self.queues.values():
+        for index, queue in enumerate(self.queues.values()):
             outstanding = self.outstanding[queue.queue_id]
+            slots = set(range(index * ENTRIES, (index + 1) * ENTRIES)) - set(outstanding.values())
             for _ in range(self.random.randrange(1, ENTRIES - 1 - len(outstanding))):
                 self.next_cid = (self.next_cid + 1) % 0x10000
-                outstanding.add(self.next_cid)
-                queue.put(self.entry(queue, self.next_cid))
+                outstanding[self.next_cid] = slot = slots.pop()
+                queue.put(self.entry(queue, self.next_cid, slot))
             queue.ring()
 
     def drain(self) -> None:
@@ -122,7 +124,7 @@ class Storm:
             outstanding = self.outstanding[queue.queue_id]
             while outstanding:
                 completion = queue.wait()
-                outstanding.remove(int(completion[queue.cid_field]))
+                del outstanding[int(completion[queue.cid_field])]
                 self.statuses[Psf(int(completion["psf"])).status] += 1
             assert queue.peek() is None
 
@@ -157,7 +159,7 @@ class Storm:
         queue = self.queues[self.random.choice(list(QUEUES))]
         self.rig.engine.delete_sq(queue.queue_id, timeout_s=self.random.choice([0, 1]))
         while (completion := queue.reap()) is not None:
-            self.outstanding[queue.queue_id].remove(int(completion[queue.cid_field]))
+            del self.outstanding[queue.queue_id][int(completion[queue.cid_field])]
         self.outstanding[queue.queue_id].clear()
         self.rig.engine.create_sq(queue.queue_id, queue.sq_iova, ENTRIES, queue.queue_id)
         queue.tail = 0

@@ -75,6 +75,7 @@ void ihsm_engine_free(struct ihsm_engine *engine) {
 
 static int create_cq(struct ihsm_ring *ring, uint64_t base, uint32_t entries, int vector) {
     int result = -EEXIST;
+    ihsm_page_lock(ring->engine);
     pthread_mutex_lock(&ring->lock);
     if (!ring->cq_live) {
         ring->cq_base = base;
@@ -89,11 +90,13 @@ static int create_cq(struct ihsm_ring *ring, uint64_t base, uint32_t entries, in
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
         ihsm_page_watch(ring);
+    ihsm_page_unlock(ring->engine);
     return result;
 }
 
 static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
     int result = 0;
+    ihsm_page_lock(ring->engine);
     pthread_mutex_lock(&ring->lock);
     if (ring->sq_live) {
         result = -EEXIST;
@@ -117,6 +120,7 @@ static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
         ihsm_page_restart_sq(ring);
+    ihsm_page_unlock(ring->engine);
     return result;
 }
 
@@ -233,6 +237,7 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
     if (ring == NULL || ring->class == IHSM_CLASS_ADMIN)
         return -EINVAL;
     ihsm_engine_enter(engine);
+    ihsm_page_lock(engine);
     pthread_mutex_lock(&ring->lock);
     if (!ring->cq_live) {
         result = -ENOENT;
@@ -245,6 +250,7 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
         ihsm_page_unwatch(ring);
+    ihsm_page_unlock(engine);
     if (vector != IHSM_NO_VECTOR && !vector_in_use(engine, vector, ring)) {
         /* A client frees the vector with its last queue: what is still masked must not come later (spec 01 §5.2).
            What was not masked has been delivered by the deletion of the SQ. */
@@ -287,7 +293,9 @@ bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uin
 
 void ihsm_engine_disable(struct ihsm_engine *engine) {
     ihsm_host_lock(engine->host);
+    ihsm_page_lock(engine);
     ihsm_page_clear(engine);
+    ihsm_page_unlock(engine);
     for (unsigned i = 0; i < IHSM_RINGS; i++) {
         struct ihsm_ring *ring = &engine->rings[i];
         pthread_mutex_lock(&ring->lock);

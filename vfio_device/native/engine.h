@@ -229,10 +229,15 @@ int ihsm_poller_init(struct ihsm_poller *poller, int64_t spin_us);
 void ihsm_poller_destroy(struct ihsm_poller *poller);
 void ihsm_poller_kick(struct ihsm_poller *poller);
 bool ihsm_poller_is_me(void);
+/* Keep the poller from looking while queues of this engine come or go: what lies in the page is older than they are. */
+void ihsm_page_lock(struct ihsm_engine *engine);
+void ihsm_page_unlock(struct ihsm_engine *engine);
+/* With that lock held: */
 void ihsm_page_watch(struct ihsm_ring *ring);      /* a CQ came: its pair of doorbells is 0 */
 void ihsm_page_unwatch(struct ihsm_ring *ring);    /* the CQ went */
 void ihsm_page_restart_sq(struct ihsm_ring *ring); /* an SQ came on a CQ that may be older */
-void ihsm_page_clear(struct ihsm_engine *engine);  /* all queues went */
+void ihsm_page_clear(struct ihsm_engine *engine);  /* all queues go */
+/* Without it: */
 void ihsm_page_forget(struct ihsm_engine *engine);
 bool ihsm_page_store(struct ihsm_engine *engine, uint64_t offset, uint32_t value); /* false: no page */
 uint32_t ihsm_page_load(struct ihsm_engine *engine, uint64_t offset);

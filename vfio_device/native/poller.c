@@ -212,55 +212,51 @@ void ihsm_page_forget(struct ihsm_engine *engine) {
     engine->page = NULL;
 }
 
+void ihsm_page_lock(struct ihsm_engine *engine) {
+    if (engine->page != NULL)
+        lock(ihsm_scheduler_poller(engine->scheduler));
+}
+
+void ihsm_page_unlock(struct ihsm_engine *engine) {
+    if (engine->page != NULL)
+        unlock(ihsm_scheduler_poller(engine->scheduler));
+}
+
 void ihsm_page_clear(struct ihsm_engine *engine) {
-    struct ihsm_poller *poller = ihsm_scheduler_poller(engine->scheduler);
     if (engine->page == NULL)
         return;
-    lock(poller);
     engine->watched = 0;
     for (unsigned queue = 0; queue < IHSM_BAR_BYTES / sizeof(uint64_t) - 1; queue++)
         atomic_store_explicit(entry(engine, queue), 0, memory_order_relaxed);
-    unlock(poller);
 }
 
 void ihsm_page_watch(struct ihsm_ring *ring) {
     struct ihsm_engine *engine = ring->engine;
-    struct ihsm_poller *poller = ihsm_scheduler_poller(engine->scheduler);
     if (engine->page == NULL)
         return;
-    lock(poller);
     atomic_store_explicit(entry(engine, ring->id), 0, memory_order_relaxed);
     engine->watch[engine->watched++] = (struct ihsm_watch){.ring = ring};
-    unlock(poller);
 }
 
 void ihsm_page_unwatch(struct ihsm_ring *ring) {
     struct ihsm_engine *engine = ring->engine;
-    struct ihsm_poller *poller = ihsm_scheduler_poller(engine->scheduler);
-    if (engine->page == NULL)
-        return;
-    lock(poller);
     for (unsigned i = 0; i < engine->watched; i++) {
         if (engine->watch[i].ring == ring) {
             engine->watch[i] = engine->watch[--engine->watched];
             break;
         }
     }
-    unlock(poller);
 }
 
 void ihsm_page_restart_sq(struct ihsm_ring *ring) {
     struct ihsm_engine *engine = ring->engine;
-    struct ihsm_poller *poller = ihsm_scheduler_poller(engine->scheduler);
-    if (engine->page == NULL)
-        return;
-    lock(poller);
-    /* Half of the pair only: the CQ lives on and its head with it. */
-    atomic_store_explicit((_Atomic uint32_t *)entry(engine, ring->id), 0, memory_order_relaxed);
-    for (unsigned i = 0; i < engine->watched; i++)
-        if (engine->watch[i].ring == ring)
+    for (unsigned i = 0; i < engine->watched; i++) {
+        if (engine->watch[i].ring == ring) {
+            /* Half of the pair only: the CQ lives on and its head with it. */
+            atomic_store_explicit((_Atomic uint32_t *)entry(engine, ring->id), 0, memory_order_relaxed);
             engine->watch[i].seen &= ~UINT64_C(0xFFFFFFFF);
-    unlock(poller);
+        }
+    }
 }
 
 bool ihsm_page_store(struct ihsm_engine *engine, uint64_t offset, uint32_t value) {

@@ -26,6 +26,9 @@ struct ihsm_scheduler {
     pthread_t *workers;
 };
 
+/* The head of a ready list changes under the lock, but the poller glances at it without. */
+static void set_link(struct ihsm_ring **link, struct ihsm_ring *ring) { __atomic_store_n(link, ring, __ATOMIC_RELAXED); }
+
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler) { return &scheduler->poller; }
 
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us) {
@@ -72,7 +75,7 @@ void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *rin
     bool first = scheduler->ready[ring->class].first == NULL;
     ring->next_ready = NULL;
     if (first)
-        scheduler->ready[ring->class].first = ring;
+        set_link(&scheduler->ready[ring->class].first, ring);
     else
         scheduler->ready[ring->class].last->next_ready = ring;
     scheduler->ready[ring->class].last = ring;
@@ -86,7 +89,7 @@ void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *rin
 static struct ihsm_ring *pop(struct ihsm_scheduler *scheduler, int class) {
     struct ihsm_ring *ring = scheduler->ready[class].first;
     if (ring != NULL) {
-        scheduler->ready[class].first = ring->next_ready;
+        set_link(&scheduler->ready[class].first, ring->next_ready);
         if (ring->next_ready == NULL)
             scheduler->ready[class].last = NULL;
         ring->engine->busy++;
@@ -105,7 +108,7 @@ void ihsm_scheduler_forget(struct ihsm_scheduler *scheduler, struct ihsm_engine 
         struct ihsm_ring **link = &scheduler->ready[class].first, *last = NULL;
         while (*link != NULL) {
             if ((*link)->engine == engine) {
-                *link = (*link)->next_ready;
+                set_link(link, (*link)->next_ready);
             } else {
                 last = *link;
                 link = &last->next_ready;
