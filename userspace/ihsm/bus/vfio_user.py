@@ -129,6 +129,11 @@ class VfioUserFunction(PciFunction):
         check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
         self._write(bar, offset, value.to_bytes(width, "little"), posted=posted)
 
+    def posted_write(self, bar: int) -> tuple[int, bytes]:
+        """The socket, and the message that `write_bar(bar, 0, 4, 0, posted=True)` would send over it."""
+        payload = vfio_user_wire.REGION_ACCESS.pack(0, bar, 4) + bytes(4)
+        return self._connection.fileno(), vfio_user_wire.message(Command.REGION_WRITE, payload, 0, posted=True)
+
     def _read(self, region: int, offset: int, count: int) -> bytes:
         limit = self._connection.max_data_bytes
         pieces = []

@@ -85,6 +85,12 @@ class Reply(NamedTuple):
     fds: list[int]
 
 
+def message(command: Command, payload: bytes, message_id: int, *, posted: bool = False) -> bytes:
+    """A command with its header; posted: no reply is wanted."""
+    flags = TYPE_COMMAND | (FLAG_NO_REPLY if posted else 0)
+    return HEADER.pack(message_id, command, HEADER.size + len(payload), flags, 0) + payload
+
+
 class Connection:
     """A negotiated connection. One request is outstanding at a time; posted requests (no reply) go in between.
 
@@ -124,7 +130,7 @@ class Connection:
         with self._lock:
             self._message_id = (self._message_id + 1) & 0xFFFF
             try:
-                self._send(command, payload, 0, fds)
+                self._send(message(command, payload, self._message_id), fds)
                 error, reply = self._receive_reply(command, reply_bytes)
             except BusError:
                 self._shut()
@@ -147,7 +153,7 @@ class Connection:
         with self._lock:
             self._message_id = (self._message_id + 1) & 0xFFFF
             try:
-                self._send(command, payload, FLAG_NO_REPLY, ())
+                self._send(message(command, payload, self._message_id, posted=True), ())
             except BusError:
                 self._shut()
                 raise
@@ -156,6 +162,10 @@ class Connection:
         """Close; harmless the second time."""
         with self._lock:
             self._shut()
+
+    def fileno(self) -> int:
+        """Descriptor of the socket, for a caller that sends posted messages of its own, whole and one at a time."""
+        return self._live().fileno()
 
     @property
     def closed(self) -> bool:
@@ -179,6 +189,9 @@ class Connection:
             if major != MAJOR:
                 raise ProtocolError(f"{self.path}: server speaks vfio-user version {major}, we speak {MAJOR}")
             self._take_capabilities(reply.payload[VERSION.size :])
+        except BusTimeoutError as error:
+            self.close()
+            raise BusTimeoutError(f"{error}; another client may have the device") from None
         except BusError:
             self.close()
             raise
@@ -197,13 +210,12 @@ class Connection:
         self.max_fds = max(1, min(max_fds, MAX_FDS))
         self.max_data_bytes = min(max_data, MAX_DATA_BYTES)
 
-    def _send(self, command: Command, payload: bytes, flags: int, fds: Sequence[int]) -> None:
-        message = HEADER.pack(self._message_id, command, HEADER.size + len(payload), flags | TYPE_COMMAND, 0) + payload
+    def _send(self, data: bytes, fds: Sequence[int]) -> None:
         connection = self._live()
         try:
-            sent = socket.send_fds(connection, [message], list(fds)) if fds else connection.send(message)
-            while sent < len(message):
-                sent += connection.send(message[sent:])
+            sent = socket.send_fds(connection, [data], list(fds)) if fds else connection.send(data)
+            while sent < len(data):
+                sent += connection.send(data[sent:])
         except BlockingIOError:
             raise BusTimeoutError(f"{self.path}: server took no message for {self._timeout_s:g} s") from None
         except OSError as error:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import click
@@ -27,12 +28,13 @@ def list_command(watching: bool, as_json: bool) -> None:
         else:
             _print(found)
         return
-    for found in watch():
-        if as_json:
-            click.echo(json.dumps([function.record() for function in found]))
-        else:
-            _print(found)
-            click.echo()
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        for found in watch():
+            if as_json:
+                click.echo(json.dumps([function.record() for function in found]))
+            else:
+                _print(found)
+                click.echo()
 
 
 def _print(found: list[FoundFunction]) -> None:

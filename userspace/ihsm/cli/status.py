@@ -27,4 +27,9 @@ def status(device: str, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
+        registers = record.get("registers")
+        if isinstance(registers, dict):
+            record["registers"] = {
+                name: f"{value:#x}" if isinstance(value, int) else value for name, value in registers.items()
+            }
         print_table(flatten(record))
