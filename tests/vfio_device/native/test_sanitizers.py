@@ -75,7 +75,17 @@ def test_storm(sanitized: tuple[str, dict[str, str]], doorbells: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tests", ["engine", "vfu/test_context.py", "fastpath", "test_storm.py", "test_msix.py", "test_controller.py"]
+    "tests",
+    [
+        "engine",
+        "vfu/test_context.py",
+        "fastpath",
+        "test_storm.py",
+        "test_msix.py",
+        "test_controller.py",
+        "test_admin.py",
+        "test_workers.py",
+    ],
 )
 def test_suites(sanitized: tuple[str, dict[str, str]], tests: str) -> None:
     run(
