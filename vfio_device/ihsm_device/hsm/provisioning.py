@@ -83,6 +83,8 @@ def _check_endorsement(context: Context, pota: Point, signature: bytes) -> None:
 def _accept_credential(context: Context, request: EstablishCredentialReq, client: Point) -> None:
     sealed = request.encrypted_credential
     with context.locked() as state:
+        # Another client's success has replaced the nonce in the same step in which it deleted K_est.
+        check_nonce(state, sealed.nonce)
         key = state.encryption_keys.get(EncryptionPurpose.ESTABLISH)
     if key is None:
         raise RefusedError(DdiStatus.EstablishCredEncryptionKeyGenerateFailed)
