@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -42,6 +44,17 @@ HSM_RING: Final = RingFormat("HSM", hsm_queue.HSM_SQE, hsm_queue.HSM_CQE, "cid")
 AES_RING: Final = RingFormat("AES", aes_queue.GCM_SQE, aes_queue.AES_CQE, "cmd_id")
 
 MIN_ENTRIES: Final = 2
+
+
+@dataclass(slots=True)
+class LentRings:
+    """Both rings of a queue for a loop of the borrower's own, see `QueuePair.lent`."""
+
+    sq: NDArray[np.uint8]
+    cq: NDArray[np.uint8]
+    tail: int
+    head: int
+    phase: int
 
 
 class _Batch(NamedTuple):
@@ -184,6 +197,37 @@ class QueuePair:
         self._open = False
         self.fail(error or QueueClosedError(f"{self} is closed"))
         self.line.kick()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[LentRings]:
+        """Lend the rings to a loop that writes entries and rings doorbells itself; nothing may be outstanding.
+
+        The borrower leaves nothing outstanding either, acknowledges what it takes, and puts tail, head and phase back
+        into the object. If the block raises, the queue stays closed.
+        """
+        with self.lock:
+            self._check_open()
+            if self.outstanding:
+                raise ValueError(f"{self}: {self.outstanding} commands are outstanding, none may be")
+            self._open = False
+            rings = LentRings(
+                self._sq_buffer.view[: self.entries * self.ring.sqe.itemsize],
+                self._cq_buffer.view[: self.entries * self.ring.cqe.itemsize],
+                self._tail,
+                self._cq.head,
+                self._cq.phase,
+            )
+        yield rings
+        with self.lock:
+            self._tail = self._sqhd = rings.tail
+            self._cq.head, self._cq.phase = rings.head, rings.phase
+            self._unacknowledged = 0
+            self._open = True
+
+    @property
+    def doorbell_offsets(self) -> tuple[int, int]:
+        """Byte offsets of SQ tail and CQ head in BAR2."""
+        return self._sq_bell, self._cq_bell
 
     def submit(self, entries: NDArray[np.void], timeout_s: float, held: DmaBuffer | None = None) -> Submission:
         """Submit a batch of SQEs with one doorbell; command ids are filled in by the queue.
