@@ -78,15 +78,21 @@ def test_every_queue_of_the_largest_function(driver: PolledDriver) -> None:
 
 def test_status_lists_the_queues(driver: PolledDriver, device: DeviceUnderTest) -> None:
     driver.enable()
-    driver.create_pair(2)
+    driver.create_pair(2, vector=3)
     driver.create_pair(257)
-    assert driver.run_admin(AdminOpcode.DELETE_SQ, dw10=2).status == AdminStatus.SUCCESS
+    for _ in range(5):
+        driver.run_hsm(b"abc", queue_id=2)
+    assert driver.run_admin(AdminOpcode.DELETE_SQ, dw10=257).status == AdminStatus.SUCCESS
     status = device.device.status()
-    assert status["queues"] == {"sq": [257], "cq": [2, 257]}
+    queues = {queue["queue_id"]: queue for queue in status["queues"]}
+    assert list(queues) == [0, 2, 257]
+    assert (queues[2]["sq_head"], queues[2]["sq_tail"], queues[2]["cq_tail"], queues[2]["vector"]) == (5, 5, 5, 3)
+    assert (queues[257]["has_sq"], queues[257]["has_cq"], queues[257]["vector"]) == (False, True, None)
+    assert (queues[0]["sq_entries"], queues[0]["stopped"]) == (16, False)
     assert status["registers"]["CSTS"] == 1
     assert status["counters"]["admin_commands"] == 5
     driver.disable()
-    assert device.device.status()["queues"] == {"sq": [], "cq": []}
+    assert device.device.status()["queues"] == []
 
 
 def test_delete_waits_for_fetched_commands(driver: PolledDriver, device: DeviceUnderTest) -> None:

@@ -22,6 +22,7 @@ from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device import vfu
 from ihsm_device._native import ffi, lib
+from ihsm_device.queues import QueueState
 
 DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
@@ -283,6 +284,21 @@ class Engine:
     def sq_exists(self, queue_id: int) -> bool:
         """True if the submission queue exists."""
         return bool(lib.ihsm_engine_sq_exists(self.handle, queue_id))
+
+    def queue(self, queue_id: int) -> QueueState | None:
+        """State of a queue pair, None if it has neither SQ nor CQ."""
+        state = ffi.new("struct ihsm_queue *")
+        if lib.ihsm_engine_queue(self.handle, queue_id, state) < 0 or not (state.sq_live or state.cq_live):
+            return None
+        return QueueState(
+            queue_id,
+            bool(state.sq_live),
+            bool(state.cq_live),
+            bool(state.stopped),
+            None if state.vector == _NO_VECTOR else int(state.vector),
+            *(int(value) for value in (state.sq_entries, state.sq_head, state.sq_tail)),
+            *(int(value) for value in (state.cq_entries, state.cq_head, state.cq_tail)),
+        )
 
     def delete_sq(self, queue_id: int, timeout_s: float = DELETE_TIMEOUT_S) -> bool:
         """End a submission queue (spec 01 §14.4); afterwards no further CQE of it is posted.

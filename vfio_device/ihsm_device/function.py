@@ -7,12 +7,13 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
-from ihsm_abi.resources import aes_queue_ids, hsm_queue_ids
+from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import Controller, Partition
 from ihsm_device.engine import Command, Engine, KeyTable, Outcome
@@ -137,14 +138,11 @@ class Function:
             sc=completion.sc,
         )
 
-    def _queues(self) -> dict[str, list[int]]:
-        """Ids of the I/O queues that exist."""
+    def _queues(self) -> list[dict[str, Any]]:
+        """State of every queue pair that exists, at least in part."""
         resources = self.controller.resources
-        owned = (*hsm_queue_ids(resources), *aes_queue_ids(resources))
-        return {
-            "sq": [queue_id for queue_id in owned if self.engine.sq_exists(queue_id)],
-            "cq": [queue_id for queue_id in owned if self.engine.cq_exists(queue_id)],
-        }
+        owned = (ADMIN_QUEUE_ID, *hsm_queue_ids(resources), *aes_queue_ids(resources))
+        return [asdict(state) for queue_id in owned if (state := self.engine.queue(queue_id)) is not None]
 
     def status(self) -> dict[str, Any]:
         """Identity, registers, queues and counters of the function, and what the security module says of itself."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
@@ -49,6 +50,24 @@ class QueueEngine(Protocol):
     @property
     def admin_stopped(self) -> bool:
         """True once an admin entry could not be read or a completion not be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """One queue pair at a moment, for people to look at; heads and tails are indexes of entries."""
+
+    queue_id: int
+    has_sq: bool
+    has_cq: bool
+    stopped: bool
+    """An entry could not be read, or a completion not be written."""
+    vector: int | None
+    sq_entries: int
+    sq_head: int
+    sq_tail: int
+    cq_entries: int
+    cq_head: int
+    cq_tail: int
 
 
 class IdCheck(Enum):

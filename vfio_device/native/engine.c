@@ -281,6 +281,27 @@ bool ihsm_engine_cq_exists(struct ihsm_engine *engine, unsigned id) {
     return exists;
 }
 
+int ihsm_engine_queue(struct ihsm_engine *engine, unsigned id, struct ihsm_queue *queue) {
+    struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
+    if (ring == NULL)
+        return -ENOENT;
+    pthread_mutex_lock(&ring->lock);
+    *queue = (struct ihsm_queue){
+        .sq_live = ring->sq_live,
+        .cq_live = ring->cq_live,
+        .stopped = atomic_load(&ring->stopped),
+        .vector = ring->vector,
+        .sq_entries = ring->sq_entries,
+        .sq_head = atomic_load(&ring->sq_head),
+        .sq_tail = atomic_load(&ring->sq_tail),
+        .cq_entries = ring->cq_entries,
+        .cq_head = atomic_load(&ring->cq_head),
+        .cq_tail = atomic_load(&ring->cq_tail),
+    };
+    pthread_mutex_unlock(&ring->lock);
+    return 0;
+}
+
 bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uint32_t generation) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
     if (ring == NULL)

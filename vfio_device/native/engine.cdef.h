@@ -41,6 +41,16 @@ struct ihsm_counters {
 };
 
 /* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. */
+/* State of one queue pair, for people to look at. */
+struct ihsm_queue {
+    bool sq_live;
+    bool cq_live;
+    bool stopped; /* an entry could not be read or written */
+    int vector;   /* -1: no interrupts */
+    uint32_t sq_entries, sq_head, sq_tail;
+    uint32_t cq_entries, cq_head, cq_tail;
+};
+
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us);
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
@@ -65,6 +75,8 @@ int ihsm_engine_delete_sq(struct ihsm_engine *engine, unsigned id, int64_t timeo
 int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id);
 bool ihsm_engine_sq_exists(struct ihsm_engine *engine, unsigned id);
 bool ihsm_engine_cq_exists(struct ihsm_engine *engine, unsigned id);
+/* 0, or -ENOENT if the queue can have neither SQ nor CQ. */
+int ihsm_engine_queue(struct ihsm_engine *engine, unsigned id, struct ihsm_queue *queue);
 bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uint32_t generation);
 void ihsm_engine_disable(struct ihsm_engine *engine);
 void ihsm_engine_reset(struct ihsm_engine *engine);
