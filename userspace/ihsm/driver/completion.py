@@ -70,6 +70,11 @@ class CompletionLine:
         self._thread_guard = threading.Lock()
         self._work = threading.Event()
 
+    @property
+    def event(self) -> int | None:
+        """Eventfd of the vector; None: completions are polled."""
+        return self._event
+
     def wait(self, done: Callable[[], bool], queue: Reapable, timeout_s: float) -> bool:
         """Reap until `done()`, or let another caller do it; False if `timeout_s` seconds pass first.
 

@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prepared work: AES commands over DMA buffers and HSM commands that can be sent again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ihsm.bench.device import bulk_key, fast_path_session
+from ihsm.bench.peers import Buffers
+from ihsm.bench.rings import RingLoad
+from ihsm.bench.sample import Sample
+from ihsm.ddi import Session
+from ihsm.driver import AesQueue, Controller, HsmQueue, HsmReply
+from ihsm.driver.aes_batch import gcm_entries, xts_entries
+from ihsm.driver.queue_pair import HSM_RING
+from ihsm_abi.ddi import AesKeySize
+from ihsm_abi.hsm_queue import ControlKind, SessionControl
+from ihsm_abi.pci import PAGE_BYTES
+
+AAD_BYTES: Final = 32
+"""AAD of every GCM command: one block of the device's alignment, so that nothing is padded."""
+WORKING_SET_BYTES: Final = 1 << 20
+"""Sources and destinations together: what a core's second-level cache holds."""
+MIN_BUFFERS: Final = 4
+
+Load = Callable[[], tuple[int, int]]
+
+
+class AesWork:
+    """AES-256-GCM or -XTS encryption of texts of one size on some queues of a controller."""
+
+    def __init__(
+        self, controller: Controller, session: Session, cipher: str, size: int, *, queues: Sequence[AesQueue],
+        load: Load | None = None, in_place: bool = False,
+    ) -> None:  # fmt: skip
+        """Make keys, buffers and entries; `cipher` is gcm or xts, `size` the bytes of text."""
+        self.aad_bytes = AAD_BYTES if cipher == "gcm" else 0
+        self.size = size
+        self.queues = queues
+        stride = -(-(self.aad_bytes + size) // 64) * 64
+        count = max(MIN_BUFFERS, min(queues[0].entries, WORKING_SET_BYTES // (2 * stride)))
+        self._source = controller.allocate(count * stride, PAGE_BYTES)
+        self._target = self._source if in_place else controller.allocate(count * stride, PAGE_BYTES)
+        self._source.view[:] = np.arange(count * stride, dtype=np.uint64).astype(np.uint8)
+        self.buffers = Buffers(self._source.view, self._target.view, count, stride)
+        ids = fast_path_session(session)
+        tables: list[NDArray[np.void]] = []
+        if cipher == "gcm":
+            keys = (bulk_key(session, AesKeySize.AesGcmBulk256Unapproved),)
+        else:
+            keys = (bulk_key(session, AesKeySize.AesXtsBulk256), bulk_key(session, AesKeySize.AesXtsBulk256))
+        for queue in queues:
+            index = np.arange(queue.entries, dtype=np.uint64)
+            offsets = index % np.uint64(count) * np.uint64(stride)
+            numbers = np.zeros((queue.entries, 16), np.uint8)
+            numbers[:, :8] = index.view(np.uint8).reshape(-1, 8)
+            sources, targets = self._source.iova + offsets, self._target.iova + offsets
+            if cipher == "gcm":
+                tables.append(
+                    gcm_entries(
+                        ids, keys[0], sources, targets, size, decrypt=False, aad_bytes=self.aad_bytes, ivs=numbers[:, :12]
+                    )
+                )
+            else:
+                tables.append(xts_entries(ids, (keys[0], keys[1]), sources, targets, size, numbers, decrypt=False))
+        self.tables = tables
+        self.ring = RingLoad(controller, queues, tables, load)
+
+    def run(self, seconds: float, *, depth: int, batch: int, latencies: bool = False) -> Sample:
+        """Closed loop on all queues."""
+        return self.ring.closed_loop(seconds, depth=depth, batch=batch, latencies=latencies)
+
+    def release(self) -> None:
+        """Give the buffers back."""
+        self._source.release()
+        self._target.release()
+
+
+class Recorder:
+    """A transport that remembers the last command, so that it can be sent again."""
+
+    def __init__(self, controller: Controller) -> None:
+        """Commands go through `controller`."""
+        self._controller = controller
+        self.message = b""
+        self.session_id: int | None = None
+
+    def exchange(self, message: bytes, kind: ControlKind, session_id: int | None) -> HsmReply:
+        """Execute and remember."""
+        self.message, self.session_id = message, session_id
+        return self._controller.exchange(message, kind, session_id)
+
+
+class DdiWork:
+    """One in-session HSM command, as often as wanted, on one queue."""
+
+    def __init__(
+        self, controller: Controller, message: bytes, session_id: int, *, queue: HsmQueue, load: Load | None = None
+    ) -> None:
+        """`message` is an encoded request that may be executed any number of times."""
+        pages = -(-len(message) // PAGE_BYTES)
+        self._request = controller.allocate(pages * PAGE_BYTES, PAGE_BYTES)
+        self._request.view[: len(message)] = np.frombuffer(message, np.uint8)
+        self._responses = controller.allocate(queue.entries * PAGE_BYTES, PAGE_BYTES)
+        table = np.zeros(queue.entries, HSM_RING.sqe)
+        table["src_len"] = len(message)
+        table["src_prp1"] = self._request.iova
+        table["dst_len"] = PAGE_BYTES
+        table["dst_prp1"] = self._responses.iova + np.arange(queue.entries, dtype=np.uint64) * np.uint64(PAGE_BYTES)
+        table["control"] = SessionControl.of(kind=ControlKind.IN_SESSION, id_valid=1)
+        table["session_id"] = session_id
+        self.ring = RingLoad(controller, [queue], [table], load)
+
+    def run(self, seconds: float, *, outstanding: int, latencies: bool = True) -> Sample:
+        """Keep so many commands outstanding."""
+        return self.ring.closed_loop(seconds, depth=outstanding, latencies=latencies)
+
+    def response(self, slot: int) -> bytes:
+        """What lies in the response page of a slot."""
+        return self._responses.view[slot * PAGE_BYTES : (slot + 1) * PAGE_BYTES].tobytes()
+
+    def release(self) -> None:
+        """Give the buffers back."""
+        self._request.release()
+        self._responses.release()
+
+
+@contextmanager
+def aes_work(
+    controller: Controller, session: Session, cipher: str, size: int, *, queues: Sequence[AesQueue] | None = None,
+    load: Load | None = None, in_place: bool = False,
+) -> Iterator[AesWork]:  # fmt: skip
+    """`AesWork` on the first queue, or on those given, released afterwards."""
+    chosen = controller.aes_queues[:1] if queues is None else queues
+    work = AesWork(controller, session, cipher, size, queues=chosen, load=load, in_place=in_place)
+    try:
+        yield work
+    finally:
+        work.release()
