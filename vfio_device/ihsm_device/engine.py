@@ -18,11 +18,23 @@ import weakref
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
-from ihsm_abi.pci import BAR_BYTES, Bar
+from ihsm_abi.pci import BAR_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
-from ihsm_device import vfu
 from ihsm_device._native import ffi, lib
+from ihsm_device.hosts import Host, LoopbackHost, VfuHost
 from ihsm_device.queues import QueueState
+
+__all__ = [
+    "Command",
+    "Engine",
+    "LoopbackHost",
+    "NoPointerError",
+    "Outcome",
+    "QueueError",
+    "RingClass",
+    "Scheduler",
+    "VfuHost",
+]
 
 DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
@@ -54,20 +66,6 @@ class Outcome(IntEnum):
     """The queue is gone, was created anew, or has stopped: nothing was written."""
     DATA_FAILED = lib.IHSM_DATA_FAILED
     """The data could not be written and no CQE was: the command is still open, complete it again without data."""
-
-
-class Host(Protocol):
-    """Guest memory and interrupt vectors of a function, and the mutex that orders its registers."""
-
-    @property
-    def handle(self) -> Any:
-        """The `struct ihsm_host *`."""
-
-    def attach(self, engine: Engine) -> None:
-        """Let the engine serve this host's BAR2 and BAR4, where the host has them."""
-
-    def detach(self) -> None:
-        """The engine is about to go."""
 
 
 class KeyTable(Protocol):
@@ -420,74 +418,6 @@ class Engine:
         lib.ihsm_engine_close(self.handle)
 
 
-class LoopbackHost:
-    """A host inside the process: guest memory is buffers given by the caller, vectors are counted."""
-
-    def __init__(self) -> None:
-        """Without memory and with every vector listened to."""
-        self.handle = _allocated(lib.ihsm_loopback_new())
-        self._buffers: dict[tuple[int, int], Any] = {}
-        weakref.finalize(self, lib.ihsm_loopback_free, self.handle)
-
-    def attach(self, engine: Engine) -> None:
-        """There are no BARs here: tests call the engine's methods."""
-
-    def detach(self) -> None:
-        """Nothing to forget."""
-
-    def map(self, iova: int, buffer: Any, *, writable: bool = True) -> None:
-        """Map a contiguous buffer (numpy array, bytearray, mmap) at guest address `iova`; it must not be resized.
-
-        Raises:
-            FileExistsError: it overlaps mapped memory.
-        """
-        memory = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        _check(lib.ihsm_loopback_map(self.handle, iova, len(memory), memory, writable), iova)
-        self._buffers[iova, len(memory)] = memory
-
-    def map_without_pointer(self, iova: int, size: int) -> None:
-        """Announce memory of which the client gave no pointer."""
-        _check(lib.ihsm_loopback_map(self.handle, iova, size, ffi.NULL, True), iova)
-
-    def unmap(self, iova: int, size: int) -> None:
-        """Remove exactly one mapping; nobody touches its buffer after the return.
-
-        Raises:
-            FileNotFoundError: there is no such mapping.
-        """
-        _check(lib.ihsm_loopback_unmap(self.handle, iova, size), iova)
-        self._buffers.pop((iova, size), None)
-
-    def set_eventfd(self, vector: int, fd: int | None) -> None:
-        """Write 1 to `fd` for every interrupt of `vector`; after the return the old descriptor is not used again."""
-        _check(lib.ihsm_loopback_set_eventfd(self.handle, vector, -1 if fd is None else fd), vector)
-
-    def interrupts(self, vector: int) -> int:
-        """How often `vector` was raised."""
-        return int(lib.ihsm_loopback_interrupts(self.handle, vector))
-
-
-class VfuHost:
-    """A vfio-user client as host: its mappings are the memory, its eventfds the vectors."""
-
-    def __init__(self, context: vfu.Context) -> None:
-        """`context` must not be realised yet."""
-        self._context = context
-        self.handle = lib.ihsm_vfu_host(context.handle)
-
-    def attach(self, engine: Engine) -> None:
-        """BAR2 rings the engine's doorbells, BAR4 is its MSI-X table, both without entering Python."""
-        lib.ihsm_vfu_set_engine(self._context.handle, engine.handle)
-        self._context.native_region(Bar.DOORBELLS, BAR_BYTES, lib.IHSM_VFU_DOORBELLS, mmap_fd=engine.page_fd)
-        self._context.native_region(Bar.MSIX, BAR_BYTES, lib.IHSM_VFU_MSIX)
-        if engine.page_fd is not None:
-            self._context.io_event(Bar.DOORBELLS, engine.kick_fd, BAR_BYTES)
-
-    def detach(self) -> None:
-        """Doorbells that still arrive ring nothing."""
-        lib.ihsm_vfu_set_engine(self._context.handle, ffi.NULL)
-
-
 def _allocated(pointer: Any) -> Any:
     if pointer == ffi.NULL:
         raise MemoryError
@@ -505,7 +435,7 @@ def _check(result: int, number: int) -> None:
         case 0:
             return
         case errno.EINVAL:
-            raise ValueError(f"{number:#x}: no such queue, vector or mapping can exist")
+            raise ValueError(f"{number:#x}: no such queue or vector can exist")
         case errno.EEXIST:
             raise QueueError(f"{number:#x} exists already")
         case errno.ENOENT:

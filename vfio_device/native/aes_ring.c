@@ -6,31 +6,94 @@
 
 #include <string.h>
 
-static void complete(struct ihsm_ring *ring, const struct gcm_sqe *sqe, struct aes_cqe *cqe) {
-    cqe->attr = sqe->attr;
-    cqe->cmd_id = sqe->cmd_id;
-    ihsm_ring_post(ring, cqe);
+/* What one turn knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
+struct turn {
+    struct ihsm_fp_context context;
+    const uint8_t *sq;
+    uint8_t *cq;
+    unsigned mapped; /* context.remapped when the pointers were made */
+};
+
+static void *in_one_piece(const struct ihsm_regions *regions, uint64_t iova, uint64_t size, bool write) {
+    size_t hint = 0;
+    uint64_t contiguous;
+    void *at = ihsm_regions_translate(regions, &hint, iova, size, write, &contiguous);
+    return at != NULL && contiguous == size ? at : NULL;
+}
+
+static void map_rings(struct turn *turn) {
+    const struct ihsm_ring *ring = turn->context.ring;
+    const struct ihsm_regions *regions = turn->context.regions;
+    turn->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct gcm_sqe), false);
+    turn->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
+    if ((uintptr_t)turn->cq % sizeof(uint16_t) != 0)
+        turn->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
+    turn->mapped = turn->context.remapped;
+}
+
+/* ihsm_ring_post for a completion queue in one piece. */
+static void post_in_place(struct turn *turn, struct aes_cqe *cqe) {
+    struct ihsm_ring *ring = turn->context.ring;
+    uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
+    bool wraps = tail + 1 == ring->cq_entries;
+    uint8_t *at = turn->cq + (size_t)tail * sizeof *cqe;
+    uint16_t psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
+
+    cqe->sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
+    cqe->sqid = ring->id;
+    ring->in_flight--;
+    ring->cq_phase ^= wraps;
+    memcpy(at, cqe, offsetof(struct aes_cqe, psf));
+    atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
+    __atomic_store_n((uint16_t *)(at + offsetof(struct aes_cqe, psf)), psf, __ATOMIC_RELEASE);
+}
+
+static void complete(struct turn *turn, struct aes_cqe *cqe) {
+    if (turn->mapped != turn->context.remapped)
+        map_rings(turn);
+    if (turn->cq != NULL)
+        post_in_place(turn, cqe);
+    else
+        ihsm_ring_post(turn->context.ring, cqe);
 }
 
 void ihsm_aes_drain(struct ihsm_ring *ring) {
     if (ring->fetched_next == ring->fetched_count)
         return;
     while (ring->fetched_next < ring->fetched_count) {
-        struct gcm_sqe sqe;
-        struct aes_cqe cqe = {.psf = IHSM_AES_STATUS_DELETE_QUEUE << IHSM_PSF_STATUS_SHIFT};
-        memcpy(&sqe, ring->fetched[ring->fetched_next++], sizeof sqe);
-        complete(ring, &sqe, &cqe);
+        const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next++];
+        struct aes_cqe cqe = {.attr = sqe->attr,
+                              .cmd_id = sqe->cmd_id,
+                              .psf = IHSM_AES_STATUS_DELETE_QUEUE << IHSM_PSF_STATUS_SHIFT};
+        ihsm_ring_post(ring, &cqe);
     }
     ihsm_host_request_vector(ring->engine->host, ring->vector);
 }
 
 /* Read the next entries of the ring, as many as there are, fit, and have a place in the CQ. */
-static bool fetch(struct ihsm_ring *ring) {
+static bool fetch(struct turn *turn) {
+    struct ihsm_ring *ring = turn->context.ring;
+    uint32_t pending = ihsm_ring_pending(ring), room = ihsm_ring_cq_room(ring), count = IHSM_AES_FETCH;
+    uint32_t head = atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
+
+    count = count < pending ? count : pending;
+    count = count < room ? count : room;
     ring->fetched_next = ring->fetched_count = 0;
-    while (ring->fetched_count < IHSM_AES_FETCH && ihsm_ring_pending(ring) > 0 && ihsm_ring_cq_room(ring) > 0 &&
-           ihsm_ring_fetch(ring, ring->fetched[ring->fetched_count]))
-        ring->fetched_count++;
-    return ring->fetched_count > 0;
+    if (turn->mapped != turn->context.remapped)
+        map_rings(turn);
+    if (turn->sq == NULL) {
+        while (ring->fetched_count < count && ihsm_ring_fetch(ring, ring->fetched[ring->fetched_count]))
+            ring->fetched_count++;
+        return ring->fetched_count > 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(ring->fetched[i], turn->sq + (size_t)head * sizeof(struct gcm_sqe), sizeof(struct gcm_sqe));
+        head = head + 1 == ring->sq_entries ? 0 : head + 1;
+    }
+    ring->fetched_count = count;
+    ring->in_flight += count;
+    atomic_store_explicit(&ring->sq_head, head, memory_order_release);
+    return count > 0;
 }
 
 bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
@@ -45,36 +108,35 @@ bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
 /* Commands of one turn; returns how many were answered. */
 static unsigned serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes, bool whole_command) {
     struct ihsm_engine *engine = ring->engine;
-    struct ihsm_fp_context context = {.engine = engine,
-                                      .regions = &engine->host->regions,
-                                      .ring = ring,
-                                      .function = &engine->fp,
-                                      .scratch = ihsm_fp_scratch()};
+    struct turn turn = {.context = {.engine = engine,
+                                    .regions = &engine->host->regions,
+                                    .ring = ring,
+                                    .function = &engine->fp,
+                                    .scratch = ihsm_fp_scratch()}};
     unsigned answered = 0;
     uint64_t bytes = 0;
 
-    ihsm_regions_read_lock(context.regions);
+    ihsm_regions_read_lock(turn.context.regions);
+    map_rings(&turn);
     while (answered < max_commands && !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
            !atomic_load_explicit(&ring->stopped, memory_order_relaxed)) {
-        if (ring->fetched_next == ring->fetched_count && !fetch(ring))
+        if (ring->fetched_next == ring->fetched_count && !fetch(&turn))
             break;
-        struct gcm_sqe sqe;
-        struct aes_cqe cqe = {0};
-        memcpy(&sqe, ring->fetched[ring->fetched_next], sizeof sqe);
-        if (bytes + sqe.src_len > max_bytes && !(answered == 0 && whole_command))
+        /* Private memory: nobody else looks at what was fetched while we serve. */
+        const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next];
+        struct aes_cqe cqe = {.attr = sqe->attr, .cmd_id = sqe->cmd_id};
+        if (bytes + sqe->src_len > max_bytes && !(answered == 0 && whole_command))
             break;
         ring->fetched_next++;
-        bytes += sqe.src_len;
-        cqe.attr = sqe.attr;
-        cqe.cmd_id = sqe.cmd_id;
-        if (context.scratch != NULL)
-            ihsm_fp_execute(&context, &sqe, &cqe);
+        bytes += sqe->src_len;
+        if (turn.context.scratch != NULL)
+            ihsm_fp_execute(&turn.context, sqe, &cqe);
         else
             cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
-        complete(ring, &sqe, &cqe);
+        complete(&turn, &cqe);
         answered++;
     }
-    ihsm_regions_unlock(context.regions);
+    ihsm_regions_unlock(turn.context.regions);
     return answered;
 }
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ihsm_device.engine import QueueError
+from ihsm_device.hosts import MappingError
 from support.rig import MEMORY_IOVA, EngineRig, hsm_entry
 
 BASE = 0x4000_0000
@@ -30,7 +30,7 @@ def test_against_a_model(mappings: list[tuple[int, int, bool]], reads: list[tupl
         mapped: list[tuple[int, int]] = []
         for number, (offset, size, remove) in enumerate(mappings):
             if (model[offset : offset + size] >= 0).any():
-                with pytest.raises(QueueError, match="exists already"):
+                with pytest.raises(MappingError, match="exists already"):
                     rig.host.map(BASE + offset, np.zeros(size, np.uint8))
                 continue
             fill = np.full(size, number, np.uint8)
@@ -39,7 +39,7 @@ def test_against_a_model(mappings: list[tuple[int, int, bool]], reads: list[tupl
             mapped.append((offset, size))
             if remove:
                 offset, size = mapped.pop(number % len(mapped))
-                with pytest.raises(QueueError, match="does not exist"):
+                with pytest.raises(MappingError, match="does not exist"):
                     rig.host.unmap(BASE + offset, size + 1)
                 rig.host.unmap(BASE + offset, size)
                 model[offset : offset + size] = -1

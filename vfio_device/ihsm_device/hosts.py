@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a function's guest memory and interrupts come from: a vfio-user client, or buffers of this process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from typing import Any, Protocol
+
+from ihsm_abi.pci import BAR_BYTES, Bar
+from ihsm_device import vfu
+from ihsm_device._native import ffi, lib
+
+
+class DoorbellTarget(Protocol):
+    """What a host needs of the engine it serves."""
+
+    @property
+    def handle(self) -> Any:
+        """The `struct ihsm_engine *`."""
+
+    @property
+    def page_fd(self) -> int | None:
+        """The doorbell page as a file, None if doorbells arrive as accesses."""
+
+    @property
+    def kick_fd(self) -> int:
+        """Eventfd that wakes the poller of the page."""
+
+
+class MappingError(Exception):
+    """Guest memory that is mapped already, or is not."""
+
+
+class Host(Protocol):
+    """Guest memory and interrupt vectors of a function, and the mutex that orders its registers."""
+
+    @property
+    def handle(self) -> Any:
+        """The `struct ihsm_host *`."""
+
+    def attach(self, engine: DoorbellTarget) -> None:
+        """Let the engine serve this host's BAR2 and BAR4, where the host has them."""
+
+    def detach(self) -> None:
+        """The engine is about to go."""
+
+
+class LoopbackHost:
+    """A host inside the process: guest memory is buffers given by the caller, vectors are counted."""
+
+    def __init__(self) -> None:
+        """Without memory and with every vector listened to."""
+        self.handle = lib.ihsm_loopback_new()
+        if self.handle == ffi.NULL:
+            raise MemoryError
+        self._buffers: dict[tuple[int, int], Any] = {}
+        weakref.finalize(self, lib.ihsm_loopback_free, self.handle)
+
+    def attach(self, engine: DoorbellTarget) -> None:
+        """There are no BARs here: tests call the engine's methods."""
+
+    def detach(self) -> None:
+        """Nothing to forget."""
+
+    def map(self, iova: int, buffer: Any, *, writable: bool = True) -> None:
+        """Map a contiguous buffer (numpy array, bytearray, mmap) at guest address `iova`; it must not be resized.
+
+        Raises:
+            MappingError: it overlaps mapped memory.
+            ValueError: it is empty, or leaves the address space.
+        """
+        memory = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        _check(lib.ihsm_loopback_map(self.handle, iova, len(memory), memory, writable), iova)
+        self._buffers[iova, len(memory)] = memory
+
+    def map_without_pointer(self, iova: int, size: int) -> None:
+        """Announce memory of which the client gave no pointer."""
+        _check(lib.ihsm_loopback_map(self.handle, iova, size, ffi.NULL, True), iova)
+
+    def unmap(self, iova: int, size: int) -> None:
+        """Remove exactly one mapping; nobody touches its buffer after the return.
+
+        Raises:
+            MappingError: there is no such mapping.
+        """
+        _check(lib.ihsm_loopback_unmap(self.handle, iova, size), iova)
+        self._buffers.pop((iova, size), None)
+
+    def set_eventfd(self, vector: int, fd: int | None) -> None:
+        """Write 1 to `fd` for every interrupt of `vector`; after the return the old descriptor is not used again."""
+        _check(lib.ihsm_loopback_set_eventfd(self.handle, vector, -1 if fd is None else fd), vector)
+
+    def interrupts(self, vector: int) -> int:
+        """How often `vector` was raised."""
+        return int(lib.ihsm_loopback_interrupts(self.handle, vector))
+
+
+class VfuHost:
+    """A vfio-user client as host: its mappings are the memory, its eventfds the vectors."""
+
+    def __init__(self, context: vfu.Context) -> None:
+        """`context` must not be realised yet."""
+        self._context = context
+        self.handle = lib.ihsm_vfu_host(context.handle)
+
+    def attach(self, engine: DoorbellTarget) -> None:
+        """BAR2 rings the engine's doorbells, BAR4 is its MSI-X table, both without entering Python."""
+        lib.ihsm_vfu_set_engine(self._context.handle, engine.handle)
+        self._context.native_region(Bar.DOORBELLS, BAR_BYTES, lib.IHSM_VFU_DOORBELLS, mmap_fd=engine.page_fd)
+        self._context.native_region(Bar.MSIX, BAR_BYTES, lib.IHSM_VFU_MSIX)
+        if engine.page_fd is not None:
+            self._context.io_event(Bar.DOORBELLS, engine.kick_fd, BAR_BYTES)
+
+    def detach(self) -> None:
+        """Doorbells that still arrive ring nothing."""
+        lib.ihsm_vfu_set_engine(self._context.handle, ffi.NULL)
+
+
+def _check(result: int, iova: int) -> None:
+    """Raise the exception that fits a negative errno."""
+    match -result:
+        case 0:
+            return
+        case errno.EINVAL:
+            raise ValueError(f"{iova:#x}: no such mapping or vector can exist")
+        case errno.EEXIST:
+            raise MappingError(f"{iova:#x} overlaps memory that exists already")
+        case errno.ENOENT:
+            raise MappingError(f"a mapping at {iova:#x} of that size does not exist")
+        case code:
+            raise OSError(code, os.strerror(code))
