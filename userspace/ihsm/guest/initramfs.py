@@ -17,8 +17,7 @@ from ihsm.guest.kernel import GuestKernel, module_bytes
 from ihsm.guest.toolchain import find_busybox
 
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
-_APPLETS = ("sh", "cat", "chroot", "cut", "dmesg", "echo", "grep", "insmod", "ls", "ln", "mkdir", "mount", "poweroff")
-_APPLETS += ("sed", "setsid", "sleep", "sync", "tail", "wc")
+_APPLETS = tuple("cat chroot dmesg echo insmod ln ls mkdir mount poweroff sed setsid sh sleep sync tail wc".split())  # noqa: SIM905
 _FOLDERS = ("proc", "sys", "host", "low", "ram", "ihsm", "ihsm/boot", "ihsm/modules")
 _CONSOLE = (5, 1)
 

@@ -237,17 +237,17 @@ class Guest:
 
 
 def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes) -> None:
-    held = b""
-    while data := end.recv(_CHUNK):
+    held, complete = b"", False
+    while not complete:
+        data = end.recv(_CHUNK)
         held += data
-        complete = mark in held
-        passed = held.index(mark) if complete else len(held) - _overlap(held, mark)
+        passed, complete = held.find(mark), True
+        if passed < 0:
+            passed, complete = len(held) - (_overlap(held, mark) if data else 0), not data
         # A sink that was closed early (a pager, head) must not stop the guest.
         with contextlib.suppress(BrokenPipeError):
             sink.write(held[:passed])
             sink.flush()
-        if complete:
-            return
         held = held[passed:]
 
 
