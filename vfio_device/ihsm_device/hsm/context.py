@@ -75,10 +75,19 @@ class Context:
     def locked(self) -> Iterator[Volatile]:
         """Hold the partition's lock and give access to its state; raises CancelledError if it was overtaken."""
         with self.partition.lock:
-            overtaken = self.partition.state is not self.state
-            if overtaken or (self.caller is not None and not self.partition.sessions.is_live(self.caller)):
+            if self._is_overtaken():
                 raise CancelledError
             yield self.state
+
+    def overtaken(self) -> bool:
+        """Whether a reset or the end of the session came after the command was admitted."""
+        with self.partition.lock:
+            return self._is_overtaken()
+
+    def _is_overtaken(self) -> bool:
+        if self.partition.state is not self.state:
+            return True
+        return self.caller is not None and not self.partition.sessions.is_live(self.caller)
 
     @contextmanager
     def recording(self) -> Iterator[Kept]:

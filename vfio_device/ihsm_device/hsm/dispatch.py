@@ -7,7 +7,6 @@ from typing import Final
 
 from ihsm_abi.ddi import (
     DdiStatus,
-    ReqHdr,
     RespHdr,
     control_kind,
     decode_data,
@@ -46,13 +45,9 @@ def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
         return HsmCompletion(encode_error(error.status, header, session_id=session_id), SessionControl.of(kind=kind))
     try:
         message = _operate(context, command.message, offset)
-    except RefusedError as error:
-        return _refusal(context, kind, error.status)
-    except CancelledError:
-        return HsmCompletion(b"", SessionControl.of(kind=kind), sc=HsmStatus.INTERNAL_ERROR)
-    except Exception:
-        _LOG.exception("partition %d: %s failed", partition.index, header.op.name)
-        return _refusal(context, kind, DdiStatus.InternalError)
+    except Exception as error:
+        context.roll_back()
+        return _failure(context, kind, error)
     finally:
         context.finish()
     return _success(context, kind, message)
@@ -66,20 +61,14 @@ def _operate(context: Context, message: bytes, offset: int) -> bytes:
         request, _ = decode_data(handler.request, message, offset)
     except MborDecodeError:
         raise RefusedError(DdiStatus.DdiDecodeFailed) from None
+    response = handler.run(context, request)
     try:
-        response = handler.run(context, request)
-        header = _response_header(context, handler)
-        return encode_message(header, response, limit=MAX_REQUEST_BYTES)
-    except StaleHandleError:
-        # Somebody else deleted the key, or a reset did, while this command was using it.
-        with context.locked():
-            raise RefusedError(DdiStatus.KeyNotFound) from None
+        encoded = encode_message(_response_header(context, handler), response)
     except MborEncodeError:
-        context.roll_back()
         raise RefusedError(DdiStatus.DdiEncodeFailed) from None
-    except Exception:
-        context.roll_back()
-        raise
+    if len(encoded) > MAX_REQUEST_BYTES:
+        raise RefusedError(DdiStatus.DmaBufferAllocFailure)
+    return encoded
 
 
 def _handler(context: Context) -> Handler:
@@ -112,9 +101,22 @@ def _success(context: Context, kind: ControlKind, message: bytes) -> HsmCompleti
     return HsmCompletion(message, flags, session_id or 0, _SHORT_APP_ID, rollback=rollback)
 
 
+def _failure(context: Context, kind: ControlKind, error: Exception) -> HsmCompletion:
+    if isinstance(error, StaleHandleError):
+        # Somebody deleted the key while this command was using it; or a reset did, and then the result is dropped.
+        error = CancelledError() if context.overtaken() else RefusedError(DdiStatus.KeyNotFound)
+    if isinstance(error, CancelledError):
+        return HsmCompletion(b"", SessionControl.of(kind=kind), sc=HsmStatus.INTERNAL_ERROR)
+    if not isinstance(error, RefusedError):
+        name = context.header.op.name
+        _LOG.error("partition %d: %s failed", context.partition.index, name, exc_info=error)
+        error = RefusedError(DdiStatus.InternalError)
+    return _refusal(context, kind, error.status)
+
+
 def _refusal(context: Context, kind: ControlKind, status: DdiStatus) -> HsmCompletion:
     """An error raised by the operation: close and in-session kinds still name the session of the request."""
-    header: ReqHdr = context.header
+    header = context.header
     message = encode_error(status, header, session_id=header.sess_id)
     named = kind in (ControlKind.CLOSE, ControlKind.IN_SESSION)
     return HsmCompletion(message, SessionControl.of(kind=kind, id_valid=named), header.sess_id or 0 if named else 0)

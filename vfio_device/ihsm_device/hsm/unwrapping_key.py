@@ -13,7 +13,7 @@ from ihsm_device.hsm import masking
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.hierarchy import CURRENT_SVN
-from ihsm_device.hsm.keystore import Handle, Scope
+from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.keytypes import TYPES
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import Volatile
@@ -31,7 +31,9 @@ def obtain_unwrapping_key(context: Context, masking_key: Handle, masked: bytes) 
         RefusedError: MaskedKeyDecodeFailed, AppNotFound (a key of a client).
     """
     if masked:
-        return context.scratch(_unmask(context, masking_key, masked))
+        key = context.scratch(_unmask(context, masking_key, masked))
+        _check_restored(context, key)
+        return key
     kept = context.partition.kept.unwrapping_key
     return kept if kept is not None else _new_key(context)
 
@@ -91,6 +93,15 @@ def _late_key(context: Context) -> Entry:
         else:
             entry = provisioned.unwrapping_entry
     return entry
+
+
+def _check_restored(context: Context, key: Handle) -> None:
+    """A restored key is tested before it is used, as a new one is (spec 06 §3.3)."""
+    try:
+        context.store.rsa_pairwise_test(key, PairwiseTest.ENCRYPT)
+    except PairwiseTestError as error:
+        context.partition.device.enter_error_state(f"pairwise test of the unwrapping key: {error}")
+        raise RefusedError(DdiStatus.PctValidationUnwrappingKeyFailed) from None
 
 
 def _unmask(context: Context, masking_key: Handle, masked: bytes) -> Handle:
