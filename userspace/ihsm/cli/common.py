@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -20,6 +21,8 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     show_default=True,
     help="vfio-user:PATH, pci:BDF, or auto: the one device found, else a private one for the duration.",
 )
+EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUTPUT_FILE: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -40,7 +43,7 @@ def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Name and value of each leaf of nested records, names joined with dots."""
     rows = []
     for name, value in record.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             rows += flatten(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))

@@ -5,24 +5,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
-from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.common import OUTPUT_FILE, device_option, flatten, json_option, print_json, print_table
 from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, GetDeviceInfoReq, GetDeviceInfoResp
+from ihsm_abi.pci import PAGE_BYTES
 
 
 @click.command()
 @device_option
 @json_option
 @click.option("--poll", is_flag=True, help="Poll the rings instead of taking interrupts.")
-def info(device: str, as_json: bool, poll: bool) -> None:
+@click.option(
+    "--chain", "chain_file", type=OUTPUT_FILE, help="Save the partition's certificates here (PEM, leaf first)."
+)
+def info(device: str, as_json: bool, poll: bool, chain_file: Path | None) -> None:
     """Bring a device up and print what it is.
 
     A device that somebody else uses is not disturbed: a socket takes one client at a time, and a PCI function with a
@@ -30,12 +35,25 @@ def info(device: str, as_json: bool, poll: bool) -> None:
     """
     with open_function(device) as function:
         record: dict[str, Any] = {"uri": function.uri, "pci": describe_function(function)}
-        with Controller(function, DriverOptions(interrupts=not poll)) as controller:
+        # Little memory: in a guest each page that is mapped for DMA costs a round trip to the host.
+        options = DriverOptions(interrupts=not poll, hsm_entries=4, aes_entries=4, buffer_bytes=PAGE_BYTES)
+        with Controller(function, options) as controller:
             record |= describe_controller(controller)
+            if chain_file is not None:
+                save_chain(controller, chain_file)
     if as_json:
         print_json(record)
     else:
         print_table(flatten(record))
+
+
+def save_chain(controller: Controller, path: Path) -> None:
+    """Write the certificate chain, if it holds together."""
+    from ihsm.ddi import Partition
+
+    chain = Partition(controller).certificate_chain()
+    chain.verify(strict_leaf=False)
+    path.write_bytes(chain.pem())
 
 
 def describe_function(function: PciFunction) -> dict[str, Any]:

@@ -1,35 +1,63 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""`ihsm status`: what a served function's control socket says; its guest is not disturbed."""
+"""`ihsm status`: partition, sessions, vault, self-tests, registers and counters of a function.
+
+A served function says all of it through its control socket, and its guest is not disturbed. Any other device tells
+what its operations tell.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
 from ihsm.control import ControlClient
-from ihsm.errors import DeviceNotFoundError, UriError
-from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto
+from ihsm.driver import Controller
+from ihsm.errors import DeviceNotFoundError
+from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
+
+if TYPE_CHECKING:
+    from ihsm.ddi import Partition
 
 
 @click.command()
 @device_option
 @json_option
 def status(device: str, as_json: bool) -> None:
-    """Print the state of a served function: registers, queues, counters, sessions."""
+    """Print the state of a function: partition, sessions, vault use, self-tests, registers, queues, counters.
+
+    Asked at its control socket, a served function and its guest are not disturbed. A device without one is brought
+    up, as for `ihsm info`, and tells less.
+    """
     uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
     if uri is None:
         raise DeviceNotFoundError("no device found")
-    if uri.scheme != Scheme.VFIO_USER:
-        raise UriError(f"device URI {str(uri)!r}: only vfio-user:PATH has a control socket")
-    with ControlClient(uri.address) as client:
-        record = client.status()
+    if uri.scheme == Scheme.VFIO_USER:
+        with ControlClient(uri.address) as client:
+            record = client.status()
+    else:
+        from ihsm.ddi import Partition
+
+        with Controller(open_uri(uri)) as controller:
+            record = {"uri": str(uri), "module": describe_partition(Partition(controller))}
     if as_json:
         print_json(record)
     else:
-        registers = record.get("registers")
-        if isinstance(registers, dict):
-            record["registers"] = {
-                name: f"{value:#x}" if isinstance(value, int) else value for name, value in registers.items()
-            }
         print_table(flatten(record))
+
+
+def describe_partition(partition: Partition) -> dict[str, Any]:
+    """What a partition's own operations tell without a session, under the names of the control socket."""
+    info = partition.info()
+    chain = partition.certificate_chain()
+    return {
+        "kind": info.kind.name,
+        "state": "ready" if partition.is_provisioned() else "not provisioned",
+        "vault": {"tables": info.tables},
+        "fips_approved": info.fips_approved,
+        "sealed_bk3": partition.sealed_bk3() is not None,
+        "certificates": len(chain.der),
+        "thumbprint": chain.thumbprint.hex(),
+    }

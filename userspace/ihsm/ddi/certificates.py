@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ihsm.ddi.errors import CertificateChainError
 
 # The alias and the partition certificate follow those of the device and its vendor.
 _BELOW_DEVICE = 2
+_PEM_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 def chain_thumbprint(certificates: Sequence[bytes]) -> bytes:
@@ -43,6 +45,15 @@ class CertificateChain:
             return tuple(x509.load_der_x509_certificate(der) for der in self.der)
         except ValueError as error:
             raise CertificateChainError(f"certificate does not parse: {error}") from None
+
+    @property
+    def root_fingerprint(self) -> bytes:
+        """SHA-256 of the root certificate, for comparison with what its owner publishes."""
+        return hashlib.sha256(self.der[0]).digest()
+
+    def pem(self) -> bytes:
+        """The chain as a file: PEM, leaf first, as other programs expect it."""
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in reversed(self.certificates))
 
     @property
     def identity_key(self) -> ec.EllipticCurvePublicKey:
@@ -119,3 +130,54 @@ def identity_key(leaf: bytes) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise CertificateChainError("the partition certificate carries no P-384 key")
     return key
+
+
+def load_certificates(data: bytes, name: str) -> list[x509.Certificate]:
+    """All certificates in PEM, or one or several concatenated in DER.
+
+    Raises:
+        CertificateChainError: it is neither; the message starts with `name`.
+    """
+    try:
+        if _PEM_MARK in data:
+            return x509.load_pem_x509_certificates(data)
+        certificates = []
+        while data:
+            size = _der_bytes(data)
+            certificates.append(x509.load_der_x509_certificate(data[:size]))
+            data = data[size:]
+    except ValueError as error:
+        raise CertificateChainError(f"{name}: certificate does not parse: {error}") from None
+    if not certificates:
+        raise CertificateChainError(f"{name}: no certificate in it")
+    return certificates
+
+
+def _der_bytes(data: bytes) -> int:
+    """Length of the DER element in front (X.690 §8.1.3), head included; ValueError if there is none."""
+    length_octets = data[1] & 0x7F if len(data) > 1 and data[1] & 0x80 else 0
+    if len(data) < 2 + length_octets:
+        raise ValueError("the data end inside a length")
+    content = int.from_bytes(data[2 : 2 + length_octets], "big") if length_octets else data[1]
+    return 2 + length_octets + content
+
+
+def order_chain(certificates: Sequence[x509.Certificate]) -> CertificateChain:
+    """The chain that these certificates form, whatever their order; not verified.
+
+    Raises:
+        CertificateChainError: they are not one line from a self-issued root to a leaf.
+    """
+    roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
+    if len(roots) != 1:
+        raise CertificateChainError(f"{len(roots)} self-issued certificates among {len(certificates)}, one expected")
+    chain, rest = roots, [certificate for certificate in certificates if certificate is not roots[0]]
+    while rest:
+        issued = [certificate for certificate in rest if certificate.issuer == chain[-1].subject]
+        if len(issued) != 1:
+            name = chain[-1].subject.rfc4514_string()
+            raise CertificateChainError(f"{len(issued)} certificates issued by {name}, one expected")
+        chain.append(issued[0])
+        rest.remove(issued[0])
+    der = tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
+    return CertificateChain(der, chain_thumbprint(der))

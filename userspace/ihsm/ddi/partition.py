@@ -138,6 +138,16 @@ class Partition:
         check_length("BK3", bk3, BK3_BYTES)
         return self.channel.call(InitBk3Req(bk3=bk3), InitBk3Resp)
 
+    def is_provisioned(self) -> bool:
+        """Whether a credential is established, so that sessions can be opened with it."""
+        try:
+            self.channel.call(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp)
+        except StatusError as error:
+            if error.status in (DdiStatus.CredentialsNotEstablished, DdiStatus.PartitionNotProvisioned):
+                return False
+            raise
+        return True
+
     def sealed_bk3(self) -> bytes | None:
         """The sealed backup key kept by the device, None if there is none."""
         try:

@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm selftest`: every family of operations once, each result checked with another library."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ihsm.cli.common import OUTPUT_FILE, device_option, json_option, print_json
+from ihsm.cli.secrets import credential_options, read_pin
+from ihsm.uri import open_controller
+
+if TYPE_CHECKING:
+    from ihsm.selftest import StepResult
+
+_NAME_COLUMNS: Final = 22
+
+
+@click.command()
+@device_option
+@credential_options
+@click.option("--report", "report_file", type=OUTPUT_FILE, help="Save a verified attestation report here (COSE_Sign1).")
+@click.option("--chain", "chain_file", type=OUTPUT_FILE, help="Save the certificate chain here (PEM, leaf first).")
+@json_option
+def selftest(
+    device: str,
+    credential_id: bytes | None,
+    pin_file: Path | None,
+    report_file: Path | None,
+    chain_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Check a device: the golden path, one operation of every family, attestation; then remove everything made.
+
+    A partition that is provisioned already needs its credential; it stays as it is. Exit status: 0 only if every
+    step passed.
+    """
+    from ihsm.ddi import Credential
+    from ihsm.selftest import run_selftest
+
+    if (credential_id is None) != (pin_file is None):
+        raise click.UsageError("--id and --pin-file belong together")
+    credential = Credential(credential_id, read_pin(pin_file)) if credential_id and pin_file else None
+    with open_controller(device) as controller:
+        report = run_selftest(controller, credential, progress=(lambda step: None) if as_json else _print_step)
+    if report_file is not None and report.attestation:
+        report_file.write_bytes(report.attestation)
+    if chain_file is not None and report.chain is not None:
+        chain_file.write_bytes(report.chain.pem())
+    if as_json:
+        print_json(report.record())
+    else:
+        click.echo(f"{report.passed} passed, {report.failed} failed")
+    sys.exit(1 if report.failed else 0)
+
+
+def _print_step(step: StepResult) -> None:
+    click.echo(f"{'ok  ' if step.ok else 'FAIL'} {step.name:<{_NAME_COLUMNS}} {step.us / 1000:8.1f} ms  {step.detail}")
