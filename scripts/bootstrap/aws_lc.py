@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AWS-LC, built from the source that PyPI's awscrt source distribution carries (pinned by hash)."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -48,7 +49,8 @@ def provide(venv: Path) -> Path:
         version = re.search(r'AWSLC_VERSION_NUMBER_STRING "([\d.]+)"', base_h)
         if not version:
             raise SetupError("the AWS-LC source names no version in include/openssl/base.h")
-        target = parent / version[1]
+        # A checkout with another recipe keeps its own build.
+        target = parent / f"{version[1]}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
         env = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}"}
         build = Path(scratch, "build")
         run(["cmake", "-GNinja", "-S", source, "-B", build, *OPTIONS], env=env)

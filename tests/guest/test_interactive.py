@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A guest with our terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.guest
+
+LIMIT_S = 200.0
+
+
+def read_until(terminal: int, text: str, seen: str) -> str:
+    """Everything read from the terminal so far, once it holds `text`."""
+    deadline = time.monotonic() + LIMIT_S
+    while text not in seen and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1.0)[0]:
+            with contextlib.suppress(OSError):
+                seen += os.read(terminal, 4096).decode(errors="replace")
+    assert text in seen, seen
+    return seen
+
+
+def test_a_shell_with_job_control_and_its_status() -> None:
+    ours, theirs = pty.openpty()
+    guest = subprocess.Popen(
+        [sys.executable, "-m", "ihsm", "guest", "--devices", "0", "--accel", "tcg"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        seen = read_until(ours, "guest: ready", "")
+        os.write(ours, b"stty -echo; tty; sleep 300\n")
+        seen = read_until(ours, "/dev/hvc0", seen)
+        time.sleep(1)
+        os.write(ours, b"\x03")  # ends the sleep, not the guest
+        os.write(ours, b"echo answer $((6*7)); exit 5\n")
+        seen = read_until(ours, "answer 42", seen)
+        assert "no job control" not in seen
+        assert guest.wait(60) == 5
+    finally:
+        guest.kill()
+        guest.wait()
+        os.close(ours)
