@@ -12,6 +12,7 @@ from bootstrap.process import output, run, say, step
 
 PYTHON = "/usr/bin/python3"
 LOCK = CHECKOUT / "requirements" / "lock.txt"
+PACKAGE_ROOTS = ("abi", "vfio_device", "userspace", "kmod_sim")
 # What decides how the project is installed; sources themselves need no new installation.
 INSTALL_INPUTS = ("pyproject.toml", "vfio_device/native/hatch_build.py", "vfio_device/native/meson.options")
 
@@ -52,9 +53,11 @@ def provide_project(venv: Path, libvfio_user: Path, aws_lc: Path) -> None:
     if stamp.exists() and stamp.read_text() == wanted and (build / "build.ninja").exists():
         with step("native module: building what changed"):
             run(["meson", "compile", "-C", build], env=env)
-        return
-    with step("project: building the native module and installing it editable"):
-        stamp.unlink(missing_ok=True)
-        shutil.rmtree(build, ignore_errors=True)
-        run([*pip(venv), "install", "--no-build-isolation", "--no-deps", "--no-index", "-e", CHECKOUT], env=env)
-        stamp.write_text(wanted)
+    else:
+        with step("project: building the native module and installing it editable"):
+            stamp.unlink(missing_ok=True)
+            shutil.rmtree(build, ignore_errors=True)
+            run([*pip(venv), "install", "--no-build-isolation", "--no-deps", "--no-index", "-e", CHECKOUT], env=env)
+            stamp.write_text(wanted)
+    # Guests import the same files, cannot keep byte code, and compile slowly.
+    run([f"{venv}/bin/python", "-m", "compileall", "-q", *(CHECKOUT / name for name in PACKAGE_ROOTS)])
