@@ -33,9 +33,9 @@ from support.devices import DeviceUnderTest, open_device
 from support.modules import LONG_ANSWER_BYTES
 
 
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[DeviceUnderTest]:
-    with open_device("vfio-user", tmp_path, resources=3) as device:
+@pytest.fixture(params=["vfio-user", "doorbell-page"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceUnderTest]:
+    with open_device(request.param, tmp_path, resources=3) as device:
         yield device
 
 
