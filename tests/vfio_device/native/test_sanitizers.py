@@ -89,6 +89,6 @@ def test_storm(sanitized: tuple[str, dict[str, str]], doorbells: str) -> None:
 )
 def test_suites(sanitized: tuple[str, dict[str, str]], tests: str) -> None:
     run(
-        sanitized, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=1200", "-m", "not long",
+        sanitized, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--timeout=1200", "-m", "not long",
         str(ROOT / "tests" / "vfio_device" / tests),
     )  # fmt: skip
