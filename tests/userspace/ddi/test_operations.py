@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The typed client with a real security module behind it, in both dialects; a second library is the judge."""
+"""Every operation by the typed client, in both dialects, straight into a security module and over a vfio-user socket.
+
+A second library is the judge of every value.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,8 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.ddi.attestation import AttestationFlags
 from ihsm_abi.ddi.limits import BK3_BYTES, MAX_SESSIONS
-from ihsm_device.hsm.device import DeviceOptions, HsmDevice
-from ihsm_device.hsm.module import SecurityModule
 from support.ddi_replay import lines
-from support.hsm import ModuleTransport
+from support.ways import WAYS, Connection, Way
 
 CREDENTIAL = Credential(b"application id 1", b"personal number.")
 ANCHOR = SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
@@ -71,21 +72,26 @@ CURVES: dict[EccCurve, tuple[ec.EllipticCurve, HashAlgorithm]] = {
 
 
 @pytest.fixture(scope="module", params=[DeviceKind.Virtual, DeviceKind.Physical], ids=lambda kind: kind.name)
-def device(request: pytest.FixtureRequest) -> Iterator[HsmDevice]:
-    with HsmDevice(DeviceOptions(kind=request.param)) as made:
-        yield made
+def kind(request: pytest.FixtureRequest) -> DeviceKind:
+    kind: DeviceKind = request.param
+    return kind
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest, kind: DeviceKind) -> Iterator[Way]:
+    with WAYS[request.param](kind) as way:
+        yield way
 
 
 @pytest.fixture
-def module(device: HsmDevice) -> Iterator[SecurityModule]:
-    module = device.function(0, 3)
-    yield module
-    module.partition_reset()
+def connection(way: Way) -> Iterator[Connection]:
+    with way.connect() as connection:
+        yield connection
 
 
 @pytest.fixture
-def partition(module: SecurityModule) -> Partition:
-    partition = Partition(ModuleTransport(module))
+def partition(connection: Connection) -> Partition:
+    partition = Partition(connection.transport)
     partition.establish_credential(CREDENTIAL, partition.init_bk3(BK3).masked_bk3, ANCHOR)
     return partition
 
@@ -117,16 +123,17 @@ def assert_signs(session: Session, key: Key, algorithm: HashAlgorithm) -> None:
     key.public_key.verify(signature, digest, ec.ECDSA(Prehashed(HASHES[algorithm]())))
 
 
-def test_the_chain_verifies_and_the_device_knows_itself(partition: Partition, device: HsmDevice) -> None:
+def test_the_chain_verifies_and_the_device_knows_itself(partition: Partition, kind: DeviceKind) -> None:
     chain = partition.certificate_chain()
     chain.verify([chain.certificates[0]])
     assert len(chain.der) >= 2
-    assert partition.info().kind is device.options.kind
+    assert partition.info().kind is kind
     assert chain.identity_key.public_numbers() == partition.identity_key().public_numbers()
 
 
-def test_sealed_bk3(module: SecurityModule) -> None:
-    partition = Partition(ModuleTransport(module))
+def test_sealed_bk3(connection: Connection) -> None:
+    partition = Partition(connection.transport)
+    assert not partition.is_provisioned()
     assert partition.sealed_bk3() is None
     partition.set_sealed_bk3(b"sealed")
     assert partition.sealed_bk3() == b"sealed"
@@ -223,22 +230,18 @@ def assert_same_hmac(session: Session, key: Key, algorithm: HashAlgorithm, expec
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("algorithm", HMAC_TYPES)
-@pytest.mark.parametrize("given", [True, False], ids=["parameters", "bare"])
-def test_derivations_are_the_standards(
-    session: Session, curve: EccCurve, algorithm: HashAlgorithm, given: bool
-) -> None:
+def test_derivations_are_the_standards(session: Session, curve: EccCurve) -> None:
     secret, same = agreed(session, curve)
-    key_type, length = HMAC_TYPES[algorithm]
-    first, second = (b"first", b"second") if given else (None, None)
-    derived = session.hkdf(secret, algorithm, key_type, SIGN, salt=first, info=second)
-    expected = HKDF(HASHES[algorithm](), length, first, second or b"").derive(same)
-    assert_same_hmac(session, derived, algorithm, expected)
-    derived = session.kbkdf(secret, algorithm, key_type, SIGN, label=first, context=second)
-    expected = KBKDFHMAC(
-        HASHES[algorithm](), Mode.CounterMode, length, 4, 4, CounterLocation.BeforeFixed, first, second, None
-    ).derive(same)
-    assert_same_hmac(session, derived, algorithm, expected)
+    for algorithm, (key_type, length) in HMAC_TYPES.items():
+        for first, second in ((b"first", b"second"), (None, None)):
+            derived = session.hkdf(secret, algorithm, key_type, SIGN, salt=first, info=second)
+            expected = HKDF(HASHES[algorithm](), length, first, second or b"").derive(same)
+            assert_same_hmac(session, derived, algorithm, expected)
+            derived = session.kbkdf(secret, algorithm, key_type, SIGN, label=first, context=second)
+            expected = KBKDFHMAC(
+                HASHES[algorithm](), Mode.CounterMode, length, 4, 4, CounterLocation.BeforeFixed, first, second, None
+            ).derive(same)
+            assert_same_hmac(session, derived, algorithm, expected)
 
 
 def test_variable_length_hmac_keys(session: Session) -> None:
@@ -275,9 +278,9 @@ def test_tags_and_deletion(session: Session) -> None:
     assert refused.value.status is DdiStatus.KeyNotFound
 
 
-def test_everything_comes_back_after_a_reset(module: SecurityModule, partition: Partition) -> None:
+def test_everything_comes_back_after_a_reset(connection: Connection, partition: Partition) -> None:
     masked_bk3 = partition.init_bk3(BK3).masked_bk3
-    module.nssr()
+    connection.nssr()
     bmk = partition.establish_credential(CREDENTIAL, masked_bk3, ANCHOR)
     session = partition.open_session(CREDENTIAL)
     unwrapping = session.unwrapping_key()
@@ -285,7 +288,7 @@ def test_everything_comes_back_after_a_reset(module: SecurityModule, partition: 
     own = session.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt, session=True))
     iv = bytes(16)
     ciphertext, _ = session.aes_cbc(own, AesOp.Encrypt, b"sixteen bytes...", iv)
-    module.nssr()
+    connection.nssr()
     with pytest.raises(StatusError) as refused:
         session.unwrapping_key()
     assert refused.value.status is DdiStatus.SessionNeedsRenegotiation
