@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a request message to a response message: header, admission, data map, operation, completion fields."""
 
+import functools
 import logging
 from typing import Final
 
@@ -29,6 +30,16 @@ _SHORT_APP_ID: Final = 0
 _LOG = logging.getLogger(__name__)
 
 
+@functools.cache
+def _flags(
+    kind: ControlKind, id_valid: bool = False, short_app_id_valid: bool = False, session_closed: bool = False
+) -> SessionControl:
+    """Session fields of a completion; the few that there are get made once."""
+    return SessionControl.of(
+        kind=kind, id_valid=id_valid, short_app_id_valid=short_app_id_valid, session_closed=session_closed
+    )
+
+
 def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
     """Carry out a command; never raises for anything a client can send."""
     try:
@@ -42,7 +53,7 @@ def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
             context = Context(partition, partition.state, header, caller)
     except RefusedError as error:
         session_id = None if isinstance(error, NotProvisionedError) else header.sess_id
-        return HsmCompletion(encode_error(error.status, header, session_id=session_id), SessionControl.of(kind=kind))
+        return HsmCompletion(encode_error(error.status, header, session_id=session_id), _flags(kind))
     try:
         message = _operate(context, command.message, offset)
     except Exception as error:
@@ -91,12 +102,7 @@ def _response_header(context: Context, handler: Handler) -> RespHdr:
 
 def _success(context: Context, kind: ControlKind, message: bytes) -> HsmCompletion:
     session_id = context.header.sess_id if context.result_session_id is None else context.result_session_id
-    flags = SessionControl.of(
-        kind=kind,
-        id_valid=session_id is not None,
-        short_app_id_valid=context.opened,
-        session_closed=context.closed,
-    )
+    flags = _flags(kind, session_id is not None, context.opened, context.closed)
     rollback = context.roll_back if context.undo else None
     return HsmCompletion(message, flags, session_id or 0, _SHORT_APP_ID, rollback=rollback)
 
@@ -106,7 +112,7 @@ def _failure(context: Context, kind: ControlKind, error: Exception) -> HsmComple
         # Somebody deleted the key while this command was using it; or a reset did, and then the result is dropped.
         error = CancelledError() if context.overtaken() else RefusedError(DdiStatus.KeyNotFound)
     if isinstance(error, CancelledError):
-        return HsmCompletion(b"", SessionControl.of(kind=kind), sc=HsmStatus.INTERNAL_ERROR)
+        return HsmCompletion(b"", _flags(kind), sc=HsmStatus.INTERNAL_ERROR)
     if not isinstance(error, RefusedError):
         name = context.header.op.name
         _LOG.error("partition %d: %s failed", context.partition.index, name, exc_info=error)
@@ -119,4 +125,4 @@ def _refusal(context: Context, kind: ControlKind, status: DdiStatus) -> HsmCompl
     header = context.header
     message = encode_error(status, header, session_id=header.sess_id)
     named = kind in (ControlKind.CLOSE, ControlKind.IN_SESSION)
-    return HsmCompletion(message, SessionControl.of(kind=kind, id_valid=named), header.sess_id or 0 if named else 0)
+    return HsmCompletion(message, _flags(kind, named), header.sess_id or 0 if named else 0)
