@@ -11,6 +11,7 @@ from bootstrap.process import SetupError, run, say, step
 
 IMAGE = "linux-image-amd64"
 HEADERS = "linux-headers-amd64"
+HEADER_PARTS = ("linux-headers-", "linux-kbuild-", "linux-compiler-")
 
 
 def provide(apt: PrivateApt) -> None:
@@ -26,11 +27,14 @@ def provide(apt: PrivateApt) -> None:
         if len(images) != 1 or len(headers) != 1:
             raise SetupError(f"expected one kernel behind {IMAGE} and {HEADERS}, got {images} and {headers}")
         release = images[0].removeprefix("linux-image-")
-        wanted = [*images, *apt.depends(images[0], "linux-modules-"), *headers, *apt.depends(headers[0], "linux-")]
+        parts = [name for prefix in HEADER_PARTS for name in apt.depends(headers[0], prefix)]
+        wanted = [*images, *apt.depends(images[0], "linux-modules-"), *headers, *parts]
         with published(parent / release) as root:
             for deb in apt.download(wanted, root):
                 run(["dpkg-deb", "-x", deb, root])
                 deb.unlink()
+            if not (root / "lib").exists():  # from Debian 13 on, packages name /usr/lib
+                (root / "lib").symlink_to("usr/lib")
             relocate_headers(root, parent / release)
             run(["depmod", "-b", root, release])
 
