@@ -74,11 +74,15 @@ def fast_path_session(session: Session) -> FastPathSession:
     return FastPathSession(session.session_id, session.short_app_id)
 
 
-def bulk_key(session: Session, size: AesKeySize) -> int:
-    """Number of a new key for the AES queues."""
-    key = session.generate_aes_key(size, KeyRequest(KeyUsage.EncryptDecrypt))
-    assert key.bulk_key_id is not None
-    return key.bulk_key_id
+@contextlib.contextmanager
+def bulk_keys(session: Session, size: AesKeySize, count: int = 1) -> Iterator[list[int]]:
+    """Numbers of new keys for the AES queues, deleted afterwards: a table holds seven."""
+    keys = [session.generate_aes_key(size, KeyRequest(KeyUsage.EncryptDecrypt)) for _ in range(count)]
+    try:
+        yield [key.bulk_key_id for key in keys if key.bulk_key_id is not None]
+    finally:
+        for key in keys:
+            session.delete_key(key)
 
 
 @contextlib.contextmanager

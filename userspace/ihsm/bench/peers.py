@@ -104,13 +104,17 @@ class SoftHsm:
         self._folder = Path(tempfile.mkdtemp(prefix="ihsm-softhsm-"))
         (self._folder / "tokens").mkdir()
         configuration = self._folder / "softhsm2.conf"
-        configuration.write_text(f"directories.tokendir = {self._folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
+        configuration.write_text(
+            f"directories.tokendir = {self._folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
+        )
         os.environ["SOFTHSM2_CONF"] = str(configuration)
         try:
             command = ["softhsm2-util", "--init-token", "--free", "--label", TOKEN_LABEL, "--pin", TOKEN_PIN]
             subprocess.run([*command, "--so-pin", TOKEN_PIN], check=True, capture_output=True)
             error = ffi.new("int *")
-            self._token = lib.ihsm_bench_token_open(str(module).encode(), TOKEN_LABEL.encode(), TOKEN_PIN.encode(), error)
+            self._token = lib.ihsm_bench_token_open(
+                str(module).encode(), TOKEN_LABEL.encode(), TOKEN_PIN.encode(), error
+            )
             if self._token == ffi.NULL:
                 raise OSError(f"{module}: PKCS#11 error {error[0]:#x}")
         except (OSError, subprocess.CalledProcessError) as problem:

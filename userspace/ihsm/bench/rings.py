@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm.bench._native import ffi, lib
-from ihsm.bench.sample import Sample
+from ihsm.bench.sample import Load, Sample
 from ihsm.bus import VfioUserFunction
 from ihsm.driver import Controller
 from ihsm.driver.queue_pair import LentRings, QueuePair
@@ -57,7 +57,7 @@ class RingLoad:
 
     def __init__(
         self, controller: Controller, queues: Sequence[QueuePair], tables: Sequence[NDArray[np.void]],
-        load: Callable[[], tuple[int, int]] | None = None,
+        load: Load | None = None,
     ) -> None:  # fmt: skip
         """One table of entries per queue, its length the queue's size; command ids are filled in.
 

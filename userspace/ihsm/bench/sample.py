@@ -45,6 +45,8 @@ class Sample:
         return (self.client_cpu_s if self.device_cpu_s is None else self.device_cpu_s) / self.operations
 
 
+Load = Callable[[], tuple[int, int]]
+"""Reads CPU nanoseconds and involuntary context switches of the device so far."""
 Runner = Callable[[float], Sample]
 """Runs one variant for at least so many seconds."""
 Series = dict[str, list[Sample]]
@@ -111,11 +113,8 @@ def noise(samples: list[Sample]) -> list[str]:
     return reasons
 
 
-def timed(operation: Callable[[], object], seconds: float, *, device: Callable[[], tuple[int, int]] | None = None) -> Sample:
-    """Call a Python operation again and again for `seconds`; every call's latency is kept.
-
-    `device` gives CPU nanoseconds and involuntary switches of the device so far.
-    """
+def timed(operation: Callable[[], object], seconds: float, *, device: Load | None = None) -> Sample:
+    """Call a Python operation again and again for `seconds`; every call's latency is kept."""
     before = device() if device else (0, 0)
     latencies: list[int] = []
     cpu = time.thread_time()

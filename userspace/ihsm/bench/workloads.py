@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ihsm.bench.device import bulk_key, fast_path_session
+from ihsm.bench.device import bulk_keys, fast_path_session
 from ihsm.bench.peers import Buffers
 from ihsm.bench.rings import RingLoad
-from ihsm.bench.sample import Sample
+from ihsm.bench.sample import Load, Sample
 from ihsm.ddi import Session
-from ihsm.driver import AesQueue, Controller, HsmQueue, HsmReply
+from ihsm.driver import AesQueue, Controller, FastPathSession, HsmQueue, HsmReply
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
 from ihsm.driver.queue_pair import HSM_RING
 from ihsm_abi.ddi import AesKeySize
@@ -29,17 +29,15 @@ WORKING_SET_BYTES: Final = 1 << 20
 """Sources and destinations together: what a core's second-level cache holds."""
 MIN_BUFFERS: Final = 4
 
-Load = Callable[[], tuple[int, int]]
-
 
 class AesWork:
     """AES-256-GCM or -XTS encryption of texts of one size on some queues of a controller."""
 
     def __init__(
-        self, controller: Controller, session: Session, cipher: str, size: int, *, queues: Sequence[AesQueue],
-        load: Load | None = None, in_place: bool = False,
+        self, controller: Controller, ids: FastPathSession, cipher: str, keys: Sequence[int], size: int, *,
+        queues: Sequence[AesQueue], load: Load | None = None, in_place: bool = False,
     ) -> None:  # fmt: skip
-        """Make keys, buffers and entries; `cipher` is gcm or xts, `size` the bytes of text."""
+        """Make buffers and entries; `cipher` is gcm or xts, `size` the bytes of text."""
         self.aad_bytes = AAD_BYTES if cipher == "gcm" else 0
         self.size = size
         self.queues = queues
@@ -49,12 +47,7 @@ class AesWork:
         self._target = self._source if in_place else controller.allocate(count * stride, PAGE_BYTES)
         self._source.view[:] = np.arange(count * stride, dtype=np.uint64).astype(np.uint8)
         self.buffers = Buffers(self._source.view, self._target.view, count, stride)
-        ids = fast_path_session(session)
         tables: list[NDArray[np.void]] = []
-        if cipher == "gcm":
-            keys = (bulk_key(session, AesKeySize.AesGcmBulk256Unapproved),)
-        else:
-            keys = (bulk_key(session, AesKeySize.AesXtsBulk256), bulk_key(session, AesKeySize.AesXtsBulk256))
         for queue in queues:
             index = np.arange(queue.entries, dtype=np.uint64)
             offsets = index % np.uint64(count) * np.uint64(stride)
@@ -64,7 +57,14 @@ class AesWork:
             if cipher == "gcm":
                 tables.append(
                     gcm_entries(
-                        ids, keys[0], sources, targets, size, decrypt=False, aad_bytes=self.aad_bytes, ivs=numbers[:, :12]
+                        ids,
+                        keys[0],
+                        sources,
+                        targets,
+                        size,
+                        decrypt=False,
+                        aad_bytes=self.aad_bytes,
+                        ivs=numbers[:, :12],
                     )
                 )
             else:
@@ -138,8 +138,12 @@ def aes_work(
 ) -> Iterator[AesWork]:  # fmt: skip
     """`AesWork` on the first queue, or on those given, released afterwards."""
     chosen = controller.aes_queues[:1] if queues is None else queues
-    work = AesWork(controller, session, cipher, size, queues=chosen, load=load, in_place=in_place)
-    try:
-        yield work
-    finally:
-        work.release()
+    kind, count = (AesKeySize.AesGcmBulk256Unapproved, 1) if cipher == "gcm" else (AesKeySize.AesXtsBulk256, 2)
+    with bulk_keys(session, kind, count) as keys:
+        work = AesWork(
+            controller, fast_path_session(session), cipher, keys, size, queues=chosen, load=load, in_place=in_place
+        )
+        try:
+            yield work
+        finally:
+            work.release()

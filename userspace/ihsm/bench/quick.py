@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""All target figures in less than a minute: `ihsm bench --quick`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provision, provisioned
+from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
+from ihsm.bench.results import Result, latency, throughput
+from ihsm.bench.rings import primitive
+from ihsm.bench.sample import PAIRS, Runner, Sample, Series, interleave, median_ratio, timed
+from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work
+from ihsm.ddi import KeyRequest, Partition, Session
+from ihsm.driver import Controller, DriverOptions
+from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
+
+PAGE_DEVICE: Final = ("--doorbell", "page", "--spin-us", "20")
+"""Awake while a caller comes back within microseconds, asleep soon, so that CPU time is work and not waiting."""
+TRAP_DEVICE: Final = ("--doorbell", "trap")
+OUTSTANDING: Final = 16
+QUEUES: Final = 126
+FUNCTIONS: Final = 64
+PYTHON_SECONDS: Final = 0.5
+POLLED: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20)
+WAITING: Final = DriverOptions(spin_us=0, hsm_queues=1, aes_queues=1, hsm_entries=32)
+MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
+IDLE: Final = DriverOptions(hsm_queues=1, aes_queues=2, aes_entries=64, buffer_bytes=1 << 16)
+
+FIGURES_WITH_PAIRS: Final = 11
+"""Figures that come from interleaved rounds."""
+
+Step = Callable[[], list[Result]]
+
+
+class QuickRun:
+    """The steps, with what they share."""
+
+    def __init__(self, advance: Callable[[], None] = lambda: None, pairs: int = PAIRS) -> None:
+        """Start the devices; `advance` is called after each round, `pairs` of them for each figure."""
+        self._advance = advance
+        self.pairs = pairs
+        self.openssl: Library | None = system_openssl()
+        self.aws_lc: Library = aws_lc()
+        self.soft_hsm: SoftHsm | None = soft_hsm()
+        self._stack = contextlib.ExitStack()
+        try:
+            if self.soft_hsm:
+                self._stack.callback(self.soft_hsm.close)
+            self._page, self._wide, self._trap, self._idle = self._start_devices()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _start_devices(self) -> list[BenchDevice]:
+        """All at once: what takes time is starting their interpreters."""
+        wide = (*PAGE_DEVICE, "--resources", str(QUEUES // 2))
+        wanted = ((PAGE_DEVICE, 1), (wide, 1), (TRAP_DEVICE, 1), (TRAP_DEVICE, FUNCTIONS))
+        pool = self._stack.enter_context(ThreadPoolExecutor(len(wanted)))
+        starting = [pool.submit(BenchDevice, *arguments) for arguments in wanted]
+        started = [future.result() for future in starting if future.exception() is None]
+        self._stack.callback(lambda: list(pool.map(BenchDevice.close, started)))
+        return [future.result() for future in starting]
+
+    @property
+    def peers(self) -> dict[str, str | None]:
+        """Versions of the peers; None for one that is not installed."""
+        return {
+            "openssl": self.openssl.version if self.openssl else None,
+            "aws_lc": self.aws_lc.version,
+            "softhsm2": self.soft_hsm.version if self.soft_hsm else None,
+        }
+
+    def close(self) -> None:
+        """End the devices and let go of the peers."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        """The run itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _interleave(self, variants: dict[str, Runner]) -> Series:
+        return interleave(variants, pairs=self.pairs, advance=self._advance)
+
+    def groups(self) -> list[tuple[str, Step]]:
+        """The steps, in order."""
+        return [
+            ("rings and AES", self.polled),
+            ("trapped doorbells and DDI", self.trapped),
+        ]
+
+    @property
+    def rounds(self) -> int:
+        """How often `advance` will be called."""
+        return self.pairs * FIGURES_WITH_PAIRS
+
+    # ---- AES ----
+
+    def polled(self) -> list[Result]:
+        """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, ring-poll-python, scale-queues."""
+        under_test = self._page
+        with provisioned(under_test, POLLED) as (controller, session):
+            return [
+                *self._aes(under_test, controller, session, "gcm", 65536, depth=32, batch=8),
+                *self._aes(under_test, controller, session, "gcm", 4096, depth=192, batch=64),
+                *self._aes(under_test, controller, session, "gcm", 64, depth=768, batch=256),
+                *self._aes(under_test, controller, session, "xts", 4096, depth=192, batch=64),
+                self._ring_poll_c(controller, session),
+                self._ring_poll_python(controller, session),
+                self._scale_queues(controller, session),
+            ]
+
+    def _aes(
+        self, under_test: BenchDevice, controller: Controller, session: Session, cipher: str, size: int, *,
+        depth: int, batch: int,
+    ) -> list[Result]:  # fmt: skip
+        with aes_work(controller, session, cipher, size, load=under_test.load) as work:
+            variants: dict[str, Runner] = {"device": functools.partial(work.run, depth=depth, batch=batch)}
+            small = size == 64
+            if self.openssl is not None:
+                variants["openssl"] = library_runner(self.openssl, work, cipher)
+            if not small:
+                variants["aws_lc"] = library_runner(self.aws_lc, work, cipher)
+            else:
+                variants["numpy"] = numpy_batches(work, controller, batch, under_test)
+                if self.soft_hsm:
+                    hsm = self.soft_hsm
+                    variants["softhsm2"] = lambda seconds: hsm.gcm(work.buffers, work.aad_bytes, size, seconds)
+            series = self._interleave(variants)
+        names: list[str] = [name for name in ("openssl", "aws_lc", "softhsm2") if name in series]
+        runs = {name: samples for name, samples in series.items() if name != "numpy"}
+        ratios = {name: median_ratio(series, "device", name) for name in names}
+        results = [throughput(f"{cipher}-{size}", runs, ratios, bytes=size, batch=batch, depth=depth)]
+        if small:
+            wall = {name: median_ratio(series, "numpy", name, lambda sample: sample.wall_per_op_s) for name in names}
+            runs = {"numpy": series["numpy"]}
+            results.append(throughput("gcm-64-numpy", runs, wall, bytes=size, batch=batch))
+        return results
+
+    # ---- latency and scale ----
+
+    def _ring_poll_c(self, controller: Controller, session: Session) -> Result:
+        with aes_work(controller, session, "gcm", 16, load=self._page.load) as work:
+            series = self._interleave(
+                {
+                    "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
+                    "shared_memory": functools.partial(primitive, "shared_memory"),
+                }
+            )
+        return latency(
+            "ring-poll-c", series, {"primitives": median_p50_ratio(series, "device", "shared_memory")}, bytes=16
+        )
+
+    def _ring_poll_python(self, controller: Controller, session: Session) -> Result:
+        queue, ids, text = controller.aes_queues[0], fast_path_session(session), bytes(16)
+        with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
+            sample = timed(
+                lambda: queue.gcm_encrypt(ids, keys[0], text, timeout_s=5), PYTHON_SECONDS, device=self._page.load
+            )
+        return latency("ring-poll-python", {"device": [sample]}, {}, bytes=16)
+
+    def _scale_queues(self, controller: Controller, session: Session) -> Result:
+        with (
+            provisioned(self._wide, MANY_QUEUES) as (wide, wide_session),
+            aes_work(controller, session, "gcm", 4096, load=self._page.load) as one,
+            aes_work(wide, wide_session, "gcm", 4096, load=self._wide.load, queues=wide.aes_queues) as all_queues,
+        ):
+            series = self._interleave(
+                {
+                    "queues": functools.partial(all_queues.run, depth=4, batch=2),
+                    "single_queue": functools.partial(one.run, depth=192, batch=64),
+                }
+            )
+            count = len(wide.aes_queues)
+        ratio = {"single_queue": median_ratio(series, "queues", "single_queue")}
+        return throughput("scale-queues", series, ratio, bytes=4096, queues=count)
+
+    # ---- trapped doorbells, DDI, idle functions ----
+
+    def trapped(self) -> list[Result]:
+        """ring-trap, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, and idle-64 beside them."""
+        with provisioned(self._trap, WAITING) as (controller, session):
+            results = [self._ring_trap(controller, session)]
+            recorder = Recorder(controller)
+            through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
+            through.partition.info()
+            for id, curve, peer_curve, algorithm in (
+                ("ecdsa-p256", EccCurve.P256, ec.SECP256R1(), HashAlgorithm.Sha256),
+                ("ecdsa-p384", EccCurve.P384, ec.SECP384R1(), HashAlgorithm.Sha384),
+            ):
+                digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
+                key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
+                through.ecc_sign(key, digest, algorithm)
+                results.append(self._ddi(id, recorder, controller, der(ec.generate_private_key(peer_curve)), digest))
+            digest = hashlib.sha256(b"benchmark").digest()
+            with idle_functions(self._idle) as idle:
+                for bits in (2048, 3072):
+                    own = rsa.generate_private_key(65537, bits)
+                    key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
+                    through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
+                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest))
+                results.append(idle())
+        return results
+
+    def _ring_trap(self, controller: Controller, session: Session) -> Result:
+        with aes_work(controller, session, "gcm", 16, load=self._trap.load) as work:
+            series = self._interleave(
+                {
+                    "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
+                    "socket": lambda seconds: primitive("socket", seconds / 2),
+                    "eventfd": lambda seconds: primitive("eventfd", seconds / 2),
+                }
+            )
+        return latency(
+            "ring-trap", series, {"primitives": median_p50_ratio(series, "device", "socket", "eventfd")}, bytes=16
+        )
+
+    def _ddi(self, id: str, recorder: Recorder, controller: Controller, key: bytes, digest: bytes) -> Result:
+        """The command recorded last, against a peer's signature with `key`."""
+        assert recorder.session_id is not None
+        work = DdiWork(
+            controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=self._trap.load
+        )
+        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=OUTSTANDING)}
+        if self.openssl is not None:
+            variants["openssl"] = functools.partial(self.openssl.sign, key, digest)
+        if self.soft_hsm is not None and id == "ecdsa-p256":
+            variants["softhsm2"] = functools.partial(self.soft_hsm.ecdsa_p256, digest)
+        series = self._interleave(variants)
+        work.release()
+        ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
+        return throughput(id, series, ratios, outstanding=OUTSTANDING)
+
+
+@contextlib.contextmanager
+def idle_functions(device: BenchDevice) -> Iterator[Callable[[], Result]]:
+    """All functions of a device connected and enabled, the first provisioned, none at work; calling gives idle-64."""
+    with contextlib.ExitStack() as stack:
+        controllers = [stack.enter_context(device.controller(IDLE, number)) for number in range(FUNCTIONS)]
+        provision(controllers[0])
+        before, start = device.load()[0], time.monotonic()
+
+        def result() -> Result:
+            percent = (device.load()[0] - before) / 1e7 / (time.monotonic() - start)
+            megabytes = proportional_bytes(device.process.pid) / 1e6
+            facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
+            return Result("idle-64", percent, "%", more=facts)
+
+        yield result
+
+
+def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:
+    """The same work by a library."""
+    if cipher == "gcm":
+        return functools.partial(library.gcm, work.buffers, work.aad_bytes, work.size)
+    return functools.partial(library.xts, work.buffers, work.size)
+
+
+def numpy_batches(work: AesWork, controller: Controller, batch: int, under_test: BenchDevice) -> Runner:
+    """Batches submitted and reaped from Python, the next one before the last is waited for."""
+    queue, entries = controller.aes_queues[0], work.tables[0][:batch]
+
+    def run(seconds: float) -> Sample:
+        before, cpu, start = under_test.load(), time.thread_time(), time.perf_counter()
+        end, done = start + seconds, 0
+        ahead = queue.submit(entries, 5.0)
+        while time.perf_counter() < end:
+            following = queue.submit(entries, 5.0)
+            done += _completed(ahead.result())
+            ahead = following
+        done += _completed(ahead.result())
+        wall = time.perf_counter() - start
+        after = under_test.load()
+        return Sample(done, wall, time.thread_time() - cpu, (after[0] - before[0]) / 1e9, after[1] - before[1])
+
+    return run
+
+
+def _completed(completions: np.ndarray[Any, Any]) -> int:
+    if (completions["psf"] >> 1).any():
+        raise RuntimeError("a command of the batch failed")
+    return len(completions)
+
+
+def median_p50_ratio(series: Series, subject: str, *primitives: str) -> float:
+    """Median over the rounds of the subject's median latency divided by the sum of the primitives'."""
+
+    def p50(sample: Sample) -> float:
+        assert sample.latencies_ns is not None
+        return float(np.median(sample.latencies_ns))
+
+    rounds = zip(series[subject], *(series[name] for name in primitives), strict=True)
+    return statistics.median(p50(ours) / sum(p50(theirs) for theirs in others) for ours, *others in rounds)
+
+
+def der(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    """PKCS#8."""
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of a process, shared pages divided by their users (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/{pid}/smaps_rollup has no Pss line")

@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The longer measurements: rings by depth, AES by size and queues, DDI operations, scale. Each takes a minute or so."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from ihsm.bench.device import BenchDevice, provision, provisioned
+from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
+from ihsm.bench.quick import PAGE_DEVICE, TRAP_DEVICE, WAITING, der, library_runner, proportional_bytes
+from ihsm.bench.results import Result, latency, throughput
+from ihsm.bench.rings import primitive
+from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
+from ihsm.bench.workloads import DdiWork, Recorder, aes_work
+from ihsm.ddi import Key, KeyRequest, Partition, Session
+from ihsm.driver import Controller, DriverOptions
+from ihsm_abi.ddi import AesKeySize, AesOp, EccCurve, HashAlgorithm, KeyClass, KeyType, KeyUsage, RsaOpType
+
+SECONDS: Final = 0.3
+"""Of a run that is not one of interleaved pairs."""
+DEPTHS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 255)
+BATCHES: Final = (1, 4, 16, 64, 128)
+LOADS: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
+"""Offered load as a share of the highest rate found."""
+SIZES: Final = (16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1 << 20)
+QUEUE_COUNTS: Final = (1, 2, 8, 32, 126)
+OUTSTANDING: Final = (1, 4, 16)
+FUNCTION_COUNTS: Final = (1, 4, 16, 64)
+PEER_PAIRS: Final = 5
+
+DERIVE: Final = KeyRequest(KeyUsage.Derive)
+ENCRYPT: Final = KeyRequest(KeyUsage.EncryptDecrypt)
+
+Advance = Callable[[str], None]
+"""Called with what has just been measured."""
+
+
+class Place:
+    """Where the functions under test are: private devices, or one function given by the caller."""
+
+    def __init__(self, controller: Callable[[DriverOptions], Controller] | None = None) -> None:
+        """`controller` brings a given function up; None: private devices are started as needed."""
+        self._controller = controller
+
+    @contextmanager
+    def function(
+        self, arguments: Sequence[str], options: DriverOptions
+    ) -> Iterator[tuple[Controller, Session, Load | None]]:
+        """A provisioned function with its device's load, None where that is out of reach."""
+        if self._controller is not None:
+            with self._controller(options) as controller, provision(controller) as session:
+                yield controller, session, None
+            return
+        device = BenchDevice(arguments)
+        try:
+            with provisioned(device, options) as (controller, session):
+                yield controller, session, device.load
+        finally:
+            device.close()
+
+
+def ring(place: Place, advance: Advance) -> list[Result]:
+    """AES-GCM of 16 bytes: latency by depth, throughput by batch, latency under offered load."""
+    results: list[Result] = []
+    options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=256)
+    with (
+        place.function(PAGE_DEVICE, options) as (controller, session, load),
+        aes_work(controller, session, "gcm", 16, load=load) as work,
+    ):
+        for depth in DEPTHS:
+            samples = [work.run(SECONDS, depth=depth, batch=1, latencies=True)]
+            results.append(latency(f"ring-depth-{depth}", {"device": samples}, {}, depth=depth))
+            advance(results[-1].id)
+        best = 0.0
+        for batch in BATCHES:
+            samples = [work.run(SECONDS, depth=255 // batch * batch, batch=batch)]
+            results.append(throughput(f"ring-batch-{batch}", {"device": samples}, {}, batch=batch))
+            best = max(best, results[-1].value)
+            advance(results[-1].id)
+        for share in LOADS:
+            samples = [work.ring.open_loop(SECONDS, rate=share * best)]
+            results.append(
+                latency(f"ring-load-{share:g}", {"device": samples}, {}, offered_per_s=share * best, load=share)
+            )
+            advance(results[-1].id)
+    for name in ("shared_memory", "socket", "eventfd"):
+        results.append(latency(f"primitive-{name}", {name: [primitive(name, SECONDS)]}, {}))
+        advance(results[-1].id)
+    return results
+
+
+def aes(place: Place, advance: Advance) -> list[Result]:
+    """GCM and XTS by size beside the libraries, in place, and by number of queues."""
+    results: list[Result] = []
+    options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=256, buffer_bytes=24 << 20)
+    with place.function(PAGE_DEVICE, options) as (controller, session, load):
+        for cipher in ("gcm", "xts"):
+            for size in SIZES:
+                results.append(_aes_beside_peers(controller, session, load, cipher, size))
+                advance(results[-1].id)
+            for size in (64, 4096, 65536):
+                with aes_work(controller, session, cipher, size, load=load, in_place=True) as work:
+                    samples = [work.run(SECONDS, depth=64, batch=16)]
+                results.append(
+                    throughput(f"{cipher}-{size}-in-place", {"device": samples}, {}, bytes=size, in_place=True)
+                )
+                advance(results[-1].id)
+    results += _aes_by_queues(place, advance)
+    return results
+
+
+def _aes_beside_peers(
+    controller: Controller, session: Session, load: Load | None, cipher: str, size: int
+) -> Result:  # fmt: skip
+    depth = max(8, min(192, (1 << 21) // size))
+    with aes_work(controller, session, cipher, size, load=load) as work:
+        variants: dict[str, Runner] = {
+            "device": functools.partial(work.run, depth=depth, batch=max(1, depth // 4)),
+            "aws_lc": library_runner(aws_lc(), work, cipher),
+        }
+        if openssl := system_openssl():
+            variants["openssl"] = library_runner(openssl, work, cipher)
+        if cipher == "gcm":
+            variants["pyca"] = functools.partial(pyca_gcm, work.aad_bytes, size)
+        series = interleave(variants, pairs=PEER_PAIRS)
+    ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
+    return throughput(f"{cipher}-{size}", series, ratios, bytes=size, depth=depth)
+
+
+def _aes_by_queues(place: Place, advance: Advance) -> list[Result]:
+    results = []
+    options = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
+    arguments = (*PAGE_DEVICE, "--resources", str(max(QUEUE_COUNTS) // 2))
+    with place.function(arguments, options) as (controller, session, load):
+        for count in QUEUE_COUNTS:
+            queues = controller.aes_queues[:count]
+            if len(queues) < count:
+                break
+            with aes_work(controller, session, "gcm", 4096, load=load, queues=queues) as work:
+                samples = [work.run(SECONDS, depth=8, batch=4)]
+            results.append(throughput(f"gcm-4096-queues-{count}", {"device": samples}, {}, queues=count, bytes=4096))
+            advance(results[-1].id)
+    return results
+
+
+def ddi(place: Place, advance: Advance) -> list[Result]:
+    """HSM operations by number of outstanding commands, beside raw OpenSSL and SoftHSM2 where they do the same."""
+    results: list[Result] = []
+    hsm = soft_hsm()
+    try:
+        with place.function(TRAP_DEVICE, WAITING) as (controller, session, load):
+            recorder = Recorder(controller)
+            through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
+            through.partition.info()
+            for name, call, peers in _operations(session, through):
+                if hsm is not None and name == "ecdsa-p256":
+                    peers["softhsm2"] = functools.partial(hsm.ecdsa_p256, bytes(32))
+                call()
+                assert recorder.session_id is not None
+                work = DdiWork(
+                    controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=load
+                )
+                for outstanding in OUTSTANDING:
+                    variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding)}
+                    if outstanding == max(OUTSTANDING):
+                        variants |= peers
+                    series = interleave(variants, pairs=PEER_PAIRS)
+                    ratios = {peer: median_ratio(series, "device", peer) for peer in series if peer != "device"}
+                    results.append(
+                        throughput(f"{name}-outstanding-{outstanding}", series, ratios, outstanding=outstanding)
+                    )
+                    advance(results[-1].id)
+                work.release()
+            for result in _derivations(session, load):
+                results.append(result)
+                advance(result.id)
+    finally:
+        if hsm is not None:
+            hsm.close()
+    return results
+
+
+def _operations(session: Session, through: Session) -> Iterator[tuple[str, Callable[[], object], dict[str, Runner]]]:
+    """Operations whose message may be sent again: name, a call that sends it once, peers."""
+    openssl = system_openssl()
+
+    def signer(key: bytes, digest: bytes) -> dict[str, Runner]:
+        return {} if openssl is None else {"openssl": functools.partial(openssl.sign, key, digest)}
+
+    for curve, algorithm, own_curve in (
+        (EccCurve.P256, HashAlgorithm.Sha256, ec.SECP256R1()),
+        (EccCurve.P384, HashAlgorithm.Sha384, ec.SECP384R1()),
+        (EccCurve.P521, HashAlgorithm.Sha512, ec.SECP521R1()),
+    ):
+        digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
+        key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
+        peers = signer(der(ec.generate_private_key(own_curve)), digest)
+        yield f"ecdsa-{curve.name.lower()}", functools.partial(through.ecc_sign, key, digest, algorithm), peers
+    digest = hashlib.sha256(b"benchmark").digest()
+    for bits in (2048, 3072, 4096):
+        own = rsa.generate_private_key(65537, bits)
+        key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
+        message = b"\0" + os.urandom(bits // 8 - 1)
+        yield (
+            f"rsa-{bits}",
+            functools.partial(through.rsa_mod_exp, key, message, RsaOpType.Sign),
+            signer(der(own), digest),
+        )
+    secret = session.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt))
+    data, iv = bytes(1024), bytes(16)
+    yield "aes-cbc-1024", functools.partial(through.aes_cbc, secret, AesOp.Encrypt, data, iv), {}
+    shared = _shared_secret(session)
+    hmac_key = session.hkdf(shared, HashAlgorithm.Sha256, KeyType.HmacSha256, KeyRequest(KeyUsage.SignVerify))
+    yield "hmac-sha256-1024", functools.partial(through.hmac, hmac_key, data), {}
+
+
+def _shared_secret(session: Session) -> Key:
+    pair, peer = (session.generate_ecc_key(EccCurve.P256, DERIVE) for _ in range(2))
+    assert peer.public_key_der is not None
+    return session.ecdh(pair, peer.public_key_der, KeyType.Secret256, DERIVE)
+
+
+def _derivations(session: Session, load: Load | None) -> Iterator[Result]:
+    """Operations that make a key, from Python; the key is deleted again, so each is two commands."""
+    pair, peer = (session.generate_ecc_key(EccCurve.P256, DERIVE) for _ in range(2))
+    assert peer.public_key_der is not None
+    point, shared = peer.public_key_der, _shared_secret(session)
+    makers: dict[str, Callable[[], Key]] = {
+        "ecdh-p256": lambda: session.ecdh(pair, point, KeyType.Secret256, DERIVE),
+        "hkdf-sha256": lambda: session.hkdf(shared, HashAlgorithm.Sha256, KeyType.Aes256, ENCRYPT),
+        "kbkdf-sha256": lambda: session.kbkdf(shared, HashAlgorithm.Sha256, KeyType.Aes256, ENCRYPT),
+        "generate-p256": lambda: session.generate_ecc_key(EccCurve.P256, DERIVE),
+    }
+    for name, make in makers.items():
+        sample = timed(lambda make=make: session.delete_key(make()), SECONDS, device=load)  # type: ignore[misc]
+        yield throughput(f"{name}-and-delete", {"device": [sample]}, {}, outstanding=1)
+
+
+def scale(place: Place, advance: Advance) -> list[Result]:
+    """Rate, memory and idle CPU by number of functions in one process."""
+    del place  # it takes a device of its own
+    results = []
+    options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=64, buffer_bytes=1 << 20)
+    for count in FUNCTION_COUNTS:
+        device = BenchDevice(PAGE_DEVICE, count)
+        try:
+            controllers = [device.controller(options, number) for number in range(count)]
+            sessions = [provision(controller) for controller in controllers]
+            before, start = device.load()[0], time.monotonic()
+            time.sleep(1.0)
+            idle = (device.load()[0] - before) / 1e7 / (time.monotonic() - start)
+            samples = [_one_after_the_other(device, controllers, sessions)]
+            facts = {
+                "functions": count,
+                "idle_cpu_percent": idle,
+                "megabytes_per_function": proportional_bytes(device.process.pid) / count / 1e6,
+            }
+            results.append(throughput(f"functions-{count}", {"device": samples}, {}, **facts))
+            advance(results[-1].id)
+            for controller in controllers:
+                controller.close()
+        finally:
+            device.close()
+    return results
+
+
+def _one_after_the_other(device: BenchDevice, controllers: Sequence[Controller], sessions: Sequence[Session]) -> Sample:
+    """GCM of 4 KiB on every function in turn, added up."""
+    parts = []
+    for controller, session in zip(controllers, sessions, strict=True):
+        with aes_work(controller, session, "gcm", 4096, load=device.load) as work:
+            parts.append(work.run(SECONDS / len(controllers) + 0.005, depth=32, batch=16))
+    return Sample(
+        sum(part.operations for part in parts),
+        sum(part.wall_s for part in parts),
+        sum(part.client_cpu_s for part in parts),
+        sum(part.device_cpu_s or 0.0 for part in parts),
+        sum(part.involuntary for part in parts),
+    )
+
+
+SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "scale": scale}

@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the device is meant to reach, on a CPU with AVX-512 and VAES against Debian 12's OpenSSL 3.0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on one number of a result."""
+
+    id: str
+    what: str
+    number: str
+    """A peer's name for its ratio, else a field of the result."""
+    bound: float
+    at_most: bool = False
+
+    def found(self, record: dict[str, Any]) -> float | None:
+        """The number in a result's JSON form; None if it was not measured."""
+        value = record["ratio"].get(self.number, record.get(self.number))
+        return None if value is None else float(value)
+
+    def met(self, record: dict[str, Any]) -> bool | None:
+        """Whether a result's JSON form reaches it; None if it was not measured."""
+        value = self.found(record)
+        return None if value is None else value <= self.bound if self.at_most else value >= self.bound
+
+    def __str__(self) -> str:
+        """Like `openssl >= 2`."""
+        return f"{self.number} {'<=' if self.at_most else '>='} {self.bound:g}"
+
+
+TARGETS: Final = (
+    Target("gcm-65536", "AES-256-GCM 64 KiB, one queue", "openssl", 2.0),
+    Target("gcm-65536", "AES-256-GCM 64 KiB, one queue", "aws_lc", 0.9),
+    Target("gcm-4096", "AES-256-GCM 4 KiB, batches of 64", "openssl", 1.5),
+    Target("gcm-4096", "AES-256-GCM 4 KiB, batches of 64", "aws_lc", 0.75),
+    Target("gcm-64", "AES-256-GCM 64 B, batches of 256", "openssl", 0.8),
+    Target("gcm-64", "AES-256-GCM 64 B, batches of 256", "softhsm2", 40.0),
+    Target("gcm-64-numpy", "the same from Python as numpy batches, wall time", "softhsm2", 20.0),
+    Target("xts-4096", "AES-XTS 4 KiB", "openssl", 1.3),
+    Target("xts-4096", "AES-XTS 4 KiB", "aws_lc", 0.7),
+    Target(
+        "ring-poll-c", "round trip, polled, from C, over a shared-memory ping-pong", "primitives", 3.0, at_most=True
+    ),
+    Target("ring-poll-python", "round trip from one synchronous Python call, µs", "p50_us", 15.0, at_most=True),
+    Target(
+        "ring-trap", "round trip, trapped doorbell and interrupt, over socket and eventfd", "primitives", 1.25, True
+    ),
+    Target("ecdsa-p256", "ECDSA P-256 signatures through DDI, 16 outstanding", "openssl", 0.6),
+    Target("ecdsa-p256", "ECDSA P-256 signatures through DDI, 16 outstanding", "softhsm2", 1.0),
+    Target("ecdsa-p384", "ECDSA P-384 signatures through DDI", "openssl", 5.0),
+    Target("rsa-2048", "RSA-2048 private operations through DDI", "openssl", 0.9),
+    Target("rsa-3072", "RSA-3072 private operations through DDI", "openssl", 2.0),
+    Target("idle-64", "64 idle functions in one process, CPU in percent", "value", 1.0, at_most=True),
+    Target("idle-64", "64 idle functions in one process, MB each", "megabytes_per_function", 8.0, at_most=True),
+    Target("scale-queues", "126 AES queues against 1", "single_queue", 0.9),
+)
