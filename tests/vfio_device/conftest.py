@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +11,6 @@ import pytest
 
 from support.devices import HOSTS, DeviceUnderTest, open_device
 from support.polled import PolledDriver
-
-
-@pytest.fixture
-def socket_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for socket names."""
-    with tempfile.TemporaryDirectory(prefix="ihsm-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(params=HOSTS)
