@@ -31,21 +31,26 @@ static void map_rings(struct turn *turn) {
     turn->mapped = turn->context.remapped;
 }
 
+/* Write an entry into the client's memory, the word with the phase last. */
+static void publish(uint8_t *at, const struct aes_cqe *cqe) {
+    memcpy(at, cqe, offsetof(struct aes_cqe, psf));
+    __atomic_store_n((uint16_t *)(at + offsetof(struct aes_cqe, psf)), cqe->psf, __ATOMIC_RELEASE);
+}
+
 /* ihsm_ring_post for a completion queue in one piece. */
 static void post_in_place(struct turn *turn, struct aes_cqe *cqe) {
     struct ihsm_ring *ring = turn->context.ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
-    uint8_t *at = turn->cq + (size_t)tail * sizeof *cqe;
-    uint16_t psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
 
     cqe->sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
     cqe->sqid = ring->id;
+    cqe->psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
     ring->in_flight--;
     ring->cq_phase ^= wraps;
-    memcpy(at, cqe, offsetof(struct aes_cqe, psf));
+    /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    __atomic_store_n((uint16_t *)(at + offsetof(struct aes_cqe, psf)), psf, __ATOMIC_RELEASE);
+    publish(turn->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 
 static void complete(struct turn *turn, struct aes_cqe *cqe) {
