@@ -45,7 +45,6 @@ def relocate_headers(root: Path, final: Path) -> None:
         text = makefile.read_text()
         makefile.write_text(re.sub(r"(?<![\w/])/usr/(src|lib)/linux-", rf"{final}/usr/\1/linux-", text))
     for link in root.glob("lib/modules/*/*"):
-        if link.is_symlink():
-            target = link.readlink()
+        if link.is_symlink() and (target := link.readlink()).is_absolute():
             link.unlink()
             link.symlink_to(final / target.relative_to("/"))

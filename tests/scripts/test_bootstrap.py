@@ -165,6 +165,8 @@ def test_unpacked_headers_refer_to_where_they_lie(tmp_path: Path) -> None:
     modules = tmp_path / "lib/modules/6.1-amd64"
     modules.mkdir(parents=True)
     (modules / "build").symlink_to("/usr/src/linux-headers-6.1-amd64")
+    (modules / "source").symlink_to("../../../src/linux-headers-6.1-common")
     kernel.relocate_headers(tmp_path, Path("/final"))
     assert (headers / "Makefile").read_text() == "include /final/usr/src/linux-headers-6.1-common/Makefile\n"
     assert (modules / "build").readlink() == Path("/final/usr/src/linux-headers-6.1-amd64")
+    assert (modules / "source").readlink() == Path("../../../src/linux-headers-6.1-common")
