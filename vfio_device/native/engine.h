@@ -76,8 +76,11 @@ int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t si
 void ihsm_regions_remove_all(struct ihsm_regions *regions);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 
-static inline void ihsm_regions_read_lock(struct ihsm_regions *regions) { pthread_rwlock_rdlock(&regions->lock); }
-static inline void ihsm_regions_unlock(struct ihsm_regions *regions) { pthread_rwlock_unlock(&regions->lock); }
+/* Around every access to guest memory; never nested (sigbus.c). */
+void ihsm_regions_read_lock(struct ihsm_regions *regions);
+void ihsm_regions_unlock(struct ihsm_regions *regions);
+/* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
+void ihsm_guard_guest_memory(void);
 
 /*
  * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if

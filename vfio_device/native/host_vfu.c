@@ -145,6 +145,7 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
     struct ihsm_vfu *vfu = calloc(1, sizeof *vfu);
     if (vfu == NULL)
         return -ENOMEM;
+    ihsm_guard_guest_memory();
     int error = ihsm_host_init(&vfu->host, raise_vector);
     if (error) {
         free(vfu);

@@ -7,8 +7,11 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -195,6 +198,33 @@ def test_regions_that_make_no_sense_are_refused(device: Device, client: VfioUser
             client.map_dma(fd, PAGE, 0x1000, 8 * PAGE)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
     os.close(fd)
+
+
+def test_memory_whose_file_is_cut_reads_as_zeros(device: Device, client: VfioUserFunction) -> None:
+    """The process and its other functions go on; what the client did hurts the client."""
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 16 * PAGE)
+    os.pwrite(fd, b"\7" * 16 * PAGE, 0)
+    client.map_dma(fd, 0, 0x10000, 16 * PAGE)
+    assert device.context.dma_read(0x10000 + PAGE - 8, 16) == b"\7" * 16
+    os.ftruncate(fd, PAGE)
+    assert device.context.dma_read(0x10000 + PAGE - 8, 16) == b"\7" * 8 + bytes(8)
+    device.context.dma_write(0x10000 + PAGE - 8, b"\5" * 3 * PAGE)
+    assert os.pread(fd, 2 * PAGE, 0) == b"\7" * (PAGE - 8) + b"\5" * 8
+    client.unmap_dma(0x10000, 16 * PAGE)
+    assert client.read_bar(0, 0, 4) == 0
+    os.close(fd)
+
+
+def test_a_bus_error_elsewhere_still_ends_the_process(socket_folder: Path) -> None:
+    """Our handler is for guest memory only."""
+    program = (
+        "import mmap, os; from ihsm_device import vfu; "
+        f"vfu.Context({str(socket_folder / 'b')!r}); fd = os.memfd_create('x'); os.ftruncate(fd, 4096); "
+        "m = mmap.mmap(fd, 4096); os.ftruncate(fd, 0); m[0]"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == -signal.SIGBUS
 
 
 def test_memory_without_a_descriptor_is_known_and_not_reached(device: Device, client: VfioUserFunction) -> None:

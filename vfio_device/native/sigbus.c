@@ -1,0 +1,65 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest memory whose file has been cut.
+ *
+ * A client may shorten the file behind memory it has mapped for us, at any time; touching it then raises SIGBUS, which
+ * would end the process and with it the other functions.  Instead the page is replaced by an empty private one: the
+ * client that did it reads zeros and loses what is written, nobody else notices.
+ *
+ * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static __thread const struct ihsm_regions *touched;
+static struct sigaction previous;
+static uintptr_t page_bytes;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+void ihsm_regions_read_lock(struct ihsm_regions *regions) {
+    pthread_rwlock_rdlock(&regions->lock);
+    touched = regions;
+}
+
+void ihsm_regions_unlock(struct ihsm_regions *regions) {
+    touched = NULL;
+    pthread_rwlock_unlock(&regions->lock);
+}
+
+static bool is_guest_memory(const struct ihsm_regions *regions, uintptr_t address) {
+    for (size_t i = 0; regions != NULL && i < regions->count; i++) {
+        uintptr_t start = (uintptr_t)regions->table[i].vaddr;
+        if (start != 0 && address >= start && address - start <= regions->table[i].last - regions->table[i].iova)
+            return true;
+    }
+    return false;
+}
+
+/* Uses nothing but mmap and sigaction, which are plain system calls. */
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    uintptr_t address = (uintptr_t)info->si_addr;
+    if (is_guest_memory(touched, address) &&
+        mmap((void *)(address & ~(page_bytes - 1)), page_bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+        return;
+    if (previous.sa_flags & SA_SIGINFO)
+        previous.sa_sigaction(number, info, context);
+    else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN)
+        sigaction(number, &previous, NULL); /* the access is repeated and has its usual end */
+    else
+        previous.sa_handler(number);
+}
+
+static void install(void) {
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+    page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &previous);
+}
+
+void ihsm_guard_guest_memory(void) { pthread_once(&once, install); }
