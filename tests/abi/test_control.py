@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlProtocolError, ControlRequest
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
 )
+json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=4)
 
 
-@given(st.text(), st.dictionaries(st.text(), json_values), st.none() | st.integers() | st.text())
+@given(st.text(), json_objects, st.none() | st.integers() | st.text())
 def test_request_round_trip(command: str, arguments: dict[str, object], request_id: object) -> None:
     request = ControlRequest(command, arguments, request_id)
     line = request.encode()
@@ -22,7 +24,7 @@ def test_request_round_trip(command: str, arguments: dict[str, object], request_
     assert ControlRequest.decode(line) == request
 
 
-@given(st.dictionaries(st.text(), json_values))
+@given(json_objects)
 def test_answer_round_trip(result: dict[str, object]) -> None:
     for answer in (ControlAnswer(result=result, id=1), ControlAnswer(error_code="failed", message="why")):
         assert ControlAnswer.decode(answer.encode()) == answer
