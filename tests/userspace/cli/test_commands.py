@@ -85,7 +85,7 @@ def test_list_and_auto(device: EmbeddedDevice) -> None:
         (("info", "--device", "vfio-user:/none.sock"), 3, "No such file"),
         (("info", "--device", "pci:ffff:ff:1f.7"), 3, "no such PCI function"),
         (("status", "--device", "vfio-user:/none.sock"), 3, "No such file"),
-        (("status", "--device", "pci:00:04.0"), 2, "control socket"),
+        (("status", "--device", "pci:ffff:ff:1f.7"), 3, "no such PCI function"),
         (("status",), 3, "no device found"),
         (("dance",), 2, "No such command"),
         (("--log-level", "loud", "list"), 2, "--log-level"),

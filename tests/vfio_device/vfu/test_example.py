@@ -12,9 +12,19 @@ import time
 from pathlib import Path
 
 from ihsm.bus import VfioUserFunction
+from ihsm.errors import DeviceNotFoundError
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "vfu_device.py"
 TIMEOUT_S = 20.0
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens; the socket file is there a moment earlier."""
+    try:
+        VfioUserFunction(path, timeout_s=TIMEOUT_S).close()
+    except DeviceNotFoundError:
+        return False
+    return True
 
 
 def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
@@ -22,7 +32,7 @@ def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
     process = subprocess.Popen([sys.executable, EXAMPLE, path])
     try:
         deadline = time.monotonic() + TIMEOUT_S
-        while not path.exists():
+        while not answers(path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
