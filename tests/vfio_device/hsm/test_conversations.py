@@ -22,7 +22,7 @@ from ihsm_abi.ddi.masked_key import MaskedKey, MaskedKeyMetadata
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
-from ihsm_device.hsm.keystore import Curve, KeyStore, Owner
+from ihsm_device.hsm.keystore import Curve, Hash, KeyStore, Owner
 from ihsm_device.hsm.partition import EncryptionPurpose
 from support import oracle
 from support.conversations import Translator, conversations
@@ -166,3 +166,36 @@ def test_recorded_channel_keys(virtual: Stage, step: dict[str, Any]) -> None:
     assert store.hook_reveal(channel).hex() == step["device"]["AES_K"] + step["device"]["MAC_K"]
     for handle in (scalar, key, channel):
         store.destroy(handle)
+
+
+SIMULATOR_BKS1 = bytes.fromhex("9b4e4eb7adabdcd6b4d507eb68eb26992abbcab55cfb773bc4d0a88c2102b0ac")
+SIMULATOR_BKS2 = bytes.fromhex("ad1a17e9ed38275e8b305db8190f82b62da25ac6f070a3e1759c6192ccf419a3")
+DERIVATIONS = [
+    step
+    for steps in CONVERSATIONS.values()
+    for step in steps
+    if {"BK_partition", "BK_session"} & set(step.get("device", {}))
+]
+
+
+@pytest.mark.parametrize("step", DERIVATIONS, ids=lambda step: f"{step['conv']}-{step['n']}")
+def test_recorded_backup_keys(virtual: Stage, step: dict[str, Any]) -> None:
+    """The derivation function, given the simulator's inputs (spec 04 §6.2, column S), gives the recorded keys."""
+    store: KeyStore = virtual.device.store
+    conversation = CONVERSATIONS[step["conv"]]
+    if "BK_partition" in step["device"]:
+        _, data = decode_request(bytes.fromhex(step["req"]))
+        pota = data.pota_pub_key.der  # type: ignore[attr-defined]
+        key = store.import_secret(bytes.fromhex(conversation[0]["client"]["bk3"]), Owner())
+        label, context, offset = (b"PARTITION_BK" + pota).ljust(256, b"\0"), SIMULATOR_BKS1 + SIMULATOR_BKS2, 0
+        expected = step["device"]["BK_partition"]
+    else:
+        earlier = (one.get("device", {}) for one in reversed(conversation[: step["n"]]))
+        backup_key = next(device["BK_partition"] for device in earlier if "BK_partition" in device)
+        key = store.import_secret(bytes.fromhex(backup_key), Owner())
+        label, context, offset = b"SESSION_BK", bytes.fromhex(step["client"]["seed"]), 32
+        expected = step["device"]["BK_session"]
+    derived = store.kbkdf(key, Hash.SHA384, label, [context], 80, Owner(), key_offset=offset)
+    assert store.hook_reveal(derived).hex() == expected
+    store.destroy(key)
+    store.destroy(derived)
