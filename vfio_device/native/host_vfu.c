@@ -22,6 +22,9 @@
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
+#ifndef IHSM_IOEVENTFD_MORE
+#define IHSM_IOEVENTFD_MORE /* further arguments that the library's revision wants, set by meson.build */
+#endif
 #define REGIONS VFU_PCI_DEV_NUM_REGIONS
 #define MSIX_CONTROL_OFFSET 2 /* message control within the MSI-X capability */
 #define MSIX_FUNCTION_MASK (1u << 14)
@@ -219,11 +222,7 @@ int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, in
 }
 
 int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size) {
-#ifdef IHSM_IOEVENTFD_HAS_SHADOW
-    int result = vfu_create_ioeventfd(vfu->context, (uint32_t)index, fd, 0, (uint32_t)size, 0, 0, -1, 0);
-#else
-    int result = vfu_create_ioeventfd(vfu->context, (uint32_t)index, fd, 0, (uint32_t)size, 0, 0);
-#endif
+    int result = vfu_create_ioeventfd(vfu->context, (uint32_t)index, fd, 0, (uint32_t)size, 0, 0 IHSM_IOEVENTFD_MORE);
     return result < 0 ? -errno : 0;
 }
 
