@@ -75,6 +75,9 @@ class RingLoad:
 
     def closed_loop(self, seconds: float, *, depth: int, batch: int = 1, latencies: bool = False) -> Sample:
         """Keep up to `depth` commands outstanding on every queue, submitted `batch` at a time."""
+        smallest = min(queue.entries for queue in self._queues)
+        if not 1 <= batch <= depth < smallest:
+            raise ValueError(f"batches of {batch}, {depth} outstanding: 1 to {smallest - 1} possible")
         room = MAX_LATENCIES if latencies else 0
         return self._run(
             lambda rings, count, result: lib.ihsm_bench_closed_loop(

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's loops on a real device: they do what they count, and leave the driver's queues as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ihsm.bench import peers
+from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provisioned
+from ihsm.bench.quick import QuickRun, der
+from ihsm.bench.rings import BenchLoopError, primitive
+from ihsm.bench.targets import TARGETS
+from ihsm.bench.workloads import DdiWork, Recorder, aes_work
+from ihsm.cli import bench as bench_cli
+from ihsm.ddi import KeyRequest, Partition, Session
+from ihsm.driver import Controller, DriverOptions
+from ihsm_abi.ddi import AesKeySize, EccCurve, EccSignResp, HashAlgorithm, KeyUsage, decode_response
+
+SHORT = 0.02
+WAYS = {
+    "page": (("--doorbell", "page", "--spin-us", "20"), False),
+    "trap": (("--doorbell", "trap"), True),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[BenchDevice, Controller, Session]]:
+    arguments, interrupts = WAYS[request.param]
+    device = BenchDevice(arguments)
+    options = DriverOptions(interrupts=interrupts, hsm_queues=1, aes_queues=2, aes_entries=64)
+    try:
+        with provisioned(device, options) as (controller, session):
+            yield device, controller, session
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("cipher", ["gcm", "xts"])
+@pytest.mark.parametrize("size", [64, 4096])
+def test_closed_loop(place: tuple[BenchDevice, Controller, Session], cipher: str, size: int) -> None:
+    device, controller, session = place
+    with aes_work(controller, session, cipher, size, load=device.load, queues=controller.aes_queues) as work:
+        for depth, batch in ((1, 1), (48, 16), (63, 1)):
+            sample = work.run(SHORT, depth=depth, batch=batch, latencies=True)
+            assert sample.operations >= depth
+            assert sample.wall_s >= SHORT
+            assert sample.device_cpu_s is not None
+            assert sample.latencies_ns is not None
+            assert len(sample.latencies_ns) == sample.operations
+        with pytest.raises(ValueError, match="1 to 63 possible"):
+            work.run(SHORT, depth=64, batch=1)
+
+
+def test_the_driver_goes_on_with_lent_queues(place: tuple[BenchDevice, Controller, Session]) -> None:
+    device, controller, session = place
+    queue, ids = controller.aes_queues[0], fast_path_session(session)
+    with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
+        for _ in range(3):
+            with aes_work(controller, session, "gcm", 16, load=device.load) as work:
+                work.run(SHORT, depth=5, batch=1)
+            sealed = queue.gcm_encrypt(ids, keys[0], b"text", timeout_s=5)
+            assert (
+                queue.gcm_decrypt(ids, keys[0], sealed.ciphertext, sealed.tag, sealed.iv, timeout_s=5).data == b"text"
+            )
+
+
+def test_work_is_what_it_says(place: tuple[BenchDevice, Controller, Session]) -> None:
+    """Each target holds the encryption of its source: compared with the driver's own call on the same key."""
+    device, controller, session = place
+    with aes_work(controller, session, "gcm", 64, load=device.load) as work:
+        work.run(SHORT, depth=60, batch=20)
+        entry = work.tables[0][1]
+        stride, aad = work.buffers.stride, work.aad_bytes
+        source = work.buffers.source[stride : stride + aad + 64].tobytes()
+        sealed = controller.aes_queues[0].gcm_encrypt(
+            fast_path_session(session), int(entry["key_id"]), source[aad:], aad=source[:aad], iv=entry["iv"].tobytes(),
+            timeout_s=5,
+        )  # fmt: skip
+        assert work.buffers.target[stride + aad : stride + aad + 64].tobytes() == sealed.ciphertext
+
+
+def test_open_loop_offers_the_rate(place: tuple[BenchDevice, Controller, Session]) -> None:
+    device, controller, session = place
+    with aes_work(controller, session, "gcm", 16, load=device.load) as work:
+        sample = work.ring.open_loop(0.1, rate=2000)
+    assert sample.operations == 200
+    assert sample.latencies_ns is not None
+    assert len(sample.latencies_ns) == 200
+
+
+def test_ddi_command_again_and_again(place: tuple[BenchDevice, Controller, Session]) -> None:
+    device, controller, session = place
+    recorder = Recorder(controller)
+    through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
+    key = session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify))
+    through.ecc_sign(key, bytes(32), HashAlgorithm.Sha256)
+    assert recorder.session_id is not None
+    work = DdiWork(controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=device.load)
+    sample = work.run(SHORT, outstanding=8)
+    assert sample.operations >= 8
+    header, data = decode_response(work.response(0), EccSignResp)
+    assert data is not None, header
+    work.release()
+    session.delete_key(key)
+
+
+def test_a_failing_command_is_an_error(place: tuple[BenchDevice, Controller, Session]) -> None:
+    device, controller, session = place
+    with aes_work(controller, session, "gcm", 16, load=device.load) as work:
+        work.tables[0]["key_id"] = 0xFFFF
+        work.ring._tables[0]["key_id"] = 0xFFFF
+        with pytest.raises(BenchLoopError, match="failed"):
+            work.run(SHORT, depth=1, batch=1)
+    controller.reset()
+
+
+@pytest.mark.parametrize("name", ["shared_memory", "socket", "eventfd"])
+def test_primitives(name: str) -> None:
+    sample = primitive(name, SHORT)
+    assert sample.latencies_ns is not None
+    assert sample.operations == len(sample.latencies_ns) > 0
+
+
+def test_libraries_do_real_work() -> None:
+    source = np.arange(4096, dtype=np.uint64).astype(np.uint8)
+    target = np.zeros(4096, np.uint8)
+    buffers = peers.Buffers(source, target, 4, 1024)
+    libraries = [library for library in (peers.aws_lc(), peers.system_openssl()) if library is not None]
+    assert len(libraries) == 2
+    outputs = []
+    for library in libraries:
+        target[:] = 0
+        assert library.gcm(buffers, 32, 64, SHORT).operations > 0
+        outputs.append(target[32:96].tobytes())
+        assert library.xts(buffers, 512, SHORT).operations > 0
+    assert all(output != bytes(64) for output in outputs)
+    assert len({library.version for library in libraries}) == 2
+    assert AESGCM(bytes(32))
+
+
+def test_signatures_of_libraries() -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    for key in (ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)):
+        for library in (peers.aws_lc(), peers.system_openssl()):
+            assert library is not None
+            assert library.sign(der(key), bytes(32), SHORT).operations > 0
+
+
+def test_soft_hsm() -> None:
+    hsm = peers.soft_hsm()
+    if hsm is None:
+        pytest.skip("SoftHSM2 is not installed")
+    source, target = np.zeros(4096, np.uint8), np.zeros(4096, np.uint8)
+    try:
+        assert hsm.gcm(peers.Buffers(source, target, 4, 1024), 32, 64, SHORT).operations > 0
+        assert hsm.ecdsa_p256(bytes(32), SHORT).operations > 0
+        assert target[32:96].any()
+    finally:
+        hsm.close()
+
+
+def test_quick_run_gives_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ids of the target table, with one short round each; what they are is for a quiet machine."""
+    monkeypatch.setattr("ihsm.bench.sample.PAIR_SECONDS", SHORT)
+    monkeypatch.setattr(QuickRun, "_interleave", _short_rounds)
+    result = CliRunner().invoke(bench_cli.bench, ["--quick", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.output)
+    found = {record["id"] for record in document["results"]}
+    assert found == {target.id for target in TARGETS}
+    for record in document["results"]:
+        assert record["value"] >= 0
+        assert record["unit"] in ("1/s", "us", "%")
+    assert document["machine"]["cpus"]
+
+
+def _short_rounds(self: QuickRun, variants: dict[str, object]) -> object:
+    from ihsm.bench.sample import interleave
+
+    return interleave(variants, pairs=1, seconds=SHORT)  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ihsm bench`: figures of the device beside its peers."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ihsm.cli.common import print_json, print_table
+
+NAMES: Final = ("ring", "aes", "ddi", "scale", "guest")
+BUSY_SHARE: Final = 0.1
+"""Share of all CPUs' time taken by others, or stolen, above which figures should not be trusted."""
+
+
+@click.command()
+@click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
+@click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
+@click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write an HTML page.")
+@click.option(
+    "--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="Show changes against results printed with --json before.",
+)  # fmt: skip
+def bench(
+    suites: tuple[str, ...], quick: bool, device: str | None, as_json: bool, report: Path | None, compare: Path | None
+) -> None:
+    """Measure rings, AES, DDI operations and scale, and peers in the same run.
+
+    SUITE is ring, aes, ddi, scale or guest; without any: the quick figures.
+    """
+    from ihsm.bench.compare import changes, load
+
+    old = load(compare) if compare else None
+    document = measure(suites, quick or not suites, device)
+    if report:
+        from ihsm.bench.report import render
+
+        report.write_text(render(document))
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    if old is not None:
+        rows = changes(old, document)
+        print_table(rows, ("id", "before", "now", "change", "")) if rows else click.echo("nothing to compare")
+
+
+def measure(suites: Sequence[str], quick: bool, device: str | None) -> dict[str, Any]:
+    """Run everything asked for; the result document."""
+    from ihsm.bench.machine import OtherLoad, describe
+    from ihsm.bench.results import FORMAT
+
+    start, others = time.monotonic(), OtherLoad()
+    machine = describe()
+    records: list[dict[str, Any]] = []
+    if quick:
+        found, machine["peers"] = _run_quick()
+        records += found
+    for suite in suites:
+        records += _run_suite(suite, device)
+    wall_s = time.monotonic() - start
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    machine |= others.since_start(sum(used.ru_utime + used.ru_stime for used in usage), wall_s)
+    machine["noise"] = [
+        f"{name.replace('_', ' ')} took {machine[name]:.0%} of the CPUs"
+        for name in ("other_load", "steal")
+        if machine[name] > BUSY_SHARE
+    ]
+    return {"format": FORMAT, "seconds": wall_s, "results": records, "machine": machine, "targets": _judged(records)}
+
+
+def _judged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    from ihsm.bench.targets import TARGETS
+
+    by_id = {record["id"]: record for record in records}
+    return [
+        {
+            "id": target.id,
+            "target": str(target),
+            "found": target.found(by_id[target.id]),
+            "met": target.met(by_id[target.id]),
+        }
+        for target in TARGETS
+        if target.id in by_id
+    ]
+
+
+def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
+    from ihsm.bench.quick import QuickRun
+
+    with _progress("quick", None) as (advance, set_total), QuickRun(lambda: advance("")) as run:
+        set_total(run.rounds)
+        return [result.to_json() for _, step in run.groups() for result in step()], run.peers
+
+
+def _run_suite(suite: str, device: str | None) -> list[dict[str, Any]]:
+    if suite == "guest":
+        from ihsm.bench.in_guest import guest_records
+
+        with _progress(suite, None):
+            return guest_records()
+    from ihsm.bench.suites import SUITES, Place
+    from ihsm.driver import Controller
+    from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
+
+    place = Place()
+    if device is not None:
+        uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
+        if uri is None:
+            raise click.UsageError("--device auto: no device found")
+        place = Place(lambda options: Controller(open_uri(uri), options))
+    with _progress(suite, None) as (advance, _):
+        return [result.to_json() for result in SUITES[suite](place, advance)]
+
+
+@contextmanager
+def _progress(title: str, total: int | None) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """A bar on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield (
+            lambda what: progress.update(task, advance=1, description=what or title),
+            lambda rounds: progress.update(task, total=rounds),
+        )
+
+
+def _print(document: dict[str, Any]) -> None:
+    rows = []
+    for record in document["results"]:
+        ratios = "  ".join(f"{name} {value:.2f}" for name, value in record["ratio"].items())
+        rows.append(
+            (record["id"], f"{record['value']:.4g} {record['unit']}", ratios, "noisy" if record.get("noisy") else "")
+        )
+    print_table(rows, ("id", "value", "ratios", ""))
+    if document["targets"]:
+        click.echo()
+        verdict = {True: "met", False: "missed", None: "not measured"}
+        judged = []
+        for line in document["targets"]:
+            found = "" if line["found"] is None else f"{line['found']:.2f}"
+            judged.append((line["id"], line["target"], found, verdict[line["met"]]))
+        print_table(judged, ("id", "target", "found", ""))
+        if not document["machine"]["vector_aes"]:
+            click.echo("This CPU lacks AVX-512 or VAES, which the targets assume.")
+    for reason in document["machine"]["noise"]:
+        click.echo(f"The machine was too noisy for these figures: {reason}.")
