@@ -249,7 +249,7 @@ def encode(value: MborMap, *, position: int = 0, limit: int | None = None) -> by
         MborEncodeError: a value outside its field's type or limit, or more than `limit` bytes.
     """
     try:
-        encoded = value.mbor_encoder(value, position)
+        encoded = type(value).mbor_encoder(value, position)
     except struct.error as error:
         raise MborEncodeError(EncodeErrorKind.InvalidParameter, f"{type(value).__name__}: {error}") from None
     if limit is not None and len(encoded) > limit:
