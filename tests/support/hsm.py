@@ -26,6 +26,7 @@ from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from ihsm_device.hsm.device import HsmDevice
 from ihsm_device.hsm.module import SecurityModule
+from ihsm_device.hsm.session_table import Session as LiveSession
 
 CREDENTIAL = Credential(bytes(range(0x10, 0x20)), bytes(range(0x20, 0x30)))
 BK3 = bytes(range(48))
@@ -106,6 +107,12 @@ class Scene:
     def state(self) -> Any:
         """What the partition loses with the next reset."""
         return self.module.partition.state
+
+    def live(self, session_id: int) -> LiveSession:
+        """The device's side of a session that is open."""
+        session = self.module.partition.sessions.live(session_id)
+        assert session is not None
+        return session
 
     def clean(self) -> None:
         """As after power-on, but with the identity and the unwrapping key of before, which take long to make."""

@@ -52,7 +52,8 @@ def write_pem(folder: Path, chain: list[bytes]) -> tuple[Path, Path, Path]:
 
 def openssl_verify(folder: Path, chain: list[bytes]) -> subprocess.CompletedProcess[str]:
     root, alias, leaf = write_pem(folder, chain)
-    command = ["openssl", "verify", "-x509_strict", "-check_ss_sig", "-CAfile", root, "-untrusted", alias, leaf]
+    command = ["openssl", "verify", "-x509_strict", "-check_ss_sig", "-CAfile"]
+    command += [str(root), "-untrusted", str(alias), str(leaf)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

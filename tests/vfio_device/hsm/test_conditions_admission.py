@@ -162,7 +162,7 @@ def _expect(reply: ModuleReply, envelope: Envelope, status: str) -> None:
     assert (header.op, header.rev, header.fips_approved) == (envelope.op, envelope.rev, False)
     assert header.sess_id == (None if status == "PartitionNotProvisioned" else envelope.header_id)
     completion = reply.completion
-    assert completion.flags == control_kind(envelope.op)
+    assert int(completion.flags) == control_kind(envelope.op)
     assert (completion.session_id, completion.short_app_id, completion.sc) == (0, 0, 0)
 
 

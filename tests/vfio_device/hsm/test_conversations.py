@@ -58,7 +58,7 @@ def lead_event(scene: Scene, step: dict[str, Any], translator: Translator) -> No
 def internal_key_ids(scene: Scene) -> dict[int, int]:
     """Our numbers for the internal objects that the simulator has fixed numbers for."""
     state = scene.state
-    session = scene.module.partition.sessions.live(0)
+    session = scene.live(0)
     (entry,) = (entry for entry in state.vault.of_session(session) if entry.content.type is None)
     return {
         0: state.provisioned.unwrapping_entry.key_id,
@@ -90,8 +90,7 @@ def check_masked_key(scene: Scene, data: Any, session_id: int | None) -> None:
     reveal, state = scene.module.partition.device.store.hook_reveal, scene.state
     metadata, _ = mbor.decode(MaskedKeyMetadata, MaskedKey.parse(data.masked_key).metadata)
     of_session = metadata.key_attributes.flags & KeyAttributeFlags.SESSION
-    session = scene.module.partition.sessions.live(session_id)
-    masking_key = session.masking_key if of_session else state.provisioned.masking_key
+    masking_key = scene.live(session_id).masking_key if of_session else state.provisioned.masking_key
     opened = oracle.open_masked(data.masked_key, reveal(masking_key))
     key_id = data.private_key_id if hasattr(data, "private_key_id") else data.key_id
     stored = reveal(state.vault.get(key_id).content.handle)

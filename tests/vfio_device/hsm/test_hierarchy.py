@@ -119,7 +119,7 @@ def test_golden_path_of_a_device(revealing: Scene) -> None:
     backup = oracle.open_masked(session.ticket.bmk_session, independent.session_backup_key(SEED))
     assert len(session.ticket.bmk_session) == 284
     assert (backup.metadata.key_label, backup.metadata.bks2_index) == (b"SMK", None)
-    assert backup.key == reveal(scene.module.partition.sessions.live(0).masking_key)
+    assert backup.key == reveal(scene.live(0).masking_key)
 
     unwrapping = scene.unwrapping_key(session)
     masked = oracle.open_masked(unwrapping.masked_key, masking_key)
@@ -133,7 +133,7 @@ def test_golden_path_of_a_device(revealing: Scene) -> None:
     scene.provision(bmk=bmk, masked_unwrapping_key=unwrapping.masked_key)
     assert reveal(scene.state.provisioned.masking_key) == masking_key
     again = scene.client.reopen_session(scene.credential, session.ticket)
-    assert reveal(scene.module.partition.sessions.live(0).masking_key) == backup.key
+    assert reveal(scene.live(0).masking_key) == backup.key
     assert scene.unwrapping_key(again).pub_key == unwrapping.pub_key
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -187,7 +188,7 @@ def test_sealed_bk3(stage: Stage, covers: Callable[..., None]) -> None:
     put(blob)
     assert get() == blob
     for late in (b"", b"x", bytes(SEALED_BK3_MAX_BYTES + 1)):
-        assert refused(lambda late=late: put(late)) == DdiStatus.SealedBk3AlreadySet
+        assert refused(partial(put, late)) == DdiStatus.SealedBk3AlreadySet
     undecodable = b"\xa2\x18\x00\xa2\x18\x01\xa2\x18\x01\x1a\x00\x00\x00\x01\x18\x02\x1a\x00\x00\x00\x00\x18\x02\x1a"
     undecodable += int(DdiOp.SetSealedBk3).to_bytes(4, "big")
     assert scene.send(undecodable, ControlKind.NONE).status == DdiStatus.SealedBk3AlreadySet

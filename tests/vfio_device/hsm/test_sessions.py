@@ -59,7 +59,7 @@ def test_closing_ends_session_keys_and_keeps_application_keys(ready: Scene) -> N
     assert refused(lambda: other.delete_key(session_key)) == DdiStatus.InvalidPermissions
     owner.close()
     for gone in (session_key, bulk):
-        assert refused(lambda gone=gone: other.delete_key(gone)) == DdiStatus.KeyNotFound
+        assert refused(partial(other.delete_key, gone)) == DdiStatus.KeyNotFound
     other.delete_key(key)
     other.close()
     after = ready.module.status()["vault"]

@@ -210,7 +210,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     ],
 )
 def test_records_round_trip(tmp_path: Path, record: DeviceRecord | PartitionRecord) -> None:
-    file: RecordFile = RecordFile(tmp_path / "record.json", type(record))  # type: ignore[type-arg, type-var]
+    file: RecordFile = RecordFile(tmp_path / "record.json", type(record))  # type: ignore[type-arg]
     assert file.read() is None
     file.write(record)
     assert file.read() == record
