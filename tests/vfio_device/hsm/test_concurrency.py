@@ -169,7 +169,7 @@ def test_a_session_that_ends_takes_its_commands_with_it(scene: Scene) -> None:
         with pytest.raises(Exception, match="response"):
             session.generate_aes_key(AesKeySize.Aes256, AES)
     finally:
-        del store.generate_secret  # type: ignore[method-assign]
+        del store.generate_secret
     assert scene.module.status()["sessions"] == {}
     keys = scene.module.status()["vault"]["entries"]
     assert keys == 3, "masking key, unwrapping key, K_sess"
