@@ -182,6 +182,15 @@ def test_quick_run_gives_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
     assert document["machine"]["cpus"]
 
 
+def test_soak_counts_what_went_on() -> None:
+    result = CliRunner().invoke(bench_cli.bench, ["soak", "--seconds", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    [record] = json.loads(result.output)["results"]
+    assert record["aes_commands"] > 1000
+    assert record["hsm_commands"] > 0
+    assert record["mappings"] > 0
+
+
 def _short_rounds(self: QuickRun, variants: dict[str, object]) -> object:
     from ihsm.bench.sample import interleave
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -31,6 +32,10 @@ class BenchLoopError(DriverError):
 
 def check(status: int, what: str) -> None:
     """Raise for a negative errno."""
+    if status == -errno.EBADMSG:
+        raise BenchLoopError(f"{what}: a completion for a command that is not outstanding")
+    if status == -errno.ETIMEDOUT:
+        raise BenchLoopError(f"{what}: a command got no completion")
     if status:
         raise BenchLoopError(f"{what}: {os.strerror(-status)}")
 

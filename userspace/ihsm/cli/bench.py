@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import time
@@ -16,7 +17,7 @@ import click
 
 from ihsm.cli.common import print_json, print_table
 
-NAMES: Final = ("ring", "aes", "ddi", "scale", "guest")
+NAMES: Final = ("ring", "aes", "ddi", "scale", "guest", "soak")
 BUSY_SHARE: Final = 0.1
 """Share of all CPUs' time taken by others, or stolen, above which figures should not be trusted."""
 
@@ -25,6 +26,9 @@ BUSY_SHARE: Final = 0.1
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
 @click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
 @click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="How long soak goes on."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write an HTML page.")
 @click.option(
@@ -32,16 +36,23 @@ BUSY_SHARE: Final = 0.1
     help="Show changes against results printed with --json before.",
 )  # fmt: skip
 def bench(
-    suites: tuple[str, ...], quick: bool, device: str | None, as_json: bool, report: Path | None, compare: Path | None
+    suites: tuple[str, ...],
+    quick: bool,
+    device: str | None,
+    seconds: float,
+    as_json: bool,
+    report: Path | None,
+    compare: Path | None,
 ) -> None:
     """Measure rings, AES, DDI operations and scale, and peers in the same run.
 
-    SUITE is ring, aes, ddi, scale or guest; without any: the quick figures.
+    SUITE is ring, aes, ddi, scale, guest or soak; without any: the quick figures. soak puts mixed load on 16 queues and
+    fails if a completion is lost, comes twice or tells of an error.
     """
     from ihsm.bench.compare import changes, load
 
     old = load(compare) if compare else None
-    document = measure(suites, quick or not suites, device)
+    document = measure(suites, quick or not suites, device, seconds)
     if report:
         from ihsm.bench.report import render
 
@@ -55,7 +66,7 @@ def bench(
         print_table(rows, ("id", "before", "now", "change", "")) if rows else click.echo("nothing to compare")
 
 
-def measure(suites: Sequence[str], quick: bool, device: str | None) -> dict[str, Any]:
+def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: float) -> dict[str, Any]:
     """Run everything asked for; the result document."""
     from ihsm.bench.machine import OtherLoad, describe
     from ihsm.bench.results import FORMAT
@@ -67,7 +78,7 @@ def measure(suites: Sequence[str], quick: bool, device: str | None) -> dict[str,
         found, machine["peers"] = _run_quick()
         records += found
     for suite in suites:
-        records += _run_suite(suite, device)
+        records += _run_suite(suite, device, seconds)
     wall_s = time.monotonic() - start
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     machine |= others.since_start(sum(used.ru_utime + used.ru_stime for used in usage), wall_s)
@@ -103,12 +114,13 @@ def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
         return [result.to_json() for _, step in run.groups() for result in step()], run.peers
 
 
-def _run_suite(suite: str, device: str | None) -> list[dict[str, Any]]:
+def _run_suite(suite: str, device: str | None, seconds: float) -> list[dict[str, Any]]:
     if suite == "guest":
         from ihsm.bench.in_guest import guest_records
 
         with _progress(suite, None):
             return guest_records()
+    from ihsm.bench.soak import soak
     from ihsm.bench.suites import SUITES, Place
     from ihsm.driver import Controller
     from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
@@ -120,7 +132,8 @@ def _run_suite(suite: str, device: str | None) -> list[dict[str, Any]]:
             raise click.UsageError("--device auto: no device found")
         place = Place(lambda options: Controller(open_uri(uri), options))
     with _progress(suite, None) as (advance, _):
-        return [result.to_json() for result in SUITES[suite](place, advance)]
+        run = functools.partial(soak, seconds=seconds) if suite == "soak" else SUITES[suite]
+        return [result.to_json() for result in run(place, advance)]
 
 
 @contextmanager

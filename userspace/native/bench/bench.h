@@ -15,7 +15,7 @@ struct ihsm_bench_result {
 	uint64_t recorded;    /* latencies written */
 };
 
-/* A queue pair lent by the driver, with nothing outstanding. tail, cq and slots_used are kept up to date. */
+/* A queue pair lent by the driver, with nothing outstanding. tail and cq are kept up to date. */
 struct ihsm_bench_ring {
 	uint8_t *sq;
 	const uint8_t *table; /* prepared entries, one per slot of the SQ */
@@ -34,7 +34,7 @@ struct ihsm_bench_ring {
 	int socket;
 	uint8_t message[36];  /* posted write of 4 bytes to the doorbells; offset and value are filled in */
 	int event;            /* eventfd of the queue's vector, -1: completions are polled */
-	uint64_t *submitted_ns; /* per slot */
+	uint64_t *submitted_ns; /* per slot, 0 if not outstanding */
 };
 
 /* Keep `depth` commands outstanding on each ring, submitting `batch` at a time, for at least min_ns, then drain. */

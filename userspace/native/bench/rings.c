@@ -43,7 +43,7 @@ static int submit(struct ihsm_bench_ring *ring, uint32_t count, uint64_t due_ns)
 
 		memcpy(entry, ring->table + (size_t)slot * ring->sqe_bytes, ring->sqe_bytes);
 		memcpy(entry + ring->sqe_cid, &slot, sizeof(slot));
-		ring->submitted_ns[slot] = due_ns;
+		ring->submitted_ns[slot] = due_ns | 1; /* 0: not outstanding */
 		if (++ring->tail == ring->entries)
 			ring->tail = 0;
 	}
@@ -51,7 +51,8 @@ static int submit(struct ihsm_bench_ring *ring, uint32_t count, uint64_t due_ns)
 	return ring_doorbell(ring, ring->sq_bell, ring->tail);
 }
 
-/* Take all completions there are and acknowledge them; returns how many, or a negative errno. */
+/* Take all completions there are and acknowledge them; returns how many, or a negative errno: EBADMSG if one is for a
+ * command that is not outstanding. */
 static int reap(struct ihsm_bench_ring *ring, uint32_t *latencies_ns, uint64_t room, struct ihsm_bench_result *result)
 {
 	uint32_t count = ihsm_cq_ready(&ring->cq);
@@ -67,10 +68,13 @@ static int reap(struct ihsm_bench_ring *ring, uint32_t *latencies_ns, uint64_t r
 
 		memcpy(&cid, cqe + ring->cqe_cid, sizeof(cid));
 		memcpy(&psf, cqe + ring->cq.entry_bytes - sizeof(psf), sizeof(psf));
-		if (psf >> 1 || cid >= ring->entries)
+		if (cid >= ring->entries || !ring->submitted_ns[cid])
+			return -EBADMSG;
+		if (psf >> 1)
 			result->failed++;
 		else if (latencies_ns)
 			ihsm_record(result, latencies_ns, room, now - ring->submitted_ns[cid]);
+		ring->submitted_ns[cid] = 0;
 		if (++index == ring->entries)
 			index = 0;
 	}
