@@ -6,36 +6,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from ihsm.cli import main
 from ihsm.embedded import EmbeddedDevice
 from ihsm_abi.sockets import default_folder
-
-
-@pytest.fixture(scope="module")
-def device() -> Iterator[EmbeddedDevice]:
-    with EmbeddedDevice(["--resources", "2"]) as device:
-        yield device
-
-
-@pytest.fixture(autouse=True)
-def no_other_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
-    monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda context=None: [])
-    default_folder().mkdir()
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def uri(device: EmbeddedDevice) -> str:
-    return f"vfio-user:{device.socket_path}"
+from support.commands import run, uri
 
 
 def test_info(device: EmbeddedDevice) -> None:
@@ -62,6 +38,10 @@ def test_status(device: EmbeddedDevice) -> None:
     assert result.exit_code == 0, result.output
     record = json.loads(result.output)
     assert record["pid"] == device.pid
+    assert record["module"]["state"] == "fresh"
+    assert record["module"]["self_tests"] == {"passed": True, "failed": []}
+    assert record["module"]["sessions"] == {}
+    assert record["module"]["vault"]["entries"] == 0
     table = run("status", "--device", uri(device))
     assert table.exit_code == 0
     assert f"pid{' ' * 10}" in table.output
@@ -102,4 +82,4 @@ def test_errors_are_one_line_and_a_status(arguments: tuple[str, ...], status: in
 def test_version_and_help() -> None:
     assert "version" in run("--version").output
     listing = run("--help").output
-    assert all(name in listing for name in ("info", "list", "status", "serve"))
+    assert all(name in listing for name in ("info", "init", "list", "selftest", "serve", "status", "verify-report"))

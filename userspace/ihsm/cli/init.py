@@ -62,7 +62,9 @@ def init(
                 "backup": {
                     "masked_bk3": masked_bk3.hex(),
                     "bmk": bmk.hex(),
-                    "masked_unwrapping_key": session.unwrapping_key().masked_key.hex(),
+                    "masked_unwrapping_key": session.unwrapping_key(
+                        wait_s=controller.options.timeout_s
+                    ).masked_key.hex(),
                 },
             }
     if as_json:

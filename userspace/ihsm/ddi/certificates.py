@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -42,7 +42,7 @@ class CertificateChain:
     def certificates(self) -> tuple[x509.Certificate, ...]:
         """The parsed certificates; CertificateChainError if one does not parse."""
         try:
-            return tuple(x509.load_der_x509_certificate(der) for der in self.der)
+            return tuple(_checked(x509.load_der_x509_certificate(der)) for der in self.der)
         except ValueError as error:
             raise CertificateChainError(f"certificate does not parse: {error}") from None
 
@@ -92,12 +92,18 @@ class CertificateChain:
                 raise CertificateChainError(f"{name} is not valid at {now:%Y-%m-%d}")
             try:
                 certificate.verify_directly_issued_by(chain[max(number - 1, 0)])
-            except (ValueError, TypeError, InvalidSignature) as error:
+            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
                 raise CertificateChainError(f"{name}: {error or 'wrong signature'}") from None
             if number < len(chain) - 1:
                 _check_issuer(certificate, name, intermediates_below=len(chain) - 2 - number)
         if strict_leaf:
             _extensions(chain[-1], "partition certificate")
+
+
+def _checked(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, once its names and dates are known to parse: the library looks at them late."""
+    _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
 
 
 def _extensions(certificate: x509.Certificate, name: str) -> x509.Extensions:
@@ -125,7 +131,7 @@ def identity_key(leaf: bytes) -> ec.EllipticCurvePublicKey:
     """The P-384 key of a partition certificate in DER."""
     try:
         key = x509.load_der_x509_certificate(leaf).public_key()
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise CertificateChainError(f"partition certificate does not parse: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise CertificateChainError("the partition certificate carries no P-384 key")
@@ -140,11 +146,11 @@ def load_certificates(data: bytes, name: str) -> list[x509.Certificate]:
     """
     try:
         if _PEM_MARK in data:
-            return x509.load_pem_x509_certificates(data)
+            return [_checked(certificate) for certificate in x509.load_pem_x509_certificates(data)]
         certificates = []
         while data:
             size = _der_bytes(data)
-            certificates.append(x509.load_der_x509_certificate(data[:size]))
+            certificates.append(_checked(x509.load_der_x509_certificate(data[:size])))
             data = data[size:]
     except ValueError as error:
         raise CertificateChainError(f"{name}: certificate does not parse: {error}") from None

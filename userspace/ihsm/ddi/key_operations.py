@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations of a session that make, find, restore, attest and delete keys (spec 05 §6, §8, §12-§16)."""
 
+import time
+from typing import Final
+
 from ihsm.ddi.channel import InSession
+from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key, KeyRequest, der_of
 from ihsm.ddi.wrapping import wrap_key
 from ihsm_abi.ddi import (
@@ -11,6 +15,7 @@ from ihsm_abi.ddi import (
     AesKeySize,
     AttestKeyReq,
     AttestKeyResp,
+    DdiStatus,
     DeleteKeyReq,
     DeleteKeyResp,
     EccCurve,
@@ -31,6 +36,8 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
 from ihsm_abi.ddi.limits import WRAPPED_BLOB_MAX_BYTES
+
+_PENDING_INTERVAL_S: Final = 0.05
 
 
 class KeyOperations(InSession):
@@ -62,9 +69,17 @@ class KeyOperations(InSession):
             masked_key=made.masked_key,
         )
 
-    def unwrapping_key(self) -> Key:
-        """The partition's RSA-2048 import key."""
-        found = self.call(GetUnwrappingKeyReq(), GetUnwrappingKeyResp)
+    def unwrapping_key(self, *, wait_s: float = 0) -> Key:
+        """The partition's RSA-2048 import key; ask again for up to `wait_s` seconds while firmware still makes it."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                found = self.call(GetUnwrappingKeyReq(), GetUnwrappingKeyResp)
+                break
+            except StatusError as error:
+                if error.status != DdiStatus.PendingKeyGeneration or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PENDING_INTERVAL_S)
         return Key(
             key_id=found.key_id,
             key_type=KeyType.Rsa2kPrivate,

@@ -58,7 +58,7 @@ def open_session(bench: Bench) -> str:
 
 def unwrapping_key(bench: Bench) -> str:
     """GetUnwrappingKey."""
-    numbers = bench.session.unwrapping_key().public_key.public_numbers()
+    numbers = bench.session.unwrapping_key(wait_s=bench.timeout_s).public_key.public_numbers()
     check(getattr(numbers, "e", None) == _F4, "the public exponent is not 65537")
     bits = getattr(numbers, "n", 0).bit_length()
     check(bits == _RSA_2048_BITS, f"the modulus has {bits} bits")
