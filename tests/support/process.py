@@ -70,6 +70,15 @@ class ServeProcess:
         return self.process.wait(timeout_s)
 
 
+def settled(server: ServeProcess) -> tuple[int, int, int]:
+    """Open files, threads and resident KiB, once the last client has been noticed."""
+    deadline = time.monotonic() + 10
+    while server.status()["counters"]["dma_regions"]:
+        assert time.monotonic() < deadline, "regions of a dead client are still mapped"
+        time.sleep(0.01)
+    return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
+
+
 @contextlib.contextmanager
 def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[ServeProcess]:
     """Run `ihsm serve` with these options; ended at the end if it still runs."""

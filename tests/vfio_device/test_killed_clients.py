@@ -17,7 +17,7 @@ from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.ddi import GetApiRevReq, encode_request
 from ihsm_abi.pci import MSIX_VECTORS
 from support.polled import PolledDriver
-from support.process import ServeProcess, serve
+from support.process import serve, settled
 
 CLIENTS: Final = 200
 WARM_UP: Final = 20
@@ -53,15 +53,6 @@ def kill_one(context: multiprocessing.context.ForkServerContext, path: Path, lif
     client.join()
     client.close()
     receiver.close()
-
-
-def settled(server: ServeProcess) -> tuple[int, int, int]:
-    """Open files, threads and resident KiB, once the last client has been noticed."""
-    deadline = time.monotonic() + 10
-    while server.status()["counters"]["dma_regions"]:
-        assert time.monotonic() < deadline, "regions of a dead client are still mapped"
-        time.sleep(0.01)
-    return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
 
 
 def test_two_hundred_killed_clients(socket_folder: Path) -> None:

@@ -54,7 +54,7 @@ class EmbeddedDevice:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: the device must outlive our teardown
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         try:
             self._wait_until_listening()
@@ -109,6 +109,7 @@ class EmbeddedDevice:
 _LIBC: Final = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: have the kernel end this process when the thread that started it ends."""
     # Between fork and exec: nothing but this system call, so that no lock of another thread is needed.
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

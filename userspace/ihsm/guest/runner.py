@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ihsm.embedded import die_with_parent
 from ihsm.guest import accel, initramfs
 from ihsm.guest.errors import (
     ConsoleError,
@@ -113,6 +114,7 @@ class Guest:
                 stdout=subprocess.DEVNULL if streams else None,
                 stderr=(folder / "qemu.log").open("wb"),
                 pass_fds=[channel.descriptor for channel in machine.channels],
+                preexec_fn=die_with_parent,
             )
             for end in theirs.values():
                 end.close()

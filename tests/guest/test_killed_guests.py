@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guests killed at random points of their lives: the server survives, loses nothing, and serves the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ihsm.bus import VfioUserFunction
+from ihsm.ddi import Partition
+from ihsm.driver import Controller
+from ihsm.guest.errors import GuestEndedError
+from support.process import ServeProcess, serve, settled
+
+pytestmark = pytest.mark.guest
+
+ROOT = Path(__file__).parents[2]
+LONGEST_LIFE_S = 30.0
+GROWTH_KIB = 4096
+"""Heap that may settle over the guests; a region table, thread or context that leaks per guest is many times that."""
+
+
+def start_guest(socket: Path, shell: str) -> subprocess.Popen[bytes]:
+    modules = ("--module", "vfio_iommu_type1", "--module", "vfio-pci")
+    command = [sys.executable, "-m", "ihsm", "guest", "--accel", "tcg", "--socket", socket, *modules, "--exec", shell]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def qemu_of(guest: subprocess.Popen[bytes]) -> int:
+    """The QEMU that runs the guest; others are started before it to be asked what they are."""
+    while guest.poll() is None:
+        for child in Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split():
+            command = Path(f"/proc/{child}/cmdline")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if b"-kernel" in command.read_bytes().split(b"\0"):
+                    return int(child)
+        time.sleep(0.02)
+    raise AssertionError(f"ihsm guest ended with status {guest.returncode}")
+
+
+def kill_guests(server: ServeProcess, count: int, seed: int) -> None:
+    """Kill `count` guests, the longest-lived in the middle of a driver's traffic; nothing stays behind of them."""
+    chance = random.Random(seed)
+    shell = f"cd {ROOT} && python tests/guest/vfio_driver.py 1000 4"
+    before: tuple[int, int, int] | None = None
+    for _ in range(count):
+        guest = start_guest(server.paths[0], shell)
+        qemu = qemu_of(guest)
+        time.sleep(chance.uniform(0.2, LONGEST_LIFE_S))
+        os.kill(qemu, signal.SIGKILL)
+        assert guest.wait(30) == GuestEndedError.exit_code
+        assert server.process.poll() is None
+        after = settled(server)
+        before = before or after
+        assert after[:2] == before[:2]
+        assert after[2] < before[2] + GROWTH_KIB, f"grew from {before[2]} to {after[2]} KiB"
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_the_device_outlives_killed_guests(count: int, tmp_path: Path) -> None:
+    with serve("--socket", str(tmp_path / "a.sock"), "--log-level", "error") as server:
+        kill_guests(server, count, seed=count)
+        with VfioUserFunction(server.paths[0]) as function, Controller(function) as controller:
+            assert Partition(controller).info().tables == 1
+        assert server.stop() == 0
+    assert not any("Traceback" in line for line in server.errors), "".join(server.errors)
+
+
+def test_a_guest_ends_with_its_starter(tmp_path: Path) -> None:
+    with serve("--socket", str(tmp_path / "a.sock"), "--log-level", "error") as server:
+        guest = start_guest(server.paths[0], "sleep 600")
+        pidfd = os.pidfd_open(qemu_of(guest))
+        guest.kill()
+        guest.wait()
+        assert select.select([pidfd], [], [], 30)[0], "QEMU outlived ihsm guest"
+        os.close(pidfd)
+        settled(server)
