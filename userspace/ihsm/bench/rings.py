@@ -72,7 +72,8 @@ class RingLoad:
         self._queues = queues
         self._tables = [np.ascontiguousarray(table) for table in tables]
         self._load = load
-        self._slots = [np.zeros(queue.entries, np.uint64) for queue in queues]
+        self._submitted = [np.zeros(queue.entries, np.uint64) for queue in queues]
+        self._free = [np.arange(queue.entries, dtype=np.uint16) for queue in queues]
         self._latencies = np.zeros(MAX_LATENCIES, np.uint32)
         for queue, table in zip(queues, self._tables, strict=True):
             if len(table) != queue.entries:
@@ -142,7 +143,8 @@ class RingLoad:
         ring.cq.entries, ring.cq.entry_bytes = queue.entries, cqe.itemsize
         ring.cq.head, ring.cq.phase = parts.head, parts.phase
         ring.sq_bell, ring.cq_bell = queue.doorbell_offsets
-        ring.submitted_ns = ffi.cast("uint64_t *", self._slots[number].ctypes.data)
+        ring.submitted_ns = ffi.cast("uint64_t *", self._submitted[number].ctypes.data)
+        ring.free = ffi.cast("uint16_t *", self._free[number].ctypes.data)
         ring.event = -1 if queue.line.event is None else queue.line.event
         ring.kick = ring.socket = -1
         page = function.map_bar(Bar.DOORBELLS)

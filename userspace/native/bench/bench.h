@@ -34,7 +34,8 @@ struct ihsm_bench_ring {
 	int socket;
 	uint8_t message[36];  /* posted write of 4 bytes to the doorbells; offset and value are filled in */
 	int event;            /* eventfd of the queue's vector, -1: completions are polled */
-	uint64_t *submitted_ns; /* per slot, 0 if not outstanding */
+	uint64_t *submitted_ns; /* per command id, 0 if not outstanding */
+	uint16_t *free;         /* command ids that are not outstanding, the first `entries - outstanding` */
 };
 
 /* Keep `depth` commands outstanding on each ring, submitting `batch` at a time, for at least min_ns, then drain. */

@@ -34,16 +34,16 @@ static int ring_doorbell(struct ihsm_bench_ring *ring, uint32_t offset, uint32_t
 	return 0;
 }
 
-/* Write `count` prepared entries, their slot as command id, and ring once. */
+/* Write `count` prepared entries and ring once. Commands may complete in any order, so a slot says nothing about ids. */
 static int submit(struct ihsm_bench_ring *ring, uint32_t count, uint64_t due_ns)
 {
 	for (uint32_t i = 0; i < count; i++) {
-		uint16_t slot = (uint16_t)ring->tail;
-		uint8_t *entry = ring->sq + (size_t)slot * ring->sqe_bytes;
+		uint16_t cid = ring->free[ring->entries - 1 - ring->outstanding - i];
+		uint8_t *entry = ring->sq + (size_t)ring->tail * ring->sqe_bytes;
 
-		memcpy(entry, ring->table + (size_t)slot * ring->sqe_bytes, ring->sqe_bytes);
-		memcpy(entry + ring->sqe_cid, &slot, sizeof(slot));
-		ring->submitted_ns[slot] = due_ns | 1; /* 0: not outstanding */
+		memcpy(entry, ring->table + (size_t)ring->tail * ring->sqe_bytes, ring->sqe_bytes);
+		memcpy(entry + ring->sqe_cid, &cid, sizeof(cid));
+		ring->submitted_ns[cid] = due_ns | 1; /* 0: not outstanding */
 		if (++ring->tail == ring->entries)
 			ring->tail = 0;
 	}
@@ -75,6 +75,7 @@ static int reap(struct ihsm_bench_ring *ring, uint32_t *latencies_ns, uint64_t r
 		else if (latencies_ns)
 			ihsm_record(result, latencies_ns, room, now - ring->submitted_ns[cid]);
 		ring->submitted_ns[cid] = 0;
+		ring->free[ring->entries - ring->outstanding + i] = cid;
 		if (++index == ring->entries)
 			index = 0;
 	}
