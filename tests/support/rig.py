@@ -70,9 +70,11 @@ class RigQueue:
     def peek(self) -> Any:
         """The next completion, None if its phase says that it is not there."""
         size = self.cqe_type.itemsize
+        raw = self.rig.at(self.cq_iova + self.head * size, size)
+        if int(raw[-2]) & 1 != self.phase:  # first the phase, then the rest: the device writes them in the other order
+            return None
         # by way of bytes: numpy copies a record without the gaps between its fields
-        entry = np.frombuffer(self.rig.at(self.cq_iova + self.head * size, size).tobytes(), self.cqe_type)[0]
-        return entry if int(entry["psf"]) & 1 == self.phase else None
+        return np.frombuffer(raw.tobytes(), self.cqe_type)[0]
 
     def reap(self, *, ring: bool = True) -> Any:
         """Take the next completion, or None."""

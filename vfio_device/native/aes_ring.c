@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-/* What one turn knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
-struct turn {
+/* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
+struct server {
     struct ihsm_fp_context context;
     const uint8_t *sq;
     uint8_t *cq;
@@ -21,14 +21,14 @@ static void *in_one_piece(const struct ihsm_regions *regions, uint64_t iova, uin
     return at != NULL && contiguous == size ? at : NULL;
 }
 
-static void map_rings(struct turn *turn) {
-    const struct ihsm_ring *ring = turn->context.ring;
-    const struct ihsm_regions *regions = turn->context.regions;
-    turn->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct gcm_sqe), false);
-    turn->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
-    if ((uintptr_t)turn->cq % sizeof(uint16_t) != 0)
-        turn->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
-    turn->mapped = turn->context.remapped;
+static void map_rings(struct server *server) {
+    const struct ihsm_ring *ring = server->context.ring;
+    const struct ihsm_regions *regions = server->context.regions;
+    server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct gcm_sqe), false);
+    server->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
+    if ((uintptr_t)server->cq % sizeof(uint16_t) != 0)
+        server->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
+    server->mapped = server->context.remapped;
 }
 
 /* Write an entry into the client's memory, the word with the phase last. */
@@ -38,8 +38,8 @@ static void publish(uint8_t *at, const struct aes_cqe *cqe) {
 }
 
 /* ihsm_ring_post for a completion queue in one piece. */
-static void post_in_place(struct turn *turn, struct aes_cqe *cqe) {
-    struct ihsm_ring *ring = turn->context.ring;
+static void post_in_place(struct server *server, struct aes_cqe *cqe) {
+    struct ihsm_ring *ring = server->context.ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
 
@@ -50,16 +50,16 @@ static void post_in_place(struct turn *turn, struct aes_cqe *cqe) {
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    publish(turn->cq + (size_t)tail * sizeof *cqe, cqe);
+    publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 
-static void complete(struct turn *turn, struct aes_cqe *cqe) {
-    if (turn->mapped != turn->context.remapped)
-        map_rings(turn);
-    if (turn->cq != NULL)
-        post_in_place(turn, cqe);
+static void complete(struct server *server, struct aes_cqe *cqe) {
+    if (server->mapped != server->context.remapped)
+        map_rings(server);
+    if (server->cq != NULL)
+        post_in_place(server, cqe);
     else
-        ihsm_ring_post(turn->context.ring, cqe);
+        ihsm_ring_post(server->context.ring, cqe);
 }
 
 void ihsm_aes_drain(struct ihsm_ring *ring) {
@@ -76,23 +76,23 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
 }
 
 /* Read the next entries of the ring, as many as there are, fit, and have a place in the CQ. */
-static bool fetch(struct turn *turn) {
-    struct ihsm_ring *ring = turn->context.ring;
+static bool fetch(struct server *server) {
+    struct ihsm_ring *ring = server->context.ring;
     uint32_t pending = ihsm_ring_pending(ring), room = ihsm_ring_cq_room(ring), count = IHSM_AES_FETCH;
     uint32_t head = atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
 
     count = count < pending ? count : pending;
     count = count < room ? count : room;
     ring->fetched_next = ring->fetched_count = 0;
-    if (turn->mapped != turn->context.remapped)
-        map_rings(turn);
-    if (turn->sq == NULL) {
+    if (server->mapped != server->context.remapped)
+        map_rings(server);
+    if (server->sq == NULL) {
         while (ring->fetched_count < count && ihsm_ring_fetch(ring, ring->fetched[ring->fetched_count]))
             ring->fetched_count++;
         return ring->fetched_count > 0;
     }
     for (uint32_t i = 0; i < count; i++) {
-        memcpy(ring->fetched[i], turn->sq + (size_t)head * sizeof(struct gcm_sqe), sizeof(struct gcm_sqe));
+        memcpy(ring->fetched[i], server->sq + (size_t)head * sizeof(struct gcm_sqe), sizeof(struct gcm_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
     ring->fetched_count = count;
@@ -110,42 +110,41 @@ bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
     return !atomic_load_explicit(&context->ring->stop, memory_order_relaxed);
 }
 
-/* Commands of one turn; returns how many were answered. */
-static unsigned serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes, bool whole_command) {
+/* Commands of one turn; returns what was answered. */
+static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes, bool whole_command) {
     struct ihsm_engine *engine = ring->engine;
-    struct turn turn = {.context = {.engine = engine,
+    struct server server = {.context = {.engine = engine,
                                     .regions = &engine->host->regions,
                                     .ring = ring,
                                     .function = &engine->fp,
                                     .scratch = ihsm_fp_scratch()}};
-    unsigned answered = 0;
-    uint64_t bytes = 0;
+    struct ihsm_turn done = {0};
 
-    ihsm_regions_read_lock(turn.context.regions);
-    map_rings(&turn);
-    while (answered < max_commands && !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
+    ihsm_regions_read_lock(server.context.regions);
+    map_rings(&server);
+    while (done.commands < max_commands && !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
            !atomic_load_explicit(&ring->stopped, memory_order_relaxed)) {
-        if (ring->fetched_next == ring->fetched_count && !fetch(&turn))
+        if (ring->fetched_next == ring->fetched_count && !fetch(&server))
             break;
         /* Private memory: nobody else looks at what was fetched while we serve. */
         const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next];
         struct aes_cqe cqe = {.attr = sqe->attr, .cmd_id = sqe->cmd_id};
-        if (bytes + sqe->src_len > max_bytes && !(answered == 0 && whole_command))
+        if (done.bytes + sqe->src_len > max_bytes && !(done.commands == 0 && whole_command))
             break;
         ring->fetched_next++;
-        bytes += sqe->src_len;
-        if (turn.context.scratch != NULL)
-            ihsm_fp_execute(&turn.context, sqe, &cqe);
+        done.bytes += sqe->src_len;
+        if (server.context.scratch != NULL)
+            ihsm_fp_execute(&server.context, sqe, &cqe);
         else
             cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
-        complete(&turn, &cqe);
-        answered++;
+        complete(&server, &cqe);
+        done.commands++;
     }
-    ihsm_regions_unlock(turn.context.regions);
-    return answered;
+    ihsm_regions_unlock(server.context.regions);
+    return done;
 }
 
-void ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes) {
+struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes) {
     struct ihsm_engine *engine = ring->engine;
 
     pthread_mutex_lock(&ring->lock);
@@ -156,19 +155,19 @@ void ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, 
         ring->serving = true;
     pthread_mutex_unlock(&ring->lock);
     if (!mine)
-        return;
+        return (struct ihsm_turn){0};
 
     /* A worker does at least one command however long; an inline server leaves a long one to the workers. */
-    unsigned answered = serve_turn(ring, max_commands, max_bytes, popped);
+    struct ihsm_turn done = serve_turn(ring, max_commands, max_bytes, popped);
 
     pthread_mutex_lock(&ring->lock);
-    if (answered > 0) {
-        ihsm_count(&engine->counters.aes_commands, answered);
+    if (done.commands > 0) {
+        ihsm_count(&engine->counters.aes_commands, done.commands);
         ihsm_host_request_vector(engine->host, ring->vector);
     }
     ring->serving = false;
     pthread_cond_broadcast(&ring->changed);
     ihsm_ring_make_ready(ring);
     pthread_mutex_unlock(&ring->lock);
-    ihsm_host_kick(engine->host);
+    return done;
 }

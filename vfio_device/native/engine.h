@@ -206,8 +206,13 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe);
 
 /* Take one HSM or admin command for Python; bad HSM entries are answered on the way.  False: nothing to hand out. */
 bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
-/* Serve an AES ring for one turn.  popped: the caller took it from the ready list. */
-void ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes);
+struct ihsm_turn {
+    unsigned commands;
+    uint64_t bytes;
+};
+
+/* Serve an AES ring for one turn; the caller kicks the host.  popped: it was taken from the ready list. */
+struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes);
 /* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
 void ihsm_aes_drain(struct ihsm_ring *ring);
 
@@ -247,6 +252,11 @@ uint32_t ihsm_page_load(struct ihsm_engine *engine, uint64_t offset);
 
 /* ---- scheduler.c ---- */
 
+/*
+ * Serve ready AES rings, in turn, until there is none or so much has been done as one turn may hold; interrupts follow
+ * at the end.  Returns how many rings were served.
+ */
+unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rings);
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler);
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring);

@@ -8,6 +8,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -168,38 +169,60 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
     return result;
 }
 
-bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler) {
+unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rings) {
+    struct ihsm_turn total = {0};
+    struct ihsm_engine *engine = NULL;
+    unsigned rings = 0;
+
     /* Racy on purpose: the poller asks in a loop and must not hold up those who take the lock. */
     if (__atomic_load_n(&scheduler->ready[IHSM_CLASS_AES].first, __ATOMIC_RELAXED) == NULL)
-        return false;
+        return 0;
     pthread_mutex_lock(&scheduler->lock);
-    struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
+    while (rings < max_rings && total.commands < IHSM_TURN_COMMANDS && total.bytes < IHSM_TURN_BYTES) {
+        struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
+        if (ring == NULL)
+            break;
+        if (engine == ring->engine)
+            leave(scheduler, engine); /* held already */
+        pthread_mutex_unlock(&scheduler->lock);
+        if (engine != NULL && engine != ring->engine) {
+            ihsm_host_kick(engine->host);
+            pthread_mutex_lock(&scheduler->lock);
+            leave(scheduler, engine);
+            pthread_mutex_unlock(&scheduler->lock);
+        }
+        engine = ring->engine;
+        struct ihsm_turn turn = ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
+        total.commands += turn.commands;
+        total.bytes += turn.bytes;
+        rings++;
+        pthread_mutex_lock(&scheduler->lock);
+    }
     pthread_mutex_unlock(&scheduler->lock);
-    if (ring == NULL)
-        return false;
-    struct ihsm_engine *engine = ring->engine;
-    ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
-    pthread_mutex_lock(&scheduler->lock);
-    leave(scheduler, engine);
-    pthread_mutex_unlock(&scheduler->lock);
-    return true;
+    if (engine != NULL) {
+        /* Rings that share a vector, or a client, are done before it is woken. */
+        ihsm_host_kick(engine->host);
+        pthread_mutex_lock(&scheduler->lock);
+        leave(scheduler, engine);
+        pthread_mutex_unlock(&scheduler->lock);
+    }
+    return rings;
 }
+
+bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler) { return ihsm_scheduler_serve(scheduler, 1) > 0; }
 
 static void *aes_worker(void *argument) {
     struct ihsm_scheduler *scheduler = argument;
     pthread_setname_np(pthread_self(), "ihsm-aes");
     pthread_mutex_lock(&scheduler->lock);
     while (!scheduler->closed) {
-        struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
-        if (ring == NULL) {
+        if (scheduler->ready[IHSM_CLASS_AES].first == NULL) {
             pthread_cond_wait(&scheduler->ready[IHSM_CLASS_AES].filled, &scheduler->lock);
             continue;
         }
-        struct ihsm_engine *engine = ring->engine;
         pthread_mutex_unlock(&scheduler->lock);
-        ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
+        ihsm_scheduler_serve(scheduler, UINT_MAX);
         pthread_mutex_lock(&scheduler->lock);
-        leave(scheduler, engine);
     }
     pthread_mutex_unlock(&scheduler->lock);
     return NULL;
