@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import threading
+import time
 import weakref
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -39,6 +40,7 @@ __all__ = [
 DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
 _NO_VECTOR: Final = -1
+_CLOSE_POLL_S: Final = 0.001
 
 
 class NoPointerError(Exception):
@@ -127,8 +129,7 @@ class Scheduler:
         self._engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
         self._ids = itertools.count(1)
         self._local = threading.local()
-        self._pulling = 0
-        self._idle = threading.Condition()
+        self._pulling: set[int] = set()
         self.closed = False
 
     def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
@@ -136,11 +137,11 @@ class Scheduler:
 
         None after `timeout_s` seconds without one, or, at once and for ever, after `wake`.
         """
-        with self._idle:
+        thread = threading.get_ident()
+        self._pulling.add(thread)  # before `closed` is looked at: `close` waits for whom it finds here
+        try:
             if self.closed:
                 return None
-            self._pulling += 1
-        try:
             buffer = getattr(self._local, "command", None)
             if buffer is None:
                 buffer = self._local.command = ffi.new("struct ihsm_command *")
@@ -161,14 +162,11 @@ class Scheduler:
                 ffi.buffer(buffer.request, buffer.request_len)[:],
             )
         finally:
-            with self._idle:
-                self._pulling -= 1
-                self._idle.notify_all()
+            self._pulling.discard(thread)
 
     def wake(self) -> None:
         """End every `pull`, those running and those to come, and the AES workers."""
-        with self._idle:
-            self.closed = True
+        self.closed = True
         if self.handle is not None:
             lib.ihsm_scheduler_wake(self.handle)
 
@@ -177,8 +175,8 @@ class Scheduler:
         if self._engines:
             raise RuntimeError(f"{len(self._engines)} engines of the scheduler are still open")
         self.wake()
-        with self._idle:
-            self._idle.wait_for(lambda: self._pulling == 0)
+        while self._pulling:
+            time.sleep(_CLOSE_POLL_S)
         if self.handle is not None:
             lib.ihsm_scheduler_free(self.handle)
             self.handle = None

@@ -63,9 +63,15 @@ def _expect_id(buffer: Buffer, offset: int, entry_id: int, where: str) -> None:
         raise MborDecodeError(DecodeErrorKind.InvalidId, where)
 
 
+@functools.lru_cache(maxsize=512)
+def _request_header(start: bytes) -> tuple[ReqHdr, int]:
+    """Header of the request that starts like this; a session sends the same few over and over."""
+    return _decode_header(start, ReqHdr)
+
+
 def decode_request_header(buffer: Buffer) -> tuple[ReqHdr, int]:
     """Header of a request and the offset of the data entry; MborDecodeError stands for DdiDecodeFailed."""
-    return _decode_header(buffer, ReqHdr)
+    return _request_header(bytes(buffer[:_LONGEST_REQUEST_HEAD]))
 
 
 def decode_response_header(buffer: Buffer) -> tuple[RespHdr, int]:
@@ -100,31 +106,28 @@ def decode_response(buffer: Buffer, cls: type[M]) -> tuple[RespHdr, M | None]:
 
 def encode_message(header: ReqHdr | RespHdr, data: MborMap, *, limit: int = HOST_BUFFER_BYTES) -> bytes:
     """Envelope around a header and a data map; `limit` is the room in bytes. Raises MborEncodeError."""
-    return _with_data(_head(header), data, limit)
-
-
-def _head(header: ReqHdr | RespHdr) -> bytes:
-    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
-
-
-@functools.lru_cache(maxsize=512)
-def _request_head(op: DdiOp, session_id: int | None, rev: ApiRev | None) -> bytes:
-    """Everything before the data map; a client sends the same few over and over."""
-    return _head(ReqHdr(rev=rev, op=op, sess_id=session_id))
-
-
-def _with_data(head: bytes, data: MborMap, limit: int) -> bytes:
+    head = _head(header)
     message = head + encode(data, position=len(head))
     if len(message) > limit:
         raise MborEncodeError(EncodeErrorKind.BufferOverflow, type(data).__name__)
     return message
 
 
+@functools.lru_cache(maxsize=512)
+def _head(header: ReqHdr | RespHdr) -> bytes:
+    """Everything before the data map; the same few come over and over."""
+    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
+
+
+_LONGEST_REQUEST_HEAD: Final = len(_head(ReqHdr(rev=API_REV, op=DdiOp.Invalid, sess_id=0)))
+"""Bytes of a request before its data map if every part of the header is there; their number depends on that alone."""
+
+
 def encode_request(data: MborMap, *, session_id: int | None = None, rev: ApiRev | None = API_REV) -> bytes:
     """Request of the operation that `data` belongs to; `rev` is left out of GetApiRev, which must not carry it."""
     operation = OPERATION_OF_REQUEST[type(data)]
-    head = _request_head(operation.op, session_id, None if isinstance(data, GetApiRevReq) else rev)
-    return _with_data(head, data, HOST_BUFFER_BYTES)
+    header = ReqHdr(rev=None if isinstance(data, GetApiRevReq) else rev, op=operation.op, sess_id=session_id)
+    return encode_message(header, data)
 
 
 def encode_error(status: DdiStatus, request: ReqHdr | None, *, session_id: int | None = None) -> bytes:

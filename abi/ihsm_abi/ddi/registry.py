@@ -104,7 +104,9 @@ OPERATION_OF_REQUEST: Final = {operation.request: operation for operation in _AL
 """The operation that a request's data class belongs to."""
 
 
+_KINDS: Final[dict[int, ControlKind]] = {operation.op: operation.kind for operation in _ALL}
+
+
 def control_kind(op: int) -> ControlKind:
     """Session control kind of an operation code; unknown codes and `Invalid` count as IN_SESSION (spec 03 §7)."""
-    operation = OPERATIONS.get(DdiOp(op))
-    return operation.kind if operation is not None else ControlKind.IN_SESSION
+    return _KINDS.get(op, ControlKind.IN_SESSION)

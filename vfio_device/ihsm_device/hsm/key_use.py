@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operations that use a stored key ask of it: its family, its usage, an engine that works."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from ihsm_abi.ddi import DdiStatus, KeyUsage
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import CryptoFailureError
@@ -26,10 +23,19 @@ def require_usage(entry: Entry, usage: KeyUsage) -> None:
         raise RefusedError(DdiStatus.InvalidPermissions)
 
 
-@contextmanager
-def engine_failure(status: DdiStatus) -> Iterator[None]:
+class engine_failure:
     """Answer with the status if the crypto library gives up on what should work."""
-    try:
-        yield
-    except CryptoFailureError:
-        raise RefusedError(status) from None
+
+    __slots__ = ("_status",)
+
+    def __init__(self, status: DdiStatus) -> None:
+        """Use as a context manager around the call."""
+        self._status = status
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """Turn a CryptoFailureError into the refusal."""
+        if isinstance(error, CryptoFailureError):
+            raise RefusedError(self._status) from None
