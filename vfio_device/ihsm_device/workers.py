@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 MAX_ADMIN_THREADS: Final = 16
 """A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
 MAX_FAST_THREADS: Final = 4
-"""A quick command is mostly Python, and threads that hand the interpreter lock to each other cost more than they gain."""
+"""A quick command is mostly Python: threads that hand the interpreter lock to each other cost more than they gain."""
 SLOW_BACKLOG: Final = 1024
 """Requests of one function that may wait for a slow thread: more than 65 queues of the driver's 16 slots can hold."""
 STOP_TIMEOUT_S: Final = 5.0
