@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +166,18 @@ def fresh_pair(folder: Path) -> tuple[str, str, str]:
     report, chain = folder / "selftest.cose", folder / "selftest.pem"
     assert run("selftest", "--report", str(report), "--chain", str(chain)).exit_code == 0
     return str(report), "--chain", str(chain)
+
+
+def test_what_the_example_keeps_proves_the_signature(tmp_path: Path) -> None:
+    message = tmp_path / "message"
+    message.write_bytes(os.urandom(1000))
+    example = Path(__file__).parents[3] / "docs/examples/sign_and_attest.py"
+    subprocess.run([sys.executable, example, message, tmp_path], capture_output=True, timeout=120, check=True)
+    openssl = ["openssl", "dgst", "-sha384", "-verify", "public.pem", "-signature", "signature.der", "message"]
+    subprocess.run(openssl, cwd=tmp_path, capture_output=True, check=True)
+    chain, key, report = (str(tmp_path / name) for name in ("chain.pem", "public.pem", "report.cose"))
+    digest = hashlib.sha384(message.read_bytes()).hexdigest()
+    run_json("verify-report", report, "--chain", chain, "--key", key, "--report-data", digest)
 
 
 @pytest.mark.parametrize(
