@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from ihsm.bench.quick import PAGE_DEVICE
+from ihsm.bench.quick import LATENCY_DEVICE
 from ihsm.errors import IhsmError
 
 MODULES: Final = ("vfio_iommu_type1", "vfio-pci")
@@ -30,7 +30,7 @@ def guest_records(suites: tuple[str, ...] = ("ring",)) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "ihsm", "guest", "--quiet", "--timeout", str(TIMEOUT_S), "--share", folder]
         for module in MODULES:
             command += ["--module", module]
-        command += ["--device-args", " ".join(PAGE_DEVICE), "--exec", inside]
+        command += ["--device-args", " ".join(LATENCY_DEVICE), "--exec", inside]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if ended.returncode or not output.exists():
             last = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1:]

@@ -30,8 +30,10 @@ from ihsm.ddi import KeyRequest, Partition, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
 
-PAGE_DEVICE: Final = ("--doorbell", "page", "--spin-us", "20")
-"""Awake while a caller comes back within microseconds, asleep soon, so that CPU time is work and not waiting."""
+THROUGHPUT_DEVICE: Final = ("--doorbell", "page", "--spin-us", "2")
+"""Asleep as soon as its rings are empty, so that its CPU time is work and not waiting."""
+LATENCY_DEVICE: Final = ("--doorbell", "page", "--spin-us", "100")
+"""Awake while a caller comes back within microseconds."""
 TRAP_DEVICE: Final = ("--doorbell", "trap")
 OUTSTANDING: Final = 16
 QUEUES: Final = 126
@@ -62,15 +64,21 @@ class QuickRun:
         try:
             if self.soft_hsm:
                 self._stack.callback(self.soft_hsm.close)
-            self._page, self._wide, self._trap, self._idle = self._start_devices()
+            self._busy, self._quick, self._wide, self._trap, self._idle = self._start_devices()
         except BaseException:
             self._stack.close()
             raise
 
     def _start_devices(self) -> list[BenchDevice]:
         """All at once: what takes time is starting their interpreters."""
-        wide = (*PAGE_DEVICE, "--resources", str(QUEUES // 2))
-        wanted = ((PAGE_DEVICE, 1), (wide, 1), (TRAP_DEVICE, 1), (TRAP_DEVICE, FUNCTIONS))
+        wide = (*THROUGHPUT_DEVICE, "--resources", str(QUEUES // 2))
+        wanted = (
+            (THROUGHPUT_DEVICE, 1),
+            (LATENCY_DEVICE, 1),
+            (wide, 1),
+            (TRAP_DEVICE, 1),
+            (TRAP_DEVICE, FUNCTIONS),
+        )
         pool = self._stack.enter_context(ThreadPoolExecutor(len(wanted)))
         starting = [pool.submit(BenchDevice, *arguments) for arguments in wanted]
         started = [future.result() for future in starting if future.exception() is None]
@@ -119,23 +127,25 @@ class QuickRun:
 
     def polled(self) -> list[Result]:
         """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, ring-poll-python, scale-queues."""
-        under_test = self._page
-        with provisioned(under_test, POLLED) as (controller, session):
+        with provisioned(self._busy, POLLED) as (controller, session):
+            results = [
+                *self._aes(controller, session, "gcm", 65536, depth=32, batch=8),
+                *self._aes(controller, session, "gcm", 4096, depth=192, batch=64),
+                *self._aes(controller, session, "gcm", 64, depth=768, batch=256),
+                *self._aes(controller, session, "xts", 4096, depth=192, batch=64),
+                self._scale_queues(controller, session),
+            ]
+        with provisioned(self._quick, POLLED) as (controller, session):
             return [
-                *self._aes(under_test, controller, session, "gcm", 65536, depth=32, batch=8),
-                *self._aes(under_test, controller, session, "gcm", 4096, depth=192, batch=64),
-                *self._aes(under_test, controller, session, "gcm", 64, depth=768, batch=256),
-                *self._aes(under_test, controller, session, "xts", 4096, depth=192, batch=64),
+                *results,
                 self._ring_poll_c(controller, session),
                 self._ring_poll_python(controller, session),
-                self._scale_queues(controller, session),
             ]
 
     def _aes(
-        self, under_test: BenchDevice, controller: Controller, session: Session, cipher: str, size: int, *,
-        depth: int, batch: int,
-    ) -> list[Result]:  # fmt: skip
-        with aes_work(controller, session, cipher, size, load=under_test.load) as work:
+        self, controller: Controller, session: Session, cipher: str, size: int, *, depth: int, batch: int
+    ) -> list[Result]:
+        with aes_work(controller, session, cipher, size, load=self._busy.load) as work:
             variants: dict[str, Runner] = {"device": functools.partial(work.run, depth=depth, batch=batch)}
             small = size == 64
             if self.openssl is not None:
@@ -143,7 +153,7 @@ class QuickRun:
             if not small:
                 variants["aws_lc"] = library_runner(self.aws_lc, work, cipher)
             else:
-                variants["numpy"] = numpy_batches(work, controller, batch, under_test)
+                variants["numpy"] = numpy_batches(work, controller, batch, self._busy)
                 if self.soft_hsm:
                     hsm = self.soft_hsm
                     variants["softhsm2"] = lambda seconds: hsm.gcm(work.buffers, work.aad_bytes, size, seconds)
@@ -161,7 +171,7 @@ class QuickRun:
     # ---- latency and scale ----
 
     def _ring_poll_c(self, controller: Controller, session: Session) -> Result:
-        with aes_work(controller, session, "gcm", 16, load=self._page.load) as work:
+        with aes_work(controller, session, "gcm", 16, load=self._quick.load) as work:
             series = self._interleave(
                 {
                     "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
@@ -176,14 +186,14 @@ class QuickRun:
         queue, ids, text = controller.aes_queues[0], fast_path_session(session), bytes(16)
         with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
             sample = timed(
-                lambda: queue.gcm_encrypt(ids, keys[0], text, timeout_s=5), PYTHON_SECONDS, device=self._page.load
+                lambda: queue.gcm_encrypt(ids, keys[0], text, timeout_s=5), PYTHON_SECONDS, device=self._quick.load
             )
         return latency("ring-poll-python", {"device": [sample]}, {}, bytes=16)
 
     def _scale_queues(self, controller: Controller, session: Session) -> Result:
         with (
             provisioned(self._wide, MANY_QUEUES) as (wide, wide_session),
-            aes_work(controller, session, "gcm", 4096, load=self._page.load) as one,
+            aes_work(controller, session, "gcm", 4096, load=self._busy.load) as one,
             aes_work(wide, wide_session, "gcm", 4096, load=self._wide.load, queues=wide.aes_queues) as all_queues,
         ):
             series = self._interleave(

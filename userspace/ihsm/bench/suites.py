@@ -16,7 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.device import BenchDevice, provision, provisioned
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
-from ihsm.bench.quick import PAGE_DEVICE, TRAP_DEVICE, WAITING, der, library_runner, proportional_bytes
+from ihsm.bench.quick import (
+    LATENCY_DEVICE,
+    THROUGHPUT_DEVICE,
+    TRAP_DEVICE,
+    WAITING,
+    der,
+    library_runner,
+    proportional_bytes,
+)
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
@@ -73,7 +81,7 @@ def ring(place: Place, advance: Advance) -> list[Result]:
     results: list[Result] = []
     options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=256)
     with (
-        place.function(PAGE_DEVICE, options) as (controller, session, load),
+        place.function(LATENCY_DEVICE, options) as (controller, session, load),
         aes_work(controller, session, "gcm", 16, load=load) as work,
     ):
         for depth in DEPTHS:
@@ -102,7 +110,7 @@ def aes(place: Place, advance: Advance) -> list[Result]:
     """GCM and XTS by size beside the libraries, in place, and by number of queues."""
     results: list[Result] = []
     options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=256, buffer_bytes=24 << 20)
-    with place.function(PAGE_DEVICE, options) as (controller, session, load):
+    with place.function(THROUGHPUT_DEVICE, options) as (controller, session, load):
         for cipher in ("gcm", "xts"):
             for size in SIZES:
                 results.append(_aes_beside_peers(controller, session, load, cipher, size))
@@ -139,7 +147,7 @@ def _aes_beside_peers(
 def _aes_by_queues(place: Place, advance: Advance) -> list[Result]:
     results = []
     options = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
-    arguments = (*PAGE_DEVICE, "--resources", str(max(QUEUE_COUNTS) // 2))
+    arguments = (*THROUGHPUT_DEVICE, "--resources", str(max(QUEUE_COUNTS) // 2))
     with place.function(arguments, options) as (controller, session, load):
         for count in QUEUE_COUNTS:
             queues = controller.aes_queues[:count]
@@ -251,7 +259,7 @@ def scale(place: Place, advance: Advance) -> list[Result]:
     results = []
     options = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=64, buffer_bytes=1 << 20)
     for count in FUNCTION_COUNTS:
-        device = BenchDevice(PAGE_DEVICE, count)
+        device = BenchDevice(THROUGHPUT_DEVICE, count)
         try:
             controllers = [device.controller(options, number) for number in range(count)]
             sessions = [provision(controller) for controller in controllers]
