@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operations that use a stored key ask of it: its family, its usage, an engine that works."""
 
+from typing import Final
+
 from ihsm_abi.ddi import DdiStatus, KeyUsage
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import CryptoFailureError
 from ihsm_device.hsm.keytypes import TYPES, USAGE_FLAGS, Family, TypeInfo
 from ihsm_device.hsm.vault import Entry
+
+_USAGE_BITS: Final = {usage: int(flags) for usage, flags in USAGE_FLAGS.items()}
+"""As plain numbers: operators of flag classes take microseconds."""
 
 
 def require_family(entry: Entry, family: Family) -> TypeInfo:
@@ -19,7 +24,8 @@ def require_family(entry: Entry, family: Family) -> TypeInfo:
 
 def require_usage(entry: Entry, usage: KeyUsage) -> None:
     """Refuse with InvalidPermissions a key that was not made for the usage."""
-    if USAGE_FLAGS[usage] & ~entry.content.flags:
+    wanted = _USAGE_BITS[usage]
+    if wanted & int(entry.content.flags) != wanted:
         raise RefusedError(DdiStatus.InvalidPermissions)
 
 
