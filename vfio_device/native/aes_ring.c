@@ -95,6 +95,17 @@ static bool fetch(struct server *server) {
         memcpy(ring->fetched[i], server->sq + (size_t)head * sizeof(struct gcm_sqe), sizeof(struct gcm_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
+    /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */
+    for (uint32_t i = 0, next = head; i < IHSM_AES_FETCH && i < pending - count; i++) {
+        const uint8_t *at = server->sq + (size_t)next * sizeof(struct gcm_sqe);
+        __builtin_prefetch(at);
+        __builtin_prefetch(at + sizeof(struct gcm_sqe) / 2);
+        next = next + 1 == ring->sq_entries ? 0 : next + 1;
+    }
+    for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count; i++) {
+        __builtin_prefetch(server->cq + (size_t)next * sizeof(struct aes_cqe), 1);
+        next = next + 1 == ring->cq_entries ? 0 : next + 1;
+    }
     ring->fetched_count = count;
     ring->in_flight += count;
     atomic_store_explicit(&ring->sq_head, head, memory_order_release);
@@ -140,11 +151,13 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
         complete(&server, &cqe);
         done.commands++;
     }
+    ihsm_fp_end(&server.context);
     ihsm_regions_unlock(server.context.regions);
     return done;
 }
 
-struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes) {
+struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
+                                uint32_t max_bytes) {
     struct ihsm_engine *engine = ring->engine;
 
     pthread_mutex_lock(&ring->lock);
@@ -157,8 +170,7 @@ struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned ma
     if (!mine)
         return (struct ihsm_turn){0};
 
-    /* A worker does at least one command however long; an inline server leaves a long one to the workers. */
-    struct ihsm_turn done = serve_turn(ring, max_commands, max_bytes, popped);
+    struct ihsm_turn done = serve_turn(ring, max_commands, max_bytes, long_commands);
 
     pthread_mutex_lock(&ring->lock);
     if (done.commands > 0) {

@@ -119,62 +119,72 @@ uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted)
 
 /* ---- checks ---- */
 
-/* A key held for the time of the command. */
-struct held {
+/* A key during a command. */
+struct used {
     struct ks_bulk_key *key; /* NULL: the number names no live bulk key of the function */
     struct ks_bulk_info info;
 };
 
-static struct held hold(const struct ihsm_fp_function *function, uint32_t number)
-{
-    struct held held = {0};
-    if (function->keys && number <= LARGEST_KEY_NUMBER)
-        held.key = ks_bulk_acquire(function->keys, number);
-    if (held.key)
-        held.info = ks_bulk_info(held.key);
-    return held;
-}
-
-static void release(const struct held *held)
+static void let_go(struct ihsm_fp_held *held)
 {
     if (held->key)
         ks_bulk_release(held->key);
+    held->key = NULL;
+}
+
+static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_t number)
+{
+    struct ihsm_fp_held *held = &context->held[place];
+    struct used used = {0};
+    if (held->key && (held->number != number || ks_bulk_deleted(held->key)))
+        let_go(held);
+    if (!held->key && context->function->keys && number <= LARGEST_KEY_NUMBER)
+        *held = (struct ihsm_fp_held){ks_bulk_acquire(context->function->keys, number), number};
+    if (held->key)
+        used = (struct used){held->key, ks_bulk_info(held->key)};
+    return used;
+}
+
+void ihsm_fp_end(struct ihsm_fp_context *context)
+{
+    let_go(&context->held[0]);
+    let_go(&context->held[1]);
 }
 
 /* An unused entry counts as type XTS. */
-static bool is_gcm(const struct held *held) { return held->key && held->info.type != KS_BULK_XTS; }
+static bool is_gcm(const struct used *used) { return used->key && used->info.type != KS_BULK_XTS; }
 
 /* The service indicator depends on nothing but the type of the first key (spec 02 E.3). */
-static uint32_t indicator(const struct ihsm_fp_function *function, const struct held *held)
+static uint32_t indicator(const struct ihsm_fp_function *function, const struct used *used)
 {
-    return held->key && held->info.type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
+    return used->key && used->info.type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
 }
 
-static bool other_session(const struct held *held, uint16_t session_id)
+static bool other_session(const struct used *used, uint16_t session_id)
 {
-    return held->info.session_only && held->info.session_id != session_id;
+    return used->info.session_only && used->info.session_id != session_id;
 }
 
-static unsigned gcm_error(const struct gcm_sqe *sqe, const struct held *held)
+static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used)
 {
     if (sqe->aligned_aad_len % IHSM_GCM_AAD_ALIGNMENT_BYTES != 0)
         return IHSM_GCM_ERROR_AAD_ALIGNMENT;
     if (sqe->key_id > LARGEST_KEY_NUMBER)
         return IHSM_GCM_ERROR_KEY_INDEX;
-    if (!held->key)
+    if (!used->key)
         return IHSM_GCM_ERROR_KEY_NOT_OWNED;
-    if (held->info.app_id != sqe->short_app_id)
+    if (used->info.app_id != sqe->short_app_id)
         return IHSM_GCM_ERROR_KEY_APP;
-    if (other_session(held, sqe->session_id))
+    if (other_session(used, sqe->session_id))
         return IHSM_GCM_ERROR_KEY_SESSION;
-    if (!is_gcm(held))
+    if (!is_gcm(used))
         return IHSM_GCM_ERROR_KEY_TYPE;
     if (sqe->src_len % IHSM_AES_BLOCK_BYTES != 0)
         return IHSM_GCM_ERROR_LENGTH_ALIGNMENT;
     return 0;
 }
 
-static unsigned xts_error(const struct xts_sqe *sqe, const struct held *key1, const struct held *key2)
+static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, const struct used *key2)
 {
     if (is_gcm(key1))
         return IHSM_XTS_ERROR_KEY1_TYPE;
@@ -210,33 +220,30 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct held *key1, co
 static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
 {
     const struct ihsm_fp_function *function = c->context->function;
-    struct held held = hold(function, sqe->key_id);
-    c->cqe->fips_approved = indicator(function, &held);
+    struct used used = find(c->context, 0, sqe->key_id);
+    c->cqe->fips_approved = indicator(function, &used);
     /* Drawn before the other checks, so that even a refused command shows it. */
-    if (function->device_iv && !c->decrypt && held.key && held.info.type == KS_BULK_GCM_APPROVED)
+    if (function->device_iv && !c->decrypt && used.key && used.info.type == KS_BULK_GCM_APPROVED)
         ihsm_random_iv(c->cqe->iv);
     else
         memcpy(c->cqe->iv, sqe->iv, sizeof sqe->iv);
-    unsigned error = gcm_error(sqe, &held);
+    unsigned error = gcm_error(sqe, &used);
     if (error)
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, error);
     else
-        ihsm_gcm_run(c, sqe, ks_bulk_aes(held.key));
-    release(&held);
+        ihsm_gcm_run(c, sqe, ks_bulk_aes(used.key));
 }
 
 static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe)
 {
     const struct ihsm_fp_function *function = c->context->function;
-    struct held key1 = hold(function, sqe->key_id1), key2 = hold(function, sqe->key_id2);
+    struct used key1 = find(c->context, 0, sqe->key_id1), key2 = find(c->context, 1, sqe->key_id2);
     c->cqe->fips_approved = indicator(function, &key1);
     unsigned error = xts_error(sqe, &key1, &key2);
     if (error)
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_XTS, error);
     else
         ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
-    release(&key2);
-    release(&key1);
 }
 
 void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe)

@@ -11,6 +11,7 @@
 struct ihsm_engine;
 struct ihsm_ring;
 struct ihsm_regions;
+struct ks_bulk_key;
 struct ks_bulk_table;
 
 /* What the fast path knows of a PCI function; set before its first AES queue exists. */
@@ -25,6 +26,12 @@ struct ihsm_fp_scratch;
 /* Those of the calling thread, made when first asked for and gone with it; NULL: no memory. */
 struct ihsm_fp_scratch *ihsm_fp_scratch(void);
 
+/* A key kept from one command to the next, because finding it again costs as much as encrypting a block. */
+struct ihsm_fp_held {
+    struct ks_bulk_key *key; /* NULL: none */
+    uint32_t number;
+};
+
 /* What a command may use. The region lock is held (read side) during ihsm_fp_execute; pointers to guest memory are
  * good until the next ihsm_fp_checkpoint. */
 struct ihsm_fp_context {
@@ -33,12 +40,16 @@ struct ihsm_fp_context {
     struct ihsm_ring *ring;
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
+    struct ihsm_fp_held held[2]; /* the first and the second key of the last command; released by ihsm_fp_end */
     unsigned remapped; /* how often a checkpoint has let a mapping callback in: pointers of before are void */
 };
 
 /* Carry out one AES command. sqe is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd, sqid
  * and phase is filled in. Neither blocks nor allocates. */
 void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe);
+
+/* End of a row of commands with one context: lets go of the keys. Due soon, for a number is not used anew before. */
+void ihsm_fp_end(struct ihsm_fp_context *context);
 
 /* Supplied by the engine, called about every 256 KiB of a long command. Lets a waiting mapping callback in. False: the
  * queue goes away, leave at once. */
