@@ -63,7 +63,7 @@ void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t 
         ihsm_ring_make_ready(ring);
     pthread_mutex_unlock(&ring->lock);
     if (serve) {
-        ihsm_aes_serve(ring, false, INLINE_COMMANDS, INLINE_BYTES);
+        ihsm_aes_serve(ring, false, false, INLINE_COMMANDS, INLINE_BYTES);
         ihsm_host_kick(engine->host);
     }
 }

@@ -35,6 +35,8 @@
 /* One turn of an AES ring ends after so many commands or bytes, then the next ring is served. */
 #define IHSM_TURN_COMMANDS 32
 #define IHSM_TURN_BYTES (256 * 1024)
+/* A longer AES command is left to a thread of its own, so that it holds up neither doorbells nor other rings. */
+#define IHSM_LONG_BYTES IHSM_TURN_BYTES
 /* AES entries read from a ring at once; what has been read counts as in flight. */
 #define IHSM_AES_FETCH 8
 
@@ -198,6 +200,7 @@ size_t ihsm_ring_cqe_bytes(const struct ihsm_ring *ring);
 uint32_t ihsm_ring_pending(struct ihsm_ring *ring);  /* entries between head and tail */
 uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring);  /* CQ places neither used nor promised */
 bool ihsm_ring_has_work(struct ihsm_ring *ring);
+bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* an AES command of more than IHSM_LONG_BYTES has been fetched */
 void ihsm_ring_make_ready(struct ihsm_ring *ring);   /* put on the ready list if there is work and it is not there */
 /* With the region lock held too: */
 bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe); /* read the entry at head, head++, in_flight++; false: stopped */
@@ -211,8 +214,12 @@ struct ihsm_turn {
     uint64_t bytes;
 };
 
-/* Serve an AES ring for one turn; the caller kicks the host.  popped: it was taken from the ready list. */
-struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, unsigned max_commands, uint32_t max_bytes);
+/*
+ * Serve an AES ring for one turn; the caller kicks the host.  popped: it was taken from a ready list.  A command of more
+ * than max_bytes is carried out only with long_commands, else it stays next and the ring becomes ready again.
+ */
+struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
+                                uint32_t max_bytes);
 /* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
 void ihsm_aes_drain(struct ihsm_ring *ring);
 
@@ -229,7 +236,7 @@ struct ihsm_poller {
     int64_t spin_ns; /* negative: never sleep */
     atomic_uint asleep;
     atomic_bool closed;
-    bool running;
+    atomic_bool running;
     pthread_t thread;
 };
 
@@ -252,11 +259,20 @@ uint32_t ihsm_page_load(struct ihsm_engine *engine, uint64_t offset);
 
 /* ---- scheduler.c ---- */
 
+/* One per class, and one for AES rings whose next command is a long one. */
+enum ihsm_ready_list {
+    IHSM_READY_ADMIN = IHSM_CLASS_ADMIN,
+    IHSM_READY_HSM = IHSM_CLASS_HSM,
+    IHSM_READY_AES = IHSM_CLASS_AES,
+    IHSM_READY_LONG,
+    IHSM_READY_LISTS,
+};
+
 /*
  * Serve ready AES rings, in turn, until there is none or so much has been done as one turn may hold; interrupts follow
  * at the end.  Returns how many rings were served.
  */
-unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rings);
+unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_list list, unsigned max_rings);
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler);
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring);

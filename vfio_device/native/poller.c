@@ -133,7 +133,7 @@ static void *poll_pages(void *argument) {
     pthread_setname_np(pthread_self(), "ihsm-poll");
     while (!atomic_load_explicit(&poller->closed, memory_order_relaxed)) {
         bool worked = scan_locked(poller);
-        worked |= ihsm_scheduler_serve(scheduler, UINT_MAX) > 0;
+        worked |= ihsm_scheduler_serve(scheduler, IHSM_READY_AES, UINT_MAX) > 0;
         while (atomic_load_explicit(&poller->waiting, memory_order_relaxed) > 0)
             sched_yield();
         if (worked) {

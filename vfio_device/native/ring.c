@@ -40,6 +40,11 @@ bool ihsm_ring_has_work(struct ihsm_ring *ring) {
     return ihsm_ring_pending(ring) > 0 && ihsm_ring_cq_room(ring) > 0;
 }
 
+bool ihsm_ring_next_is_long(struct ihsm_ring *ring) {
+    return ring->fetched_next < ring->fetched_count &&
+           ((const struct gcm_sqe *)ring->fetched[ring->fetched_next])->src_len > IHSM_LONG_BYTES;
+}
+
 void ihsm_ring_make_ready(struct ihsm_ring *ring) {
     if (!ring->queued && !ring->serving && ihsm_ring_has_work(ring)) {
         ring->queued = true;

@@ -2,7 +2,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One scheduler per process: a first-in first-out ready list per class of ring, so that rings (of all functions) are
- * served in turn.  Python threads pull from the admin and HSM lists; C threads serve the AES list.
+ * served in turn.  Python threads pull from the admin and HSM lists; C threads serve the AES list.  One more C thread
+ * carries out AES commands so long that nobody else should wait for them.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -12,19 +13,19 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define CLASSES 3
-
 struct ihsm_scheduler {
     pthread_mutex_t lock;
     struct {
         struct ihsm_ring *first, *last;
         pthread_cond_t filled;
-    } ready[CLASSES];
+    } ready[IHSM_READY_LISTS];
     pthread_cond_t idle; /* some engine's busy count became 0 */
     struct ihsm_poller poller;
     bool closed;
     unsigned workers_wanted, workers_running;
     pthread_t *workers;
+    atomic_bool long_worker_running;
+    pthread_t long_worker;
 };
 
 /* The head of a ready list changes under the lock, but the poller glances at it without. */
@@ -43,8 +44,8 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
         return NULL;
     }
     pthread_mutex_init(&scheduler->lock, NULL);
-    for (unsigned class = 0; class < CLASSES; class++)
-        pthread_cond_init(&scheduler->ready[class].filled, NULL);
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_init(&scheduler->ready[list].filled, NULL);
     pthread_cond_init(&scheduler->idle, NULL);
     scheduler->workers_wanted = aes_workers;
     return scheduler;
@@ -53,8 +54,8 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
     pthread_mutex_lock(&scheduler->lock);
     scheduler->closed = true;
-    for (unsigned class = 0; class < CLASSES; class++)
-        pthread_cond_broadcast(&scheduler->ready[class].filled);
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_broadcast(&scheduler->ready[list].filled);
     pthread_mutex_unlock(&scheduler->lock);
 }
 
@@ -63,9 +64,11 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     ihsm_poller_destroy(&scheduler->poller);
     for (unsigned i = 0; i < scheduler->workers_running; i++)
         pthread_join(scheduler->workers[i], NULL);
+    if (scheduler->long_worker_running)
+        pthread_join(scheduler->long_worker, NULL);
     free(scheduler->workers);
-    for (unsigned class = 0; class < CLASSES; class++)
-        pthread_cond_destroy(&scheduler->ready[class].filled);
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_destroy(&scheduler->ready[list].filled);
     pthread_cond_destroy(&scheduler->idle);
     pthread_mutex_destroy(&scheduler->lock);
     free(scheduler);
@@ -73,26 +76,29 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
 
 void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *ring) {
     pthread_mutex_lock(&scheduler->lock);
-    bool first = scheduler->ready[ring->class].first == NULL;
+    unsigned list = ring->class;
+    if (list == IHSM_CLASS_AES && scheduler->long_worker_running && ihsm_ring_next_is_long(ring))
+        list = IHSM_READY_LONG;
+    bool first = scheduler->ready[list].first == NULL;
     ring->next_ready = NULL;
     if (first)
-        set_link(&scheduler->ready[ring->class].first, ring);
+        set_link(&scheduler->ready[list].first, ring);
     else
-        scheduler->ready[ring->class].last->next_ready = ring;
-    scheduler->ready[ring->class].last = ring;
+        scheduler->ready[list].last->next_ready = ring;
+    scheduler->ready[list].last = ring;
     /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
-    if (!(first && ring->class == IHSM_CLASS_AES && ihsm_poller_is_me()))
-        pthread_cond_signal(&scheduler->ready[ring->class].filled);
+    if (!(first && list == IHSM_READY_AES && ihsm_poller_is_me()))
+        pthread_cond_signal(&scheduler->ready[list].filled);
     pthread_mutex_unlock(&scheduler->lock);
 }
 
-/* First ready ring of a class, its engine marked busy; NULL if there is none.  Lock held. */
-static struct ihsm_ring *pop(struct ihsm_scheduler *scheduler, int class) {
-    struct ihsm_ring *ring = scheduler->ready[class].first;
+/* First ring of a ready list, its engine marked busy; NULL if there is none.  Lock held. */
+static struct ihsm_ring *pop(struct ihsm_scheduler *scheduler, unsigned list) {
+    struct ihsm_ring *ring = scheduler->ready[list].first;
     if (ring != NULL) {
-        set_link(&scheduler->ready[class].first, ring->next_ready);
+        set_link(&scheduler->ready[list].first, ring->next_ready);
         if (ring->next_ready == NULL)
-            scheduler->ready[class].last = NULL;
+            scheduler->ready[list].last = NULL;
         ring->engine->busy++;
     }
     return ring;
@@ -105,8 +111,8 @@ static void leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) 
 
 void ihsm_scheduler_forget(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
     pthread_mutex_lock(&scheduler->lock);
-    for (unsigned class = 0; class < CLASSES; class++) {
-        struct ihsm_ring **link = &scheduler->ready[class].first, *last = NULL;
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++) {
+        struct ihsm_ring **link = &scheduler->ready[list].first, *last = NULL;
         while (*link != NULL) {
             if ((*link)->engine == engine) {
                 set_link(link, (*link)->next_ready);
@@ -115,7 +121,7 @@ void ihsm_scheduler_forget(struct ihsm_scheduler *scheduler, struct ihsm_engine 
                 link = &last->next_ready;
             }
         }
-        scheduler->ready[class].last = last;
+        scheduler->ready[list].last = last;
     }
     while (engine->busy > 0)
         pthread_cond_wait(&scheduler->idle, &scheduler->lock);
@@ -144,7 +150,7 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
             result = IHSM_PULL_CLOSED;
             break;
         }
-        struct ihsm_ring *ring = pop(scheduler, class);
+        struct ihsm_ring *ring = pop(scheduler, (unsigned)class);
         if (ring != NULL) {
             struct ihsm_engine *engine = ring->engine;
             pthread_mutex_unlock(&scheduler->lock);
@@ -169,17 +175,19 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
     return result;
 }
 
-unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rings) {
+unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_list list, unsigned max_rings) {
     struct ihsm_turn total = {0};
     struct ihsm_engine *engine = NULL;
     unsigned rings = 0;
+    /* Without the thread for them, long commands are everybody's. */
+    bool long_commands = list == IHSM_READY_LONG || !scheduler->long_worker_running;
 
     /* Racy on purpose: the poller asks in a loop and must not hold up those who take the lock. */
-    if (__atomic_load_n(&scheduler->ready[IHSM_CLASS_AES].first, __ATOMIC_RELAXED) == NULL)
+    if (__atomic_load_n(&scheduler->ready[list].first, __ATOMIC_RELAXED) == NULL)
         return 0;
     pthread_mutex_lock(&scheduler->lock);
     while (rings < max_rings && total.commands < IHSM_TURN_COMMANDS && total.bytes < IHSM_TURN_BYTES) {
-        struct ihsm_ring *ring = pop(scheduler, IHSM_CLASS_AES);
+        struct ihsm_ring *ring = pop(scheduler, list);
         if (ring == NULL)
             break;
         if (engine == ring->engine)
@@ -192,7 +200,7 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rin
             pthread_mutex_unlock(&scheduler->lock);
         }
         engine = ring->engine;
-        struct ihsm_turn turn = ihsm_aes_serve(ring, true, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
+        struct ihsm_turn turn = ihsm_aes_serve(ring, true, long_commands, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
         total.commands += turn.commands;
         total.bytes += turn.bytes;
         rings++;
@@ -209,27 +217,41 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, unsigned max_rin
     return rings;
 }
 
-bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler) { return ihsm_scheduler_serve(scheduler, 1) > 0; }
+bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler) {
+    return ihsm_scheduler_serve(scheduler, IHSM_READY_AES, 1) > 0;
+}
 
-static void *aes_worker(void *argument) {
-    struct ihsm_scheduler *scheduler = argument;
-    pthread_setname_np(pthread_self(), "ihsm-aes");
+static void work(struct ihsm_scheduler *scheduler, enum ihsm_ready_list list) {
     pthread_mutex_lock(&scheduler->lock);
     while (!scheduler->closed) {
-        if (scheduler->ready[IHSM_CLASS_AES].first == NULL) {
-            pthread_cond_wait(&scheduler->ready[IHSM_CLASS_AES].filled, &scheduler->lock);
+        if (scheduler->ready[list].first == NULL) {
+            pthread_cond_wait(&scheduler->ready[list].filled, &scheduler->lock);
             continue;
         }
         pthread_mutex_unlock(&scheduler->lock);
-        ihsm_scheduler_serve(scheduler, UINT_MAX);
+        ihsm_scheduler_serve(scheduler, list, UINT_MAX);
         pthread_mutex_lock(&scheduler->lock);
     }
     pthread_mutex_unlock(&scheduler->lock);
+}
+
+static void *aes_worker(void *scheduler) {
+    pthread_setname_np(pthread_self(), "ihsm-aes");
+    work(scheduler, IHSM_READY_AES);
+    return NULL;
+}
+
+static void *long_worker(void *scheduler) {
+    pthread_setname_np(pthread_self(), "ihsm-aes-long");
+    work(scheduler, IHSM_READY_LONG);
     return NULL;
 }
 
 void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler) {
     pthread_mutex_lock(&scheduler->lock);
+    if (!scheduler->closed && !scheduler->long_worker_running &&
+        (scheduler->workers_wanted > 0 || scheduler->poller.running))
+        scheduler->long_worker_running = pthread_create(&scheduler->long_worker, NULL, long_worker, scheduler) == 0;
     while (!scheduler->closed && scheduler->workers_running < scheduler->workers_wanted &&
            pthread_create(&scheduler->workers[scheduler->workers_running], NULL, aes_worker, scheduler) == 0)
         scheduler->workers_running++;

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +243,21 @@ def test_a_turn_ends_after_256_kib(src_len: int, answered: int) -> None:
         queue.submit(*(aes_entry(cid, src_len=src_len) for cid in range(20)))
         assert rig.serve_ready_ring()
         assert sum(1 for _ in iter(queue.reap, None)) == answered
+
+
+@pytest.mark.parametrize("doorbell_page", [False, True], ids=["trap", "page"])
+def test_long_commands_hold_up_nobody_else(doorbell_page: bool) -> None:
+    """Commands beyond a turn have a thread of their own: other rings are served meanwhile, order within one holds."""
+    with EngineRig(aes_workers=0 if doorbell_page else 1, doorbell_page=doorbell_page, spin_us=50) as rig:
+        slow, quick = rig.queue(256, 64).create(), rig.queue(257, 64).create()
+        lengths = [64, 1 << 20, 64, 64, 1 << 28, 1 << 20, 64]
+        for lap in range(20):
+            slow.submit(*(aes_entry(10 * lap + n, src_len=length) for n, length in enumerate(lengths)))
+            quick.submit(aes_entry(lap))
+            assert int(quick.wait()["cmd_id"]) == lap
+            assert [int(slow.wait()["cmd_id"]) for _ in lengths] == [10 * lap + n for n in range(len(lengths))]
+        names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+        assert "ihsm-aes-long" in names
 
 
 def test_aes_workers_answer_everything_of_many_queues() -> None:
