@@ -359,10 +359,26 @@ class QueuePair:
         if len(rows) < count:
             rows = np.concatenate((rows, self._cq_rows[: count - len(rows)]))
         error = self._take_sqhd(self._codec.unpack(rows[-1].tobytes()))
-        if error is None and not self._take_batch(rows, finished):
-            for row in rows:
-                error = error or self._take_one(row.tobytes(), finished)
+        if error is None:
+            for run in self._runs(rows):
+                if not self._take_batch(run, finished):
+                    for row in run:
+                        error = error or self._take_one(row.tobytes(), finished)
         return error
+
+    def _runs(self, rows: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
+        """The completions cut where one batch's end and another's begin; a device in order gives few pieces."""
+        cids = self._cids(rows)
+        if int(cids.max()) >= self.entries:
+            yield rows
+            return
+        start = 0
+        for end in (*(np.flatnonzero(np.diff(self._serial_of[cids])) + 1).tolist(), len(rows)):
+            yield rows[start:end]
+            start = end
+
+    def _cids(self, rows: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return np.ndarray(len(rows), np.uint16, rows, self._cid_offset, (rows.strides[0],)).astype(np.int64)
 
     def _take_sqhd(self, record: Any) -> QueueProtocolError | None:
         if record.sqhd >= self.entries:
@@ -372,7 +388,7 @@ class QueuePair:
 
     def _take_batch(self, rows: NDArray[np.uint64], finished: list[Submission]) -> bool:
         """Take completions that all belong to one batch; False, and nothing done, if they do not."""
-        cids = np.ndarray(len(rows), np.uint16, rows, self._cid_offset, (rows.strides[0],)).astype(np.int64)
+        cids = self._cids(rows)
         if int(cids.max()) >= self.entries - 1:
             return False
         serial = int(self._serial_of[cids[0]])
