@@ -39,7 +39,9 @@ OUTSTANDING: Final = 16
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
 PYTHON_SECONDS: Final = 0.5
-POLLED: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20)
+POLLED: Final = DriverOptions(
+    interrupts=False, spin_us=200, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20
+)
 WAITING: Final = DriverOptions(spin_us=0, hsm_queues=1, aes_queues=1, hsm_entries=32)
 MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
 IDLE: Final = DriverOptions(hsm_queues=1, aes_queues=2, aes_entries=64, buffer_bytes=1 << 16)
@@ -127,33 +129,43 @@ class QuickRun:
 
     def polled(self) -> list[Result]:
         """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, ring-poll-python, scale-queues."""
-        with provisioned(self._busy, POLLED) as (controller, session):
-            results = [
+        with (
+            provisioned(self._busy, POLLED) as (controller, session),
+            provisioned(self._quick, POLLED) as (quick_controller, quick_session),
+        ):
+            with aes_work(quick_controller, quick_session, "gcm", 64) as numpy_work:
+                numpy = numpy_batches(numpy_work, quick_controller, 256, self._quick)
+                small = self._aes(controller, session, "gcm", 64, depth=768, batch=256, numpy=numpy)
+            return [
                 *self._aes(controller, session, "gcm", 65536, depth=32, batch=8),
                 *self._aes(controller, session, "gcm", 4096, depth=192, batch=64),
-                *self._aes(controller, session, "gcm", 64, depth=768, batch=256),
+                *small,
                 *self._aes(controller, session, "xts", 4096, depth=192, batch=64),
                 self._scale_queues(controller, session),
-            ]
-        with provisioned(self._quick, POLLED) as (controller, session):
-            return [
-                *results,
-                self._ring_poll_c(controller, session),
-                self._ring_poll_python(controller, session),
+                self._ring_poll_c(quick_controller, quick_session),
+                self._ring_poll_python(quick_controller, quick_session),
             ]
 
     def _aes(
-        self, controller: Controller, session: Session, cipher: str, size: int, *, depth: int, batch: int
+        self,
+        controller: Controller,
+        session: Session,
+        cipher: str,
+        size: int,
+        *,
+        depth: int,
+        batch: int,
+        numpy: Runner | None = None,
     ) -> list[Result]:
+        """With `numpy` the SoftHSM2 comparison too, and a second result."""
         with aes_work(controller, session, cipher, size, load=self._busy.load) as work:
             variants: dict[str, Runner] = {"device": functools.partial(work.run, depth=depth, batch=batch)}
-            small = size == 64
             if self.openssl is not None:
                 variants["openssl"] = library_runner(self.openssl, work, cipher)
-            if not small:
+            if numpy is None:
                 variants["aws_lc"] = library_runner(self.aws_lc, work, cipher)
             else:
-                variants["numpy"] = numpy_batches(work, controller, batch, self._busy)
+                variants["numpy"] = numpy
                 if self.soft_hsm:
                     hsm = self.soft_hsm
                     variants["softhsm2"] = lambda seconds: hsm.gcm(work.buffers, work.aad_bytes, size, seconds)
@@ -162,7 +174,7 @@ class QuickRun:
         runs = {name: samples for name, samples in series.items() if name != "numpy"}
         ratios = {name: median_ratio(series, "device", name) for name in names}
         results = [throughput(f"{cipher}-{size}", runs, ratios, bytes=size, batch=batch, depth=depth)]
-        if small:
+        if numpy is not None:
             wall = {name: median_ratio(series, "numpy", name, lambda sample: sample.wall_per_op_s) for name in names}
             runs = {"numpy": series["numpy"]}
             results.append(throughput("gcm-64-numpy", runs, wall, bytes=size, batch=batch))
