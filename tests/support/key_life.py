@@ -2,23 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that uses keys of every kind and looks for them in its own memory, on command.
 
-Commands come as lines on standard input, answers go as JSON lines to standard output. The process is never told a
-secret: keys are made in the store and handed out masked, or come in encrypted; needles go straight to the scanner.
+Keys are made in the store and handed out masked, or come in encrypted.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import os
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from ihsm_device.hsm.keystore import BulkType, Curve, Handle, Hash, KeyStore, Owner, PairwiseTest, Scope
 from ihsm_device.hsm.selftest import run_self_tests
-from support import memory_scan
+from support.commanded import Commanded
 
 OWNER = Owner(0, Scope.PARTITION)
 SESSION = Owner(0, Scope.SESSION, 3)
@@ -29,7 +24,7 @@ PR_GET_DUMPABLE = 3  # linux/prctl.h
 PLANT = bytes.fromhex("c0ffee00deadbeef") * 4
 
 
-class KeyLife:
+class KeyLife(Commanded):
     """The commands."""
 
     def __init__(self) -> None:
@@ -130,13 +125,6 @@ class KeyLife:
         self.planted = bytearray(PLANT)
         return {}
 
-    def scan(self, size: str) -> dict[str, int]:
-        """Count the bytes that follow the command on standard input."""
-        memory_scan.receive_needle(0, int(size))
-        found = memory_scan.count(int(size))
-        memory_scan.forget_needle()
-        return {"found": found}
-
     def close(self) -> dict[str, int]:
         """Close the store."""
         self.table.close()
@@ -172,27 +160,6 @@ class KeyLife:
         done.wait()
         return result[0]
 
-    def command(self, name: str) -> Callable[..., object]:
-        """The method that a line names."""
-        found: Callable[..., object] = getattr(self, name)
-        return found
-
-
-def read_line() -> str:
-    """A line of standard input, unbuffered, so that the scanner gets what follows."""
-    line = bytearray()
-    while (byte := os.read(0, 1)) not in (b"", b"\n"):
-        line += byte
-    return line.decode()
-
-
-def main() -> None:
-    """Answer commands until standard input ends."""
-    life = KeyLife()
-    while line := read_line():
-        name, *arguments = line.split()
-        print(json.dumps(life.command(name)(*arguments)), flush=True)
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    KeyLife().obey()

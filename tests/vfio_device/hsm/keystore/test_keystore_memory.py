@@ -4,13 +4,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
@@ -19,37 +14,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from support import key_life
-
-TESTS = Path(__file__).parents[3]
-
-
-class Life:
-    """The other process."""
-
-    def __init__(self) -> None:
-        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "support.key_life"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-
-    def __call__(self, *words: str, data: bytes = b"") -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(" ".join(words).encode() + b"\n" + data)
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def found(self, needle: bytes) -> int:
-        return int(self("scan", str(len(needle)), data=needle)["found"])
+from support.commanded import Commander, both_orders, pieces
 
 
 @pytest.fixture
-def life() -> Iterator[Life]:
-    life = Life()
+def life() -> Iterator[Commander]:
+    life = Commander("support.key_life")
     yield life
-    life.process.kill()
-    life.process.wait()
+    life.end()
 
 
 def opened(blob_hex: str) -> bytes:
@@ -59,23 +31,7 @@ def opened(blob_hex: str) -> bytes:
     return decryptor.update(bytes.fromhex(blob_hex)[:-48])
 
 
-def both_orders(value: bytes) -> list[bytes]:
-    """A number as it lies in big-endian buffers and in little-endian limbs; a piece of it is enough."""
-    return [value[:24], value[:24][::-1], value[-24:], value[-24:][::-1]]
-
-
-def pieces(name: str, plain: bytes) -> list[bytes]:
-    """What a search looks for: secret parts of a serialised key (numbers there are little-endian)."""
-    if name in ("P256", "P384", "P521"):
-        return both_orders(plain[: {"P256": 32, "P384": 48, "P521": 66}[name]])
-    if name == "rsa":
-        return both_orders(plain[:256])
-    if name == "rsa-crt":
-        return [piece for start in range(0, 512, 128) for piece in both_orders(plain[start : start + 128])]
-    return [plain[:16], plain[16:32]] if len(plain) >= 32 else [plain[:16]]
-
-
-def test_planted_bytes_are_found(life: Life) -> None:
+def test_planted_bytes_are_found(life: Commander) -> None:
     needle = key_life.PLANT
     known = life.found(needle)  # the constant itself
     assert known > 0
@@ -84,7 +40,7 @@ def test_planted_bytes_are_found(life: Life) -> None:
     assert life.found(os.urandom(32)) == 0
 
 
-def test_keys_are_found_alive_and_gone_after_destruction(life: Life) -> None:
+def test_keys_are_found_alive_and_gone_after_destruction(life: Commander) -> None:
     assert life("self_test")["passed"]
     masked = life("in_thread", "make")
     needles = {name: pieces(name, opened(blob)) for name, blob in masked.items()}
@@ -97,7 +53,7 @@ def test_keys_are_found_alive_and_gone_after_destruction(life: Life) -> None:
     assert all(not any(counts) for counts in left.values()), left
 
 
-def test_imports_and_credentials_leave_nothing(life: Life) -> None:
+def test_imports_and_credentials_leave_nothing(life: Commander) -> None:
     n = int(life("wrap_target")["n"], 16)
     public = rsa.RSAPublicNumbers(65537, n).public_key()
     kek = os.urandom(32)
@@ -139,14 +95,14 @@ def test_imports_and_credentials_leave_nothing(life: Life) -> None:
     assert all(not any(counts) for counts in left.values()), left
 
 
-def test_closing_wipes_what_nobody_destroyed(life: Life) -> None:
+def test_closing_wipes_what_nobody_destroyed(life: Commander) -> None:
     masked = life("make")
     needles = [part for name, blob in masked.items() for part in pieces(name, opened(blob))]
     assert life("close")["left"] == 0
     assert not any(life.found(part) for part in needles)
 
 
-def test_key_memory_is_out_of_reach(life: Life) -> None:
+def test_key_memory_is_out_of_reach(life: Commander) -> None:
     life("make")
     answer = life("protection")
     assert answer["dumpable"] == 0
