@@ -5,25 +5,23 @@
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from ihsm.bus import VfioUserFunction
-from ihsm.ddi import Partition, SoftwareTrustAnchor
+from ihsm.ddi import Partition
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
-from ihsm.ddi.session import Session
 from ihsm.driver import Controller
 from ihsm_abi.ddi import AesKeySize, AesOp, DdiStatus, KeyUsage
 from ihsm_abi.ddi.limits import MAX_SESSIONS
-from support.hsm import BK3, CREDENTIAL, POTA_KEY, SEED
+from support.hsm import BK3, CREDENTIAL, SEED
+from support.occupant import ANCHOR, occupy, open_all
 from support.process import ServeProcess, serve
 
 KILLED_CLIENTS: Final = 20
-ANCHOR: Final = SoftwareTrustAnchor(POTA_KEY)
 SESSION_AES: Final = KeyRequest(KeyUsage.EncryptDecrypt, session=True)
 
 
@@ -62,29 +60,15 @@ def test_from_power_on_to_reopened_session(socket_folder: Path, kind: str) -> No
         assert module_status(server)["vault"]["entries"] == 0
 
 
-def open_all(client: Partition) -> list[Session]:
-    """Provision, and open as many sessions as there can be."""
-    masked_bk3 = client.init_bk3(BK3).masked_bk3
-    client.establish_credential(CREDENTIAL, masked_bk3, ANCHOR)
-    return [client.open_session(CREDENTIAL) for _ in range(MAX_SESSIONS)]
-
-
-def occupy(path: str, ready: Connection) -> None:
-    """A client that opens every session and is killed with them open."""
-    controller = Controller(VfioUserFunction(path))
-    sessions = open_all(Partition(controller))
-    ready.send(len(sessions))
-    ready.recv()
-
-
 def test_killed_clients_leave_no_session_behind(socket_folder: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ihsm.driver", "ihsm.bus", "ihsm.ddi.partition", "support.hsm"])
+    context.set_forkserver_preload(["support.occupant"])
     with serve("--socket", str(socket_folder / "a.sock")) as server:
         for _ in range(KILLED_CLIENTS):
             ours, theirs = context.Pipe()
             client = context.Process(target=occupy, args=(str(server.paths[0]), theirs), daemon=True)
             client.start()
+            theirs.close()
             assert ours.recv() == MAX_SESSIONS
             client.kill()
             client.join()
