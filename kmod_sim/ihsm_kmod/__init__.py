@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel-style driver for the device, in Python."""
+"""Place of a kernel-style driver for the device, in Python; nothing is here yet."""
