@@ -42,12 +42,16 @@ void ihsm_aes_key_init(struct ihsm_aes_key *key, const uint8_t bytes[32])
     must(AES_set_decrypt_key(bytes, 256, &k->decrypt) == 0);
 }
 
-void ihsm_gcm_start(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, const uint8_t iv[12])
+void ihsm_gcm_load(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key)
 {
     GCM128_CONTEXT *g = inner_gcm(gcm);
-    memset(g, 0, offsetof(GCM128_CONTEXT, gcm_key));
+    memset(g, 0, sizeof *g);
     g->gcm_key = inner_key(key)->ghash;
-    CRYPTO_gcm128_setiv(g, &inner_key(key)->encrypt, iv, 12);
+}
+
+void ihsm_gcm_start(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, const uint8_t iv[12])
+{
+    CRYPTO_gcm128_setiv(inner_gcm(gcm), &inner_key(key)->encrypt, iv, 12);
 }
 
 void ihsm_gcm_aad(struct ihsm_gcm *gcm, const uint8_t *aad, size_t len)
@@ -73,8 +77,9 @@ void ihsm_gcm_finish(struct ihsm_gcm *gcm, uint32_t aad_len, uint8_t tag[16])
     GCM128_CONTEXT *g = inner_gcm(gcm);
     g->len.aad = aad_len;
     CRYPTO_gcm128_tag(g, tag, 16);
-    OPENSSL_cleanse(g, sizeof *g);
 }
+
+void ihsm_gcm_wipe(struct ihsm_gcm *gcm) { OPENSSL_cleanse(gcm, sizeof *gcm); }
 
 void ihsm_xts_crypt(const struct ihsm_aes_key *data_key, const struct ihsm_aes_key *tweak_key, bool decrypt,
                     const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t len)

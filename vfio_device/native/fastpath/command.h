@@ -15,7 +15,8 @@
 
 struct ihsm_fp_scratch {
     struct ihsm_gcm gcm;
-    uint8_t text[IHSM_COPY_BYTES];
+    const struct ks_bulk_key *loaded; /* whose GHASH key is in gcm; held at least as long */
+    uint8_t text[2 * IHSM_COPY_BYTES]; /* AAD and text */
     uint8_t page[IHSM_LIST_PAGE_BYTES];
     struct ihsm_pieces src, dst;
 };

@@ -125,6 +125,13 @@ struct used {
     struct ks_bulk_info info;
 };
 
+static void unload(struct ihsm_fp_scratch *scratch)
+{
+    if (scratch->loaded)
+        ihsm_gcm_wipe(&scratch->gcm);
+    scratch->loaded = NULL;
+}
+
 static void let_go(struct ihsm_fp_held *held)
 {
     if (held->key)
@@ -136,8 +143,10 @@ static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_
 {
     struct ihsm_fp_held *held = &context->held[place];
     struct used used = {0};
-    if (held->key && (held->number != number || ks_bulk_deleted(held->key)))
+    if (held->key && (held->number != number || ks_bulk_deleted(held->key))) {
+        unload(context->scratch);
         let_go(held);
+    }
     if (!held->key && context->function->keys && number <= LARGEST_KEY_NUMBER)
         *held = (struct ihsm_fp_held){ks_bulk_acquire(context->function->keys, number), number};
     if (held->key)
@@ -147,6 +156,8 @@ static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_
 
 void ihsm_fp_end(struct ihsm_fp_context *context)
 {
+    if (context->scratch)
+        unload(context->scratch);
     let_go(&context->held[0]);
     let_go(&context->held[1]);
 }
@@ -228,10 +239,16 @@ static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
     else
         memcpy(c->cqe->iv, sqe->iv, sizeof sqe->iv);
     unsigned error = gcm_error(sqe, &used);
-    if (error)
+    if (error) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, error);
-    else
-        ihsm_gcm_run(c, sqe, ks_bulk_aes(used.key));
+        return;
+    }
+    const struct ihsm_aes_key *key = ks_bulk_aes(used.key);
+    if (c->scratch->loaded != used.key) {
+        ihsm_gcm_load(&c->scratch->gcm, key);
+        c->scratch->loaded = used.key;
+    }
+    ihsm_gcm_run(c, sqe, key);
 }
 
 static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe)

@@ -23,22 +23,27 @@ static bool run_aad(struct ihsm_fp_command *c, uint32_t left)
 
 static bool run_text(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t left)
 {
-    struct ihsm_gcm *gcm = &c->scratch->gcm;
-    if (left <= IHSM_COPY_BYTES) {
-        ihsm_cursor_read(&c->src, c->scratch->text, left);
-        ihsm_gcm_crypt(gcm, key, c->decrypt, c->scratch->text, c->scratch->text, left);
-        ihsm_cursor_write(&c->dst, c->scratch->text, left);
-        return true;
-    }
     while (left > 0) {
         uint32_t n = ihsm_fp_span(c, left);
         if (n == 0)
             return false;
-        ihsm_gcm_crypt(gcm, key, c->decrypt, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
+        ihsm_gcm_crypt(&c->scratch->gcm, key, c->decrypt, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
         ihsm_cursor_advance(&c->src, n);
         ihsm_cursor_advance(&c->dst, n);
         left -= n;
     }
+    return true;
+}
+
+/* AAD and text, little enough for a private copy. */
+static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t aad_len, uint32_t len)
+{
+    uint8_t *text = c->scratch->text;
+    ihsm_cursor_read(&c->src, text, len);
+    if (aad_len > 0)
+        ihsm_gcm_aad(&c->scratch->gcm, text, aad_len);
+    ihsm_gcm_crypt(&c->scratch->gcm, key, c->decrypt, text + aad_len, text + aad_len, len - aad_len);
+    ihsm_cursor_write(&c->dst, text, len);
     return true;
 }
 
@@ -51,10 +56,12 @@ static bool run_lists(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, cons
         return ihsm_fp_fail(c, IHSM_AES_STATUS_FETCH_ERROR, IHSM_FETCH_ERROR_LENGTH_UNDERRUN);
     if (!ihsm_fp_same_length(c, sqe))
         return false;
-    if (!run_aad(c, sqe->aligned_aad_len) || !run_text(c, key, sqe->src_len - sqe->aligned_aad_len))
-        return false;
-    c->cqe->len = sqe->src_len;
-    return true;
+    uint32_t aad_len = sqe->aligned_aad_len, len = sqe->src_len;
+    bool copied = aad_len <= IHSM_COPY_BYTES && len - aad_len <= IHSM_COPY_BYTES;
+    bool done = copied ? run_copy(c, key, aad_len, len) : run_aad(c, aad_len) && run_text(c, key, len - aad_len);
+    if (done)
+        c->cqe->len = len;
+    return done;
 }
 
 /* Fetch the tail and put it through the cipher. */

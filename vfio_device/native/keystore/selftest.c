@@ -191,11 +191,13 @@ static bool gcm(bool encrypt) {
   bool ok = publish(&p, KS_BULK_GCM_UNAPPROVED, count_up(0, 32), (struct data){0});
   if (ok) {
     const struct ihsm_aes_key *key = ks_bulk_aes(p.keys[0]);
+    ihsm_gcm_load(&state, key);
     ihsm_gcm_start(&state, key, iv);
     ihsm_gcm_aad(&state, aad, sizeof aad);
     ihsm_gcm_crypt(&state, key, !encrypt, in, out, 7);
     ihsm_gcm_crypt(&state, key, !encrypt, in + 7, out + 7, sizeof out - 7);
     ihsm_gcm_finish(&state, 11, computed);
+    ihsm_gcm_wipe(&state);
     ok = memcmp(out, expected, sizeof out) == 0 && equal(computed, gcm_tag);
     computed[0] ^= 1;
     ok = ok && !ihsm_tag_equal(computed, hex(gcm_tag).bytes);
