@@ -210,7 +210,7 @@ class QuickRun:
         ):
             series = self._interleave(
                 {
-                    "queues": functools.partial(all_queues.run, depth=4, batch=2),
+                    "queues": functools.partial(all_queues.run, depth=12, batch=4),
                     "single_queue": functools.partial(one.run, depth=192, batch=64),
                 }
             )
