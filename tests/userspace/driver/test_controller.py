@@ -69,6 +69,20 @@ def test_rings_wrap(controller: Controller) -> None:
         assert controller.exchange(message, ControlKind.NONE, None).message == message[::-1]
 
 
+def test_outstanding_commands_never_keep_the_device_from_the_next_one(
+    device: DeviceUnderTest, controller: Controller
+) -> None:
+    """However few CQ entries are known to be free, a command starts if the device could complete all of them."""
+    queue = controller.hsm_queues[0]
+    slow = [queue.submit_message(b"slow", ControlKind.NONE, None, timeout_s=60) for _ in range(queue.entries // 2 + 4)]
+    for number in range(3 * queue.entries):
+        message = number.to_bytes(4, "big")
+        assert queue.submit_message(message, ControlKind.NONE, None, timeout_s=10).result().message == message[::-1]
+    device.module.gate.set()
+    for submission in slow:
+        assert submission.result().message == b"wols"
+
+
 def test_an_error_of_the_queue_layer_is_typed(controller: Controller) -> None:
     with pytest.raises(HsmCommandError, match="INTERNAL_ERROR") as caught:
         controller.exchange(bytes(MAX_REQUEST_BYTES + 1), ControlKind.NONE, None)

@@ -284,6 +284,9 @@ class QueuePair:
             start = self._tail * self._sqe_bytes
             self._sq_bytes[start : start + self._sqe_bytes] = build(cid)
             self._singles[cid] = submission
+            if self._unacknowledged + self.outstanding >= self.entries:
+                # The device starts no command whose completion might find the CQ full: this one would wait for others.
+                self._ring_cq()
             self._advance_tail(1)
             return True
 
@@ -350,8 +353,11 @@ class QueuePair:
         # Half a ring at a time: the device only needs the head to know that the CQ is not full.
         self._unacknowledged += count
         if self._unacknowledged * 2 >= self.entries:
-            self._unacknowledged = 0
-            self._bells.ring(self._cq_bell, self._cq.head)
+            self._ring_cq()
+
+    def _ring_cq(self) -> None:
+        self._unacknowledged = 0
+        self._bells.ring(self._cq_bell, self._cq.head)
 
     def _take_many(self, head: int, count: int, finished: list[Submission]) -> QueueProtocolError | None:
         """Account for completions, oldest first; what has thereby completed is appended to `finished`."""
