@@ -39,6 +39,12 @@ class UnwrappingKeyStock:
         with self._condition:
             return None if self._key is None else self._hand_out(owner)
 
+    @property
+    def full(self) -> bool:
+        """Whether a key is in stock, so that none is being made."""
+        with self._condition:
+            return self._key is not None
+
     def close(self) -> None:
         """Stop making keys; waits for the one at work."""
         with self._condition:
