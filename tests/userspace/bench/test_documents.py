@@ -52,7 +52,7 @@ def test_ratio_is_the_median_of_pairs() -> None:
 
 def test_noise_is_named() -> None:
     assert noise([run(100)] * 8) == []
-    assert noise([run(100, involuntary=500)] * 8) == ["500 involuntary context switches per second"]
+    assert noise([run(100, involuntary=6000)] * 8) == ["6000 involuntary context switches per second"]
     assert "differs by" in noise([run(count) for count in (50, 60, 100, 150, 200)])[0]
 
 

@@ -36,15 +36,17 @@ LATENCY_DEVICE: Final = ("--doorbell", "page", "--spin-us", "100")
 """Awake while a caller comes back within microseconds."""
 TRAP_DEVICE: Final = ("--doorbell", "trap")
 OUTSTANDING: Final = 16
+RSA_OUTSTANDING: Final = 4
+"""Enough for every thread of the device; a run ends when the last of them is done."""
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
-PYTHON_SECONDS: Final = 0.5
+PYTHON_SECONDS: Final = 0.3
 POLLED: Final = DriverOptions(
     interrupts=False, spin_us=200, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20
 )
 WAITING: Final = DriverOptions(spin_us=0, hsm_queues=1, aes_queues=1, hsm_entries=32)
 MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
-IDLE: Final = DriverOptions(hsm_queues=1, aes_queues=2, aes_entries=64, buffer_bytes=1 << 16)
+IDLE: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=16, buffer_bytes=1 << 16)
 
 FIGURES_WITH_PAIRS: Final = 11
 """Figures that come from interleaved rounds."""
@@ -187,7 +189,7 @@ class QuickRun:
             series = self._interleave(
                 {
                     "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
-                    "shared_memory": functools.partial(primitive, "shared_memory"),
+                    "shared_memory": lambda seconds: primitive("shared_memory", seconds / 2),
                 }
             )
         return latency(
@@ -236,13 +238,15 @@ class QuickRun:
                 through.ecc_sign(key, digest, algorithm)
                 results.append(self._ddi(id, recorder, controller, der(ec.generate_private_key(peer_curve)), digest))
             digest = hashlib.sha256(b"benchmark").digest()
-            with idle_functions(self._idle) as idle:
+            with idle_functions(self._idle):
                 for bits in (2048, 3072):
                     own = rsa.generate_private_key(65537, bits)
                     key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
                     through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
-                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest))
-                results.append(idle())
+                    # Provisioning has the device make keys ahead; that is over after the first of the two.
+                    before = IdleReading(self._idle)
+                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest, RSA_OUTSTANDING))
+                results.append(before.result())
         return results
 
     def _ring_trap(self, controller: Controller, session: Session) -> Result:
@@ -258,13 +262,21 @@ class QuickRun:
             "ring-trap", series, {"primitives": median_p50_ratio(series, "device", "socket", "eventfd")}, bytes=16
         )
 
-    def _ddi(self, id: str, recorder: Recorder, controller: Controller, key: bytes, digest: bytes) -> Result:
+    def _ddi(
+        self,
+        id: str,
+        recorder: Recorder,
+        controller: Controller,
+        key: bytes,
+        digest: bytes,
+        outstanding: int = OUTSTANDING,
+    ) -> Result:
         """The command recorded last, against a peer's signature with `key`."""
         assert recorder.session_id is not None
         work = DdiWork(
             controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=self._trap.load
         )
-        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=OUTSTANDING)}
+        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding)}
         if self.openssl is not None:
             variants["openssl"] = functools.partial(self.openssl.sign, key, digest)
         if self.soft_hsm is not None and id == "ecdsa-p256":
@@ -272,24 +284,35 @@ class QuickRun:
         series = self._interleave(variants)
         work.release()
         ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
-        return throughput(id, series, ratios, outstanding=OUTSTANDING)
+        return throughput(id, series, ratios, outstanding=outstanding)
 
 
 @contextlib.contextmanager
-def idle_functions(device: BenchDevice) -> Iterator[Callable[[], Result]]:
-    """All functions of a device connected and enabled, the first provisioned, none at work; calling gives idle-64."""
+def idle_functions(device: BenchDevice) -> Iterator[None]:
+    """All functions of a device connected and enabled, the first provisioned, none at work."""
     with contextlib.ExitStack() as stack:
-        controllers = [stack.enter_context(device.controller(IDLE, number)) for number in range(FUNCTIONS)]
-        provision(controllers[0])
-        before, start = device.load()[0], time.monotonic()
+        for number in range(FUNCTIONS):
+            controller = device.controller(IDLE, number)
+            stack.callback(controller.function.close)  # as a client that goes away; the device ends soon
+            if number == 0:
+                provision(controller)
+        yield
 
-        def result() -> Result:
-            percent = (device.load()[0] - before) / 1e7 / (time.monotonic() - start)
-            megabytes = proportional_bytes(device.process.pid) / 1e6
-            facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
-            return Result("idle-64", percent, "%", more=facts)
 
-        yield result
+class IdleReading:
+    """CPU time of an idle device from now on."""
+
+    def __init__(self, device: BenchDevice) -> None:
+        """Start."""
+        self._device = device
+        self._cpu_ns, self._start = device.load()[0], time.monotonic()
+
+    def result(self) -> Result:
+        """idle-64: percent of a CPU since the start, and memory now."""
+        percent = (self._device.load()[0] - self._cpu_ns) / 1e7 / (time.monotonic() - self._start)
+        megabytes = proportional_bytes(self._device.process.pid) / 1e6
+        facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
+        return Result("idle-64", percent, "%", more=facts)
 
 
 def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:

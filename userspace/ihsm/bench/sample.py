@@ -17,7 +17,7 @@ PAIRS: Final = 15
 PAIR_SECONDS: Final = 0.1
 NOISY_SPREAD: Final = 0.25
 """Interquartile range over median of a variant's cost above which the machine was too noisy."""
-NOISY_SWITCHES_PER_S: Final = 200.0
+NOISY_SWITCHES_PER_S: Final = 5000.0
 """Involuntary context switches per second above which it was too busy."""
 
 
@@ -65,7 +65,7 @@ def interleave(
     """
     names = list(variants)
     for name in names:
-        variants[name](seconds / 5)
+        variants[name](seconds / 10)
     series: Series = {name: [] for name in names}
     for number in range(pairs):
         for name in names if number % 2 == 0 else reversed(names):
