@@ -76,7 +76,12 @@ def settled(server: ServeProcess) -> tuple[int, int, int]:
     while server.status()["counters"]["dma_regions"]:
         assert time.monotonic() < deadline, "regions of a dead client are still mapped"
         time.sleep(0.01)
-    return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
+    # Its interrupts and its connection are closed after its memory, one by one.
+    files = -1
+    while files != (files := server.open_files()):
+        assert time.monotonic() < deadline, "files of a dead client are still being closed"
+        time.sleep(0.1)
+    return files, server.status_field("Threads"), server.status_field("VmRSS")
 
 
 @contextlib.contextmanager
