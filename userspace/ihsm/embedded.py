@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from ihsm.bus.discovery import listening_sockets
 from ihsm.errors import EmbeddedDeviceError
+from ihsm_abi.control import SUFFIX as CONTROL_SUFFIX
 from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class EmbeddedDevice:
 
     def _wait_until_listening(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not {str(path) for path in self.socket_paths} <= set(listening_sockets()):
+        # the control socket comes last
+        awaited = {f"{path}{suffix}" for path in self.socket_paths for suffix in ("", CONTROL_SUFFIX)}
+        while not awaited <= listening_sockets():
             status = self._process.poll()
             if status is not None:
                 raise EmbeddedDeviceError(f"the embedded device ended with status {status}: {self._last_lines()}")

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What README.md and docs/*.md say holds: links resolve, commands and options exist, examples run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+
+from ihsm.cli import main
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK: Final = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+GROUP_OPTIONS: Final = {option for parameter in main.params for option in parameter.opts} | {"--help"}
+CHEAP: Final = (["ihsm", "--help"], ["ihsm", "--version"], ["ihsm", "list"], ["ihsm", "qemu-args"], ["ihsm", "info"])
+"""First words of console lines that end within seconds and change nothing."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Contents of a page's fenced blocks in a language."""
+    return [body for tag, body in FENCE.findall(page.read_text()) if tag == language]
+
+
+def console_lines() -> Iterator[tuple[str, str]]:
+    """Each command line that a page shows, with the page's name."""
+    for page in PAGES:
+        for body in blocks(page, "console"):
+            for line in re.findall(r"^\$ (.*)$", body, re.MULTILINE):
+                yield page.name, re.sub(r"\s+#.*", "", line)
+
+
+def commands() -> dict[str, click.Command]:
+    """All sub-commands by name."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
+def options_of(command: click.Command) -> set[str]:
+    """All options of a sub-command."""
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+
+
+def shown_uses() -> list[tuple[str, str, str]]:
+    """(page, command, rest) of everything written as `ihsm COMMAND ...`, inline or on a console line."""
+    uses = []
+    for page in PAGES:
+        text = page.read_text()
+        inline = re.findall(r"`(ihsm [^`\n]*)`", text)
+        for line in [*inline, *(line for name, line in console_lines() if name == page.name)]:
+            match = re.match(r"ihsm(?: --log-\w+ \w+)* ([a-z][a-z-]*)(.*)", line)
+            if match:
+                # what stands in quotes is for the guest or the device
+                uses.append((page.name, match[1], re.sub(r"'[^']*'", "", match[2])))
+    return uses
+
+
+@pytest.mark.parametrize(
+    ("page", "target"), [(page, target) for page in PAGES for target in LINK.findall(page.read_text())]
+)
+def test_links_lead_somewhere(page: Path, target: str) -> None:
+    if not target.startswith("https://"):
+        assert (page.parent / target).exists()
+
+
+def test_every_command_has_its_section() -> None:
+    sections = re.findall(r"^## ihsm ([a-z-]+)$", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    assert sections == sorted(commands())
+
+
+def test_every_option_is_described_and_exists() -> None:
+    text = (ROOT / "docs/cli.md").read_text()
+    sections = re.split(r"^## ihsm ", text, flags=re.MULTILINE)[1:]
+    for section in sections:
+        name = section.split()[0]
+        described = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", section))
+        assert described - GROUP_OPTIONS == options_of(commands()[name]) - GROUP_OPTIONS, name
+
+
+@pytest.mark.parametrize(("page", "name", "rest"), shown_uses())
+def test_shown_commands_and_options_exist(page: str, name: str, rest: str) -> None:
+    assert name in commands()
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest):
+        assert option in options_of(commands()[name]), f"{page}: {option}"
+
+
+@pytest.mark.parametrize(("page", "line"), list(console_lines()))
+def test_shown_programs_exist(page: str, line: str) -> None:
+    for word in line.split():
+        if word.startswith(("scripts/", "docs/", "tests/")):
+            assert (ROOT / word).exists(), page
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in console_lines() if line.split()[:2] in CHEAP}))
+def test_cheap_commands_run(line: str, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+    done = subprocess.run(line, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    if "--json" in line:
+        json.loads(done.stdout)
+
+
+def test_the_commands_in_hsm_commands_run_one_after_the_other(tmp_path: Path) -> None:
+    for body in blocks(ROOT / "docs/hsm-commands.md", "console"):
+        for line in re.findall(r"^\$ ihsm (.*)$", body, re.MULTILINE):
+            command = [sys.executable, "-m", "ihsm", *line.split()]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_examples_run(page: Path) -> None:
+    """All of a page's examples in one program; blank lines keep the page's line numbers in tracebacks."""
+    text = page.read_text()
+    program = ""
+    for match in FENCE.finditer(text):
+        if match[1] == "python":
+            line = text.count("\n", 0, match.start(2))
+            program += "\n" * (line - program.count("\n")) + match[2]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{page.name}: {done.stderr}"
