@@ -76,9 +76,11 @@ class AesRig:
     def __init__(
         self, store: KeyStore, memory_bytes: int = 1 << 22, *, region_ends: Sequence[int] = (), entries: int = 16,
         queues: int = 1, fips: bool = False, device_iv: bool = False, aes_workers: int = 1,
+        table: BulkTable | None = None,
     ) -> None:  # fmt: skip
         self.store = store
-        self.table: BulkTable = store.bulk_table(0)
+        self.owns_table = table is None
+        self.table = store.bulk_table(0) if table is None else table
         self.handles: list[Handle] = []
         self.scheduler = Scheduler(aes_workers=aes_workers)
         self.host = LoopbackHost()
@@ -122,7 +124,8 @@ class AesRig:
         """Disable the function and free everything."""
         self.engine.close()
         self.scheduler.close()
-        self.table.close()
+        if self.owns_table:
+            self.table.close()
         for handle in self.handles:
             self.store.destroy(handle)
 

@@ -44,6 +44,7 @@ from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.mbor import MborDecodeError, MborMap
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.keystore import Handle, Owner
+from support.fast_path_replay import FastPathReplay
 from support.hsm import ModuleReply, ModuleTransport
 
 TABLES = 3
@@ -155,6 +156,7 @@ class CryptoReplay:
         ]
         self.device.unwrapping_keys = _RecordedUnwrappingKey(self.device, bytes.fromhex(pkcs8))  # type: ignore[assignment]
         self.module = self.device.function(0, TABLES)
+        self.fast_path = FastPathReplay(self.device.store, self.module.bulk_table)
         self.client = Partition(ModuleTransport(self.module))
         self.ids: dict[int, int] = {}
         """Key number of the recording → key number of the device, for the keys that live now."""
@@ -166,12 +168,12 @@ class CryptoReplay:
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> dict[int, Outcome]:
-        """Replay every step of the control path; the outcome of each by its number."""
+        """Replay every step; the outcome of each by its number."""
         try:
             for step in self.steps:
-                if not step.fast_path:
-                    self.outcomes[step.number] = self._run(step)
+                self.outcomes[step.number] = self._run(step)
         finally:
+            self.fast_path.close()
             self.device.close()
         return self.outcomes
 
@@ -188,6 +190,9 @@ class CryptoReplay:
 
     def _replay(self, step: Step) -> None:
         record = step.record
+        if step.fast_path:
+            self.fast_path.run(record, lambda name, recorded: self._key_number(step, name, recorded))
+            return
         if record["op"] == "NSSR":
             self.module.nssr()
             return
