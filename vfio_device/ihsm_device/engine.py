@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import math
 import os
+import struct
 import threading
 import time
 import weakref
@@ -41,6 +42,11 @@ DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
 _NO_VECTOR: Final = -1
 _CLOSE_POLL_S: Final = 0.001
+_PULLED: Final = int(lib.IHSM_PULL_COMMAND)
+_COMMAND: Final = struct.Struct("=QIIHH")
+"""The numbers at the start of `struct ihsm_command`: engine, generation, bytes of the request, queue, command id."""
+_SQE_OFFSET: Final = ffi.offsetof("struct ihsm_command", "sqe")
+_REQUEST_OFFSET: Final = ffi.offsetof("struct ihsm_command", "request")
 
 
 class NoPointerError(Exception):
@@ -68,6 +74,9 @@ class Outcome(IntEnum):
     """The queue is gone, was created anew, or has stopped: nothing was written."""
     DATA_FAILED = lib.IHSM_DATA_FAILED
     """The data could not be written and no CQE was: the command is still open, complete it again without data."""
+
+
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 
 
 class KeyTable(Protocol):
@@ -101,14 +110,26 @@ class Command:
         """True as long as the queue it came from exists: a completion would be posted."""
         return bool(lib.ihsm_engine_generation_is_live(self.engine.handle, self.queue_id, self.generation))
 
-    def _settle(self, outcome: int) -> Outcome:
-        result = Outcome(outcome)
-        self._completed = result is not Outcome.DATA_FAILED
-        return result
+    def _settle(self, code: int) -> Outcome:
+        outcome = _OUTCOMES[code]
+        self._completed = outcome is not Outcome.DATA_FAILED
+        return outcome
 
     def _require_open(self) -> None:
         if self._completed:
             raise RuntimeError(f"command {self.cid} of queue {self.queue_id} was completed twice")
+
+
+class _Puller:
+    """What a thread needs to pull commands: a buffer that the library fills."""
+
+    __slots__ = ("__weakref__", "buffer", "bytes", "inside")
+
+    def __init__(self) -> None:
+        self.buffer = ffi.new("struct ihsm_command *")
+        self.bytes = ffi.buffer(self.buffer)
+        self.inside = False
+        """Whether its thread is in `pull`."""
 
 
 class Scheduler:
@@ -126,10 +147,10 @@ class Scheduler:
         if not spin_us >= 0:
             raise ValueError(f"spin_us: {spin_us} is negative")
         self.handle = _allocated(lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us)))
-        self._engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+        self._engines: dict[int, weakref.ref[Engine]] = {}
         self._ids = itertools.count(1)
         self._local = threading.local()
-        self._pulling: set[int] = set()
+        self._pullers: weakref.WeakSet[_Puller] = weakref.WeakSet()
         self.closed = False
 
     def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
@@ -137,32 +158,27 @@ class Scheduler:
 
         None after `timeout_s` seconds without one, or, at once and for ever, after `wake`.
         """
-        thread = threading.get_ident()
-        self._pulling.add(thread)  # before `closed` is looked at: `close` waits for whom it finds here
+        puller: _Puller | None = getattr(self._local, "puller", None)
+        if puller is None:
+            puller = self._local.puller = _Puller()
+            self._pullers.add(puller)
+        puller.inside = True  # before `closed` is looked at: `close` waits for whom it finds inside
         try:
             if self.closed:
                 return None
-            buffer = getattr(self._local, "command", None)
-            if buffer is None:
-                buffer = self._local.command = ffi.new("struct ihsm_command *")
             timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
             while True:
-                if lib.ihsm_pull(self.handle, ring, timeout_us, buffer) != lib.IHSM_PULL_COMMAND:
+                if lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer) != _PULLED:
                     return None
-                engine = self._engines.get(buffer.engine_id)
-                if engine is not None:
+                number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
+                reference = self._engines.get(number)
+                if reference is not None and (engine := reference()) is not None:
                     break  # otherwise the function went while its command was on the way
-            return Command(
-                engine,
-                ring,
-                buffer.queue_id,
-                buffer.generation,
-                buffer.cid,
-                ffi.buffer(buffer.sqe)[:],
-                ffi.buffer(buffer.request, buffer.request_len)[:],
-            )
+            sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
+            request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
+            return Command(engine, ring, queue_id, generation, cid, sqe, request)
         finally:
-            self._pulling.discard(thread)
+            puller.inside = False
 
     def wake(self) -> None:
         """End every `pull`, those running and those to come, and the AES workers."""
@@ -175,7 +191,7 @@ class Scheduler:
         if self._engines:
             raise RuntimeError(f"{len(self._engines)} engines of the scheduler are still open")
         self.wake()
-        while self._pulling:
+        while any(puller.inside for puller in self._pullers):
             time.sleep(_CLOSE_POLL_S)
         if self.handle is not None:
             lib.ihsm_scheduler_free(self.handle)
@@ -184,7 +200,8 @@ class Scheduler:
     def register(self, engine: Engine) -> int:
         """Number of a new engine, unique in the life of the scheduler."""
         number = next(self._ids)
-        self._engines[number] = engine
+        engines = self._engines
+        engines[number] = weakref.ref(engine, lambda _: engines.pop(number, None))
         return number
 
     def forget(self, number: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
-from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmCommandWord, HsmOpcode, HsmStatus, SessionControl
+from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import Controller, Partition
@@ -21,7 +21,7 @@ from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 
 _log = logging.getLogger(__name__)
 
-_SQE: Final = reader(HSM_SQE, "command", "control", "session_id")
+_SQE: Final = reader(HSM_SQE, "control", "session_id")
 _CONTROLS: Final = [(ControlKind(control.kind), bool(control.id_valid)) for control in map(SessionControl, range(256))]
 """Kind and id-valid of every session control byte."""
 
@@ -102,9 +102,7 @@ class Function:
         return self.module.lane(command.request) if command.request else Lane.FAST
 
     def execute_hsm(self, command: Command) -> None:
-        """Execute and complete an HSM command; one whose queue has gone meanwhile is dropped."""
-        if not command.live:
-            return
+        """Execute and complete an HSM command; the completion of one whose queue has gone meanwhile is dropped."""
         try:
             completion = self._call_module(command)
         except Exception:
@@ -121,12 +119,11 @@ class Function:
         self._post(command, _failure(HsmStatus.INTERNAL_ERROR))
 
     def _call_module(self, command: Command) -> HsmCompletion:
-        word, control, session_id = _SQE.unpack(command.sqe)
+        control, session_id = _SQE.unpack(command.sqe)
         kind, id_valid = _CONTROLS[control]
         request = HsmCommand(command.request, kind, id_valid, session_id)
-        if HsmCommandWord(word).opc == HsmOpcode.FLUSH_SESSION:
-            return self.module.flush(request)
-        return self.module.execute(request)
+        # Of the entries that the engine admits, a flush alone has no message.
+        return self.module.execute(request) if command.request else self.module.flush(request)
 
     def _post(self, command: Command, completion: HsmCompletion) -> Outcome:
         return self.engine.complete_hsm(

@@ -50,12 +50,14 @@ from ihsm_abi.ddi.enums import (
 from ihsm_abi.ddi.envelope import (
     API_REV,
     HOST_BUFFER_BYTES,
+    append_data,
     decode_data,
     decode_request,
     decode_request_header,
     decode_response,
     decode_response_header,
     encode_error,
+    encode_head,
     encode_message,
     encode_request,
 )
@@ -225,6 +227,7 @@ __all__ = [
     "TargetKeyProperties",
     "UnmaskKeyReq",
     "UnmaskKeyResp",
+    "append_data",
     "control_kind",
     "decode_data",
     "decode_request",
@@ -232,6 +235,7 @@ __all__ = [
     "decode_response",
     "decode_response_header",
     "encode_error",
+    "encode_head",
     "encode_message",
     "encode_request",
 ]

@@ -106,20 +106,24 @@ def decode_response(buffer: Buffer, cls: type[M]) -> tuple[RespHdr, M | None]:
 
 def encode_message(header: ReqHdr | RespHdr, data: MborMap, *, limit: int = HOST_BUFFER_BYTES) -> bytes:
     """Envelope around a header and a data map; `limit` is the room in bytes. Raises MborEncodeError."""
-    head = _head(header)
+    return append_data(encode_head(header), data, limit=limit)
+
+
+@functools.lru_cache(maxsize=512)
+def encode_head(header: ReqHdr | RespHdr) -> bytes:
+    """Everything of a message before its data map; the same few come over and over."""
+    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
+
+
+def append_data(head: bytes, data: MborMap, *, limit: int = HOST_BUFFER_BYTES) -> bytes:
+    """The message that starts with what `encode_head` gave. Raises MborEncodeError."""
     message = head + encode(data, position=len(head))
     if len(message) > limit:
         raise MborEncodeError(EncodeErrorKind.BufferOverflow, type(data).__name__)
     return message
 
 
-@functools.lru_cache(maxsize=512)
-def _head(header: ReqHdr | RespHdr) -> bytes:
-    """Everything before the data map; the same few come over and over."""
-    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
-
-
-_LONGEST_REQUEST_HEAD: Final = len(_head(ReqHdr(rev=API_REV, op=DdiOp.Invalid, sess_id=0)))
+_LONGEST_REQUEST_HEAD: Final = len(encode_head(ReqHdr(rev=API_REV, op=DdiOp.Invalid, sess_id=0)))
 """Bytes of a request before its data map if every part of the header is there; their number depends on that alone."""
 
 

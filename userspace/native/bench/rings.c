@@ -56,16 +56,17 @@ static int submit(struct ihsm_bench_ring *ring, uint32_t count, uint64_t due_ns)
 	return ring_doorbell(ring, ring->sq_bell, ring->tail);
 }
 
-/* Take all completions there are and acknowledge them; returns how many, or a negative errno: EBADMSG if one is for a
- * command that is not outstanding. */
-static int reap(struct ihsm_bench_ring *ring, uint32_t *latencies_ns, uint64_t room, struct ihsm_bench_result *result)
+/* Take all completions there are and acknowledge them, if they are at least `batch` or all that are outstanding; returns
+ * how many, or a negative errno: EBADMSG if one is for a command that is not outstanding. */
+static int reap(struct ihsm_bench_ring *ring, uint32_t batch, uint32_t *latencies_ns, uint64_t room,
+		struct ihsm_bench_result *result)
 {
 	uint32_t count = ihsm_cq_ready(&ring->cq);
 	uint64_t now = latencies_ns && count ? ihsm_now_ns() : 0;
 	uint32_t index = ring->cq.head;
 	int error;
 
-	if (!count)
+	if (!count || (count < batch && count < ring->outstanding))
 		return 0;
 	for (uint32_t i = 0; i < count; i++) {
 		const uint8_t *cqe = ring->cq.ring + (size_t)index * ring->cq.entry_bytes;
@@ -112,7 +113,7 @@ static int serve(struct ihsm_bench_ring *rings, uint32_t count, uint32_t depth, 
 	int progress = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		int taken = reap(&rings[i], latencies_ns, room, result);
+		int taken = reap(&rings[i], batch, latencies_ns, room, result);
 
 		if (taken < 0)
 			return taken;
@@ -182,7 +183,7 @@ int ihsm_bench_open_loop(struct ihsm_bench_ring *ring, uint64_t interval_ns, uin
 	end = due + min_ns;
 	while (due < end || ring->outstanding) {
 		uint64_t now = ihsm_now_ns();
-		int taken = reap(ring, latencies_ns, room, result);
+		int taken = reap(ring, 1, latencies_ns, room, result);
 
 		if (taken < 0)
 			return taken;

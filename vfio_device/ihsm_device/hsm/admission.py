@@ -7,7 +7,7 @@ Undecodable headers and unknown operations are refused around this, in `dispatch
 
 from typing import Final
 
-from ihsm_abi.ddi import API_REV, DdiOp, DdiStatus, ReqHdr, control_kind
+from ihsm_abi.ddi import API_REV, DdiOp, DdiStatus, ReqHdr
 from ihsm_abi.ddi.limits import MAX_SESSIONS
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand
@@ -26,8 +26,12 @@ class NotProvisionedError(RefusedError):
         super().__init__(DdiStatus.PartitionNotProvisioned)
 
 
-def admit(command: HsmCommand, header: ReqHdr, sessions: SessionTable, *, provisioned: bool) -> Session | None:
+def admit(
+    command: HsmCommand, kind: ControlKind, header: ReqHdr, sessions: SessionTable, *, provisioned: bool
+) -> Session | None:
     """Check a command against its queue entry and the partition; called with the partition's lock held.
+
+    `kind` is that of the header's operation.
 
     Returns:
         The live session it names; None for operations without a session and for a flagged id that ReopenSession or
@@ -36,7 +40,6 @@ def admit(command: HsmCommand, header: ReqHdr, sessions: SessionTable, *, provis
     Raises:
         RefusedError: with the status of the first check that fails.
     """
-    kind = control_kind(header.op)
     _check_queue_entry(command, header, kind)
     session = None
     if kind in _WITH_SESSION and header.op != DdiOp.Invalid:
@@ -60,18 +63,18 @@ def _check_queue_entry(command: HsmCommand, header: ReqHdr, kind: ControlKind) -
 
 
 def _find_session(session_id: int, header: ReqHdr, sessions: SessionTable) -> Session | None:
+    session = sessions.live(session_id)
+    if session is not None:
+        if header.rev != session.rev:
+            raise RefusedError(DdiStatus.UnsupportedRevision)
+        return session
     if session_id >= MAX_SESSIONS:
         raise RefusedError(DdiStatus.VaultSessionLimitReached)
-    if not sessions.is_allocated(session_id):
+    if not sessions.is_flagged(session_id):
         raise RefusedError(DdiStatus.SessionNotFound)
-    if sessions.is_flagged(session_id):
-        if header.op not in _FLAGGED_ADMITTED:
-            raise RefusedError(DdiStatus.SessionNeedsRenegotiation)
-        return None
-    session = sessions.live(session_id)
-    if session is None or header.rev != session.rev:
-        raise RefusedError(DdiStatus.UnsupportedRevision)
-    return session
+    if header.op not in _FLAGGED_ADMITTED:
+        raise RefusedError(DdiStatus.SessionNeedsRenegotiation)
+    return None
 
 
 def _check_supported_revision(header: ReqHdr) -> None:

@@ -3,14 +3,13 @@
 """What passes between the HSM queues and the security module: one command in, one completion out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
 
 
-@dataclass(frozen=True, slots=True)
-class HsmCommand:
+class HsmCommand(NamedTuple):
     """A fetched request with the control fields of its queue entry (spec 02 B.1, B.2)."""
 
     message: bytes
@@ -19,8 +18,7 @@ class HsmCommand:
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class HsmCompletion:
+class HsmCompletion(NamedTuple):
     """A response message with the session fields of its completion entry (spec 02 B.3).
 
     `sc` other than 0 goes with an empty message. `rollback`, where present, takes back what the command made (a key, a

@@ -31,8 +31,8 @@ class Context:
     header: ReqHdr
     caller: Session | None
     """The live session the command names, if any; operations in a session use `session`."""
-    result_session_id: int | None = None
-    """Session that the completion names if the command succeeds; OpenSession sets it, others leave the request's."""
+    answer_session_id: int | None
+    """Session that a successful response names: the request's, unless OpenSession makes one."""
     opened: bool = False
     """A session was opened or reopened: the completion carries the short app id."""
     closed: bool = False
@@ -115,12 +115,11 @@ class Context:
 
     def finish(self) -> None:
         """Destroy what is still scratch."""
-        for handle in self._scratch:
+        while self._scratch:
             try:
-                self.store.destroy(handle)
+                self.store.destroy(self._scratch.pop())
             except StaleHandleError:
                 continue  # a reset destroyed it first
-        self._scratch.clear()
 
     def roll_back(self) -> None:
         """Take back everything the command made."""
@@ -131,10 +130,11 @@ class Context:
 
     def entry(self, key_id: int) -> Entry:
         """The entry of a key number, whoever owns it; refuses with KeyNotFound (empty, table not owned)."""
-        with self.locked() as state:
-            entry = state.vault.get(key_id)
+        # Without the lock, for every command passes here. An entry that goes meanwhile makes its handle stale, and then
+        # `dispatch` asks whether the command was overtaken.
+        entry = self.state.vault.get(key_id)
         if entry is None:
-            raise RefusedError(DdiStatus.KeyNotFound)
+            raise CancelledError if self.overtaken() else RefusedError(DdiStatus.KeyNotFound)
         return entry
 
     def find(self, key_id: int) -> Entry:

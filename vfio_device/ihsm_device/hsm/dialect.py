@@ -148,8 +148,8 @@ class PhysicalDialect(Dialect):
 
     def write_signature(self, signature: bytes, curve: Curve) -> bytes:
         """See `Dialect`."""
-        halves = signature[: curve.size], signature[curve.size :]
-        return b"".join(half[::-1].ljust(curve.form.padded_bytes, b"\0") for half in halves)
+        size, padded = curve.size, curve.form.padded_bytes
+        return signature[size - 1 :: -1].ljust(padded, b"\0") + signature[: size - 1 : -1].ljust(padded, b"\0")
 
     def write_number(self, number: bytes) -> bytes:
         """See `Dialect`."""

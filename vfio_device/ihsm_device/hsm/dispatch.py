@@ -7,13 +7,16 @@ import logging
 from typing import Final
 
 from ihsm_abi.ddi import (
+    ApiRev,
+    DdiOp,
     DdiStatus,
     RespHdr,
+    append_data,
     control_kind,
     decode_data,
     decode_request_header,
     encode_error,
-    encode_message,
+    encode_head,
 )
 from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError
@@ -49,8 +52,8 @@ def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
     kind = control_kind(header.op)
     try:
         with partition.lock:
-            caller = admit(command, header, partition.sessions, provisioned=partition.provisioned)
-            context = Context(partition, partition.state, header, caller)
+            caller = admit(command, kind, header, partition.sessions, provisioned=partition.provisioned)
+            context = Context(partition, partition.state, header, caller, header.sess_id)
     except RefusedError as error:
         session_id = None if isinstance(error, NotProvisionedError) else header.sess_id
         return HsmCompletion(encode_error(error.status, header, session_id=session_id), _flags(kind))
@@ -73,8 +76,11 @@ def _operate(context: Context, message: bytes, offset: int) -> bytes:
     except MborDecodeError:
         raise RefusedError(DdiStatus.DdiDecodeFailed) from None
     response = handler.run(context, request)
+    fips = handler.reports_fips and context.partition.device.fips_approved
     try:
-        encoded = encode_message(_response_header(context, handler), response)
+        encoded = append_data(
+            _success_head(context.header.rev, handler.response_op, context.answer_session_id, fips), response
+        )
     except MborEncodeError:
         raise RefusedError(DdiStatus.DdiEncodeFailed) from None
     if len(encoded) > MAX_REQUEST_BYTES:
@@ -89,19 +95,14 @@ def _handler(context: Context) -> Handler:
     return handler
 
 
-def _response_header(context: Context, handler: Handler) -> RespHdr:
-    session_id = context.result_session_id
-    return RespHdr(
-        rev=context.header.rev,
-        op=handler.response_op,
-        sess_id=context.header.sess_id if session_id is None else session_id,
-        status=DdiStatus.Success,
-        fips_approved=handler.reports_fips and context.partition.device.fips_approved,
-    )
+@functools.lru_cache(maxsize=512)
+def _success_head(rev: ApiRev | None, op: DdiOp, session_id: int | None, fips: bool) -> bytes:
+    """As `encode_head`, without making a header each time."""
+    return encode_head(RespHdr(rev=rev, op=op, sess_id=session_id, status=DdiStatus.Success, fips_approved=fips))
 
 
 def _success(context: Context, kind: ControlKind, message: bytes) -> HsmCompletion:
-    session_id = context.header.sess_id if context.result_session_id is None else context.result_session_id
+    session_id = context.answer_session_id
     flags = _flags(kind, session_id is not None, context.opened, context.closed)
     rollback = context.roll_back if context.undo else None
     return HsmCompletion(message, flags, session_id or 0, _SHORT_APP_ID, rollback=rollback)

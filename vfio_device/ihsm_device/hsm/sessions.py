@@ -46,7 +46,7 @@ def open_session(context: Context, request: OpenSessionReq) -> OpenSessionResp:
     with context.locked() as state:
         session = Session(context.partition.sessions.lowest_free_id(), _revision(context), masking_key)
         _store(context, state, session)
-    context.result_session_id = session.id
+    context.answer_session_id = session.id
     context.opened = True
     context.undo.append(lambda: _close_again(context, session))
     return OpenSessionResp(sess_id=session.id, short_app_id=SHORT_APP_ID, bmk_session=bmk_session)

@@ -302,7 +302,7 @@ int ks_ec_sign(uint64_t key, const uint8_t *digest, size_t size, uint8_t *signat
     *signature_size = 2 * object->size;
     status = sign(object->ec, object->size, digest, size, signature);
     ks_release(object);
-    ks_burn_stack(BURN_HEAVY);
+    ks_burn_stack(BURN_EC);
   }
   return status;
 }
@@ -352,7 +352,7 @@ int ks_ec_agree(uint64_t key, const uint8_t *peer, size_t peer_size, uint64_t ow
   result = ks_secret_new(object->size);
   status = result == NULL ? KS_NOMEM : ks_ecdh(object, peer, peer_size, result->bytes);
   ks_release(object);
-  ks_burn_stack(BURN_HEAVY);
+  ks_burn_stack(BURN_EC);
   if (status != KS_OK) {
     ks_object_free(result);
     return status;

@@ -62,23 +62,9 @@ void ks_statistics(ks_stats *out) {
   ks_handle_statistics(out);
 }
 
-/* A frame of its own, so that it lies where the calls before it lay. */
-static void __attribute__((noinline)) burn_light(void) {
-  uint8_t frame[BURN_LIGHT];
-  ks_wipe(frame, sizeof frame);
-}
-
-static void __attribute__((noinline)) burn_heavy(void) {
-  uint8_t frame[BURN_HEAVY];
-  ks_wipe(frame, sizeof frame);
-}
-
-void ks_burn_stack(size_t size) {
-  if (size <= BURN_LIGHT) {
-    burn_light();
-  } else {
-    burn_heavy();
-  }
+/* Not inlined: its frame lies where those of the calls before it lay. */
+void __attribute__((noinline)) ks_burn_stack(size_t size) {
+  ks_wipe(__builtin_alloca(size), size);
 }
 
 int ks_set_fault(const char *name, int count) {
