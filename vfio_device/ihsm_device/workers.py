@@ -52,8 +52,10 @@ def _execute_admin(handler: CommandHandler, command: Command) -> None:
     handler.execute_admin(command)
 
 
-def _execute_hsm(handler: CommandHandler, command: Command) -> None:
-    handler.execute_hsm(command)
+def _execute_waiting(handler: CommandHandler, command: Command) -> None:
+    """Unless its queue has gone while it waited."""
+    if command.live:
+        handler.execute_hsm(command)
 
 
 class WorkerPool:
@@ -112,7 +114,7 @@ class WorkerPool:
 
     def _serve_slow(self) -> None:
         while (command := self._slow.get()) is not None:
-            self._run(command, _execute_hsm)
+            self._run(command, _execute_waiting)
 
     def _run(self, command: Command, work: Callable[[CommandHandler, Command], None]) -> None:
         """Whatever goes wrong in one command, the thread goes on to the next."""

@@ -36,7 +36,8 @@ LATENCY_DEVICE: Final = ("--doorbell", "page", "--spin-us", "100")
 """Awake while a caller comes back within microseconds."""
 TRAP_DEVICE: Final = ("--doorbell", "trap")
 OUTSTANDING: Final = 16
-RSA_OUTSTANDING: Final = 4
+DDI_BATCH: Final = 4
+"""Commands submitted, and completions taken, with one doorbell."""
 """Enough for every thread of the device; a run ends when the last of them is done."""
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
@@ -226,6 +227,7 @@ class QuickRun:
         """ring-trap, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, and idle-64 beside them."""
         with provisioned(self._trap, WAITING) as (controller, session):
             results = [self._ring_trap(controller, session)]
+        with provisioned(self._trap, POLLED) as (controller, session):
             recorder = Recorder(controller)
             through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
             through.partition.info()
@@ -245,7 +247,7 @@ class QuickRun:
                     through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
                     # Provisioning has the device make keys ahead; that is over after the first of the two.
                     before = IdleReading(self._idle)
-                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest, RSA_OUTSTANDING))
+                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest))
                 results.append(before.result())
         return results
 
@@ -269,14 +271,13 @@ class QuickRun:
         controller: Controller,
         key: bytes,
         digest: bytes,
-        outstanding: int = OUTSTANDING,
     ) -> Result:
         """The command recorded last, against a peer's signature with `key`."""
         assert recorder.session_id is not None
         work = DdiWork(
             controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=self._trap.load
         )
-        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding)}
+        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=OUTSTANDING, batch=DDI_BATCH)}
         if self.openssl is not None:
             variants["openssl"] = functools.partial(self.openssl.sign, key, digest)
         if self.soft_hsm is not None and id == "ecdsa-p256":
@@ -284,7 +285,7 @@ class QuickRun:
         series = self._interleave(variants)
         work.release()
         ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
-        return throughput(id, series, ratios, outstanding=outstanding)
+        return throughput(id, series, ratios, outstanding=OUTSTANDING)
 
 
 @contextlib.contextmanager

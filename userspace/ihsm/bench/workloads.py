@@ -117,9 +117,9 @@ class DdiWork:
         table["session_id"] = session_id
         self.ring = RingLoad(controller, [queue], [table], load)
 
-    def run(self, seconds: float, *, outstanding: int, latencies: bool = True) -> Sample:
-        """Keep so many commands outstanding."""
-        return self.ring.closed_loop(seconds, depth=outstanding, latencies=latencies)
+    def run(self, seconds: float, *, outstanding: int, batch: int = 1) -> Sample:
+        """Keep up to so many commands outstanding; latencies are recorded where they are submitted one by one."""
+        return self.ring.closed_loop(seconds, depth=outstanding, batch=batch, latencies=batch == 1)
 
     def response(self, slot: int) -> bytes:
         """What lies in the response page of a slot."""
