@@ -38,7 +38,6 @@ TRAP_DEVICE: Final = ("--doorbell", "trap")
 OUTSTANDING: Final = 16
 DDI_BATCH: Final = 4
 """Commands submitted, and completions taken, with one doorbell."""
-"""Enough for every thread of the device; a run ends when the last of them is done."""
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
 PYTHON_SECONDS: Final = 0.3
