@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import cryptography_vectors
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,9 +28,9 @@ from support.aes_rig import (
     write_blocks,
     write_sgl,
 )
+from support.nist_aes import GCM_GROUPS, gcm_cases
 
 IV = bytes(range(200, 212))
-NIST_GROUPS = ("gcmEncryptExtIV256", "gcmDecrypt256")
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 cuts = st.lists(st.integers(1, 5000), max_size=6)
@@ -39,49 +38,26 @@ skews = st.lists(st.integers(0, 4095), min_size=1, max_size=4)
 lengths = st.one_of(st.integers(0, 80), st.integers(0, 1200), st.integers(1000, 6000))
 
 
-def nist_vectors(name: str) -> Iterator[dict[str, str]]:
-    """Test cases of a CAVP response file, those with 96-bit IV and 128-bit tag."""
-    section: dict[str, str] = {}
-    case: dict[str, str] = {}
-    with cryptography_vectors.open_vector_file(f"ciphers/AES/GCM/{name}.rsp", "r") as lines:
-        for line in [*lines, ""]:
-            field, _, value = (word.strip() for word in line.strip("[]\n ").partition("="))
-            if line.startswith("["):
-                section[field] = value
-            elif not line.strip():
-                if "Key" in case and (section["IVlen"], section["Taglen"]) == ("96", "128"):
-                    yield case
-                case = {}
-            elif not line.startswith("#"):
-                case[field] = value
-
-
-@pytest.mark.parametrize("name", NIST_GROUPS)
-def test_nist_vectors(make_rig: Callable[..., AesRig], name: str) -> None:
+@pytest.mark.parametrize("group", GCM_GROUPS)
+def test_nist_vectors(make_rig: Callable[..., AesRig], group: str) -> None:
     rig = make_rig()
-    decrypt = "Decrypt" in name
     ran = failed = 0
-    for key_id, case in enumerate(nist_vectors(name)):
+    for key_id, case in enumerate(gcm_cases(group)):
         rig.memory.free_all()
-        rig.add_key(key_id, bytes.fromhex(case["Key"]), BulkType.GCM_UNAPPROVED)
-        plain, cipher = bytes.fromhex(case.get("PT", "")), bytes.fromhex(case["CT"])
-        text, result = (cipher, plain) if decrypt else (plain, cipher)
-        tag = bytes.fromhex(case["Tag"])
-        job = gcm_job(
-            rig.memory, key_id, bytes.fromhex(case["IV"]), text, bytes.fromhex(case["AAD"]), decrypt=decrypt, tag=tag
-        )
+        rig.add_key(key_id, case.key, BulkType.GCM_UNAPPROVED)
+        job = gcm_job(rig.memory, key_id, case.iv, case.text, case.aad, decrypt=case.decrypt, tag=case.tag)
         completion = rig.run(job.sqe.tobytes())
         ran += 1
-        if "FAIL" in case:
+        if case.result is None:
             failed += 1
             assert completion.status in ((3, 9), (2, 0x2A)), case
-            assert completion.tag != tag
+            assert completion.tag != case.tag
         else:
             assert completion.status == (0, 0), case
-            assert job.output(rig.memory) == result
-            assert completion.tag == tag
+            assert job.output(rig.memory) == case.result
+            assert completion.tag == case.tag
     assert ran == 375
-    assert (failed > 0) == decrypt
+    assert (failed > 0) == case.decrypt
 
 
 @EXAMPLES

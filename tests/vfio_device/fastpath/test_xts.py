@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cryptography_vectors
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from ihsm_device.hsm.keystore import BulkType
 from support import aes_model
 from support.aes_rig import XTS_ID_1, XTS_ID_2, XTS_KEY_1, XTS_KEY_2, AesRig, read_blocks, xts_job
+from support.nist_aes import XTS_GROUPS, xts_cases
 
 PAIR = (XTS_ID_1, XTS_ID_2)
 tweaks = st.one_of(
@@ -24,36 +24,22 @@ tweaks = st.one_of(
 )
 
 
-@pytest.mark.parametrize("form", ["tweak-128hexstr", "tweak-dataunitseqno"])
-def test_nist_vectors(make_rig: Callable[..., AesRig], form: str) -> None:
+@pytest.mark.parametrize("group", XTS_GROUPS)
+def test_nist_vectors(make_rig: Callable[..., AesRig], group: str) -> None:
     rig = make_rig()
-    ran, decrypt, case = 0, False, dict[str, str]()
-    with cryptography_vectors.open_vector_file(f"ciphers/AES/XTS/{form}/XTSGenAES256.rsp", "r") as lines:
-        for line in [*lines, ""]:
-            field, _, value = (word.strip() for word in line.strip().partition("="))
-            decrypt = decrypt or field == "[DECRYPT]"
-            if field:
-                case[field] = value
-                continue
-            if "Key" in case and int(case["DataUnitLen"]) % 128 == 0:
-                rig.memory.free_all()
-                key = bytes.fromhex(case["Key"])
-                first = 2 * ran + 1
-                rig.add_key(first, key[:32], BulkType.XTS)
-                rig.add_key(first + 1, key[32:], BulkType.XTS)
-                tweak = (
-                    bytes.fromhex(case["i"]) if "i" in case else int(case["DataUnitSeqNumber"]).to_bytes(16, "little")
-                )
-                plain, cipher = bytes.fromhex(case["PT"]), bytes.fromhex(case["CT"])
-                text, result = (cipher, plain) if decrypt else (plain, cipher)
-                sqe, dst = xts_job(rig.memory, (first, first + 1), tweak, text, decrypt=decrypt)
-                completion = rig.run(sqe.tobytes())
-                assert (completion.status, completion.len) == ((0, 0), len(text))
-                assert read_blocks(rig.memory, dst) == result
-                ran += 1
-            case = {}
-    assert decrypt
-    assert ran >= 200
+    ran = decrypted = 0
+    for number, case in enumerate(xts_cases(group)):
+        rig.memory.free_all()
+        pair = (2 * number + 1, 2 * number + 2)
+        for key_id, key in zip(pair, case.keys, strict=True):
+            rig.add_key(key_id, key, BulkType.XTS)
+        sqe, dst = xts_job(rig.memory, pair, case.tweak, case.text, decrypt=case.decrypt)
+        completion = rig.run(sqe.tobytes())
+        assert (completion.status, completion.len) == ((0, 0), len(case.text)), case
+        assert read_blocks(rig.memory, dst) == case.result
+        ran += 1
+        decrypted += case.decrypt
+    assert (ran, decrypted) == (600, 300)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""NIST's AES-GCM and AES-XTS vectors, submitted through the ring by a program in a guest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.guests import run_guest
+from support.nist_aes import GCM_GROUPS, XTS_GROUPS, gcm_cases, xts_cases
+
+pytestmark = pytest.mark.guest
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "every",
+    [
+        pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+        pytest.param(15, marks=pytest.mark.timeout(600)),
+    ],
+)
+def test_aes_agrees_with_nist(every: int) -> None:
+    script = TESTS / "guest" / "nist_vectors.py"
+    done = run_guest(
+        f"PYTHONPATH={TESTS} {sys.executable} {script} {every}",
+        devices=1,
+        modules=["vfio_iommu_type1", "vfio-pci"],
+    )
+    assert done.status == 0, done.err[-3000:]
+    expected = {group: -(-len(list(gcm_cases(group))) // every) for group in GCM_GROUPS}
+    expected |= {group: -(-len(list(xts_cases(group))) // every) for group in XTS_GROUPS}
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert {record["group"]: record["ran"] for record in records} == expected
+    assert [record["differing"] for record in records] == [[]] * len(expected)
