@@ -122,7 +122,7 @@ uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted)
 /* A key during a command. */
 struct used {
     struct ks_bulk_key *key; /* NULL: the number names no live bulk key of the function */
-    struct ks_bulk_info info;
+    const struct ks_bulk_info *info;
 };
 
 static void unload(struct ihsm_fp_scratch *scratch)
@@ -163,17 +163,17 @@ void ihsm_fp_end(struct ihsm_fp_context *context)
 }
 
 /* An unused entry counts as type XTS. */
-static bool is_gcm(const struct used *used) { return used->key && used->info.type != KS_BULK_XTS; }
+static bool is_gcm(const struct used *used) { return used->key && used->info->type != KS_BULK_XTS; }
 
 /* The service indicator depends on nothing but the type of the first key (spec 02 E.3). */
 static uint32_t indicator(const struct ihsm_fp_function *function, const struct used *used)
 {
-    return used->key && used->info.type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
+    return used->key && used->info->type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
 }
 
 static bool other_session(const struct used *used, uint16_t session_id)
 {
-    return used->info.session_only && used->info.session_id != session_id;
+    return used->info->session_only && used->info->session_id != session_id;
 }
 
 static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used)
@@ -184,7 +184,7 @@ static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used)
         return IHSM_GCM_ERROR_KEY_INDEX;
     if (!used->key)
         return IHSM_GCM_ERROR_KEY_NOT_OWNED;
-    if (used->info.app_id != sqe->short_app_id)
+    if (used->info->app_id != sqe->short_app_id)
         return IHSM_GCM_ERROR_KEY_APP;
     if (other_session(used, sqe->session_id))
         return IHSM_GCM_ERROR_KEY_SESSION;
@@ -209,13 +209,13 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, co
         return IHSM_XTS_ERROR_SAME_INDEX;
     if (!key1->key || !key2->key)
         return IHSM_XTS_ERROR_KEY_NOT_OWNED;
-    if (key1->info.session_only != key2->info.session_only)
+    if (key1->info->session_only != key2->info->session_only)
         return IHSM_XTS_ERROR_SESSION_ONLY_DIFFERS;
     if (ks_bulk_equal(key1->key, key2->key))
         return IHSM_XTS_ERROR_SAME_KEY;
-    if (key1->info.app_id != sqe->short_app_id)
+    if (key1->info->app_id != sqe->short_app_id)
         return IHSM_XTS_ERROR_KEY1_APP;
-    if (key2->info.app_id != sqe->short_app_id)
+    if (key2->info->app_id != sqe->short_app_id)
         return IHSM_XTS_ERROR_KEY2_APP;
     if (other_session(key1, sqe->session_id))
         return IHSM_XTS_ERROR_KEY1_SESSION;
@@ -234,7 +234,7 @@ static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
     struct used used = find(c->context, 0, sqe->key_id);
     c->cqe->fips_approved = indicator(function, &used);
     /* Drawn before the other checks, so that even a refused command shows it. */
-    if (function->device_iv && !c->decrypt && used.key && used.info.type == KS_BULK_GCM_APPROVED)
+    if (function->device_iv && !c->decrypt && used.key && used.info->type == KS_BULK_GCM_APPROVED)
         ihsm_random_iv(c->cqe->iv);
     else
         memcpy(c->cqe->iv, sqe->iv, sizeof sqe->iv);

@@ -6,7 +6,6 @@
 
 struct walk {
     const struct ihsm_regions *regions;
-    size_t hint; /* region found last */
     struct ihsm_pieces *pieces;
     uint64_t total;   /* bytes of the blocks seen so far */
     uint32_t length;  /* bytes of the transfer */
@@ -33,7 +32,7 @@ static void add_block(struct walk *w, uint64_t iova, uint64_t len)
     struct ihsm_pieces *pieces = w->pieces;
     while (len > 0) {
         uint64_t got;
-        uint8_t *base = ihsm_regions_translate(w->regions, &w->hint, iova, len, w->destination, &got);
+        uint8_t *base = ihsm_regions_translate(w->regions, &pieces->hint, iova, len, w->destination, &got);
         if (!base) {
             w->unmapped = true;
             return;

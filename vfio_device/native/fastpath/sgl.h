@@ -21,6 +21,7 @@ struct ihsm_piece {
 struct ihsm_pieces {
     struct ihsm_piece *piece; /* room for IHSM_LIST_BLOCKS */
     uint32_t count;
+    size_t hint; /* region found last, which most lists of a client share */
 };
 
 /* What is wrong with a list, in the order in which faults win over each other (`fast_path` in the conditions). */

@@ -92,7 +92,7 @@ void ks_bulk_release(struct ks_bulk_key *key) {
   }
 }
 
-struct ks_bulk_info ks_bulk_info(const struct ks_bulk_key *key) { return key->info; }
+const struct ks_bulk_info *ks_bulk_info(const struct ks_bulk_key *key) { return &key->info; }
 
 bool ks_bulk_deleted(const struct ks_bulk_key *key) {
   return (atomic_load_explicit(&key->state, memory_order_acquire) & ALIVE) == 0;

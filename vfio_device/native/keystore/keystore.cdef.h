@@ -153,7 +153,7 @@ int ks_bulk_withdraw(ks_bulk_table *table, uint32_t key_id);
 /* The key published under a number, or NULL. */
 ks_bulk_key *ks_bulk_acquire(ks_bulk_table *table, uint32_t key_id);
 void ks_bulk_release(ks_bulk_key *key);
-struct ks_bulk_info ks_bulk_info(const ks_bulk_key *key);
+const struct ks_bulk_info *ks_bulk_info(const ks_bulk_key *key);
 /* Withdrawn since it was acquired. */
 bool ks_bulk_deleted(const ks_bulk_key *key);
 /* The same 32 bytes, in constant time. */
