@@ -47,6 +47,8 @@ _COMMAND: Final = struct.Struct("=QIIHH")
 """The numbers at the start of `struct ihsm_command`: engine, generation, bytes of the request, queue, command id."""
 _SQE_OFFSET: Final = ffi.offsetof("struct ihsm_command", "sqe")
 _REQUEST_OFFSET: Final = ffi.offsetof("struct ihsm_command", "request")
+if _COMMAND.size != _SQE_OFFSET:
+    raise ImportError("struct ihsm_command does not begin as _COMMAND says")
 
 
 class NoPointerError(Exception):

@@ -182,8 +182,10 @@ def test_quick_run_gives_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
     assert document["machine"]["cpus"]
 
 
-def test_soak_counts_what_went_on() -> None:
-    result = CliRunner().invoke(bench_cli.bench, ["soak", "--seconds", "2", "--json"])
+@pytest.mark.parametrize("seconds", [2, pytest.param(600, marks=pytest.mark.long)])
+def test_soak_loses_and_duplicates_nothing(seconds: int) -> None:
+    """A completion lost, doubled or failed makes the exit status 1."""
+    result = CliRunner().invoke(bench_cli.bench, ["soak", "--seconds", str(seconds), "--json"])
     assert result.exit_code == 0, result.output
     [record] = json.loads(result.output)["results"]
     assert record["aes_commands"] > 1000
