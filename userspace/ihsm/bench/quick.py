@@ -223,32 +223,38 @@ class QuickRun:
     # ---- trapped doorbells, DDI, idle functions ----
 
     def trapped(self) -> list[Result]:
-        """ring-trap, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, and idle-64 beside them."""
+        """ring-trap, rsa-2048, rsa-3072, and idle-64 beside them; ecdsa-p256, ecdsa-p384."""
         with provisioned(self._trap, WAITING) as (controller, session):
-            results = [self._ring_trap(controller, session)]
+            results = [self._ring_trap(controller, session), *self._rsa(controller, session)]
         with provisioned(self._trap, POLLED) as (controller, session):
-            recorder = Recorder(controller)
-            through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
-            through.partition.info()
-            for id, curve, peer_curve, algorithm in (
-                ("ecdsa-p256", EccCurve.P256, ec.SECP256R1(), HashAlgorithm.Sha256),
-                ("ecdsa-p384", EccCurve.P384, ec.SECP384R1(), HashAlgorithm.Sha384),
-            ):
-                digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
-                key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
-                through.ecc_sign(key, digest, algorithm)
-                results.append(self._ddi(id, recorder, controller, der(ec.generate_private_key(peer_curve)), digest))
-            digest = hashlib.sha256(b"benchmark").digest()
-            with idle_functions(self._idle):
-                for bits in (2048, 3072):
-                    own = rsa.generate_private_key(65537, bits)
-                    key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
-                    through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
-                    # Provisioning has the device make keys ahead; that is over after the first of the two.
-                    before = IdleReading(self._idle)
-                    results.append(self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest))
-                results.append(before.result())
+            results += self._ecdsa(controller, session)
         return results
+
+    def _ecdsa(self, controller: Controller, session: Session) -> Iterator[Result]:
+        recorder, through = recorded(controller, session)
+        for id, curve, peer_curve, algorithm in (
+            ("ecdsa-p256", EccCurve.P256, ec.SECP256R1(), HashAlgorithm.Sha256),
+            ("ecdsa-p384", EccCurve.P384, ec.SECP384R1(), HashAlgorithm.Sha384),
+        ):
+            digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
+            key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
+            through.ecc_sign(key, digest, algorithm)
+            peer_key = der(ec.generate_private_key(peer_curve))
+            yield self._ddi(id, recorder, controller, peer_key, digest, outstanding=OUTSTANDING, batch=DDI_BATCH)
+
+    def _rsa(self, controller: Controller, session: Session) -> Iterator[Result]:
+        """One at a time: with more, two workers would share a core that the peer has to itself on many machines."""
+        recorder, through = recorded(controller, session)
+        digest = hashlib.sha256(b"benchmark").digest()
+        with idle_functions(self._idle):
+            for bits in (2048, 3072):
+                own = rsa.generate_private_key(65537, bits)
+                key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
+                through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
+                # Provisioning has the device make keys ahead; that is over after the first of the two.
+                before = IdleReading(self._idle)
+                yield self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest, outstanding=1, batch=1)
+            yield before.result()
 
     def _ring_trap(self, controller: Controller, session: Session) -> Result:
         with aes_work(controller, session, "gcm", 16, load=self._trap.load) as work:
@@ -270,13 +276,16 @@ class QuickRun:
         controller: Controller,
         key: bytes,
         digest: bytes,
+        *,
+        outstanding: int,
+        batch: int,
     ) -> Result:
         """The command recorded last, against a peer's signature with `key`."""
         assert recorder.session_id is not None
         work = DdiWork(
             controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=self._trap.load
         )
-        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=OUTSTANDING, batch=DDI_BATCH)}
+        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding, batch=batch)}
         if self.openssl is not None:
             variants["openssl"] = functools.partial(self.openssl.sign, key, digest)
         if self.soft_hsm is not None and id == "ecdsa-p256":
@@ -284,7 +293,15 @@ class QuickRun:
         series = self._interleave(variants)
         work.release()
         ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
-        return throughput(id, series, ratios, outstanding=OUTSTANDING)
+        return throughput(id, series, ratios, outstanding=outstanding)
+
+
+def recorded(controller: Controller, session: Session) -> tuple[Recorder, Session]:
+    """A recorder, and the session through it."""
+    recorder = Recorder(controller)
+    through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
+    through.partition.info()
+    return recorder, through
 
 
 @contextlib.contextmanager

@@ -24,12 +24,13 @@ from ihsm.bench.quick import (
     der,
     library_runner,
     proportional_bytes,
+    recorded,
 )
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
-from ihsm.bench.workloads import DdiWork, Recorder, aes_work
-from ihsm.ddi import Key, KeyRequest, Partition, Session
+from ihsm.bench.workloads import DdiWork, aes_work
+from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, AesOp, EccCurve, HashAlgorithm, KeyClass, KeyType, KeyUsage, RsaOpType
 
@@ -170,9 +171,7 @@ def ddi(place: Place, advance: Advance) -> list[Result]:
     hsm = soft_hsm()
     try:
         with place.function(TRAP_DEVICE, WAITING) as (controller, session, load):
-            recorder = Recorder(controller)
-            through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
-            through.partition.info()
+            recorder, through = recorded(controller, session)
             for name, call, peers in _operations(session, through):
                 if hsm is not None and name == "ecdsa-p256":
                     peers["softhsm2"] = functools.partial(hsm.ecdsa_p256, bytes(32))
