@@ -182,7 +182,7 @@ def test_quick_run_gives_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
     assert document["machine"]["cpus"]
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
 def test_soak_loses_and_duplicates_nothing(seconds: int) -> None:
     """A completion lost, doubled or failed makes the exit status 1."""
     result = CliRunner().invoke(bench_cli.bench, ["soak", "--seconds", str(seconds), "--json"])
