@@ -125,7 +125,7 @@ class Command:
 class _Puller:
     """What a thread needs to pull commands: a buffer that the library fills."""
 
-    __slots__ = ("__weakref__", "buffer", "bytes", "inside")
+    __slots__ = ("buffer", "bytes", "inside")
 
     def __init__(self) -> None:
         self.buffer = ffi.new("struct ihsm_command *")
@@ -152,7 +152,7 @@ class Scheduler:
         self._engines: dict[int, weakref.ref[Engine]] = {}
         self._ids = itertools.count(1)
         self._local = threading.local()
-        self._pullers: weakref.WeakSet[_Puller] = weakref.WeakSet()
+        self._pullers: list[_Puller] = []
         self.closed = False
 
     def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
@@ -163,7 +163,7 @@ class Scheduler:
         puller: _Puller | None = getattr(self._local, "puller", None)
         if puller is None:
             puller = self._local.puller = _Puller()
-            self._pullers.add(puller)
+            self._pullers.append(puller)
         puller.inside = True  # before `closed` is looked at: `close` waits for whom it finds inside
         try:
             if self.closed:
