@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ihsm.bench.device import fast_path_session
 from ihsm.ddi import Key, KeyRequest, Session
-from ihsm.driver import FastPathSession
 from ihsm.driver.aes_queue import AesQueue
 from ihsm.errors import AuthenticationFailedError
 from ihsm_abi.ddi import KeyClass, KeyUsage
@@ -80,13 +80,19 @@ def xts_cases(group: str) -> Iterator[XtsCase]:
         yield XtsCase(f"{group} {number}", decrypt, (key[:KEY_BYTES], key[KEY_BYTES:]), tweak, text, result)
 
 
+def every_nth(n: int) -> dict[str, list[GcmCase] | list[XtsCase]]:
+    """Every nth case of each group, from the first."""
+    gcm = {group: list(gcm_cases(group))[::n] for group in GCM_GROUPS}
+    return gcm | {group: list(xts_cases(group))[::n] for group in XTS_GROUPS}
+
+
 class NistRun:
     """Imports the key of each case, submits it on an AES queue and deletes the key again."""
 
     def __init__(self, session: Session, queue: AesQueue) -> None:
         self._session = session
         self._queue = queue
-        self._ids = FastPathSession(session.session_id, session.short_app_id)
+        self._ids = fast_path_session(session)
 
     def differing(self, cases: Iterable[GcmCase | XtsCase]) -> list[str]:
         """Names of the cases in which the device disagrees."""

@@ -25,8 +25,8 @@ from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import PAIRS, Runner, Sample, Series, interleave, median_ratio, timed
-from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work
-from ihsm.ddi import KeyRequest, Partition, Session
+from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
+from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
 
@@ -243,7 +243,7 @@ class QuickRun:
             yield self._ddi(id, recorder, controller, peer_key, digest, outstanding=OUTSTANDING, batch=DDI_BATCH)
 
     def _rsa(self, controller: Controller, session: Session) -> Iterator[Result]:
-        """One at a time: with more, two workers would share a core that the peer has to itself on many machines."""
+        """One at a time: two workers are, on many machines, two threads of a core that the peer has to itself."""
         recorder, through = recorded(controller, session)
         digest = hashlib.sha256(b"benchmark").digest()
         with idle_functions(self._idle):
@@ -296,14 +296,6 @@ class QuickRun:
         return throughput(id, series, ratios, outstanding=outstanding)
 
 
-def recorded(controller: Controller, session: Session) -> tuple[Recorder, Session]:
-    """A recorder, and the session through it."""
-    recorder = Recorder(controller)
-    through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
-    through.partition.info()
-    return recorder, through
-
-
 @contextlib.contextmanager
 def idle_functions(device: BenchDevice) -> Iterator[None]:
     """All functions of a device connected and enabled, the first provisioned, none at work."""
@@ -324,12 +316,15 @@ class IdleReading:
         self._device = device
         self._cpu_ns, self._start = device.load()[0], time.monotonic()
 
+    def percent(self) -> float:
+        """Share of a CPU since the start."""
+        return (self._device.load()[0] - self._cpu_ns) / 1e7 / (time.monotonic() - self._start)
+
     def result(self) -> Result:
         """idle-64: percent of a CPU since the start, and memory now."""
-        percent = (self._device.load()[0] - self._cpu_ns) / 1e7 / (time.monotonic() - self._start)
         megabytes = proportional_bytes(self._device.process.pid) / 1e6
         facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
-        return Result("idle-64", percent, "%", more=facts)
+        return Result("idle-64", self.percent(), "%", more=facts)
 
 
 def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:

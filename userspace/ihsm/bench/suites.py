@@ -21,15 +21,15 @@ from ihsm.bench.quick import (
     THROUGHPUT_DEVICE,
     TRAP_DEVICE,
     WAITING,
+    IdleReading,
     der,
     library_runner,
     proportional_bytes,
-    recorded,
 )
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
-from ihsm.bench.workloads import DdiWork, aes_work
+from ihsm.bench.workloads import DdiWork, aes_work, recorded
 from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, AesOp, EccCurve, HashAlgorithm, KeyClass, KeyType, KeyUsage, RsaOpType
@@ -286,9 +286,9 @@ def _idle_percent(device: BenchDevice) -> float:
     """CPU of a device without work, once it has made the keys ahead that provisioning took from its stock."""
     least, end = float("inf"), time.monotonic() + SETTLING_S
     while least > SETTLED_PERCENT and time.monotonic() < end:
-        before, start = device.load()[0], time.monotonic()
+        reading = IdleReading(device)
         time.sleep(IDLE_WINDOW_S)
-        least = min(least, (device.load()[0] - before) / 1e7 / (time.monotonic() - start))
+        least = min(least, reading.percent())
     return least
 
 

@@ -15,7 +15,7 @@ from ihsm.bench.device import bulk_keys, fast_path_session
 from ihsm.bench.peers import Buffers
 from ihsm.bench.rings import RingLoad
 from ihsm.bench.sample import Load, Sample
-from ihsm.ddi import Session
+from ihsm.ddi import Partition, Session
 from ihsm.driver import AesQueue, Controller, FastPathSession, HsmQueue, HsmReply
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
 from ihsm.driver.queue_pair import HSM_RING
@@ -95,6 +95,14 @@ class Recorder:
         """Execute and remember."""
         self.message, self.session_id = message, session_id
         return self._controller.exchange(message, kind, session_id)
+
+
+def recorded(controller: Controller, session: Session) -> tuple[Recorder, Session]:
+    """A recorder, and the session through it."""
+    recorder = Recorder(controller)
+    through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
+    through.partition.info()
+    return recorder, through
 
 
 class DdiWork:
