@@ -1,6 +1,5 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
@@ -12,133 +11,122 @@
 /* Looks at the clock only once per this many looks at the ring. */
 #define LOOKS_PER_CLOCK 32
 
-static inline void cpu_relax(void)
-{
+static inline void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-	__asm__ __volatile__("yield" ::: "memory");
+    __asm__ __volatile__("yield" ::: "memory");
 #endif
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
+static uint64_t now_ns(void) {
+    struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static uint32_t ready_up_to(const struct ihsm_cq *cq, uint32_t limit)
-{
-	uint32_t index = cq->head, phase = cq->phase, count = 0;
+static uint32_t ready_up_to(const struct ihsm_cq *cq, uint32_t limit) {
+    uint32_t index = cq->head, phase = cq->phase, count = 0;
 
-	while (count < limit) {
-		const uint8_t *entry = cq->ring + (size_t)index * cq->entry_bytes;
-		const uint16_t *word = (const uint16_t *)(entry + cq->entry_bytes - sizeof(uint16_t));
+    while (count < limit) {
+        const uint8_t *entry = cq->ring + (size_t)index * cq->entry_bytes;
+        const uint16_t *word = (const uint16_t *)(entry + cq->entry_bytes - sizeof(uint16_t));
 
-		/* Acquire: the rest of the entry is read only after its phase was seen. */
-		if ((__atomic_load_n(word, __ATOMIC_ACQUIRE) & 1u) != phase)
-			break;
-		count++;
-		if (++index == cq->entries) {
-			index = 0;
-			phase ^= 1u;
-		}
-	}
-	return count;
+        /* Acquire: the rest of the entry is read only after its phase was seen. */
+        if ((__atomic_load_n(word, __ATOMIC_ACQUIRE) & 1u) != phase)
+            break;
+        count++;
+        if (++index == cq->entries) {
+            index = 0;
+            phase ^= 1u;
+        }
+    }
+    return count;
 }
 
-uint32_t ihsm_cq_ready(const struct ihsm_cq *cq)
-{
-	return ready_up_to(cq, cq->entries);
+uint32_t ihsm_cq_ready(const struct ihsm_cq *cq) { return ready_up_to(cq, cq->entries); }
+
+uint32_t ihsm_cq_spin(const struct ihsm_cq *cq, uint32_t wanted, uint64_t spin_ns) {
+    uint64_t deadline = now_ns() + spin_ns;
+
+    for (;;) {
+        for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+            if (ready_up_to(cq, wanted) >= wanted)
+                return ihsm_cq_ready(cq);
+            cpu_relax();
+        }
+        if (now_ns() >= deadline)
+            return ihsm_cq_ready(cq);
+    }
 }
 
-uint32_t ihsm_cq_spin(const struct ihsm_cq *cq, uint32_t wanted, uint64_t spin_ns)
-{
-	uint64_t deadline = now_ns() + spin_ns;
-
-	for (;;) {
-		for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
-			if (ready_up_to(cq, wanted) >= wanted)
-				return ihsm_cq_ready(cq);
-			cpu_relax();
-		}
-		if (now_ns() >= deadline)
-			return ihsm_cq_ready(cq);
-	}
+void ihsm_cq_advance(struct ihsm_cq *cq, uint32_t count) {
+    cq->head += count;
+    if (cq->head >= cq->entries) {
+        cq->head -= cq->entries;
+        cq->phase ^= 1u;
+    }
 }
 
-void ihsm_cq_advance(struct ihsm_cq *cq, uint32_t count)
-{
-	cq->head += count;
-	if (cq->head >= cq->entries) {
-		cq->head -= cq->entries;
-		cq->phase ^= 1u;
-	}
+void ihsm_doorbell(uint8_t *page, uint32_t offset, uint32_t value) {
+    /* The full fence also orders against device memory, where a release store alone would not on every machine. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __atomic_store_n((uint32_t *)(page + offset), value, __ATOMIC_RELEASE);
 }
 
-void ihsm_doorbell(uint8_t *page, uint32_t offset, uint32_t value)
-{
-	/* The full fence also orders against device memory, where a release store alone would not on every machine. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	__atomic_store_n((uint32_t *)(page + offset), value, __ATOMIC_RELEASE);
+uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, uint32_t asleep_offset) {
+    ihsm_doorbell(page, offset, value);
+    /*
+     * The poller sets its word, then looks at the doorbells once more; we store, then look at its word. With a full
+     * fence on both sides at least one of us sees the other.
+     */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
 }
 
-uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, uint32_t asleep_offset)
-{
-	ihsm_doorbell(page, offset, value);
-	/* The poller sets its word, then looks at the doorbells once more; we store, then look at its word. With a full
-	 * fence on both sides at least one of us sees the other. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
+uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width) {
+    const volatile uint8_t *address = page + offset;
+
+    switch (width) {
+    case 1:
+        return *address;
+    case 2:
+        return *(const volatile uint16_t *)address;
+    case 4:
+        return *(const volatile uint32_t *)address;
+    default:
+        return *(const volatile uint64_t *)address;
+    }
 }
 
-uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width)
-{
-	const volatile uint8_t *address = page + offset;
+void ihsm_mmio_write(uint8_t *page, uint32_t offset, uint32_t width, uint64_t value) {
+    volatile uint8_t *address = page + offset;
 
-	switch (width) {
-	case 1:
-		return *address;
-	case 2:
-		return *(const volatile uint16_t *)address;
-	case 4:
-		return *(const volatile uint32_t *)address;
-	default:
-		return *(const volatile uint64_t *)address;
-	}
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    switch (width) {
+    case 1:
+        *address = (uint8_t)value;
+        break;
+    case 2:
+        *(volatile uint16_t *)address = (uint16_t)value;
+        break;
+    case 4:
+        *(volatile uint32_t *)address = (uint32_t)value;
+        break;
+    default:
+        *(volatile uint64_t *)address = value;
+    }
 }
 
-void ihsm_mmio_write(uint8_t *page, uint32_t offset, uint32_t width, uint64_t value)
-{
-	volatile uint8_t *address = page + offset;
+int ihsm_event_wait(int fd, int timeout_ms) {
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
+    uint64_t count;
+    int found = poll(&pfd, 1, timeout_ms);
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	switch (width) {
-	case 1:
-		*address = (uint8_t)value;
-		break;
-	case 2:
-		*(volatile uint16_t *)address = (uint16_t)value;
-		break;
-	case 4:
-		*(volatile uint32_t *)address = (uint32_t)value;
-		break;
-	default:
-		*(volatile uint64_t *)address = value;
-	}
-}
-
-int ihsm_event_wait(int fd, int timeout_ms)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-	uint64_t count;
-	int found = poll(&pfd, 1, timeout_ms);
-
-	if (found <= 0)
-		return found < 0 && errno != EINTR ? -errno : 0;
-	if (read(fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		return errno == EINTR ? 0 : -errno;
-	return 1;
+    if (found <= 0)
+        return found < 0 && errno != EINTR ? -errno : 0;
+    if (read(fd, &count, sizeof count) < 0 && errno != EAGAIN)
+        return errno == EINTR ? 0 : -errno;
+    return 1;
 }

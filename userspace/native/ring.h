@@ -1,17 +1,17 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
  * What the driver's rings need below numpy: ordered access to memory shared with the device (spec 01 §5.1), and
  * waiting without the interpreter lock. This header is also the cffi declaration: plain C, no directives.
  */
 
 /* A completion ring as the driver sees it. The phase of an entry is bit 0 of its last 16-bit word. */
 struct ihsm_cq {
-	const uint8_t *ring;
-	uint32_t entries;
-	uint32_t entry_bytes;
-	uint32_t head;
-	uint32_t phase; /* of the entry at head once the device has written it: 1 on the first pass */
+    const uint8_t *ring;
+    uint32_t entries;
+    uint32_t entry_bytes;
+    uint32_t head;
+    uint32_t phase; /* of the entry at head once the device has written it: 1 on the first pass */
 };
 
 /* Number of new entries from head on, at most `entries`; their bytes may be read after this call. */

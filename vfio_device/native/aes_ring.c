@@ -1,8 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AES rings: served by C threads, one thread per ring at a time (spec 02 part C, 01 §14.4). */
-#include "fastpath/fastpath.h"
 #include "engine.h"
+#include "fastpath/fastpath.h"
 
 #include <string.h>
 
@@ -67,9 +67,8 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
         return;
     while (ring->fetched_next < ring->fetched_count) {
         const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next++];
-        struct aes_cqe cqe = {.attr = sqe->attr,
-                              .cmd_id = sqe->cmd_id,
-                              .psf = IHSM_AES_STATUS_DELETE_QUEUE << IHSM_PSF_STATUS_SHIFT};
+        struct aes_cqe cqe = {
+            .attr = sqe->attr, .cmd_id = sqe->cmd_id, .psf = IHSM_AES_STATUS_DELETE_QUEUE << IHSM_PSF_STATUS_SHIFT};
         ihsm_ring_post(ring, &cqe);
     }
     ihsm_host_request_vector(ring->engine->host, ring->vector);
@@ -102,7 +101,8 @@ static bool fetch(struct server *server) {
         __builtin_prefetch(at + sizeof(struct gcm_sqe) / 2);
         next = next + 1 == ring->sq_entries ? 0 : next + 1;
     }
-    for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count; i++) {
+    for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count;
+         i++) {
         __builtin_prefetch(server->cq + (size_t)next * sizeof(struct aes_cqe), 1);
         next = next + 1 == ring->cq_entries ? 0 : next + 1;
     }
@@ -122,13 +122,14 @@ bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
 }
 
 /* Commands of one turn; returns what was answered. */
-static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes, bool whole_command) {
+static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
+                                   bool whole_command) {
     struct ihsm_engine *engine = ring->engine;
     struct server server = {.context = {.engine = engine,
-                                    .regions = &engine->host->regions,
-                                    .ring = ring,
-                                    .function = &engine->fp,
-                                    .scratch = ihsm_fp_scratch()}};
+                                        .regions = &engine->host->regions,
+                                        .ring = ring,
+                                        .function = &engine->fp,
+                                        .scratch = ihsm_fp_scratch()}};
     struct ihsm_turn done = {0};
 
     ihsm_regions_read_lock(server.context.regions);

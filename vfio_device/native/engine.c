@@ -155,7 +155,7 @@ int ihsm_engine_create_sq(struct ihsm_engine *engine, unsigned id, uint64_t base
     return create_sq(ring, base, entries);
 }
 
-/* End the life of an SQ: nothing fetched before is ever completed.  Lock held, not serving. */
+/* End the life of an SQ: nothing fetched before is ever completed. Lock held, not serving. */
 static void end_sq(struct ihsm_ring *ring) {
     ring->sq_live = false;
     ring->sq_deleting = false;
@@ -252,8 +252,10 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
         ihsm_page_unwatch(ring);
     ihsm_page_unlock(engine);
     if (vector != IHSM_NO_VECTOR && !vector_in_use(engine, vector, ring)) {
-        /* A client frees the vector with its last queue: what is still masked must not come later (spec 01 §5.2).
-           What was not masked has been delivered by the deletion of the SQ. */
+        /*
+         * A client frees the vector with its last queue: what is still masked must not come later (spec 01 §5.2).
+         * What was not masked has been delivered by the deletion of the SQ.
+         */
         atomic_fetch_and(&engine->host->pending, ~(UINT32_C(1) << vector));
         atomic_fetch_or(&engine->host->retired, UINT32_C(1) << vector);
     }

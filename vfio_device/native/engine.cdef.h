@@ -1,7 +1,7 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What Python sees of the engine.  This text is read by cffi and included by engine.h: declarations only.
+ * What Python sees of the engine. This text is read by cffi and included by engine.h: declarations only.
  *
  * Functions that can fail return 0 or a negative errno unless they say otherwise.
  */
@@ -58,13 +58,16 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
 bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
 
-struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihsm_host *host, uint64_t id, bool inline_aes);
+struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihsm_host *host, uint64_t id,
+                                    bool inline_aes);
 /* Drop all queues and leave scheduler and host; a later completion is dropped. */
 void ihsm_engine_close(struct ihsm_engine *engine);
 void ihsm_engine_free(struct ihsm_engine *engine);
 /* Keys of the fast path and what it must know of the function; before the first AES queue exists, else -EBUSY. */
 int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv);
-/* Doorbells come through this file of one page, which the client maps, instead of through accesses; before any queue. */
+/*
+ * Doorbells come through this file of one page, which the client maps, instead of through accesses; before any queue.
+ */
 int ihsm_engine_use_page(struct ihsm_engine *engine, int fd);
 int ihsm_scheduler_kick_fd(struct ihsm_scheduler *scheduler);
 int ihsm_engine_enable_admin(struct ihsm_engine *engine, uint64_t asq, uint64_t acq, uint32_t sq_entries,

@@ -4,15 +4,15 @@
  * Queue engine of a PCI function, internal view.
  *
  * Lock order, outermost first:
- *   1. host->mutex, the function mutex.  The owner thread holds it while the transport runs (and so while a BAR0
- *      callback runs Python).  Everybody else only tries it, except Python-facing calls, which may wait for it
+ *   1. host->mutex, the function mutex. The owner thread holds it while the transport runs (and so while a BAR0
+ *      callback runs Python). Everybody else only tries it, except Python-facing calls, which may wait for it
  *      because they hold neither the GIL (cffi released it) nor any lock below.
- *   2. the GIL, taken by callbacks into Python with 1 held.  A thread that holds the GIL never waits for a lock of
+ *   2. the GIL, taken by callbacks into Python with 1 held. A thread that holds the GIL never waits for a lock of
  *      this list: each of them is taken inside a C function, where cffi has released the GIL.
  *   3. poller->lock, while the doorbell pages are read.
  *   4. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
  *      the thread that serves an AES ring owns it through ring->serving instead.
- *   5. host->regions.lock, read side while guest memory is touched.  Its writers (mapping callbacks) hold 1 only.
+ *   5. host->regions.lock, read side while guest memory is touched. Its writers (mapping callbacks) hold 1 only.
  *   6. scheduler->lock, a leaf.
  * No thread waits for 1 or 2 while it holds one of 3 to 6.
  */
@@ -63,8 +63,8 @@ struct ihsm_region {
 };
 
 struct ihsm_regions {
-    pthread_rwlock_t lock; /* prefers writers */
-    atomic_uint writers;   /* waiting for or holding the write side */
+    pthread_rwlock_t lock;     /* prefers writers */
+    atomic_uint writers;       /* waiting for or holding the write side */
     struct ihsm_region *table; /* sorted by iova, never overlapping */
     size_t count;
     size_t capacity;
@@ -73,7 +73,8 @@ struct ihsm_regions {
 
 int ihsm_regions_init(struct ihsm_regions *regions);
 void ihsm_regions_destroy(struct ihsm_regions *regions);
-int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable, bool writable);
+int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
+                     bool writable);
 int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 void ihsm_regions_remove_all(struct ihsm_regions *regions);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
@@ -86,11 +87,11 @@ void ihsm_guard_guest_memory(void);
 
 /*
  * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if
- * iova is not mapped, has no pointer, or may not be accessed that way.  The caller holds the read lock as long as it
- * uses the pointer.  *hint is any number, kept by the caller between calls: the region found last.
+ * iova is not mapped, has no pointer, or may not be accessed that way. The caller holds the read lock as long as it
+ * uses the pointer. *hint is any number, kept by the caller between calls: the region found last.
  */
-void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted, bool write,
-                             uint64_t *contiguous);
+void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
+                             bool write, uint64_t *contiguous);
 /* Copy between guest and private memory, read lock held; false (something may have been copied) if not all is there. */
 bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
 bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);
@@ -99,8 +100,8 @@ bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const
 
 struct ihsm_msix {
     uint8_t table[IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES];
-    uint32_t written;     /* entries a client has written since the last reset */
-    uint32_t latched;     /* asked for and not yet delivered because masked */
+    uint32_t written; /* entries a client has written since the last reset */
+    uint32_t latched; /* asked for and not yet delivered because masked */
     bool function_mask;
 };
 
@@ -111,7 +112,7 @@ struct ihsm_host {
     _Atomic uint32_t pending; /* vectors asked for by workers, not yet looked at */
     _Atomic uint32_t retired; /* vectors whose last queue went: what is latched of them is forgotten */
     _Atomic uint64_t interrupts;
-    /* Deliver a vector; called with the function mutex held.  Returns whether somebody was listening. */
+    /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
     bool (*raise)(struct ihsm_host *host, unsigned vector);
 };
 
@@ -139,8 +140,8 @@ struct ihsm_ring {
     pthread_cond_t changed; /* in_flight became 0, serving ended, or the queue went */
     uint16_t id;
     uint8_t class;
-    bool queued;      /* on a ready list, or popped from it and not yet looked at */
-    bool serving;     /* an AES server owns head, in_flight, fetched and the CQ tail */
+    bool queued;  /* on a ready list, or popped from it and not yet looked at */
+    bool serving; /* an AES server owns head, in_flight, fetched and the CQ tail */
     bool sq_live;
     bool sq_deleting; /* no further fetch */
     bool cq_live;
@@ -168,12 +169,12 @@ struct ihsm_engine {
     struct ihsm_scheduler *scheduler;
     struct ihsm_host *host;
     uint64_t id;
-    bool inline_aes; /* the thread that rings a doorbell may do short AES work itself */
-    unsigned busy;   /* threads that popped one of our rings; scheduler->lock */
+    bool inline_aes;   /* the thread that rings a doorbell may do short AES work itself */
+    unsigned busy;     /* threads that popped one of our rings; scheduler->lock */
     atomic_uint users; /* calls from Python that may touch the host after they released a ring */
     bool closed;
     struct ihsm_fp_function fp;
-    void *page; /* doorbell page, NULL: doorbells arrive as accesses */
+    void *page;                      /* doorbell page, NULL: doorbells arrive as accesses */
     struct ihsm_engine *next_polled; /* this and the next two: poller->lock */
     unsigned watched;
     struct ihsm_watch watch[IHSM_RINGS];
@@ -197,17 +198,18 @@ size_t ihsm_ring_sqe_bytes(const struct ihsm_ring *ring);
 size_t ihsm_ring_cqe_bytes(const struct ihsm_ring *ring);
 
 /* All of these with ring->lock held (or, for an AES ring, by its server). */
-uint32_t ihsm_ring_pending(struct ihsm_ring *ring);  /* entries between head and tail */
-uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring);  /* CQ places neither used nor promised */
+uint32_t ihsm_ring_pending(struct ihsm_ring *ring); /* entries between head and tail */
+uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring); /* CQ places neither used nor promised */
 bool ihsm_ring_has_work(struct ihsm_ring *ring);
 bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* an AES command of more than IHSM_LONG_BYTES has been fetched */
 void ihsm_ring_make_ready(struct ihsm_ring *ring);   /* put on the ready list if there is work and it is not there */
 /* With the region lock held too: */
-bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe); /* read the entry at head, head++, in_flight++; false: stopped */
-/* Fill in sqhd, sqid and phase and post; status bits and the rest are the caller's.  in_flight--.  False: stopped. */
+bool ihsm_ring_fetch(struct ihsm_ring *ring,
+                     void *sqe); /* read the entry at head, head++, in_flight++; false: stopped */
+/* Fill in sqhd, sqid and phase and post; status bits and the rest are the caller's. in_flight--. False: stopped. */
 bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe);
 
-/* Take one HSM or admin command for Python; bad HSM entries are answered on the way.  False: nothing to hand out. */
+/* Take one HSM or admin command for Python; bad HSM entries are answered on the way. False: nothing to hand out. */
 bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
 struct ihsm_turn {
     unsigned commands;
@@ -215,7 +217,7 @@ struct ihsm_turn {
 };
 
 /*
- * Serve an AES ring for one turn; the caller kicks the host.  popped: it was taken from a ready list.  A command of more
+ * Serve an AES ring for one turn; the caller kicks the host. popped: it was taken from a ready list. A command of more
  * than max_bytes is carried out only with long_commands, else it stays next and the ring becomes ready again.
  */
 struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
@@ -223,7 +225,7 @@ struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_c
 /* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
 void ihsm_aes_drain(struct ihsm_ring *ring);
 
-/* Take over a doorbell's new value; one that makes no sense is counted.  True: legal. */
+/* Take over a doorbell's new value; one that makes no sense is counted. True: legal. */
 bool ihsm_ring_doorbell(struct ihsm_ring *ring, bool is_cq_head, uint32_t value);
 
 /* ---- doorbell pages: poller.c; all no-ops for an engine without a page ---- */
@@ -270,7 +272,7 @@ enum ihsm_ready_list {
 
 /*
  * Serve ready AES rings, in turn, until there is none or so much has been done as one turn may hold; interrupts follow
- * at the end.  Returns how many rings were served.
+ * at the end. Returns how many rings were served.
  */
 unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_list list, unsigned max_rings);
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler);

@@ -4,9 +4,9 @@
  * The function mutex and the delivery of interrupt vectors.
  *
  * A vector is delivered only by a thread that holds the function mutex, because setting interrupts closes the old
- * eventfds under that mutex and a late write would land in a reused descriptor.  A worker therefore sets a bit in
- * host->pending and tries the mutex.  If that fails the holder must see the bit: it delivers before it unlocks, and
- * looks once more after it has unlocked.  Both sides put a sequentially consistent fence between their write (the bit;
+ * eventfds under that mutex and a late write would land in a reused descriptor. A worker therefore sets a bit in
+ * host->pending and tries the mutex. If that fails the holder must see the bit: it delivers before it unlocks, and
+ * looks once more after it has unlocked. Both sides put a sequentially consistent fence between their write (the bit;
  * the unlock) and their read (the mutex; the bits), so at least one of them sees the other.
  */
 #define _GNU_SOURCE

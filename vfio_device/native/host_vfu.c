@@ -3,9 +3,9 @@
 /*
  * libvfio-user behind the host interface, and for Python.
  *
- * A context is not thread-safe: one thread runs it, with the function mutex held.  The DMA callbacks keep the region
+ * A context is not thread-safe: one thread runs it, with the function mutex held. The DMA callbacks keep the region
  * table; memory is reached through the pointers they give and never through messages, which would break the connection
- * when the client writes at the same time.  Unregistering takes the write side of the table's lock, so no worker
+ * when the client writes at the same time. Unregistering takes the write side of the table's lock, so no worker
  * touches a mapping once its callback has returned.
  */
 #define _GNU_SOURCE
@@ -234,8 +234,10 @@ int ihsm_vfu_realize(struct ihsm_vfu *vfu) {
     if (vfu_realize_ctx(vfu->context) < 0)
         return -errno;
 #ifndef VFU_REGION_FLAG_64_BITS
-    /* This revision knows 32-bit BARs only, but keeps the type bits of a BAR as they are.  The upper half, a BAR of
-       its own to the library, must not show the I/O type it gives to BARs without a region. */
+    /*
+     * This revision knows 32-bit BARs only, but keeps the type bits of a BAR as they are. The upper half, a BAR of
+     * its own to the library, must not show the I/O type it gives to BARs without a region.
+     */
     vfu_pci_hdr_t *header = &vfu_pci_get_config_space(vfu->context)->hdr;
     for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index < VFU_PCI_DEV_BAR5_REGION_IDX; index++) {
         if (vfu->bits64[index]) {

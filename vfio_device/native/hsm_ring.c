@@ -79,8 +79,8 @@ bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command) {
             command->request_len = 0;
         }
         if (sc == IHSM_HSM_STATUS_SUCCESS) {
-            ihsm_count(ring->class == IHSM_CLASS_HSM ? &engine->counters.hsm_commands : &engine->counters.admin_commands,
-                       1);
+            ihsm_count(
+                ring->class == IHSM_CLASS_HSM ? &engine->counters.hsm_commands : &engine->counters.admin_commands, 1);
             command->engine_id = engine->id;
             command->queue_id = ring->id;
             command->generation = ring->generation;
@@ -106,7 +106,9 @@ struct data {
     size_t len;
 };
 
-/* Write a command's data, then its CQE, then ask for the vector: all or nothing of it before any deletion or disable. */
+/*
+ * Write a command's data, then its CQE, then ask for the vector: all or nothing of it before any deletion or disable.
+ */
 static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, struct data data, void *cqe) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, queue_id);
     struct ihsm_regions *regions = &engine->host->regions;

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MSI-X table and pending bits in BAR4 (PCI Express base specification 7.7.2; spec 01 §14.9).  Function mutex held. */
+/* MSI-X table and pending bits in BAR4 (PCI Express base specification 7.7.2; spec 01 §14.9). Function mutex held. */
 #include "engine.h"
 
 #include <string.h>

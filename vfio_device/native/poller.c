@@ -5,16 +5,16 @@
  *
  * From spinning to sleeping without losing a doorbell
  * ---------------------------------------------------
- * A store into shared memory wakes nobody.  While there is work, and for spin_us after the last of it, the poller
- * reads the pages in a loop and sees every store.  Then it goes to sleep in four steps:
+ * A store into shared memory wakes nobody. While there is work, and for spin_us after the last of it, the poller
+ * reads the pages in a loop and sees every store. Then it goes to sleep in four steps:
  *   1. store 1 into the 'asleep' word of every page (a doorbell place that no queue has);
  *   2. a sequentially consistent fence;
  *   3. read all doorbells once more, and stay awake if one has changed;
  *   4. wait for the kick descriptor, but never longer than a bounded time; afterwards clear the 'asleep' words.
  * A client that knows the word (our own driver) does the mirror image: store the doorbell, fence, read the word, and
- * write to the kick descriptor (which it got through the protocol's GET_REGION_IO_FDS) if it says asleep.  Each side
+ * write to the kick descriptor (which it got through the protocol's GET_REGION_IO_FDS) if it says asleep. Each side
  * stores before its fence and loads after it, so either the poller sees the doorbell in step 3 or the client sees the
- * word and kicks: no doorbell is lost and none waits.  The kick descriptor is a counter, so a kick before step 4 makes
+ * word and kicks: no doorbell is lost and none waits. The kick descriptor is a counter, so a kick before step 4 makes
  * step 4 return at once.
  * A client that does not know the word (a guest's driver) is seen when the bounded sleep ends, MAX_SLEEP_NS at worst;
  * so is one that overwrites the word, which hurts only itself.
@@ -51,7 +51,7 @@ static void pause_cpu(void) {
 #endif
 }
 
-/* Change what the poller reads.  It takes the lock in a tight loop, so ask it to let others in. */
+/* Change what the poller reads. It takes the lock in a tight loop, so ask it to let others in. */
 static void lock(struct ihsm_poller *poller) {
     atomic_fetch_add(&poller->waiting, 1);
     pthread_mutex_lock(&poller->lock);
@@ -64,7 +64,7 @@ static _Atomic uint64_t *entry(struct ihsm_engine *engine, unsigned queue) {
     return (_Atomic uint64_t *)engine->page + queue;
 }
 
-/* Look at every doorbell of every page once; true if one had changed.  Poller's lock held. */
+/* Look at every doorbell of every page once; true if one had changed. Poller's lock held. */
 static bool scan(struct ihsm_poller *poller) {
     bool changed = false;
     for (struct ihsm_engine *engine = poller->engines; engine != NULL; engine = engine->next_polled) {

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest memory: a sorted table of mapped regions.  Writers exclude readers, so the table is changed in place. */
+/* Guest memory: a sorted table of mapped regions. Writers exclude readers, so the table is changed in place. */
 #define _GNU_SOURCE
 #include "engine.h"
 
@@ -67,11 +67,8 @@ int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size,
             regions->capacity = capacity;
         }
         memmove(&regions->table[at + 1], &regions->table[at], (regions->count - at) * sizeof *regions->table);
-        regions->table[at] = (struct ihsm_region){.iova = iova,
-                                                  .last = iova + (size - 1),
-                                                  .vaddr = vaddr,
-                                                  .readable = readable,
-                                                  .writable = writable};
+        regions->table[at] = (struct ihsm_region){
+            .iova = iova, .last = iova + (size - 1), .vaddr = vaddr, .readable = readable, .writable = writable};
         regions->count++;
         regions->without_pointer += vaddr == NULL;
     }
@@ -115,8 +112,8 @@ bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, u
     return found;
 }
 
-void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted, bool write,
-                             uint64_t *contiguous) {
+void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
+                             bool write, uint64_t *contiguous) {
     size_t at = *hint;
     if (at >= regions->count || iova < regions->table[at].iova || iova > regions->table[at].last) {
         at = lower_bound(regions, iova);

@@ -67,7 +67,7 @@ bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {
 }
 
 /*
- * Write the last u16 of a CQE, which carries the phase bit, after everything before it.  One store where the address
+ * Write the last u16 of a CQE, which carries the phase bit, after everything before it. One store where the address
  * allows it; byte by byte, phase last, where a client put its ring on an odd address or across two regions.
  */
 static bool write_phase(const struct ihsm_regions *regions, uint64_t iova, uint16_t psf) {

@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One scheduler per process: a first-in first-out ready list per class of ring, so that rings (of all functions) are
- * served in turn.  Python threads pull from the admin and HSM lists; C threads serve the AES list.  One more C thread
+ * served in turn. Python threads pull from the admin and HSM lists; C threads serve the AES list. One more C thread
  * carries out AES commands so long that nobody else should wait for them.
  */
 #define _GNU_SOURCE
@@ -29,7 +29,9 @@ struct ihsm_scheduler {
 };
 
 /* The head of a ready list changes under the lock, but the poller glances at it without. */
-static void set_link(struct ihsm_ring **link, struct ihsm_ring *ring) { __atomic_store_n(link, ring, __ATOMIC_RELAXED); }
+static void set_link(struct ihsm_ring **link, struct ihsm_ring *ring) {
+    __atomic_store_n(link, ring, __ATOMIC_RELAXED);
+}
 
 struct ihsm_poller *ihsm_scheduler_poller(struct ihsm_scheduler *scheduler) { return &scheduler->poller; }
 
@@ -92,7 +94,7 @@ void ihsm_scheduler_push(struct ihsm_scheduler *scheduler, struct ihsm_ring *rin
     pthread_mutex_unlock(&scheduler->lock);
 }
 
-/* First ring of a ready list, its engine marked busy; NULL if there is none.  Lock held. */
+/* First ring of a ready list, its engine marked busy; NULL if there is none. Lock held. */
 static struct ihsm_ring *pop(struct ihsm_scheduler *scheduler, unsigned list) {
     struct ihsm_ring *ring = scheduler->ready[list].first;
     if (ring != NULL) {

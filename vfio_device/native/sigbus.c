@@ -4,7 +4,7 @@
  * Guest memory whose file has been cut.
  *
  * A client may shorten the file behind memory it has mapped for us, at any time; touching it then raises SIGBUS, which
- * would end the process and with it the other functions.  Instead the page is replaced by an empty private one: the
+ * would end the process and with it the other functions. Instead the page is replaced by an empty private one: the
  * client that did it reads zeros and loses what is written, nobody else notices.
  *
  * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.

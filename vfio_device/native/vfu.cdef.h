@@ -1,7 +1,7 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What Python sees of libvfio-user.  Read by cffi and included by C: declarations only.
+ * What Python sees of libvfio-user. Read by cffi and included by C: declarations only.
  * Functions that can fail return a negative errno.
  */
 struct ihsm_vfu; /* a libvfio-user context with its region table and vectors */

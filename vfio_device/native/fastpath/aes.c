@@ -1,9 +1,10 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
  * The one file that uses AWS-LC below its EVP layer. EVP keeps the state of an operation and the key in one context, so
  * every worker would need its own context per key; the layer below shares a constant key, costs a third less for 64
- * bytes, resumes anywhere, and computes the tag of a decryption instead of only comparing it. */
+ * bytes, resumes anywhere, and computes the tag of a decryption instead of only comparing it.
+ */
 #include "fastpath/aes.h"
 
 #include <openssl/aes.h>
@@ -29,39 +30,33 @@ static const struct key *inner_key(const struct ihsm_aes_key *key) { return (con
 static GCM128_CONTEXT *inner_gcm(struct ihsm_gcm *gcm) { return (GCM128_CONTEXT *)gcm->opaque; }
 
 /* The library refuses only what callers here cannot ask for (lengths beyond 2^36 bytes, AAD after text). */
-static void must(int ok)
-{
+static void must(int ok) {
     if (!ok)
         abort();
 }
 
-void ihsm_aes_key_init(struct ihsm_aes_key *key, const uint8_t bytes[32])
-{
+void ihsm_aes_key_init(struct ihsm_aes_key *key, const uint8_t bytes[32]) {
     struct key *k = (struct key *)key->opaque;
     k->ctr = aes_ctr_set_key(&k->encrypt, &k->ghash, NULL, bytes, 32);
     must(AES_set_decrypt_key(bytes, 256, &k->decrypt) == 0);
 }
 
-void ihsm_gcm_load(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key)
-{
+void ihsm_gcm_load(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key) {
     GCM128_CONTEXT *g = inner_gcm(gcm);
     memset(g, 0, sizeof *g);
     g->gcm_key = inner_key(key)->ghash;
 }
 
-void ihsm_gcm_start(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, const uint8_t iv[12])
-{
+void ihsm_gcm_start(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, const uint8_t iv[12]) {
     CRYPTO_gcm128_setiv(inner_gcm(gcm), &inner_key(key)->encrypt, iv, 12);
 }
 
-void ihsm_gcm_aad(struct ihsm_gcm *gcm, const uint8_t *aad, size_t len)
-{
+void ihsm_gcm_aad(struct ihsm_gcm *gcm, const uint8_t *aad, size_t len) {
     must(CRYPTO_gcm128_aad(inner_gcm(gcm), aad, len));
 }
 
 void ihsm_gcm_crypt(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, bool decrypt, const uint8_t *in, uint8_t *out,
-                    size_t len)
-{
+                    size_t len) {
     const struct key *k = inner_key(key);
     GCM128_CONTEXT *g = inner_gcm(gcm);
     if (k->ctr)
@@ -72,8 +67,7 @@ void ihsm_gcm_crypt(struct ihsm_gcm *gcm, const struct ihsm_aes_key *key, bool d
                      : CRYPTO_gcm128_encrypt(g, &k->encrypt, in, out, len));
 }
 
-void ihsm_gcm_finish(struct ihsm_gcm *gcm, uint32_t aad_len, uint8_t tag[16])
-{
+void ihsm_gcm_finish(struct ihsm_gcm *gcm, uint32_t aad_len, uint8_t tag[16]) {
     GCM128_CONTEXT *g = inner_gcm(gcm);
     g->len.aad = aad_len;
     CRYPTO_gcm128_tag(g, tag, 16);
@@ -82,8 +76,7 @@ void ihsm_gcm_finish(struct ihsm_gcm *gcm, uint32_t aad_len, uint8_t tag[16])
 void ihsm_gcm_wipe(struct ihsm_gcm *gcm) { OPENSSL_cleanse(gcm, sizeof *gcm); }
 
 void ihsm_xts_crypt(const struct ihsm_aes_key *data_key, const struct ihsm_aes_key *tweak_key, bool decrypt,
-                    const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t len)
-{
+                    const uint8_t tweak[16], const uint8_t *in, uint8_t *out, size_t len) {
     const AES_KEY *key1 = decrypt ? &inner_key(data_key)->decrypt : &inner_key(data_key)->encrypt;
     const AES_KEY *key2 = &inner_key(tweak_key)->encrypt;
     if (hwaes_xts_available()) {
@@ -95,18 +88,18 @@ void ihsm_xts_crypt(const struct ihsm_aes_key *data_key, const struct ihsm_aes_k
 }
 
 /* Multiply the 128-bit little-endian tweak by x^n modulo x^128 + x^7 + x^2 + x + 1, 1 <= n <= 63 in one step. */
-static void multiply(uint64_t t[2], unsigned n)
-{
+static void multiply(uint64_t t[2], unsigned n) {
     uint64_t carry = t[1] >> (64 - n);
     t[1] = t[1] << n | t[0] >> (64 - n);
     t[0] = t[0] << n ^ carry ^ carry << 1 ^ carry << 2 ^ carry << 7;
     t[1] ^= carry >> 63 ^ carry >> 62 ^ carry >> 57;
 }
 
-void ihsm_xts_seek(const struct ihsm_aes_key *tweak_key, uint8_t tweak[16], size_t blocks)
-{
-    /* Block j of a unit is masked with E(tweak)·x^j. The library always starts at block 0, so hand it the tweak whose
-     * encryption is the mask wanted. */
+void ihsm_xts_seek(const struct ihsm_aes_key *tweak_key, uint8_t tweak[16], size_t blocks) {
+    /*
+     * Block j of a unit is masked with E(tweak)·x^j. The library always starts at block 0, so hand it the tweak whose
+     * encryption is the mask wanted.
+     */
     const struct key *k = inner_key(tweak_key);
     uint8_t mask[16];
     uint64_t t[2];

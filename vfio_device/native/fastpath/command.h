@@ -1,21 +1,22 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * An AES command under way: what the files of the fast path share. */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An AES command under way: what the files of the fast path share. */
 #pragma once
 #include "fastpath/aes.h"
 #include "fastpath/fastpath.h"
 #include "fastpath/sgl.h"
 
-/* Payload up to this size is copied in, processed and copied out; larger payload is processed where it lies, because
- * the copy would cost a quarter of the rate. Nothing read back from there decides about control flow or addresses. */
+/*
+ * Payload up to this size is copied in, processed and copied out; larger payload is processed where it lies, because
+ * the copy would cost a quarter of the rate. Nothing read back from there decides about control flow or addresses.
+ */
 #define IHSM_COPY_BYTES 1024
 /* Bytes between two checkpoints. */
 #define IHSM_SPAN_BYTES (256 * 1024)
 
 struct ihsm_fp_scratch {
     struct ihsm_gcm gcm;
-    const struct ks_bulk_key *loaded; /* whose GHASH key is in gcm; held at least as long */
+    const struct ks_bulk_key *loaded;  /* whose GHASH key is in gcm; held at least as long */
     uint8_t text[2 * IHSM_COPY_BYTES]; /* AAD and text */
     uint8_t page[IHSM_LIST_PAGE_BYTES];
     struct ihsm_pieces src, dst;
@@ -31,21 +32,24 @@ struct ihsm_fp_command {
 };
 
 /* Put the status into the completion; false, so that a check can be returned. */
-static inline bool ihsm_fp_fail(struct ihsm_fp_command *command, unsigned sts, unsigned err)
-{
+static inline bool ihsm_fp_fail(struct ihsm_fp_command *command, unsigned sts, unsigned err) {
     command->cqe->psf = (uint16_t)(sts << IHSM_PSF_STATUS_SHIFT);
     command->cqe->err = (uint16_t)err;
     return false;
 }
 
-/* Walk both lists and put the cursors at their start; false: the completion says what is wrong with them. Both queue
- * entry layouts begin alike. lengths_first: whether ihsm_fp_same_length is due before the structure of the lists. */
+/*
+ * Walk both lists and put the cursors at their start; false: the completion says what is wrong with them. Both queue
+ * entry layouts begin alike. lengths_first: whether ihsm_fp_same_length is due before the structure of the lists.
+ */
 bool ihsm_fp_map(struct ihsm_fp_command *command, const struct gcm_sqe *sqe, bool lengths_first);
 /* Destination length is source length; false: the completion says it is not. */
 bool ihsm_fp_same_length(struct ihsm_fp_command *command, const struct gcm_sqe *sqe);
 
-/* Before another `bytes`: let the engine look in from time to time. False: the command has ended and the completion says
- * why. */
+/*
+ * Before another `bytes`: let the engine look in from time to time. False: the command has ended and the completion
+ * says why.
+ */
 bool ihsm_fp_progress(struct ihsm_fp_command *command, uint32_t bytes);
 /* Bytes, at most `wanted` (not 0), that lie in one stretch both in source and destination; 0: as false above. */
 uint32_t ihsm_fp_span(struct ihsm_fp_command *command, uint32_t wanted);

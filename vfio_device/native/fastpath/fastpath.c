@@ -1,7 +1,6 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * Checks of an AES queue entry in the order of spec 02 E.3, and what GCM and XTS commands have in common. */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Checks of an AES queue entry in the order of spec 02 E.3, and what GCM and XTS commands have in common. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>
@@ -17,15 +16,13 @@ enum { LARGEST_KEY_NUMBER = UINT16_MAX };
 /* ---- buffers ---- */
 
 /* Address space for the longest list; pages come when a list is that long. */
-static struct ihsm_piece *reserve_pieces(void)
-{
+static struct ihsm_piece *reserve_pieces(void) {
     void *pieces = mmap(NULL, IHSM_LIST_BLOCKS * sizeof(struct ihsm_piece), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return pieces == MAP_FAILED ? NULL : pieces;
 }
 
-static void scratch_free(void *pointer)
-{
+static void scratch_free(void *pointer) {
     struct ihsm_fp_scratch *scratch = pointer;
     struct ihsm_pieces *lists[] = {&scratch->src, &scratch->dst};
     for (unsigned i = 0; i < 2; i++)
@@ -37,14 +34,12 @@ static void scratch_free(void *pointer)
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 
-static void make_scratch_key(void)
-{
+static void make_scratch_key(void) {
     if (pthread_key_create(&scratch_key, scratch_free) != 0)
         abort();
 }
 
-struct ihsm_fp_scratch *ihsm_fp_scratch(void)
-{
+struct ihsm_fp_scratch *ihsm_fp_scratch(void) {
     pthread_once(&scratch_once, make_scratch_key);
     struct ihsm_fp_scratch *scratch = pthread_getspecific(scratch_key);
     if (scratch)
@@ -63,16 +58,15 @@ struct ihsm_fp_scratch *ihsm_fp_scratch(void)
 
 /* ---- lists ---- */
 
-bool ihsm_fp_same_length(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
-{
+bool ihsm_fp_same_length(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
     if (sqe->dst_len == sqe->src_len)
         return true;
     return ihsm_fp_fail(c, IHSM_AES_STATUS_FETCH_ERROR,
-                        sqe->dst_len < sqe->src_len ? IHSM_FETCH_ERROR_LENGTH_UNDERRUN : IHSM_FETCH_ERROR_LENGTH_OVERRUN);
+                        sqe->dst_len < sqe->src_len ? IHSM_FETCH_ERROR_LENGTH_UNDERRUN
+                                                    : IHSM_FETCH_ERROR_LENGTH_OVERRUN);
 }
 
-bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool lengths_first)
-{
+bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool lengths_first) {
     struct ihsm_fp_scratch *s = c->scratch;
     const struct ihsm_regions *regions = c->context->regions;
     bool is_sgl = sqe->attr >> IHSM_AES_ATTR_PSDT_SHIFT & IHSM_AES_ATTR_PSDT_MASK;
@@ -92,8 +86,7 @@ bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool leng
     return true;
 }
 
-bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes)
-{
+bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes) {
     c->unchecked += bytes;
     if (c->unchecked < IHSM_SPAN_BYTES)
         return true;
@@ -107,8 +100,7 @@ bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes)
     return true;
 }
 
-uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted)
-{
+uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted) {
     uint64_t n = wanted < IHSM_SPAN_BYTES ? wanted : IHSM_SPAN_BYTES;
     if (ihsm_cursor_left(&c->src) < n)
         n = ihsm_cursor_left(&c->src);
@@ -125,22 +117,19 @@ struct used {
     const struct ks_bulk_info *info;
 };
 
-static void unload(struct ihsm_fp_scratch *scratch)
-{
+static void unload(struct ihsm_fp_scratch *scratch) {
     if (scratch->loaded)
         ihsm_gcm_wipe(&scratch->gcm);
     scratch->loaded = NULL;
 }
 
-static void let_go(struct ihsm_fp_held *held)
-{
+static void let_go(struct ihsm_fp_held *held) {
     if (held->key)
         ks_bulk_release(held->key);
     held->key = NULL;
 }
 
-static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_t number)
-{
+static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
     struct ihsm_fp_held *held = &context->held[place];
     struct used used = {0};
     if (held->key && (held->number != number || ks_bulk_deleted(held->key))) {
@@ -154,8 +143,7 @@ static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_
     return used;
 }
 
-void ihsm_fp_end(struct ihsm_fp_context *context)
-{
+void ihsm_fp_end(struct ihsm_fp_context *context) {
     if (context->scratch)
         unload(context->scratch);
     let_go(&context->held[0]);
@@ -166,18 +154,15 @@ void ihsm_fp_end(struct ihsm_fp_context *context)
 static bool is_gcm(const struct used *used) { return used->key && used->info->type != KS_BULK_XTS; }
 
 /* The service indicator depends on nothing but the type of the first key (spec 02 E.3). */
-static uint32_t indicator(const struct ihsm_fp_function *function, const struct used *used)
-{
+static uint32_t indicator(const struct ihsm_fp_function *function, const struct used *used) {
     return used->key && used->info->type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
 }
 
-static bool other_session(const struct used *used, uint16_t session_id)
-{
+static bool other_session(const struct used *used, uint16_t session_id) {
     return used->info->session_only && used->info->session_id != session_id;
 }
 
-static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used)
-{
+static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used) {
     if (sqe->aligned_aad_len % IHSM_GCM_AAD_ALIGNMENT_BYTES != 0)
         return IHSM_GCM_ERROR_AAD_ALIGNMENT;
     if (sqe->key_id > LARGEST_KEY_NUMBER)
@@ -195,8 +180,7 @@ static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used)
     return 0;
 }
 
-static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, const struct used *key2)
-{
+static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, const struct used *key2) {
     if (is_gcm(key1))
         return IHSM_XTS_ERROR_KEY1_TYPE;
     if (is_gcm(key2))
@@ -228,8 +212,7 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, co
     return 0;
 }
 
-static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
-{
+static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
     const struct ihsm_fp_function *function = c->context->function;
     struct used used = find(c->context, 0, sqe->key_id);
     c->cqe->fips_approved = indicator(function, &used);
@@ -251,8 +234,7 @@ static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe)
     ihsm_gcm_run(c, sqe, key);
 }
 
-static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe)
-{
+static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
     const struct ihsm_fp_function *function = c->context->function;
     struct used key1 = find(c->context, 0, sqe->key_id1), key2 = find(c->context, 1, sqe->key_id2);
     c->cqe->fips_approved = indicator(function, &key1);
@@ -263,8 +245,7 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe)
         ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
 }
 
-void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe)
-{
+void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe) {
     struct ihsm_fp_command command = {
         .context = context,
         .scratch = context->scratch,

@@ -1,7 +1,6 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * AES fast path: from a fetched queue entry to its completion entry (spec 02 parts C and E, 05 §17). */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AES fast path: from a fetched queue entry to its completion entry (spec 02 parts C and E, 05 §17). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,8 +31,10 @@ struct ihsm_fp_held {
     uint32_t number;
 };
 
-/* What a command may use. The region lock is held (read side) during ihsm_fp_execute; pointers to guest memory are
- * good until the next ihsm_fp_checkpoint. */
+/*
+ * What a command may use. The region lock is held (read side) during ihsm_fp_execute; pointers to guest memory are
+ * good until the next ihsm_fp_checkpoint.
+ */
 struct ihsm_fp_context {
     struct ihsm_engine *engine;
     struct ihsm_regions *regions;
@@ -41,16 +42,20 @@ struct ihsm_fp_context {
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
     struct ihsm_fp_held held[2]; /* the first and the second key of the last command; released by ihsm_fp_end */
-    unsigned remapped; /* how often a checkpoint has let a mapping callback in: pointers of before are void */
+    unsigned remapped;           /* how often a checkpoint has let a mapping callback in: pointers of before are void */
 };
 
-/* Carry out one AES command. sqe is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd, sqid
- * and phase is filled in. Neither blocks nor allocates. */
+/*
+ * Carry out one AES command. sqe is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd, sqid
+ * and phase is filled in. Neither blocks nor allocates.
+ */
 void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe);
 
 /* End of a row of commands with one context: lets go of the keys. Due soon, for a number is not used anew before. */
 void ihsm_fp_end(struct ihsm_fp_context *context);
 
-/* Supplied by the engine, called about every 256 KiB of a long command. Lets a waiting mapping callback in. False: the
- * queue goes away, leave at once. */
+/*
+ * Supplied by the engine, called about every 256 KiB of a long command. Lets a waiting mapping callback in. False: the
+ * queue goes away, leave at once.
+ */
 bool ihsm_fp_checkpoint(struct ihsm_fp_context *context);

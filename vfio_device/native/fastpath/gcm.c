@@ -1,14 +1,12 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * AES-GCM commands: padded AAD and text through the SGLs, then the tail, then the tag (spec 02 E.4 to E.6). */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AES-GCM commands: padded AAD and text through the SGLs, then the tail, then the tag (spec 02 E.4 to E.6). */
 #include "fastpath/command.h"
 
 #include <string.h>
 
 /* The AAD region: hashed from a private copy, which is also what reaches the destination. */
-static bool run_aad(struct ihsm_fp_command *c, uint32_t left)
-{
+static bool run_aad(struct ihsm_fp_command *c, uint32_t left) {
     while (left > 0) {
         uint32_t n = left < IHSM_COPY_BYTES ? left : IHSM_COPY_BYTES;
         if (!ihsm_fp_progress(c, n))
@@ -21,8 +19,7 @@ static bool run_aad(struct ihsm_fp_command *c, uint32_t left)
     return true;
 }
 
-static bool run_text(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t left)
-{
+static bool run_text(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t left) {
     while (left > 0) {
         uint32_t n = ihsm_fp_span(c, left);
         if (n == 0)
@@ -36,8 +33,7 @@ static bool run_text(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, 
 }
 
 /* AAD and text, little enough for a private copy. */
-static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t aad_len, uint32_t len)
-{
+static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, uint32_t aad_len, uint32_t len) {
     uint8_t *text = c->scratch->text;
     ihsm_cursor_read(&c->src, text, len);
     if (aad_len > 0)
@@ -48,8 +44,7 @@ static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, 
 }
 
 /* What goes through the lists. */
-static bool run_lists(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key)
-{
+static bool run_lists(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key) {
     if (!ihsm_fp_map(c, sqe, false))
         return false;
     if (sqe->src_len < sqe->aligned_aad_len)
@@ -66,8 +61,7 @@ static bool run_lists(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, cons
 
 /* Fetch the tail and put it through the cipher. */
 static bool run_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key,
-                     uint8_t tail[IHSM_TAIL_MAX_BYTES])
-{
+                     uint8_t tail[IHSM_TAIL_MAX_BYTES]) {
     unsigned len = sqe->tail_src_len;
     if (len > IHSM_TAIL_MAX_BYTES)
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_TAIL_LENGTH);
@@ -84,8 +78,7 @@ static bool run_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const
 }
 
 /* The tail's result goes out even if the tag is wrong, and a fault on that way replaces the mismatch (spec 02 E.4). */
-static bool write_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const uint8_t tail[IHSM_TAIL_MAX_BYTES])
-{
+static bool write_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const uint8_t tail[IHSM_TAIL_MAX_BYTES]) {
     unsigned len = sqe->tail_src_len;
     c->cqe->tail_dst_len = len;
     if (len == 0)
@@ -97,8 +90,7 @@ static bool write_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, con
     return true;
 }
 
-void ihsm_gcm_run(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key)
-{
+void ihsm_gcm_run(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key) {
     uint8_t tail[IHSM_TAIL_MAX_BYTES], tag[IHSM_GCM_TAG_BYTES];
     ihsm_gcm_start(&c->scratch->gcm, key, c->cqe->iv);
     bool done = (sqe->src_len == 0 || run_lists(c, sqe, key)) && run_tail(c, sqe, key, tail);

@@ -1,5 +1,5 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "fastpath/sgl.h"
 
 #include <string.h>
@@ -7,8 +7,8 @@
 struct walk {
     const struct ihsm_regions *regions;
     struct ihsm_pieces *pieces;
-    uint64_t total;   /* bytes of the blocks seen so far */
-    uint32_t length;  /* bytes of the transfer */
+    uint64_t total;  /* bytes of the blocks seen so far */
+    uint32_t length; /* bytes of the transfer */
     uint32_t blocks, segments;
     bool destination;
     bool fetch_failed, malformed, unmapped, too_many;
@@ -16,16 +16,14 @@ struct walk {
 };
 
 /* Count a block or a segment; false once there are too many, whatever is in them. */
-static bool count(struct walk *w, uint32_t *counter, uint32_t limit)
-{
+static bool count(struct walk *w, uint32_t *counter, uint32_t limit) {
     w->too_many |= *counter == limit;
     ++*counter;
     return !w->too_many;
 }
 
 /* Append a data block. The pieces are complete only if nothing is wrong with the list. */
-static void add_block(struct walk *w, uint64_t iova, uint64_t len)
-{
+static void add_block(struct walk *w, uint64_t iova, uint64_t len) {
     w->total += len;
     if (w->total > w->length)
         return;
@@ -52,20 +50,17 @@ static void add_block(struct walk *w, uint64_t iova, uint64_t len)
 }
 
 static unsigned type_of(const struct sgl_descriptor *d) { return d->type >> 4; }
-static bool is_link(const struct sgl_descriptor *d)
-{
+static bool is_link(const struct sgl_descriptor *d) {
     return d->type == IHSM_SGL_TYPE_SEGMENT << 4 || d->type == IHSM_SGL_TYPE_LAST_SEGMENT << 4;
 }
 
 /* A descriptor in the place of a data block. */
-static void visit_block(struct walk *w, const struct sgl_descriptor *d)
-{
+static void visit_block(struct walk *w, const struct sgl_descriptor *d) {
     w->malformed |= d->type != IHSM_SGL_TYPE_DATA_BLOCK << 4 || d->len == 0;
     add_block(w, d->addr, d->len);
 }
 
-static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page)
-{
+static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page) {
     if (type_of(&at) == IHSM_SGL_TYPE_DATA_BLOCK) {
         visit_block(w, &at);
         return;
@@ -78,7 +73,9 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page)
         }
         if (!count(w, &w->segments, IHSM_LIST_SEGMENTS))
             return;
-        uint32_t wanted = at.len < sizeof at ? sizeof at : at.len > IHSM_LIST_PAGE_BYTES ? IHSM_LIST_PAGE_BYTES : at.len;
+        uint32_t wanted = at.len < sizeof at              ? sizeof at
+                          : at.len > IHSM_LIST_PAGE_BYTES ? IHSM_LIST_PAGE_BYTES
+                                                          : at.len;
         if (!ihsm_regions_read(w->regions, at.addr, page, wanted)) {
             w->fetch_failed = true;
             return;
@@ -101,10 +98,11 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page)
     }
 }
 
-/* PRPs as in NVMe: the first entry may start inside its page; the second is a page, or the address of a list of pages
- * if more than one is left; the last entry of a list's page leads to the next list if more than one page is left. */
-static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8_t *page)
-{
+/*
+ * PRPs as in NVMe: the first entry may start inside its page; the second is a page, or the address of a list of pages
+ * if more than one is left; the last entry of a list's page leads to the next list if more than one page is left.
+ */
+static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8_t *page) {
     uint64_t prp[2];
     memcpy(prp, pointer, sizeof prp);
     uint64_t left = w->length;
@@ -151,8 +149,7 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
 
 struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const struct sgl_descriptor *pointer,
                                        bool is_sgl, bool destination, uint32_t length, uint8_t *page,
-                                       struct ihsm_pieces *pieces)
-{
+                                       struct ihsm_pieces *pieces) {
     struct walk w = {.regions = regions, .pieces = pieces, .length = length, .destination = destination};
     pieces->count = 0;
     uint16_t fetch, structure;
@@ -167,9 +164,11 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
     if (w.fetch_failed)
         return (struct ihsm_list_result){IHSM_LIST_FETCH, IHSM_AES_STATUS_FETCH_ERROR, fetch};
     if (w.total > length)
-        return (struct ihsm_list_result){IHSM_LIST_LENGTH, IHSM_AES_STATUS_FETCH_ERROR, IHSM_FETCH_ERROR_LENGTH_OVERRUN};
+        return (struct ihsm_list_result){IHSM_LIST_LENGTH, IHSM_AES_STATUS_FETCH_ERROR,
+                                         IHSM_FETCH_ERROR_LENGTH_OVERRUN};
     if (w.total < length && !w.too_many && !w.cut_short)
-        return (struct ihsm_list_result){IHSM_LIST_LENGTH, IHSM_AES_STATUS_FETCH_ERROR, IHSM_FETCH_ERROR_LENGTH_UNDERRUN};
+        return (struct ihsm_list_result){IHSM_LIST_LENGTH, IHSM_AES_STATUS_FETCH_ERROR,
+                                         IHSM_FETCH_ERROR_LENGTH_UNDERRUN};
     if (w.malformed)
         return (struct ihsm_list_result){IHSM_LIST_STRUCTURE, IHSM_AES_STATUS_FETCH_ERROR, structure};
     if (w.unmapped || w.too_many)
@@ -177,8 +176,7 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
     return (struct ihsm_list_result){.rank = IHSM_LIST_GOOD};
 }
 
-void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len)
-{
+void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
         memcpy(to, ihsm_cursor_at(cursor), n);
@@ -188,8 +186,7 @@ void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len)
     }
 }
 
-void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len)
-{
+void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
         memcpy(ihsm_cursor_at(cursor), from, n);
@@ -199,12 +196,12 @@ void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t l
     }
 }
 
-bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination)
-{
+bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination) {
     size_t hint = 0;
     for (struct ihsm_piece *piece = cursor->piece; piece < cursor->end; piece++) {
         for (uint64_t done = 0, got; done < piece->len; done += got) {
-            uint8_t *base = ihsm_regions_translate(regions, &hint, piece->iova + done, piece->len - done, destination, &got);
+            uint8_t *base =
+                ihsm_regions_translate(regions, &hint, piece->iova + done, piece->len - done, destination, &got);
             if (!base || (done > 0 && base != piece->base + done))
                 return false;
             piece->base = base - done;

@@ -1,12 +1,13 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * Data pointers of AES queue entries: SGLs and PRPs turned into lists of host memory (spec 02 C.4, E.2). */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Data pointers of AES queue entries: SGLs and PRPs turned into lists of host memory (spec 02 C.4, E.2). */
 #pragma once
 #include "engine.h"
 
-/* Blocks of one list, and segments or PRP lists it may be spread over: what a driver that maps 4 KiB pages and fills its
- * segments needs for the largest 32-bit length, twice over for the segments. */
+/*
+ * Blocks of one list, and segments or PRP lists it may be spread over: what a driver that maps 4 KiB pages and fills
+ * its segments needs for the largest 32-bit length, twice over for the segments.
+ */
 #define IHSM_LIST_BLOCKS ((UINT32_C(1) << 20) + 1)
 #define IHSM_LIST_SEGMENTS 8192
 #define IHSM_LIST_PAGE_BYTES IHSM_PAGE_BYTES
@@ -32,9 +33,11 @@ struct ihsm_list_result {
     uint16_t sts, err; /* valid unless rank is IHSM_LIST_GOOD */
 };
 
-/* Walk the list at `pointer` (the 16 bytes of the queue entry, private memory) for a transfer of `length` bytes, 1 or
+/*
+ * Walk the list at `pointer` (the 16 bytes of the queue entry, private memory) for a transfer of `length` bytes, 1 or
  * more. Every descriptor is read once into `page` (IHSM_LIST_PAGE_BYTES, private), then checked, then used. The regions
- * are read-locked by the caller as long as pieces are used. */
+ * are read-locked by the caller as long as pieces are used.
+ */
 struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const struct sgl_descriptor *pointer,
                                        bool is_sgl, bool destination, uint32_t length, uint8_t *page,
                                        struct ihsm_pieces *pieces);
@@ -46,11 +49,12 @@ struct ihsm_cursor {
 };
 
 /* Contiguous bytes at the cursor; the list must not be used up. */
-static inline uint64_t ihsm_cursor_left(const struct ihsm_cursor *cursor) { return cursor->piece->len - cursor->offset; }
+static inline uint64_t ihsm_cursor_left(const struct ihsm_cursor *cursor) {
+    return cursor->piece->len - cursor->offset;
+}
 static inline uint8_t *ihsm_cursor_at(const struct ihsm_cursor *cursor) { return cursor->piece->base + cursor->offset; }
 
-static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t bytes)
-{
+static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t bytes) {
     cursor->offset += bytes;
     if (cursor->offset == cursor->piece->len) {
         cursor->piece++;
@@ -62,6 +66,8 @@ static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t byte
 void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
 void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
 
-/* After the mappings may have changed: find the pieces from the cursor on anew; false if one is no longer there as a
- * whole. */
+/*
+ * After the mappings may have changed: find the pieces from the cursor on anew; false if one is no longer there as a
+ * whole.
+ */
 bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination);

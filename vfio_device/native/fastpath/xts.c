@@ -1,7 +1,6 @@
-/* SPDX-FileCopyrightText: The ihsm authors
- * SPDX-License-Identifier: Apache-2.0
- *
- * AES-XTS commands: one or more data units, their tweaks counting up (spec 02 C.7). */
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AES-XTS commands: one or more data units, their tweaks counting up (spec 02 C.7). */
 #include "fastpath/command.h"
 
 #include <string.h>
@@ -13,15 +12,13 @@ struct xts {
     uint8_t tweak[IHSM_AES_BLOCK_BYTES]; /* of the unit under way: a little-endian number */
 };
 
-static void next_unit(struct xts *x)
-{
+static void next_unit(struct xts *x) {
     for (unsigned i = 0; i < sizeof x->tweak && ++x->tweak[i] == 0; i++)
         continue;
 }
 
 /* One data unit where it lies. A block that is split among pieces goes through a private copy. */
-static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t left)
-{
+static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t left) {
     uint8_t tweak[IHSM_AES_BLOCK_BYTES], block[IHSM_AES_BLOCK_BYTES];
     memcpy(tweak, x->tweak, sizeof tweak);
     while (left > 0) {
@@ -30,7 +27,8 @@ static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t le
             return false;
         n -= n % sizeof block;
         if (n > 0) {
-            ihsm_xts_crypt(x->data_key, x->tweak_key, c->decrypt, tweak, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
+            ihsm_xts_crypt(x->data_key, x->tweak_key, c->decrypt, tweak, ihsm_cursor_at(&c->src),
+                           ihsm_cursor_at(&c->dst), n);
             ihsm_cursor_advance(&c->src, n);
             ihsm_cursor_advance(&c->dst, n);
         } else {
@@ -47,8 +45,7 @@ static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t le
 }
 
 void ihsm_xts_run(struct ihsm_fp_command *c, const struct xts_sqe *sqe, const struct ihsm_aes_key *data_key,
-                  const struct ihsm_aes_key *tweak_key)
-{
+                  const struct ihsm_aes_key *tweak_key) {
     uint32_t left = sqe->src_len;
     if (left == 0 || !ihsm_fp_map(c, (const struct gcm_sqe *)sqe, true))
         return;

@@ -1,17 +1,15 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The memory that all secrets live in: locked, left out of core dumps and of forked children, zero on free. */
-#ifndef IHSM_KEYSTORE_ARENA_H
-#define IHSM_KEYSTORE_ARENA_H
-
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 struct arena_stats {
-  uint64_t in_use;   /* bytes of live blocks, rounded up to their size class */
-  uint64_t peak;     /* highest value of in_use */
-  uint64_t reserved; /* bytes mapped */
-  uint64_t locked;   /* bytes of those that mlock accepted */
+    uint64_t in_use;   /* bytes of live blocks, rounded up to their size class */
+    uint64_t peak;     /* highest value of in_use */
+    uint64_t reserved; /* bytes mapped */
+    uint64_t locked;   /* bytes of those that mlock accepted */
 };
 
 /* Zeroed, 16-byte aligned; NULL if no memory can be mapped. */
@@ -23,5 +21,3 @@ size_t ks_arena_size(void *block);
 void ks_arena_stats(struct arena_stats *out);
 /* memset that the optimiser keeps. */
 void ks_wipe(void *memory, size_t size);
-
-#endif

@@ -1,12 +1,13 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Publication of fast-path keys.
+/*
+ * Publication of fast-path keys.
  *
  * A table maps the two bytes of a key number to a page and a slot. Pages appear on first use and stay until the table
  * goes, so readers need no protection for slots. A slot's state word counts readers in its low half and has one of the
  * flags ALIVE (usable), DYING (withdrawn, readers left), WIPING (one thread is freeing the context) or none (free).
- * A reader adds itself and looks at the flags of the same atomic operation; whoever takes DYING with no readers to WIPING
- * frees the context. A failed acquire counts as a reader for a moment and so may be the one who has to.
+ * A reader adds itself and looks at the flags of the same atomic operation; whoever takes DYING with no readers to
+ * WIPING frees the context. A failed acquire counts as a reader for a moment and so may be the one who has to.
  */
 #include "bulk.h"
 
@@ -27,24 +28,24 @@ enum { PAGE_SLOTS = 256, PAGES = 256, BULK_KEY = 32 };
 
 /* In the arena. */
 struct context {
-  uint8_t key[BULK_KEY];
-  struct ihsm_aes_key aes;
+    uint8_t key[BULK_KEY];
+    struct ihsm_aes_key aes;
 };
 
 struct ks_bulk_key {
-  _Atomic uint64_t state;
-  struct context *context;
-  struct ks_bulk_info info;
-  struct ks_object *object; /* guarded by the bulk lock */
+    _Atomic uint64_t state;
+    struct context *context;
+    struct ks_bulk_info info;
+    struct ks_object *object; /* guarded by the bulk lock */
 };
 
 struct page {
-  struct ks_bulk_key slots[PAGE_SLOTS];
+    struct ks_bulk_key slots[PAGE_SLOTS];
 };
 
 struct ks_bulk_table {
-  int function;
-  struct page *_Atomic pages[PAGES];
+    int function;
+    struct page *_Atomic pages[PAGES];
 };
 
 static pthread_mutex_t bulk_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -53,184 +54,169 @@ static _Atomic uint64_t published;
 uint64_t ks_bulk_count(void) { return published; }
 
 ks_bulk_table *ks_bulk_table_new(int function) {
-  ks_bulk_table *table = calloc(1, sizeof *table);
-  if (table != NULL) {
-    table->function = function;
-  }
-  return table;
+    ks_bulk_table *table = calloc(1, sizeof *table);
+    if (table != NULL)
+        table->function = function;
+    return table;
 }
 
 /* Frees the context of a slot without readers, if nobody else does. */
 static void try_wipe(struct ks_bulk_key *key) {
-  uint64_t expected = DYING;
-  if (atomic_compare_exchange_strong(&key->state, &expected, WIPING)) {
-    ks_arena_free(key->context);
-    key->context = NULL;
-    atomic_fetch_and(&key->state, ~FLAGS);
-  }
+    uint64_t expected = DYING;
+    if (atomic_compare_exchange_strong(&key->state, &expected, WIPING)) {
+        ks_arena_free(key->context);
+        key->context = NULL;
+        atomic_fetch_and(&key->state, ~FLAGS);
+    }
 }
 
 struct ks_bulk_key *ks_bulk_acquire(ks_bulk_table *table, uint32_t key_id) {
-  if (key_id >= PAGES * PAGE_SLOTS) {
+    if (key_id >= PAGES * PAGE_SLOTS)
+        return NULL;
+    struct page *page = atomic_load_explicit(&table->pages[key_id / PAGE_SLOTS], memory_order_acquire);
+    if (page == NULL)
+        return NULL;
+    struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
+    if (atomic_fetch_add(&key->state, 1) & ALIVE)
+        return key;
+    ks_bulk_release(key);
     return NULL;
-  }
-  struct page *page = atomic_load_explicit(&table->pages[key_id / PAGE_SLOTS], memory_order_acquire);
-  if (page == NULL) {
-    return NULL;
-  }
-  struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
-  if (atomic_fetch_add(&key->state, 1) & ALIVE) {
-    return key;
-  }
-  ks_bulk_release(key);
-  return NULL;
 }
 
 void ks_bulk_release(struct ks_bulk_key *key) {
-  if (atomic_fetch_sub(&key->state, 1) == DYING + 1) {
-    try_wipe(key);
-  }
+    if (atomic_fetch_sub(&key->state, 1) == DYING + 1)
+        try_wipe(key);
 }
 
 const struct ks_bulk_info *ks_bulk_info(const struct ks_bulk_key *key) { return &key->info; }
 
 bool ks_bulk_deleted(const struct ks_bulk_key *key) {
-  return (atomic_load_explicit(&key->state, memory_order_acquire) & ALIVE) == 0;
+    return (atomic_load_explicit(&key->state, memory_order_acquire) & ALIVE) == 0;
 }
 
 bool ks_bulk_equal(const struct ks_bulk_key *a, const struct ks_bulk_key *b) {
-  return CRYPTO_memcmp(a->context->key, b->context->key, BULK_KEY) == 0;
+    return CRYPTO_memcmp(a->context->key, b->context->key, BULK_KEY) == 0;
 }
 
 const struct ihsm_aes_key *ks_bulk_aes(const struct ks_bulk_key *key) { return &key->context->aes; }
 
 static struct context *prepare(const uint8_t *key) {
-  struct context *context = ks_arena_alloc(sizeof *context);
-  if (context != NULL) {
-    memcpy(context->key, key, BULK_KEY);
-    ihsm_aes_key_init(&context->aes, key);
-  }
-  return context;
+    struct context *context = ks_arena_alloc(sizeof *context);
+    if (context != NULL) {
+        memcpy(context->key, key, BULK_KEY);
+        ihsm_aes_key_init(&context->aes, key);
+    }
+    return context;
 }
 
 static void pause_briefly(void) {
-  const struct timespec pause = {.tv_nsec = 20000};
-  nanosleep(&pause, NULL);
+    const struct timespec pause = {.tv_nsec = 20000};
+    nanosleep(&pause, NULL);
 }
 
 /* With the bulk lock held. */
 static int publish(ks_bulk_table *table, uint32_t key_id, struct ks_object *object, struct ks_bulk_info info) {
-  struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
-  if (page == NULL) {
-    page = calloc(1, sizeof *page);
+    struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
     if (page == NULL) {
-      return KS_NOMEM;
+        page = calloc(1, sizeof *page);
+        if (page == NULL)
+            return KS_NOMEM;
+        atomic_store_explicit(&table->pages[key_id / PAGE_SLOTS], page, memory_order_release);
     }
-    atomic_store_explicit(&table->pages[key_id / PAGE_SLOTS], page, memory_order_release);
-  }
-  struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
-  if (object->published != NULL || atomic_load(&key->state) & ALIVE) {
-    return KS_ARG;
-  }
-  while (atomic_load(&key->state) & FLAGS) { /* a command on the key that had this number is still running */
-    pause_briefly();
-  }
-  struct context *context = prepare(object->bytes);
-  if (context == NULL) {
-    return KS_NOMEM;
-  }
-  key->context = context;
-  key->info = info;
-  key->object = object;
-  object->published = table;
-  object->key_id = key_id;
-  atomic_fetch_or(&key->state, ALIVE);
-  atomic_fetch_add(&published, 1);
-  return KS_OK;
+    struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
+    if (object->published != NULL || atomic_load(&key->state) & ALIVE)
+        return KS_ARG;
+    while (atomic_load(&key->state) & FLAGS) /* a command on the key that had this number is still running */
+        pause_briefly();
+    struct context *context = prepare(object->bytes);
+    if (context == NULL)
+        return KS_NOMEM;
+    key->context = context;
+    key->info = info;
+    key->object = object;
+    object->published = table;
+    object->key_id = key_id;
+    atomic_fetch_or(&key->state, ALIVE);
+    atomic_fetch_add(&published, 1);
+    return KS_OK;
 }
 
 int ks_bulk_publish(ks_bulk_table *table, uint32_t key_id, uint64_t key, int type, uint32_t session_id, uint32_t app_id,
                     int session_only) {
-  if (key_id >= PAGES * PAGE_SLOTS || type < KS_BULK_XTS || type > KS_BULK_GCM_UNAPPROVED || session_id > UINT16_MAX ||
-      app_id > UINT8_MAX) {
-    return KS_ARG;
-  }
-  struct ks_object *object;
-  int status = ks_acquire(key, SECRET_KIND, &object);
-  if (status != KS_OK) {
+    if (key_id >= PAGES * PAGE_SLOTS || type < KS_BULK_XTS || type > KS_BULK_GCM_UNAPPROVED ||
+        session_id > UINT16_MAX || app_id > UINT8_MAX) {
+        return KS_ARG;
+    }
+    struct ks_object *object;
+    int status = ks_acquire(key, SECRET_KIND, &object);
+    if (status != KS_OK)
+        return status;
+    if (object->size != BULK_KEY) {
+        status = KS_SIZE;
+    } else {
+        struct ks_bulk_info info = {.session_id = (uint16_t)session_id,
+                                    .app_id = (uint8_t)app_id,
+                                    .type = (uint8_t)type,
+                                    .session_only = session_only != 0};
+        pthread_mutex_lock(&bulk_lock);
+        status = publish(table, key_id, object, info);
+        pthread_mutex_unlock(&bulk_lock);
+    }
+    int kind, curve;
+    size_t size;
+    if (status == KS_OK && ks_describe(key, &kind, &size, &curve) != KS_OK) {
+        ks_bulk_forget(object); /* destroyed between the two locks */
+        status = KS_STALE;
+    }
+    ks_release(object);
+    ks_burn_stack(BURN_LIGHT);
     return status;
-  }
-  if (object->size != BULK_KEY) {
-    status = KS_SIZE;
-  } else {
-    struct ks_bulk_info info = {.session_id = (uint16_t)session_id,
-                                .app_id = (uint8_t)app_id,
-                                .type = (uint8_t)type,
-                                .session_only = session_only != 0};
-    pthread_mutex_lock(&bulk_lock);
-    status = publish(table, key_id, object, info);
-    pthread_mutex_unlock(&bulk_lock);
-  }
-  int kind, curve;
-  size_t size;
-  if (status == KS_OK && ks_describe(key, &kind, &size, &curve) != KS_OK) {
-    ks_bulk_forget(object); /* destroyed between the two locks */
-    status = KS_STALE;
-  }
-  ks_release(object);
-  ks_burn_stack(BURN_LIGHT);
-  return status;
 }
 
 /* With the bulk lock held. */
 static bool withdraw(ks_bulk_table *table, uint32_t key_id) {
-  struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
-  struct ks_bulk_key *key = page == NULL ? NULL : &page->slots[key_id % PAGE_SLOTS];
-  if (key == NULL || (atomic_load(&key->state) & ALIVE) == 0) {
-    return false;
-  }
-  key->object->published = NULL;
-  key->object = NULL;
-  atomic_fetch_sub(&published, 1);
-  if (atomic_fetch_xor(&key->state, ALIVE | DYING) == ALIVE) {
-    try_wipe(key);
-  }
-  return true;
+    struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
+    struct ks_bulk_key *key = page == NULL ? NULL : &page->slots[key_id % PAGE_SLOTS];
+    if (key == NULL || (atomic_load(&key->state) & ALIVE) == 0)
+        return false;
+    key->object->published = NULL;
+    key->object = NULL;
+    atomic_fetch_sub(&published, 1);
+    if (atomic_fetch_xor(&key->state, ALIVE | DYING) == ALIVE)
+        try_wipe(key);
+    return true;
 }
 
 int ks_bulk_withdraw(ks_bulk_table *table, uint32_t key_id) {
-  bool found = false;
-  if (key_id < PAGES * PAGE_SLOTS) {
-    pthread_mutex_lock(&bulk_lock);
-    found = withdraw(table, key_id);
-    pthread_mutex_unlock(&bulk_lock);
-  }
-  return found ? KS_OK : KS_STALE;
+    bool found = false;
+    if (key_id < PAGES * PAGE_SLOTS) {
+        pthread_mutex_lock(&bulk_lock);
+        found = withdraw(table, key_id);
+        pthread_mutex_unlock(&bulk_lock);
+    }
+    return found ? KS_OK : KS_STALE;
 }
 
 void ks_bulk_forget(struct ks_object *object) {
-  pthread_mutex_lock(&bulk_lock);
-  if (object->published != NULL) {
-    withdraw(object->published, object->key_id);
-  }
-  pthread_mutex_unlock(&bulk_lock);
+    pthread_mutex_lock(&bulk_lock);
+    if (object->published != NULL)
+        withdraw(object->published, object->key_id);
+    pthread_mutex_unlock(&bulk_lock);
 }
 
 void ks_bulk_table_free(ks_bulk_table *table) {
-  if (table == NULL) {
-    return;
-  }
-  pthread_mutex_lock(&bulk_lock);
-  for (uint32_t i = 0; i < PAGES; i++) {
-    struct page *page = atomic_load(&table->pages[i]);
-    for (uint32_t j = 0; page != NULL && j < PAGE_SLOTS; j++) {
-      withdraw(table, i * PAGE_SLOTS + j);
-      while (atomic_load(&page->slots[j].state) != 0) {
-        pause_briefly();
-      }
+    if (table == NULL)
+        return;
+    pthread_mutex_lock(&bulk_lock);
+    for (uint32_t i = 0; i < PAGES; i++) {
+        struct page *page = atomic_load(&table->pages[i]);
+        for (uint32_t j = 0; page != NULL && j < PAGE_SLOTS; j++) {
+            withdraw(table, i * PAGE_SLOTS + j);
+            while (atomic_load(&page->slots[j].state) != 0)
+                pause_briefly();
+        }
+        free(page);
     }
-    free(page);
-  }
-  pthread_mutex_unlock(&bulk_lock);
-  free(table);
+    pthread_mutex_unlock(&bulk_lock);
+    free(table);
 }

@@ -1,13 +1,12 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fast-path keys as data-plane workers see them: found by key number without a lock, used without allocation.
+/*
+ * Fast-path keys as data-plane workers see them: found by key number without a lock, used without allocation.
  *
  * A worker acquires a key, uses it, releases it; any number of workers may use one key at once. A key that is withdrawn
  * meanwhile stays usable until released (ks_bulk_deleted tells); the last one out wipes it.
  */
-#ifndef IHSM_KEYSTORE_BULK_H
-#define IHSM_KEYSTORE_BULK_H
-
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,5 +16,3 @@
 
 /* The key, ready for GCM and XTS. */
 const struct ihsm_aes_key *ks_bulk_aes(const struct ks_bulk_key *key);
-
-#endif

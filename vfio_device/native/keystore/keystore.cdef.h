@@ -1,6 +1,7 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The key store's C interface as cffi sees it: declarations only, no preprocessor. Documented in hsm/keystore.py.
+/*
+ * The key store's C interface as cffi sees it: declarations only, no preprocessor. Documented in hsm/keystore.py.
  *
  * Every function returns a ks_status unless it says otherwise. Handles are never 0 and never used twice. An owner is
  * packed as function (bits 0-15) | session (16-31) | scope (32-39); 0xFFFF means none. Outputs have the sizes stated in
@@ -12,28 +13,28 @@
 #include <stdint.h>
 
 enum ks_status {
-  KS_OK = 0,
-  KS_STALE = 1,
-  KS_KIND = 2,
-  KS_ARG = 3,
-  KS_NOMEM = 4,
-  KS_CRYPTO = 5,
-  KS_DECODE = 6,
-  KS_SIZE = 7,
-  KS_STRUCTURE = 8,
-  KS_AUTH = 9,
-  KS_OAEP = 10,
-  KS_KWP = 11,
-  KS_RANGE = 12,
-  KS_LENGTH = 13,
-  KS_POINT_RANGE = 14,
-  KS_POINT_CURVE = 15,
-  KS_POINT_INFINITY = 16,
-  KS_PAIRWISE = 17,
-  KS_IO = 18,
-  KS_PERMISSION = 19,
-  KS_HOOKS = 20,
-  KS_STATE_FORMAT = 21,
+    KS_OK = 0,
+    KS_STALE = 1,
+    KS_KIND = 2,
+    KS_ARG = 3,
+    KS_NOMEM = 4,
+    KS_CRYPTO = 5,
+    KS_DECODE = 6,
+    KS_SIZE = 7,
+    KS_STRUCTURE = 8,
+    KS_AUTH = 9,
+    KS_OAEP = 10,
+    KS_KWP = 11,
+    KS_RANGE = 12,
+    KS_LENGTH = 13,
+    KS_POINT_RANGE = 14,
+    KS_POINT_CURVE = 15,
+    KS_POINT_INFINITY = 16,
+    KS_PAIRWISE = 17,
+    KS_IO = 18,
+    KS_PERMISSION = 19,
+    KS_HOOKS = 20,
+    KS_STATE_FORMAT = 21,
 };
 
 enum ks_kind { KS_KIND_SECRET = 1, KS_KIND_EC = 2, KS_KIND_RSA = 3, KS_KIND_RSA_CRT = 4 };
@@ -42,29 +43,29 @@ enum ks_kind { KS_KIND_SECRET = 1, KS_KIND_EC = 2, KS_KIND_RSA = 3, KS_KIND_RSA_
 enum ks_limits { KS_MAX_SERIALISED = 2564, KS_MAX_SECRET = 4096, KS_SEAL_OVERHEAD = 36 };
 
 typedef struct ks_stats {
-  uint64_t bytes_in_use;
-  uint64_t bytes_peak;
-  uint64_t bytes_reserved;
-  uint64_t bytes_locked;
-  uint64_t keys;
-  uint64_t keys_dying;
-  uint64_t published;
+    uint64_t bytes_in_use;
+    uint64_t bytes_peak;
+    uint64_t bytes_reserved;
+    uint64_t bytes_locked;
+    uint64_t keys;
+    uint64_t keys_dying;
+    uint64_t published;
 } ks_stats;
 
 /* A piece of KDF context: a secret if handle is not 0, else size bytes at data. */
 typedef struct ks_part {
-  uint64_t handle;
-  const uint8_t *data;
-  size_t size;
+    uint64_t handle;
+    const uint8_t *data;
+    size_t size;
 } ks_part;
 
 /* Where the encrypted key lies inside a masked blob, and what it is. */
 typedef struct ks_masked {
-  const uint8_t *blob;
-  size_t blob_size;
-  const uint8_t *iv;
-  size_t offset;
-  size_t encrypted_size;
+    const uint8_t *blob;
+    size_t blob_size;
+    const uint8_t *iv;
+    size_t offset;
+    size_t encrypted_size;
 } ks_masked;
 
 /* Fast-path keys of a function, and one of them as long as a worker holds it. */
@@ -72,10 +73,10 @@ typedef struct ks_bulk_table ks_bulk_table;
 typedef struct ks_bulk_key ks_bulk_key;
 enum ks_bulk_type { KS_BULK_XTS = 0, KS_BULK_GCM_APPROVED = 1, KS_BULK_GCM_UNAPPROVED = 2 };
 struct ks_bulk_info {
-  uint16_t session_id; /* of the creating session */
-  uint8_t app_id;
-  uint8_t type;
-  bool session_only;
+    uint16_t session_id; /* of the creating session */
+    uint8_t app_id;
+    uint8_t type;
+    bool session_only;
 };
 
 int ks_open(int hooks, int faults);

@@ -1,9 +1,7 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the key store share. */
-#ifndef IHSM_KEYSTORE_H
-#define IHSM_KEYSTORE_H
-
+#pragma once
 #include <openssl/digest.h>
 #include <openssl/ec_key.h>
 #include <openssl/rsa.h>
@@ -21,17 +19,17 @@ enum { AES_BLOCK = 16, MASKING_KEY_SIZE = 80, MASKING_AES_SIZE = 32, TAG_SIZE = 
 
 /* A key. Lives in the arena; freed, and so wiped, when the last reference goes. */
 struct ks_object {
-  uint32_t references; /* guarded by the table's lock */
-  int kind;
-  int curve;          /* EC */
-  bool credential_id; /* a secret that may be read back */
-  uint64_t owner;
-  size_t size;    /* secret: bytes; EC: coordinate; RSA: modulus */
-  uint8_t *bytes; /* secrets */
-  EC_KEY *ec;
-  RSA *rsa;
-  ks_bulk_table *published; /* guarded by the bulk lock, with the next */
-  uint32_t key_id;
+    uint32_t references; /* guarded by the table's lock */
+    int kind;
+    int curve;          /* EC */
+    bool credential_id; /* a secret that may be read back */
+    uint64_t owner;
+    size_t size;    /* secret: bytes; EC: coordinate; RSA: modulus */
+    uint8_t *bytes; /* secrets */
+    EC_KEY *ec;
+    RSA *rsa;
+    ks_bulk_table *published; /* guarded by the bulk lock, with the next */
+    uint32_t key_id;
 };
 
 /* -- handles.c */
@@ -53,8 +51,10 @@ void ks_handle_statistics(ks_stats *out);
 /* -- keystore.c */
 bool ks_is_open(void);
 bool ks_hooks_enabled(void);
-/* Overwrites the stack below the caller, where library code may have left copies of secrets.  Operations on EC keys use
- * up to 6 KiB (ECDH on P-521, measured); more than needed would drive everything else out of the first-level cache. */
+/*
+ * Overwrites the stack below the caller, where library code may have left copies of secrets. Operations on EC keys use
+ * up to 6 KiB (ECDH on P-521, measured); more than needed would drive everything else out of the first-level cache.
+ */
 void ks_burn_stack(size_t size);
 enum { BURN_LIGHT = 4096, BURN_EC = 8192, BURN_HEAVY = 32768 };
 /* Fault injection: whether this run of the named test shall fail. */
@@ -76,7 +76,7 @@ int ks_ecdh(const struct ks_object *key, const uint8_t *peer, size_t peer_size, 
 
 /* -- rsa.c */
 struct rsa_numbers {
-  BIGNUM *n, *e, *d, *p, *q;
+    BIGNUM *n, *e, *d, *p, *q;
 };
 void ks_rsa_numbers_free(struct rsa_numbers *numbers);
 /* Builds a key from n, e, d, with CRT also p, q. KS_CRYPTO: no CRT values exist; KS_STRUCTURE: contradictions. */
@@ -108,5 +108,3 @@ int ks_form_read(int kind, int param, const uint8_t *bytes, struct ks_object **o
 /* -- bulk.c */
 void ks_bulk_forget(struct ks_object *object);
 uint64_t ks_bulk_count(void);
-
-#endif
