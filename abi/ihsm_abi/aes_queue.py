@@ -17,6 +17,10 @@ _COMMON_NAMES = ["attr", "cmd_id", "session_id", "short_app_id", "src_len", "src
 _COMMON_FORMATS = ["<u2", "<u2", "<u2", "u1", "<u4", SGL_DESCRIPTOR, "<u4", SGL_DESCRIPTOR, "u1"]
 _COMMON_OFFSETS = [4, 6, 8, 10, 24, 28, 44, 48, 64]
 
+AES_SQE: Final = np.dtype(
+    {"names": _COMMON_NAMES, "formats": _COMMON_FORMATS, "offsets": _COMMON_OFFSETS, "itemsize": 128}
+)
+"""What the commands of both ciphers have in common; `cipher` of `attr` says which the rest is."""
 GCM_SQE: Final = np.dtype(
     {
         "names": [

@@ -24,7 +24,7 @@ static void *in_one_piece(const struct ihsm_regions *regions, uint64_t iova, uin
 static void map_rings(struct server *server) {
     const struct ihsm_ring *ring = server->context.ring;
     const struct ihsm_regions *regions = server->context.regions;
-    server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct gcm_sqe), false);
+    server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct aes_sqe), false);
     server->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
     if ((uintptr_t)server->cq % sizeof(uint16_t) != 0)
         server->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
@@ -66,7 +66,7 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
     if (ring->fetched_next == ring->fetched_count)
         return;
     while (ring->fetched_next < ring->fetched_count) {
-        const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next++];
+        const struct aes_sqe *sqe = &ring->fetched[ring->fetched_next++].common;
         struct aes_cqe cqe = {
             .attr = sqe->attr, .cmd_id = sqe->cmd_id, .psf = IHSM_AES_STATUS_DELETE_QUEUE << IHSM_PSF_STATUS_SHIFT};
         ihsm_ring_post(ring, &cqe);
@@ -86,19 +86,19 @@ static bool fetch(struct server *server) {
     if (server->mapped != server->context.remapped)
         map_rings(server);
     if (server->sq == NULL) {
-        while (ring->fetched_count < count && ihsm_ring_fetch(ring, ring->fetched[ring->fetched_count]))
+        while (ring->fetched_count < count && ihsm_ring_fetch(ring, &ring->fetched[ring->fetched_count]))
             ring->fetched_count++;
         return ring->fetched_count > 0;
     }
     for (uint32_t i = 0; i < count; i++) {
-        memcpy(ring->fetched[i], server->sq + (size_t)head * sizeof(struct gcm_sqe), sizeof(struct gcm_sqe));
+        memcpy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
     /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */
     for (uint32_t i = 0, next = head; i < IHSM_AES_FETCH && i < pending - count; i++) {
-        const uint8_t *at = server->sq + (size_t)next * sizeof(struct gcm_sqe);
+        const uint8_t *at = server->sq + (size_t)next * sizeof(struct aes_sqe);
         __builtin_prefetch(at);
-        __builtin_prefetch(at + sizeof(struct gcm_sqe) / 2);
+        __builtin_prefetch(at + sizeof(struct aes_sqe) / 2);
         next = next + 1 == ring->sq_entries ? 0 : next + 1;
     }
     for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count;
@@ -139,14 +139,14 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
         if (ring->fetched_next == ring->fetched_count && !fetch(&server))
             break;
         /* Private memory: nobody else looks at what was fetched while we serve. */
-        const struct gcm_sqe *sqe = (const struct gcm_sqe *)ring->fetched[ring->fetched_next];
-        struct aes_cqe cqe = {.attr = sqe->attr, .cmd_id = sqe->cmd_id};
-        if (done.bytes + sqe->src_len > max_bytes && !(done.commands == 0 && whole_command))
+        const union ihsm_aes_entry *entry = &ring->fetched[ring->fetched_next];
+        struct aes_cqe cqe = {.attr = entry->common.attr, .cmd_id = entry->common.cmd_id};
+        if (done.bytes + entry->common.src_len > max_bytes && !(done.commands == 0 && whole_command))
             break;
         ring->fetched_next++;
-        done.bytes += sqe->src_len;
+        done.bytes += entry->common.src_len;
         if (server.context.scratch != NULL)
-            ihsm_fp_execute(&server.context, sqe, &cqe);
+            ihsm_fp_execute(&server.context, entry, &cqe);
         else
             cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
         complete(&server, &cqe);

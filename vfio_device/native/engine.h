@@ -156,7 +156,7 @@ struct ihsm_ring {
     atomic_uint sq_head; /* next entry to fetch; what CQEs report as sqhd */
     atomic_uint sq_tail, cq_head, cq_tail;
     uint32_t fetched_next, fetched_count;
-    uint8_t (*fetched)[sizeof(struct gcm_sqe)]; /* AES rings: entries read and not yet executed */
+    union ihsm_aes_entry *fetched; /* AES rings: entries read and not yet executed */
 };
 
 /* A queue pair whose doorbells the poller reads, and what it read last. */

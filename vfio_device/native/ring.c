@@ -6,7 +6,7 @@
 #include <string.h>
 
 size_t ihsm_ring_sqe_bytes(const struct ihsm_ring *ring) {
-    return ring->class == IHSM_CLASS_AES ? sizeof(struct gcm_sqe) : sizeof(struct admin_sqe);
+    return ring->class == IHSM_CLASS_AES ? sizeof(struct aes_sqe) : sizeof(struct admin_sqe);
 }
 
 size_t ihsm_ring_cqe_bytes(const struct ihsm_ring *ring) {
@@ -42,7 +42,7 @@ bool ihsm_ring_has_work(struct ihsm_ring *ring) {
 
 bool ihsm_ring_next_is_long(struct ihsm_ring *ring) {
     return ring->fetched_next < ring->fetched_count &&
-           ((const struct gcm_sqe *)ring->fetched[ring->fetched_next])->src_len > IHSM_LONG_BYTES;
+           ring->fetched[ring->fetched_next].common.src_len > IHSM_LONG_BYTES;
 }
 
 void ihsm_ring_make_ready(struct ihsm_ring *ring) {

@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An AES command under way: what the files of the fast path share. */
 #pragma once
-#include "fastpath/aes.h"
+#include "crypto/aes.h"
 #include "fastpath/fastpath.h"
 #include "fastpath/sgl.h"
 
@@ -25,6 +25,7 @@ struct ihsm_fp_scratch {
 struct ihsm_fp_command {
     struct ihsm_fp_context *context;
     struct ihsm_fp_scratch *scratch;
+    const struct aes_sqe *sqe;
     struct aes_cqe *cqe;
     struct ihsm_cursor src, dst;
     uint64_t unchecked; /* bytes since the last checkpoint */
@@ -39,12 +40,12 @@ static inline bool ihsm_fp_fail(struct ihsm_fp_command *command, unsigned sts, u
 }
 
 /*
- * Walk both lists and put the cursors at their start; false: the completion says what is wrong with them. Both queue
- * entry layouts begin alike. lengths_first: whether ihsm_fp_same_length is due before the structure of the lists.
+ * Walk both lists and put the cursors at their start; false: the completion says what is wrong with them.
+ * lengths_first: whether ihsm_fp_same_length is due before the structure of the lists.
  */
-bool ihsm_fp_map(struct ihsm_fp_command *command, const struct gcm_sqe *sqe, bool lengths_first);
+bool ihsm_fp_map(struct ihsm_fp_command *command, bool lengths_first);
 /* Destination length is source length; false: the completion says it is not. */
-bool ihsm_fp_same_length(struct ihsm_fp_command *command, const struct gcm_sqe *sqe);
+bool ihsm_fp_same_length(struct ihsm_fp_command *command);
 
 /*
  * Before another `bytes`: let the engine look in from time to time. False: the command has ended and the completion

@@ -58,7 +58,8 @@ struct ihsm_fp_scratch *ihsm_fp_scratch(void) {
 
 /* ---- lists ---- */
 
-bool ihsm_fp_same_length(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
+bool ihsm_fp_same_length(struct ihsm_fp_command *c) {
+    const struct aes_sqe *sqe = c->sqe;
     if (sqe->dst_len == sqe->src_len)
         return true;
     return ihsm_fp_fail(c, IHSM_AES_STATUS_FETCH_ERROR,
@@ -66,8 +67,9 @@ bool ihsm_fp_same_length(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
                                                     : IHSM_FETCH_ERROR_LENGTH_OVERRUN);
 }
 
-bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool lengths_first) {
+bool ihsm_fp_map(struct ihsm_fp_command *c, bool lengths_first) {
     struct ihsm_fp_scratch *s = c->scratch;
+    const struct aes_sqe *sqe = c->sqe;
     const struct ihsm_regions *regions = c->context->regions;
     bool is_sgl = sqe->attr >> IHSM_AES_ATTR_PSDT_SHIFT & IHSM_AES_ATTR_PSDT_MASK;
     struct ihsm_list_result fault = ihsm_list_walk(regions, &sqe->src, is_sgl, false, sqe->src_len, s->page, &s->src);
@@ -77,7 +79,7 @@ bool ihsm_fp_map(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, bool leng
         dst = ihsm_list_walk(regions, &sqe->dst, is_sgl, true, sqe->dst_len, s->page, &s->dst);
     if (dst.rank < fault.rank)
         fault = dst;
-    if (lengths_first && fault.rank > IHSM_LIST_LENGTH && !ihsm_fp_same_length(c, sqe))
+    if (lengths_first && fault.rank > IHSM_LIST_LENGTH && !ihsm_fp_same_length(c))
         return false;
     if (fault.rank != IHSM_LIST_GOOD)
         return ihsm_fp_fail(c, fault.sts, fault.err);
@@ -245,15 +247,17 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
         ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
 }
 
-void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe) {
+void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
+    unsigned attr = entry->common.attr;
     struct ihsm_fp_command command = {
         .context = context,
         .scratch = context->scratch,
+        .sqe = &entry->common,
         .cqe = cqe,
-        .decrypt = sqe->attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK,
+        .decrypt = attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK,
     };
-    if ((sqe->attr >> IHSM_AES_ATTR_CIPHER_SHIFT & IHSM_AES_ATTR_CIPHER_MASK) == IHSM_CIPHER_XTS)
-        execute_xts(&command, (const struct xts_sqe *)sqe);
+    if ((attr >> IHSM_AES_ATTR_CIPHER_SHIFT & IHSM_AES_ATTR_CIPHER_MASK) == IHSM_CIPHER_XTS)
+        execute_xts(&command, &entry->xts);
     else
-        execute_gcm(&command, sqe);
+        execute_gcm(&command, &entry->gcm);
 }

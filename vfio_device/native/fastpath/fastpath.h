@@ -20,6 +20,13 @@ struct ihsm_fp_function {
     bool device_iv;             /* profile: approved GCM encryption uses an IV of the device's own */
 };
 
+/* An AES queue entry; `cipher` of the attribute word says which of the two it is. */
+union ihsm_aes_entry {
+    struct aes_sqe common;
+    struct gcm_sqe gcm;
+    struct xts_sqe xts;
+};
+
 /* Buffers of one thread. */
 struct ihsm_fp_scratch;
 /* Those of the calling thread, made when first asked for and gone with it; NULL: no memory. */
@@ -46,10 +53,10 @@ struct ihsm_fp_context {
 };
 
 /*
- * Carry out one AES command. sqe is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd, sqid
- * and phase is filled in. Neither blocks nor allocates.
+ * Carry out one AES command. entry is a private copy. cqe comes zeroed but for attr and cmd_id; everything but sqhd,
+ * sqid and phase is filled in. Neither blocks nor allocates.
  */
-void ihsm_fp_execute(struct ihsm_fp_context *context, const struct gcm_sqe *sqe, struct aes_cqe *cqe);
+void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe);
 
 /* End of a row of commands with one context: lets go of the keys. Due soon, for a number is not used anew before. */
 void ihsm_fp_end(struct ihsm_fp_context *context);

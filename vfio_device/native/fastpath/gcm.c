@@ -45,11 +45,11 @@ static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, 
 
 /* What goes through the lists. */
 static bool run_lists(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key) {
-    if (!ihsm_fp_map(c, sqe, false))
+    if (!ihsm_fp_map(c, false))
         return false;
     if (sqe->src_len < sqe->aligned_aad_len)
         return ihsm_fp_fail(c, IHSM_AES_STATUS_FETCH_ERROR, IHSM_FETCH_ERROR_LENGTH_UNDERRUN);
-    if (!ihsm_fp_same_length(c, sqe))
+    if (!ihsm_fp_same_length(c))
         return false;
     uint32_t aad_len = sqe->aligned_aad_len, len = sqe->src_len;
     bool copied = aad_len <= IHSM_COPY_BYTES && len - aad_len <= IHSM_COPY_BYTES;

@@ -47,7 +47,7 @@ static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t le
 void ihsm_xts_run(struct ihsm_fp_command *c, const struct xts_sqe *sqe, const struct ihsm_aes_key *data_key,
                   const struct ihsm_aes_key *tweak_key) {
     uint32_t left = sqe->src_len;
-    if (left == 0 || !ihsm_fp_map(c, (const struct gcm_sqe *)sqe, true))
+    if (left == 0 || !ihsm_fp_map(c, true))
         return;
     uint32_t unit = data_unit_bytes[sqe->attr >> IHSM_AES_ATTR_DUL_SHIFT & IHSM_AES_ATTR_DUL_MASK];
     if (unit == 0)

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fastpath/aes.h"
+#include "crypto/aes.h"
 #include "keystore.cdef.h"
 
 /* The key, ready for GCM and XTS. */

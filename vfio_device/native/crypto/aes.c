@@ -5,7 +5,7 @@
  * every worker would need its own context per key; the layer below shares a constant key, costs a third less for 64
  * bytes, resumes anywhere, and computes the tag of a decryption instead of only comparing it.
  */
-#include "fastpath/aes.h"
+#include "crypto/aes.h"
 
 #include <openssl/aes.h>
 #include <openssl/mem.h>
