@@ -8,7 +8,8 @@
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
 struct server {
-    struct ihsm_fp_context context;
+    struct ihsm_fp_context context; /* first, so that a checkpoint finds the rest */
+    struct ihsm_ring *ring;
     const uint8_t *sq;
     uint8_t *cq;
     unsigned mapped; /* context.remapped when the pointers were made */
@@ -22,7 +23,7 @@ static void *in_one_piece(const struct ihsm_regions *regions, uint64_t iova, uin
 }
 
 static void map_rings(struct server *server) {
-    const struct ihsm_ring *ring = server->context.ring;
+    const struct ihsm_ring *ring = server->ring;
     const struct ihsm_regions *regions = server->context.regions;
     server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct aes_sqe), false);
     server->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
@@ -39,7 +40,7 @@ static void publish(uint8_t *at, const struct aes_cqe *cqe) {
 
 /* ihsm_ring_post for a completion queue in one piece. */
 static void post_in_place(struct server *server, struct aes_cqe *cqe) {
-    struct ihsm_ring *ring = server->context.ring;
+    struct ihsm_ring *ring = server->ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
 
@@ -59,7 +60,7 @@ static void complete(struct server *server, struct aes_cqe *cqe) {
     if (server->cq != NULL)
         post_in_place(server, cqe);
     else
-        ihsm_ring_post(server->context.ring, cqe);
+        ihsm_ring_post(server->ring, cqe);
 }
 
 void ihsm_aes_drain(struct ihsm_ring *ring) {
@@ -76,7 +77,7 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
 
 /* Read the next entries of the ring, as many as there are, fit, and have a place in the CQ. */
 static bool fetch(struct server *server) {
-    struct ihsm_ring *ring = server->context.ring;
+    struct ihsm_ring *ring = server->ring;
     uint32_t pending = ihsm_ring_pending(ring), room = ihsm_ring_cq_room(ring), count = IHSM_AES_FETCH;
     uint32_t head = atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
 
@@ -112,22 +113,23 @@ static bool fetch(struct server *server) {
     return count > 0;
 }
 
-bool ihsm_fp_checkpoint(struct ihsm_fp_context *context) {
+static bool checkpoint(struct ihsm_fp_context *context) {
+    const struct server *server = (const struct server *)context;
     if (atomic_load_explicit(&context->regions->writers, memory_order_relaxed) != 0) {
         ihsm_regions_unlock(context->regions);
         ihsm_regions_read_lock(context->regions);
         context->remapped++;
     }
-    return !atomic_load_explicit(&context->ring->stop, memory_order_relaxed);
+    return !atomic_load_explicit(&server->ring->stop, memory_order_relaxed);
 }
 
 /* Commands of one turn; returns what was answered. */
 static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
                                    bool whole_command) {
     struct ihsm_engine *engine = ring->engine;
-    struct server server = {.context = {.engine = engine,
-                                        .regions = &engine->host->regions,
-                                        .ring = ring,
+    struct server server = {.ring = ring,
+                            .context = {.regions = &engine->host->regions,
+                                        .checkpoint = checkpoint,
                                         .function = &engine->fp,
                                         .scratch = ihsm_fp_scratch()}};
     struct ihsm_turn done = {0};

@@ -48,7 +48,7 @@ bool ihsm_fp_map(struct ihsm_fp_command *command, bool lengths_first);
 bool ihsm_fp_same_length(struct ihsm_fp_command *command);
 
 /*
- * Before another `bytes`: let the engine look in from time to time. False: the command has ended and the completion
+ * Before another `bytes`: a checkpoint from time to time. False: the command has ended and the completion
  * says why.
  */
 bool ihsm_fp_progress(struct ihsm_fp_command *command, uint32_t bytes);

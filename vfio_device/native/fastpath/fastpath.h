@@ -7,8 +7,6 @@
 
 #include "abi.h"
 
-struct ihsm_engine;
-struct ihsm_ring;
 struct ihsm_regions;
 struct ks_bulk_key;
 struct ks_bulk_table;
@@ -40,12 +38,15 @@ struct ihsm_fp_held {
 
 /*
  * What a command may use. The region lock is held (read side) during ihsm_fp_execute; pointers to guest memory are
- * good until the next ihsm_fp_checkpoint.
+ * good until the next checkpoint.
  */
 struct ihsm_fp_context {
-    struct ihsm_engine *engine;
     struct ihsm_regions *regions;
-    struct ihsm_ring *ring;
+    /*
+     * Who serves the command looks in about every 256 KiB of a long one and lets a waiting mapping callback through.
+     * False: the queue goes away, leave at once.
+     */
+    bool (*checkpoint)(struct ihsm_fp_context *context);
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
     struct ihsm_fp_held held[2]; /* the first and the second key of the last command; released by ihsm_fp_end */
@@ -60,9 +61,3 @@ void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry
 
 /* End of a row of commands with one context: lets go of the keys. Due soon, for a number is not used anew before. */
 void ihsm_fp_end(struct ihsm_fp_context *context);
-
-/*
- * Supplied by the engine, called about every 256 KiB of a long command. Lets a waiting mapping callback in. False: the
- * queue goes away, leave at once.
- */
-bool ihsm_fp_checkpoint(struct ihsm_fp_context *context);
