@@ -1,10 +1,15 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What Python sees of the engine. This text is read by cffi and included by engine.h: declarations only.
+ * What Python sees of the engine. Read by cffi, which skips directives, and included by C: declarations only.
  *
  * Functions that can fail return 0 or a negative errno unless they say otherwise.
  */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 struct ihsm_scheduler; /* one per process: ready lists, worker threads */
 struct ihsm_host;      /* guest memory and interrupt vectors of one function */
 struct ihsm_engine;    /* queues of one function */
@@ -40,7 +45,6 @@ struct ihsm_counters {
     uint64_t dma_regions_without_pointer;
 };
 
-/* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. */
 /* State of one queue pair, for people to look at. */
 struct ihsm_queue {
     bool sq_live;
@@ -51,6 +55,7 @@ struct ihsm_queue {
     uint32_t cq_entries, cq_head, cq_tail;
 };
 
+/* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. */
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us);
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);

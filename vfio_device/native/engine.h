@@ -26,11 +26,13 @@
 #include "abi.h"
 #include "engine.cdef.h"
 #include "fastpath/fastpath.h"
+#include "fence.h"
+#include "host.h"
+#include "regions.h"
 
 #define IHSM_HSM_RINGS IHSM_LAST_HSM_QUEUE_ID
 #define IHSM_AES_RINGS (IHSM_LAST_AES_QUEUE_ID - IHSM_FIRST_AES_QUEUE_ID + 1)
 #define IHSM_RINGS (1 + IHSM_HSM_RINGS + IHSM_AES_RINGS)
-#define IHSM_NO_VECTOR (-1)
 
 /* One turn of an AES ring ends after so many commands or bytes, then the next ring is served. */
 #define IHSM_TURN_COMMANDS 32
@@ -41,95 +43,6 @@
 #define IHSM_AES_FETCH 8
 
 _Static_assert(sizeof(((struct ihsm_command *)0)->request) == IHSM_MAX_REQUEST_BYTES, "request buffer");
-
-/* Orders all stores before it against all loads after it. */
-static inline void ihsm_full_fence(void) {
-#ifdef __SANITIZE_THREAD__
-    static atomic_uint order; /* ThreadSanitizer knows no fences; this orders as one */
-    atomic_fetch_add(&order, 1);
-#else
-    atomic_thread_fence(memory_order_seq_cst);
-#endif
-}
-
-/* ---- guest memory: regions.c ---- */
-
-struct ihsm_region {
-    uint64_t iova;
-    uint64_t last;  /* last byte, inclusive, so that a region may end at 2^64 - 1 */
-    uint8_t *vaddr; /* NULL: the client gave no pointer (ROM, a BAR, memory without share=on) */
-    bool readable;
-    bool writable;
-};
-
-struct ihsm_regions {
-    pthread_rwlock_t lock;     /* prefers writers */
-    atomic_uint writers;       /* waiting for or holding the write side */
-    struct ihsm_region *table; /* sorted by iova, never overlapping */
-    size_t count;
-    size_t capacity;
-    size_t without_pointer;
-};
-
-int ihsm_regions_init(struct ihsm_regions *regions);
-void ihsm_regions_destroy(struct ihsm_regions *regions);
-int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
-                     bool writable);
-int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
-void ihsm_regions_remove_all(struct ihsm_regions *regions);
-bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
-
-/* Around every access to guest memory; never nested (sigbus.c). */
-void ihsm_regions_read_lock(struct ihsm_regions *regions);
-void ihsm_regions_unlock(struct ihsm_regions *regions);
-/* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
-void ihsm_guard_guest_memory(void);
-
-/*
- * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if
- * iova is not mapped, has no pointer, or may not be accessed that way. The caller holds the read lock as long as it
- * uses the pointer. *hint is any number, kept by the caller between calls: the region found last.
- */
-void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
-                             bool write, uint64_t *contiguous);
-/* Copy between guest and private memory, read lock held; false (something may have been copied) if not all is there. */
-bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
-bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);
-
-/* ---- host: memory, vectors and the function mutex: host.c, msix.c ---- */
-
-struct ihsm_msix {
-    uint8_t table[IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES];
-    uint32_t written; /* entries a client has written since the last reset */
-    uint32_t latched; /* asked for and not yet delivered because masked */
-    bool function_mask;
-};
-
-struct ihsm_host {
-    pthread_mutex_t mutex; /* the function mutex, recursive; guards msix and delivery */
-    struct ihsm_regions regions;
-    struct ihsm_msix msix;
-    _Atomic uint32_t pending; /* vectors asked for by workers, not yet looked at */
-    _Atomic uint32_t retired; /* vectors whose last queue went: what is latched of them is forgotten */
-    _Atomic uint64_t interrupts;
-    /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
-    bool (*raise)(struct ihsm_host *host, unsigned vector);
-};
-
-int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host, unsigned vector));
-void ihsm_host_destroy(struct ihsm_host *host);
-void ihsm_host_lock(struct ihsm_host *host);
-void ihsm_host_unlock(struct ihsm_host *host);
-/* Deliver what is pending if nobody holds the function mutex; who holds it will otherwise. */
-void ihsm_host_kick(struct ihsm_host *host);
-/* With the function mutex held: deliver every pending vector that is not masked. */
-void ihsm_host_deliver(struct ihsm_host *host);
-void ihsm_host_reset_msix(struct ihsm_host *host);
-
-static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {
-    if (vector != IHSM_NO_VECTOR)
-        atomic_fetch_or(&host->pending, UINT32_C(1) << vector);
-}
 
 /* ---- rings: ring.c, hsm_ring.c, aes_ring.c ---- */
 

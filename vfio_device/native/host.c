@@ -1,7 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The function mutex and the delivery of interrupt vectors.
+ * The function mutex, the MSI-X table (PCI Express base specification 7.7.2; spec 01 §14.9), and the delivery of
+ * interrupt vectors.
  *
  * A vector is delivered only by a thread that holds the function mutex, because setting interrupts closes the old
  * eventfds under that mutex and a late write would land in a reused descriptor. A worker therefore sets a bit in
@@ -10,10 +11,31 @@
  * the unlock) and their read (the mutex; the bits), so at least one of them sees the other.
  */
 #define _GNU_SOURCE
-#include "engine.h"
+#include "host.h"
 
 #include <errno.h>
 #include <string.h>
+
+#include "fence.h"
+
+#define TABLE_BYTES ((uint64_t)IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES)
+#define CONTROL_OFFSET 12 /* vector control, bit 0 masks the vector; all other bits are reserved */
+
+static bool entry_masked(const struct ihsm_msix *msix, unsigned vector) {
+    return msix->table[vector * IHSM_MSIX_ENTRY_BYTES + CONTROL_OFFSET] & 1;
+}
+
+static bool masked(const struct ihsm_msix *msix, unsigned vector) {
+    /* The reset value of an entry is 'masked', but a client that keeps the table to itself (QEMU) never changes it. */
+    return msix->function_mask || ((msix->written >> vector & 1) && entry_masked(msix, vector));
+}
+
+void ihsm_host_reset_msix(struct ihsm_host *host) {
+    struct ihsm_msix *msix = &host->msix;
+    memset(msix, 0, sizeof *msix);
+    for (unsigned vector = 0; vector < IHSM_MSIX_VECTORS; vector++)
+        msix->table[vector * IHSM_MSIX_ENTRY_BYTES + CONTROL_OFFSET] = 1;
+}
 
 int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host, unsigned vector)) {
     pthread_mutexattr_t attributes;
@@ -40,6 +62,23 @@ void ihsm_host_destroy(struct ihsm_host *host) {
 
 void ihsm_host_lock(struct ihsm_host *host) { pthread_mutex_lock(&host->mutex); }
 
+void ihsm_host_deliver(struct ihsm_host *host) {
+    struct ihsm_msix *msix = &host->msix;
+    /* First what is retired, then what is new: a vector may have got a new queue since. */
+    if (atomic_load_explicit(&host->retired, memory_order_relaxed) != 0)
+        msix->latched &= ~atomic_exchange(&host->retired, 0);
+    if (atomic_load_explicit(&host->pending, memory_order_relaxed) != 0)
+        msix->latched |= atomic_exchange(&host->pending, 0);
+    for (uint32_t left = msix->latched; left != 0; left &= left - 1) {
+        unsigned vector = (unsigned)__builtin_ctz(left);
+        if (masked(msix, vector))
+            continue;
+        msix->latched &= ~(UINT32_C(1) << vector);
+        if (host->raise(host, vector))
+            atomic_fetch_add_explicit(&host->interrupts, 1, memory_order_relaxed);
+    }
+}
+
 void ihsm_host_kick(struct ihsm_host *host) {
     ihsm_full_fence();
     while (atomic_load(&host->pending) != 0 && pthread_mutex_trylock(&host->mutex) == 0) {
@@ -53,4 +92,40 @@ void ihsm_host_unlock(struct ihsm_host *host) {
     ihsm_host_deliver(host);
     pthread_mutex_unlock(&host->mutex);
     ihsm_host_kick(host);
+}
+
+void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data, size_t len) {
+    ihsm_host_lock(host);
+    uint32_t pending = host->msix.latched | atomic_load(&host->pending);
+    for (size_t i = 0; i < len; i++) {
+        uint64_t at = offset + i;
+        if (at < TABLE_BYTES)
+            data[i] = host->msix.table[at];
+        else if (at >= IHSM_MSIX_PBA_OFFSET && at < IHSM_MSIX_PBA_OFFSET + sizeof pending)
+            data[i] = (uint8_t)(pending >> 8 * (at - IHSM_MSIX_PBA_OFFSET));
+        else
+            data[i] = 0;
+    }
+    ihsm_host_unlock(host);
+}
+
+void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t *data, size_t len) {
+    struct ihsm_msix *msix = &host->msix;
+    /* Only aligned 4- and 8-byte accesses are defined; the pending bits are read-only. */
+    if ((len != 4 && len != 8) || offset % len != 0 || offset + len > TABLE_BYTES)
+        return;
+    ihsm_host_lock(host);
+    for (size_t i = 0; i < len; i++) {
+        size_t in_entry = (offset + i) % IHSM_MSIX_ENTRY_BYTES;
+        if (in_entry <= CONTROL_OFFSET)
+            msix->table[offset + i] = in_entry == CONTROL_OFFSET ? data[i] & 1 : data[i];
+    }
+    msix->written |= UINT32_C(1) << (offset / IHSM_MSIX_ENTRY_BYTES);
+    ihsm_host_unlock(host);
+}
+
+void ihsm_host_set_function_mask(struct ihsm_host *host, bool function_mask) {
+    ihsm_host_lock(host);
+    host->msix.function_mask = function_mask;
+    ihsm_host_unlock(host);
 }

@@ -1,7 +1,7 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A host inside the process, for tests: guest memory is a buffer of the caller's, vectors are counted. */
-#include "engine.h"
+#include "host.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest memory: a sorted table of mapped regions. Writers exclude readers, so the table is changed in place. */
 #define _GNU_SOURCE
-#include "engine.h"
+#include "regions.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -91,13 +91,6 @@ int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t si
     }
     write_unlock(regions);
     return result;
-}
-
-void ihsm_regions_remove_all(struct ihsm_regions *regions) {
-    write_lock(regions);
-    regions->count = 0;
-    regions->without_pointer = 0;
-    write_unlock(regions);
 }
 
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size) {

@@ -10,7 +10,7 @@
  * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.
  */
 #define _GNU_SOURCE
-#include "engine.h"
+#include "regions.h"
 
 #include <signal.h>
 #include <sys/mman.h>

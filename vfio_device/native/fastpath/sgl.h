@@ -2,7 +2,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Data pointers of AES queue entries: SGLs and PRPs turned into lists of host memory (spec 02 C.4, E.2). */
 #pragma once
-#include "engine.h"
+#include "abi.h"
+#include "regions.h"
 
 /*
  * Blocks of one list, and segments or PRP lists it may be spread over: what a driver that maps 4 KiB pages and fills

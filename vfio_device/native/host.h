@@ -1,0 +1,47 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an engine knows of its surroundings: guest memory, interrupt vectors, the function mutex. */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "abi.h"
+#include "engine.cdef.h"
+#include "regions.h"
+
+#define IHSM_NO_VECTOR (-1)
+
+struct ihsm_msix {
+    uint8_t table[IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES];
+    uint32_t written; /* entries a client has written since the last reset */
+    uint32_t latched; /* asked for and not yet delivered because masked */
+    bool function_mask;
+};
+
+struct ihsm_host {
+    pthread_mutex_t mutex; /* the function mutex, recursive; guards msix and delivery */
+    struct ihsm_regions regions;
+    struct ihsm_msix msix;
+    _Atomic uint32_t pending; /* vectors asked for by workers, not yet looked at */
+    _Atomic uint32_t retired; /* vectors whose last queue went: what is latched of them is forgotten */
+    _Atomic uint64_t interrupts;
+    /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
+    bool (*raise)(struct ihsm_host *host, unsigned vector);
+};
+
+int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host, unsigned vector));
+void ihsm_host_destroy(struct ihsm_host *host);
+void ihsm_host_lock(struct ihsm_host *host);
+void ihsm_host_unlock(struct ihsm_host *host);
+/* Deliver what is pending if nobody holds the function mutex; who holds it will otherwise. */
+void ihsm_host_kick(struct ihsm_host *host);
+/* With the function mutex held: deliver every pending vector that is not masked. */
+void ihsm_host_deliver(struct ihsm_host *host);
+void ihsm_host_reset_msix(struct ihsm_host *host);
+
+static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {
+    if (vector != IHSM_NO_VECTOR)
+        atomic_fetch_or(&host->pending, UINT32_C(1) << vector);
+}

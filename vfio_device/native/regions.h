@@ -1,0 +1,51 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guest memory: what a client has mapped, and every access to it. */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ihsm_region {
+    uint64_t iova;
+    uint64_t last;  /* last byte, inclusive, so that a region may end at 2^64 - 1 */
+    uint8_t *vaddr; /* NULL: the client gave no pointer (ROM, a BAR, memory without share=on) */
+    bool readable;
+    bool writable;
+};
+
+struct ihsm_regions {
+    pthread_rwlock_t lock;     /* prefers writers */
+    atomic_uint writers;       /* waiting for or holding the write side */
+    struct ihsm_region *table; /* sorted by iova, never overlapping */
+    size_t count;
+    size_t capacity;
+    size_t without_pointer;
+};
+
+int ihsm_regions_init(struct ihsm_regions *regions);
+void ihsm_regions_destroy(struct ihsm_regions *regions);
+int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
+                     bool writable);
+int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
+bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
+
+/*
+ * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if
+ * iova is not mapped, has no pointer, or may not be accessed that way. The caller holds the read lock as long as it
+ * uses the pointer. *hint is any number, kept by the caller between calls: the region found last.
+ */
+void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
+                             bool write, uint64_t *contiguous);
+/* Copy between guest and private memory, read lock held; false (something may have been copied) if not all is there. */
+bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
+bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);
+
+/* -- sigbus.c */
+/* Around every access to guest memory; never nested. */
+void ihsm_regions_read_lock(struct ihsm_regions *regions);
+void ihsm_regions_unlock(struct ihsm_regions *regions);
+/* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
+void ihsm_guard_guest_memory(void);
