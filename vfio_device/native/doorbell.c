@@ -54,7 +54,7 @@ void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t 
         ihsm_count(&engine->counters.doorbells_unknown_queue, 1);
         return;
     }
-    if (ihsm_page_store(engine, offset, value))
+    if (ihsm_page_store(&engine->page, offset, value))
         return; /* a client that has not mapped the page: the poller sees it there */
     pthread_mutex_lock(&ring->lock);
     bool legal = take_over(ring, offset / IHSM_STRIDE_BYTES % 2, value);

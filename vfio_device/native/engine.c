@@ -9,13 +9,8 @@
 #include <string.h>
 #include <time.h>
 
-struct ihsm_ring *ihsm_engine_ring(struct ihsm_engine *engine, unsigned id) {
-    if (id <= IHSM_LAST_HSM_QUEUE_ID)
-        return &engine->rings[id];
-    if (id >= IHSM_FIRST_AES_QUEUE_ID && id <= IHSM_LAST_AES_QUEUE_ID)
-        return &engine->rings[1 + IHSM_HSM_RINGS + (id - IHSM_FIRST_AES_QUEUE_ID)];
-    return NULL;
-}
+#include "deadline.h"
+#include "scheduler.h"
 
 static void init_ring(struct ihsm_engine *engine, unsigned id, enum ihsm_class class) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
@@ -32,6 +27,7 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
     if (engine == NULL)
         return NULL;
     engine->scheduler = scheduler;
+    engine->ready = &scheduler->ready;
     engine->host = host;
     engine->id = id;
     engine->inline_aes = inline_aes;
@@ -57,8 +53,8 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
         return;
     engine->closed = true;
     ihsm_engine_disable(engine);
-    ihsm_page_forget(engine);
-    ihsm_scheduler_forget(engine->scheduler, engine);
+    ihsm_page_close(&engine->page);
+    ihsm_ready_forget(engine->ready, engine);
     while (atomic_load(&engine->users) > 0)
         nanosleep(&moment, NULL);
 }
@@ -75,7 +71,7 @@ void ihsm_engine_free(struct ihsm_engine *engine) {
 
 static int create_cq(struct ihsm_ring *ring, uint64_t base, uint32_t entries, int vector) {
     int result = -EEXIST;
-    ihsm_page_lock(ring->engine);
+    ihsm_page_lock(&ring->engine->page);
     pthread_mutex_lock(&ring->lock);
     if (!ring->cq_live) {
         ring->cq_base = base;
@@ -89,14 +85,14 @@ static int create_cq(struct ihsm_ring *ring, uint64_t base, uint32_t entries, in
     }
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
-        ihsm_page_watch(ring);
-    ihsm_page_unlock(ring->engine);
+        ihsm_page_watch(&ring->engine->page, ring);
+    ihsm_page_unlock(&ring->engine->page);
     return result;
 }
 
 static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
     int result = 0;
-    ihsm_page_lock(ring->engine);
+    ihsm_page_lock(&ring->engine->page);
     pthread_mutex_lock(&ring->lock);
     if (ring->sq_live) {
         result = -EEXIST;
@@ -119,8 +115,8 @@ static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
     }
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
-        ihsm_page_restart_sq(ring);
-    ihsm_page_unlock(ring->engine);
+        ihsm_page_restart_sq(&ring->engine->page, ring);
+    ihsm_page_unlock(&ring->engine->page);
     return result;
 }
 
@@ -174,19 +170,12 @@ static void wait_for_server(struct ihsm_ring *ring) {
 
 int ihsm_engine_delete_sq(struct ihsm_engine *engine, unsigned id, int64_t timeout_us) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
-    struct timespec deadline;
+    struct timespec deadline = ihsm_deadline_after(timeout_us);
     int result = -ENOENT;
 
     if (ring == NULL || ring->class == IHSM_CLASS_ADMIN)
         return -EINVAL;
     ihsm_engine_enter(engine);
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += timeout_us / 1000000;
-    deadline.tv_nsec += timeout_us % 1000000 * 1000;
-    if (deadline.tv_nsec >= 1000000000) {
-        deadline.tv_sec++;
-        deadline.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&ring->lock);
     uint32_t generation = ring->generation;
     if (ring->sq_live && !ring->sq_deleting) {
@@ -237,7 +226,7 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
     if (ring == NULL || ring->class == IHSM_CLASS_ADMIN)
         return -EINVAL;
     ihsm_engine_enter(engine);
-    ihsm_page_lock(engine);
+    ihsm_page_lock(&engine->page);
     pthread_mutex_lock(&ring->lock);
     if (!ring->cq_live) {
         result = -ENOENT;
@@ -249,8 +238,8 @@ int ihsm_engine_delete_cq(struct ihsm_engine *engine, unsigned id) {
     }
     pthread_mutex_unlock(&ring->lock);
     if (result == 0)
-        ihsm_page_unwatch(ring);
-    ihsm_page_unlock(engine);
+        ihsm_page_unwatch(&engine->page, ring);
+    ihsm_page_unlock(&engine->page);
     if (vector != IHSM_NO_VECTOR && !vector_in_use(engine, vector, ring)) {
         /*
          * A client frees the vector with its last queue: what is still masked must not come later (spec 01 §5.2).
@@ -316,9 +305,9 @@ bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uin
 
 void ihsm_engine_disable(struct ihsm_engine *engine) {
     ihsm_host_lock(engine->host);
-    ihsm_page_lock(engine);
-    ihsm_page_clear(engine);
-    ihsm_page_unlock(engine);
+    ihsm_page_lock(&engine->page);
+    ihsm_page_clear(&engine->page);
+    ihsm_page_unlock(&engine->page);
     for (unsigned i = 0; i < IHSM_RINGS; i++) {
         struct ihsm_ring *ring = &engine->rings[i];
         pthread_mutex_lock(&ring->lock);

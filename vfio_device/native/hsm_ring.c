@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+_Static_assert(sizeof(((struct ihsm_command *)0)->request) == IHSM_MAX_REQUEST_BYTES, "request buffer");
+
 /* Bad entries answered in one visit of a ring, so that a flood of them cannot keep a thread for ever. */
 #define MAX_REJECTED_PER_VISIT 16
 

@@ -1,9 +1,17 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What all rings have in common: reading an entry, posting a completion (spec 01 §5). */
+#include "ring.h"
+
 #include "engine.h"
 
-#include <string.h>
+struct ihsm_ring *ihsm_engine_ring(struct ihsm_engine *engine, unsigned id) {
+    if (id <= IHSM_LAST_HSM_QUEUE_ID)
+        return &engine->rings[id];
+    if (id >= IHSM_FIRST_AES_QUEUE_ID && id <= IHSM_LAST_AES_QUEUE_ID)
+        return &engine->rings[1 + IHSM_HSM_RINGS + (id - IHSM_FIRST_AES_QUEUE_ID)];
+    return NULL;
+}
 
 size_t ihsm_ring_sqe_bytes(const struct ihsm_ring *ring) {
     return ring->class == IHSM_CLASS_AES ? sizeof(struct aes_sqe) : sizeof(struct admin_sqe);
@@ -43,13 +51,6 @@ bool ihsm_ring_has_work(struct ihsm_ring *ring) {
 bool ihsm_ring_next_is_long(struct ihsm_ring *ring) {
     return ring->fetched_next < ring->fetched_count &&
            ring->fetched[ring->fetched_next].common.src_len > IHSM_LONG_BYTES;
-}
-
-void ihsm_ring_make_ready(struct ihsm_ring *ring) {
-    if (!ring->queued && !ring->serving && ihsm_ring_has_work(ring)) {
-        ring->queued = true;
-        ihsm_scheduler_push(ring->engine->scheduler, ring);
-    }
 }
 
 bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {

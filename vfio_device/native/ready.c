@@ -1,0 +1,106 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ready lists. */
+#include "ready.h"
+
+#include "engine.h"
+
+static __thread bool serves_itself;
+
+void ihsm_ready_serves_itself(void) { serves_itself = true; }
+
+/* The head of a list changes under the lock, but ihsm_ready_is_empty reads it without. */
+static void set_link(struct ihsm_ring **link, struct ihsm_ring *ring) {
+    __atomic_store_n(link, ring, __ATOMIC_RELAXED);
+}
+
+void ihsm_ready_init(struct ihsm_ready *ready) {
+    pthread_mutex_init(&ready->lock, NULL);
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_init(&ready->lists[list].filled, NULL);
+    pthread_cond_init(&ready->idle, NULL);
+}
+
+void ihsm_ready_destroy(struct ihsm_ready *ready) {
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_destroy(&ready->lists[list].filled);
+    pthread_cond_destroy(&ready->idle);
+    pthread_mutex_destroy(&ready->lock);
+}
+
+void ihsm_ready_close(struct ihsm_ready *ready) {
+    pthread_mutex_lock(&ready->lock);
+    ready->closed = true;
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
+        pthread_cond_broadcast(&ready->lists[list].filled);
+    pthread_mutex_unlock(&ready->lock);
+}
+
+static void push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
+    pthread_mutex_lock(&ready->lock);
+    unsigned list = ring->class;
+    if (list == IHSM_READY_AES && ready->long_served && ihsm_ring_next_is_long(ring))
+        list = IHSM_READY_LONG;
+    bool first = ready->lists[list].first == NULL;
+    ring->next_ready = NULL;
+    if (first)
+        set_link(&ready->lists[list].first, ring);
+    else
+        ready->lists[list].last->next_ready = ring;
+    ready->lists[list].last = ring;
+    /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
+    if (!(first && list == IHSM_READY_AES && serves_itself))
+        pthread_cond_signal(&ready->lists[list].filled);
+    pthread_mutex_unlock(&ready->lock);
+}
+
+void ihsm_ring_make_ready(struct ihsm_ring *ring) {
+    if (!ring->queued && !ring->serving && ihsm_ring_has_work(ring)) {
+        ring->queued = true;
+        push(ring->engine->ready, ring);
+    }
+}
+
+struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list list) {
+    struct ihsm_ring *ring = ready->lists[list].first;
+    if (ring != NULL) {
+        set_link(&ready->lists[list].first, ring->next_ready);
+        if (ring->next_ready == NULL)
+            ready->lists[list].last = NULL;
+        ring->engine->busy++;
+    }
+    return ring;
+}
+
+void ihsm_ready_leave(struct ihsm_ready *ready, struct ihsm_engine *engine) {
+    if (--engine->busy == 0)
+        pthread_cond_broadcast(&ready->idle);
+}
+
+bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list) {
+    pthread_mutex_lock(&ready->lock);
+    while (!ready->closed && ready->lists[list].first == NULL)
+        pthread_cond_wait(&ready->lists[list].filled, &ready->lock);
+    bool closed = ready->closed;
+    pthread_mutex_unlock(&ready->lock);
+    return !closed;
+}
+
+void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine) {
+    pthread_mutex_lock(&ready->lock);
+    for (unsigned list = 0; list < IHSM_READY_LISTS; list++) {
+        struct ihsm_ring **link = &ready->lists[list].first, *last = NULL;
+        while (*link != NULL) {
+            if ((*link)->engine == engine) {
+                set_link(link, (*link)->next_ready);
+            } else {
+                last = *link;
+                link = &last->next_ready;
+            }
+        }
+        ready->lists[list].last = last;
+    }
+    while (engine->busy > 0)
+        pthread_cond_wait(&ready->idle, &ready->lock);
+    pthread_mutex_unlock(&ready->lock);
+}

@@ -1,0 +1,53 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ready lists: the rings (of all functions) that have work, one list per class, first in first out. */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "ring.h"
+
+/* One per class, and one for AES rings whose next command is a long one. */
+enum ihsm_ready_list {
+    IHSM_READY_ADMIN = IHSM_CLASS_ADMIN,
+    IHSM_READY_HSM = IHSM_CLASS_HSM,
+    IHSM_READY_AES = IHSM_CLASS_AES,
+    IHSM_READY_LONG,
+    IHSM_READY_LISTS,
+};
+
+struct ihsm_ready {
+    pthread_mutex_t lock; /* a leaf */
+    struct {
+        struct ihsm_ring *first, *last;
+        pthread_cond_t filled;
+    } lists[IHSM_READY_LISTS];
+    pthread_cond_t idle; /* some engine's busy count became 0 */
+    bool closed;
+    atomic_bool long_served; /* a thread takes IHSM_READY_LONG; without it long commands are everybody's */
+};
+
+void ihsm_ready_init(struct ihsm_ready *ready);
+void ihsm_ready_destroy(struct ihsm_ready *ready);
+/* Wake whoever waits for a ring, for good. */
+void ihsm_ready_close(struct ihsm_ready *ready);
+
+/* Put a ring on its list if it has work and is neither there nor being served; ring->lock held. */
+void ihsm_ring_make_ready(struct ihsm_ring *ring);
+/* From now on the calling thread looks at the AES list again and again: no worker need wake for what it puts there. */
+void ihsm_ready_serves_itself(void);
+
+/* With ready->lock held: the first ring of a list, its engine marked busy until ihsm_ready_leave; NULL: none. */
+struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list list);
+void ihsm_ready_leave(struct ihsm_ready *ready, struct ihsm_engine *engine);
+
+/* Without it: */
+bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list); /* until there is a ring; false: closed */
+/* Forget the engine's rings and wait until no thread is between popping one and leaving it. */
+void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine);
+
+/* Racy on purpose: the poller asks in a loop and must not hold up those who take the lock. */
+static inline bool ihsm_ready_is_empty(const struct ihsm_ready *ready, enum ihsm_ready_list list) {
+    return __atomic_load_n(&ready->lists[list].first, __ATOMIC_RELAXED) == NULL;
+}
