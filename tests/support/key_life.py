@@ -11,8 +11,7 @@ import ctypes
 import threading
 from pathlib import Path
 
-from ihsm_device.hsm.keystore import BulkType, Curve, Handle, Hash, KeyStore, Owner, PairwiseTest, Scope
-from ihsm_device.hsm.selftest import run_self_tests
+from ihsm_device.hsm.keystore import BulkType, Curve, Handle, Hash, KeyStore, Owner, PairwiseTest, Scope, run_self_tests
 from support.commanded import Commanded
 
 OWNER = Owner(0, Scope.PARTITION)

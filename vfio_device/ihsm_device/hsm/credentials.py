@@ -20,12 +20,7 @@ from ihsm_abi.ddi.limits import (
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.keystore import (
-    Credential,
-    CredentialCheck,
-    Handle,
-    StaleHandleError,
-)
+from ihsm_device.hsm.keystore import Credential, CredentialCheck, Handle, StaleHandleError
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
 

@@ -12,11 +12,18 @@ from ihsm_abi.ddi import DeviceKind
 from ihsm_device.hsm import certificates, hierarchy, masking
 from ihsm_device.hsm.dialect import DIALECTS
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity
-from ihsm_device.hsm.keystore import KeyStore, Owner, PairwiseTest, PairwiseTestError, Scope
+from ihsm_device.hsm.keystore import (
+    KeyStore,
+    Owner,
+    PairwiseTest,
+    PairwiseTestError,
+    Scope,
+    SelfTestReport,
+    run_self_tests,
+)
 from ihsm_device.hsm.module import SecurityModule
 from ihsm_device.hsm.partition import Kept, Partition
 from ihsm_device.hsm.profile import DEFAULT, Profile
-from ihsm_device.hsm.selftest import SelfTestReport, run_self_tests
 from ihsm_device.hsm.state import DeviceRecord, PartitionRecord, StateDirectory, StateError
 from ihsm_device.hsm.unwrapping_keys import UnwrappingKeyStock
 

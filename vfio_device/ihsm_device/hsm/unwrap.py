@@ -21,13 +21,7 @@ from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.key_use import engine_failure
-from ihsm_device.hsm.keystore import (
-    Handle,
-    Hash,
-    KeySizeError,
-    KeyUnwrapError,
-    OaepError,
-)
+from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyUnwrapError, OaepError
 from ihsm_device.hsm.new_keys import Target
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.payload import parse

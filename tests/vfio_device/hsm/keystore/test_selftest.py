@@ -14,8 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ihsm_device.hsm.keystore import HooksDisabledError, KeyStore
-from ihsm_device.hsm.selftest import run_self_tests
+from ihsm_device.hsm.keystore import HooksDisabledError, KeyStore, run_self_tests
 
 SOURCE = Path(__file__).parents[4] / "vfio_device/native/keystore/selftest.c"
 CURVES = {"P256": (ec.SECP256R1(), 32, 0x1122334455667788), "P384": (ec.SECP384R1(), 48, 0x0BADC0DE),

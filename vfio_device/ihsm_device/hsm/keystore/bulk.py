@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from ihsm_device._native import ffi, lib
-from ihsm_device.hsm.keystore_native import check
-from ihsm_device.hsm.keystore_types import BulkType, Handle, KeyStoreMemoryError
+from ihsm_device.hsm.keystore.native import check
+from ihsm_device.hsm.keystore.types import BulkType, Handle, KeyStoreMemoryError
 
 
 class BulkTable:

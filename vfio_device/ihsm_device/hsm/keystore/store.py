@@ -26,92 +26,20 @@ import os
 from typing import Final
 
 from ihsm_device._native import ffi, lib
-from ihsm_device.hsm.keystore_algorithms import Algorithms
-from ihsm_device.hsm.keystore_bulk import BulkTable
-from ihsm_device.hsm.keystore_native import (
-    check,
-    check_file,
-    new_handle,
-    pack_group,
-    pack_owner,
-    require_length,
-    taken,
-)
-from ihsm_device.hsm.keystore_types import (
+from ihsm_device.hsm.keystore.algorithms import Algorithms
+from ihsm_device.hsm.keystore.bulk import BulkTable
+from ihsm_device.hsm.keystore.native import check, check_file, new_handle, pack_group, pack_owner, require_length, taken
+from ihsm_device.hsm.keystore.types import (
     ArgumentError,
-    AuthenticationError,
-    BulkType,
     Credential,
     CredentialCheck,
-    CryptoFailureError,
     Curve,
-    DecodeError,
     Handle,
-    Hash,
-    HooksDisabledError,
-    KeySizeError,
-    KeyStoreError,
-    KeyStoreMemoryError,
-    KeyStructureError,
-    KeyUnwrapError,
     Kind,
-    LengthError,
-    OaepError,
     Owner,
-    PairwiseTest,
-    PairwiseTestError,
-    Part,
-    PointAtInfinityError,
-    PointNotOnCurveError,
-    PointRangeError,
-    RangeError,
-    RsaPublic,
     Scope,
-    StaleHandleError,
-    StateFileError,
-    StatePermissionError,
     Statistics,
-    WrongKindError,
 )
-
-__all__ = [
-    "ArgumentError",
-    "AuthenticationError",
-    "BulkTable",
-    "BulkType",
-    "Credential",
-    "CredentialCheck",
-    "CryptoFailureError",
-    "Curve",
-    "DecodeError",
-    "Handle",
-    "Hash",
-    "HooksDisabledError",
-    "KeySizeError",
-    "KeyStore",
-    "KeyStoreError",
-    "KeyStoreMemoryError",
-    "KeyStructureError",
-    "KeyUnwrapError",
-    "Kind",
-    "LengthError",
-    "OaepError",
-    "Owner",
-    "PairwiseTest",
-    "PairwiseTestError",
-    "Part",
-    "PointAtInfinityError",
-    "PointNotOnCurveError",
-    "PointRangeError",
-    "RangeError",
-    "RsaPublic",
-    "Scope",
-    "StaleHandleError",
-    "StateFileError",
-    "StatePermissionError",
-    "Statistics",
-    "WrongKindError",
-]
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ihsm_device._native import ffi, lib
-from ihsm_device.hsm.keystore_native import (
+from ihsm_device.hsm.keystore.native import (
     check,
     check_import,
     new_handle,
@@ -20,7 +20,7 @@ from ihsm_device.hsm.keystore_native import (
     require_length,
     taken,
 )
-from ihsm_device.hsm.keystore_types import (
+from ihsm_device.hsm.keystore.types import (
     ArgumentError,
     Curve,
     Handle,

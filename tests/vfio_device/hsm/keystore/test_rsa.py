@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from ihsm_device.hsm.keystore import (
     ArgumentError,
     CryptoFailureError,
+    Curve,
     DecodeError,
     Handle,
     Hash,
@@ -30,7 +31,6 @@ from ihsm_device.hsm.keystore import (
     RangeError,
     WrongKindError,
 )
-from ihsm_device.hsm.keystore_types import Curve
 from support import cavp
 
 OWNER = Owner()

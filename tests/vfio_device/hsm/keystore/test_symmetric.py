@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ihsm_device.hsm.keystore import (
     ArgumentError,
+    Curve,
     Handle,
     Hash,
     KeySizeError,
@@ -26,7 +27,6 @@ from ihsm_device.hsm.keystore import (
     StaleHandleError,
     WrongKindError,
 )
-from ihsm_device.hsm.keystore_types import Curve
 from support import cavp
 
 OWNER = Owner()

@@ -12,7 +12,8 @@ import logging
 import time
 from dataclasses import dataclass
 
-from ihsm_device.hsm.keystore import KeyStore, KeyStoreError
+from ihsm_device.hsm.keystore.store import KeyStore
+from ihsm_device.hsm.keystore.types import KeyStoreError
 
 _log = logging.getLogger(__name__)
 

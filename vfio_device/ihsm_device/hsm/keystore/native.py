@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ihsm_device._native import ffi, lib
-from ihsm_device.hsm.keystore_types import (
+from ihsm_device.hsm.keystore.types import (
     ArgumentError,
     AuthenticationError,
     CryptoFailureError,
