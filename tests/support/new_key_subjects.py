@@ -17,7 +17,7 @@ from ihsm.ddi.wrapping import HASHES
 from ihsm_abi import ddi
 from ihsm_abi.ddi import AesKeySize, DdiOp, EccCurve, HashAlgorithm, KeyClass, RsaCryptoPadding
 from ihsm_abi.ddi.flags import USAGE_FLAGS
-from ihsm_device.hsm import der
+from ihsm_device.hsm.wire import der
 from support.faults import Draft, Fault, fault
 from support.hsm import Scene
 from support.key_faults import BULK_SLOTS, TARGET, VAULT, decode_faults, key_faults, properties, put

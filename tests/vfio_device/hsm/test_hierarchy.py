@@ -21,9 +21,9 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.ddi.limits import INTERNAL_APP_ID
 from ihsm_device.hsm import hierarchy
-from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.keystore import Curve, Handle, KeyStore, Owner
+from ihsm_device.hsm.wire import P384, Point
 from support import oracle, points
 from support.hsm import BK3, CREDENTIAL, POTA_KEY, SEED, Scene
 

@@ -33,10 +33,10 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.masked_key import MaskedKey, MaskedKeyMetadata
 from ihsm_abi.ddi.types import ErrResp
 from ihsm_abi.hsm_queue import ControlKind
-from ihsm_device.hsm import der
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.keystore import Scope
 from ihsm_device.hsm.profile import DEFAULT, FIRMWARE, PROFILES, BulkNumbers
+from ihsm_device.hsm.wire import der
 from support.hsm import BK3, Scene, Stage
 
 UNDECODABLE_INIT_BK3 = encode_message(ReqHdr(rev=API_REV, op=DdiOp.InitBk3), ErrResp())

@@ -8,9 +8,9 @@ import pytest
 
 from ihsm_abi.ddi import EccCurve, KeyAttributeFlags
 from ihsm_device.hsm.keystore import RsaPublic
-from ihsm_device.hsm.keytypes import Family
 from ihsm_device.hsm.profile import AttestationClaims
 from ihsm_device.hsm.report import Claim, Report, claims, cose_ec_key, cose_rsa_key, signed, to_be_signed
+from ihsm_device.hsm.wire import Family
 
 F = KeyAttributeFlags
 X = bytes.fromhex("966486710ddefb75558eaab23cf5633ce0602eec129106f392b54932e1f669e8")

@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-from ihsm_device.hsm.keytypes import TYPES
 from ihsm_device.hsm.vault import (
     ATTRIBUTE_BYTES,
     BLOCK_BYTES,
@@ -22,6 +21,7 @@ from ihsm_device.hsm.vault import (
     NewEntry,
     Vault,
 )
+from ihsm_device.hsm.wire import TYPES
 
 TABLES = 2
 

@@ -5,13 +5,12 @@
 from ihsm_abi.ddi import AttestKeyReq, AttestKeyResp, DdiOp, DdiStatus
 from ihsm_device.hsm import report
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import BY_PRIVATE_TYPE, Point
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import Hash
-from ihsm_device.hsm.keytypes import TYPES, Family
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.vault import Entry
+from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family, Point
 
 
 @operation(DdiOp.AttestKey, response_op=DdiOp.EccSign)

@@ -15,11 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from ihsm_device.hsm import der
-from ihsm_device.hsm.curves import Point
 from ihsm_device.hsm.identity import DeviceIdentity, LayerIdentity, PartitionIdentity
 from ihsm_device.hsm.keystore import Handle, Hash, KeyStore
 from ihsm_device.hsm.profile import LeafForm
+from ihsm_device.hsm.wire import Point, der
 
 DEVICE_NOT_BEFORE: Final = datetime.datetime(2018, 1, 1, tzinfo=datetime.UTC)
 PARTITION_NOT_BEFORE: Final = datetime.datetime(2023, 1, 1, tzinfo=datetime.UTC)

@@ -18,11 +18,11 @@ from ihsm_abi.ddi.limits import (
     SESSION_SEED_BYTES,
 )
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Credential, CredentialCheck, Handle, StaleHandleError
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
+from ihsm_device.hsm.wire import P384, Point
 
 
 def check_length(value: bytes, expected: int) -> None:

@@ -19,9 +19,9 @@ from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
 from ihsm_device.hsm.keystore import Handle, Hash
-from ihsm_device.hsm.keytypes import TYPES, Family, TypeInfo
 from ihsm_device.hsm.new_keys import StoredKey, Target, check_bulk_slot, store_key
 from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.wire import TYPES, Family, TypeInfo
 
 OUTPUT_FAMILIES: Final = frozenset({Family.AES, Family.BULK, Family.HMAC})
 ENGINE_LIMIT_BYTES: Final = {Hash.SHA1: 172, Hash.SHA256: 160, Hash.SHA384: 128, Hash.SHA512: 128}

@@ -10,7 +10,6 @@ from typing import Final, Self
 
 from ihsm_abi.ddi import DeviceKind
 from ihsm_device.hsm import certificates, hierarchy, masking
-from ihsm_device.hsm.dialect import DIALECTS
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity
 from ihsm_device.hsm.keystore import (
     KeyStore,
@@ -26,6 +25,7 @@ from ihsm_device.hsm.partition import Kept, Partition
 from ihsm_device.hsm.profile import DEFAULT, Profile
 from ihsm_device.hsm.state import DeviceRecord, PartitionRecord, StateDirectory, StateError
 from ihsm_device.hsm.unwrapping_keys import UnwrappingKeyStock
+from ihsm_device.hsm.wire import DIALECTS
 
 DEFAULT_TABLES: Final = 1
 _SERIAL_BYTES: Final = 8

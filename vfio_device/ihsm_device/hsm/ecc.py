@@ -19,14 +19,13 @@ from ihsm_abi.ddi import (
     KeyUsage,
 )
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import BY_ID, BY_PRIVATE_TYPE, Curve
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError
-from ihsm_device.hsm.keytypes import Family
 from ihsm_device.hsm.new_keys import Target, store_key
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.vault import Entry
+from ihsm_device.hsm.wire import BY_ID, BY_PRIVATE_TYPE, Curve, Family
 
 APPROVED_DIGESTS: Final = {
     EccCurve.P256: {HashAlgorithm.Sha256},

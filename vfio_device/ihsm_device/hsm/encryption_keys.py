@@ -15,13 +15,12 @@ from ihsm_abi.ddi import (
     KeyType,
 )
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Curve, Hash, PairwiseTest, PairwiseTestError
-from ihsm_device.hsm.keytypes import ENCRYPTION_KEY_BYTES
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
 from ihsm_device.hsm.vault import NewEntry
+from ihsm_device.hsm.wire import ENCRYPTION_KEY_BYTES, P384, Point
 
 
 @operation(DdiOp.GetEstablishCredEncryptionKey)

@@ -11,8 +11,8 @@ from typing import Final
 
 from ihsm_abi.ddi.limits import BK3_BYTES
 from ihsm_abi.ddi.masked_key import MASKING_KEY_BYTES
-from ihsm_device.hsm.curves import Point
 from ihsm_device.hsm.keystore import Handle, Hash, KeyStore, Owner, Part, Scope
+from ihsm_device.hsm.wire import Point
 
 CURRENT_SVN: Final = 1
 """Security version number of this device, thermometer-coded: 0…01…1."""

@@ -5,8 +5,8 @@
 from ihsm_abi.ddi import DdiOp, DdiStatus, HmacReq, HmacResp, KeyUsage
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
-from ihsm_device.hsm.keytypes import Family
 from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.wire import Family
 
 
 @operation(DdiOp.Hmac)

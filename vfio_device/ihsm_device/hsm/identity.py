@@ -6,9 +6,9 @@ import base64
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_device.hsm.curves import P384, Point
 from ihsm_device.hsm.hierarchy import BackupSeeds, derive
 from ihsm_device.hsm.keystore import Curve, Handle, Hash, KeyStore, Owner, Scope
+from ihsm_device.hsm.wire import P384, Point
 
 PARTITION_ID_BYTES: Final = 16
 _NAME_BYTES: Final = 48

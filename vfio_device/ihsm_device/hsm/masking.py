@@ -21,11 +21,10 @@ from ihsm_abi.ddi.masked_key import (
     MaskingKeyAlgorithm,
     masked_key_head,
 )
-from ihsm_device.hsm.curves import BY_PRIVATE_TYPE
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.hierarchy import CURRENT_SVN, BackupSeeds
 from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeError, Handle, KeyStore, Owner
-from ihsm_device.hsm.keytypes import MASKING_TYPE, TYPES, Family
+from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, MASKING_TYPE, TYPES, Family
 
 _APP_ID = slice(10, 26)
 _BLOCK_BYTES: Final = 16

@@ -17,13 +17,12 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.masked_key import MaskedKeyAttributes, MaskedKeyMetadata
 from ihsm_device.hsm import masking
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import BY_PRIVATE_TYPE, Point
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.hierarchy import CURRENT_SVN
 from ihsm_device.hsm.keystore import Handle, Scope
-from ihsm_device.hsm.keytypes import TYPES, USAGE_FLAGS, USAGES, Family
 from ihsm_device.hsm.profile import BulkNumbers
 from ihsm_device.hsm.vault import BULK_KEYS_PER_TABLE, Entry, NewEntry
+from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, USAGE_FLAGS, USAGES, Family, Point
 
 
 @dataclass(frozen=True, slots=True)

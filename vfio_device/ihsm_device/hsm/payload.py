@@ -7,7 +7,6 @@ from typing import Final
 
 from ihsm_abi.ddi import DdiStatus, KeyClass, KeyType
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import BY_ID
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import (
@@ -18,8 +17,8 @@ from ihsm_device.hsm.keystore import (
     PairwiseTest,
     PairwiseTestError,
 )
-from ihsm_device.hsm.keytypes import TYPES, Family
 from ihsm_device.hsm.new_keys import StoredKey, Target, check_bulk_slot, store_key
+from ihsm_device.hsm.wire import BY_ID, TYPES, Family
 
 _AES_TYPE_OF_LENGTH: Final = {16: KeyType.Aes128, 24: KeyType.Aes192, 32: KeyType.Aes256}
 _BULK_TYPE: Final = {

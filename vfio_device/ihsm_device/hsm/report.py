@@ -13,8 +13,8 @@ import cbor2
 
 from ihsm_abi.ddi import EccCurve, KeyAttributeFlags
 from ihsm_device.hsm.keystore import RsaPublic
-from ihsm_device.hsm.keytypes import Family
 from ihsm_device.hsm.profile import AttestationClaims
+from ihsm_device.hsm.wire import Family
 
 COSE_SIGN1_TAG: Final = 18
 PROTECTED_HEADER: Final = cbor2.dumps({1: -35, 3: "application/cbor"})

@@ -10,8 +10,8 @@ from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
 from ihsm_device.hsm.keystore import LengthError, RangeError
-from ihsm_device.hsm.keytypes import Family
 from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.wire import Family
 
 _USAGE_OF_OPERATION: Final = {
     RsaOpType.Decrypt: KeyUsage.EncryptDecrypt,

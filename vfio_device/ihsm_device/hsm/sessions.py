@@ -21,11 +21,11 @@ from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.credentials import check_login_lengths, log_in
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, Scope
-from ihsm_device.hsm.keytypes import MASKING_KEY_BYTES, SESSION_BYTES
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import Volatile
 from ihsm_device.hsm.session_table import Session
 from ihsm_device.hsm.vault import NewEntry
+from ihsm_device.hsm.wire import MASKING_KEY_BYTES, SESSION_BYTES
 
 SHORT_APP_ID: Final = 0
 

@@ -14,10 +14,10 @@ from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.hierarchy import CURRENT_SVN
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError, Scope
-from ihsm_device.hsm.keytypes import TYPES
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import Volatile
 from ihsm_device.hsm.vault import Entry, NewEntry
+from ihsm_device.hsm.wire import TYPES
 
 UNWRAPPING_TYPE = KeyType.Rsa2kPrivate
 

@@ -32,14 +32,13 @@ from ihsm_abi.ddi.firmware_ops import (
 from ihsm_device.hsm.aes import BLOCK_BYTES
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.curves import BY_PRIVATE_TYPE
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyStructureError, KeyUnwrapError
-from ihsm_device.hsm.keytypes import TYPES, Family
 from ihsm_device.hsm.new_keys import Target, store_key
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.payload import parse
 from ihsm_device.hsm.unwrap import decrypt_kek
+from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family
 
 _MAX_RANDOM_BYTES: Final = 64
 _AES_KEY_BYTES: Final = (16, 24, 32)

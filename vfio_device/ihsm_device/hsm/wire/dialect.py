@@ -12,10 +12,10 @@ from typing import ClassVar, Final
 
 from ihsm_abi.ddi import DdiStatus, DerPublicKey, DeviceKind, HashAlgorithm
 from ihsm_abi.ddi.formats import RAW_DIGEST_BYTES, RAW_RSA_EXPONENT_BYTES, RSA_MODULUS_BYTES, WRAPPED_KEK_BYTES
-from ihsm_device.hsm import der
-from ihsm_device.hsm.curves import BY_ID, Curve, Point
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Hash, RsaPublic
+from ihsm_device.hsm.wire import der
+from ihsm_device.hsm.wire.curves import BY_ID, Curve, Point
 
 _RSA_PUBLIC_TYPE: Final = {size: key_type for key_type, size in RSA_MODULUS_BYTES.items()}
 _EC_ALGORITHM: Final = der.object_identifier("1.2.840.10045.2.1")

@@ -24,11 +24,10 @@ from ihsm_abi.ddi import (
     RsaModExpReq,
     RsaUnwrapReq,
 )
-from ihsm_device.hsm import der
-from ihsm_device.hsm.curves import BY_ID, P256, P384, P521, Curve, Point
-from ihsm_device.hsm.dialect import DIALECTS
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import RsaPublic
+from ihsm_device.hsm.wire import BY_ID, DIALECTS, P384, Curve, Point, der
+from ihsm_device.hsm.wire.curves import P256, P521
 from support import points
 from support.messages import sample
 
