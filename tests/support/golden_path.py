@@ -157,7 +157,7 @@ def boot_key(state: Path, hierarchy: oracle.Hierarchy, constant: bytes) -> bytes
 
 def check(records: list[Record], kind: DeviceKind, state: Path) -> None:
     """Compare every value of a walk with what the secrets make it be."""
-    from ihsm_device.hsm.hierarchy import BKX_CONSTANT
+    from ihsm_device.hsm.identity.hierarchy import BKX_CONSTANT
 
     checker = _Checker(decode(records, kind), kind, device_hierarchy(state))
     checker.identity()

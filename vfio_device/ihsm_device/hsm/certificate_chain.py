@@ -12,9 +12,9 @@ from ihsm_abi.ddi import (
     GetCertificateReq,
     GetCertificateResp,
 )
-from ihsm_device.hsm import certificates
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.identity import certificates
 from ihsm_device.hsm.operation import operation
 
 

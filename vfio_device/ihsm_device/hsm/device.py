@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Final, Self
 
 from ihsm_abi.ddi import DeviceKind
-from ihsm_device.hsm import certificates, hierarchy, masking
-from ihsm_device.hsm.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity
+from ihsm_device.hsm.identity import (
+    PARTITION_ID_BYTES,
+    DeviceIdentity,
+    PartitionIdentity,
+    certificates,
+    hierarchy,
+    masking,
+)
 from ihsm_device.hsm.keystore import (
     KeyStore,
     Owner,

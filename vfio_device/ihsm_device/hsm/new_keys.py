@@ -15,10 +15,9 @@ from ihsm_abi.ddi import (
     TargetKeyProperties,
 )
 from ihsm_abi.ddi.masked_key import MaskedKeyAttributes, MaskedKeyMetadata
-from ihsm_device.hsm import masking
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.hierarchy import CURRENT_SVN
+from ihsm_device.hsm.identity import CURRENT_SVN, masking
 from ihsm_device.hsm.keystore import Handle, Scope
 from ihsm_device.hsm.profile import BulkNumbers
 from ihsm_device.hsm.vault import BULK_KEYS_PER_TABLE, Entry, NewEntry

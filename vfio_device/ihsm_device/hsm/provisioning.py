@@ -16,7 +16,6 @@ from ihsm_abi.ddi import (
     KeyType,
 )
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, CREDENTIAL_IV_BYTES, PIN_BYTES
-from ihsm_device.hsm import hierarchy, masking
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.credentials import (
@@ -29,6 +28,7 @@ from ihsm_device.hsm.credentials import (
     open_channel,
 )
 from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Curve, Handle, Hash
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import EncryptionPurpose, Provisioned, Volatile

@@ -16,10 +16,10 @@ from ihsm_abi.ddi import (
     ReopenSessionReq,
     ReopenSessionResp,
 )
-from ihsm_device.hsm import hierarchy, masking
 from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.credentials import check_login_lengths, log_in
 from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Handle, Scope
 from ihsm_device.hsm.operation import operation
 from ihsm_device.hsm.partition import Volatile

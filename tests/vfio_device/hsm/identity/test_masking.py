@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ihsm_abi.ddi import KeyAttributeFlags, KeyType
 from ihsm_abi.ddi.masked_key import MaskedKeyAttributes, MaskedKeyMetadata
-from ihsm_device.hsm import masking
+from ihsm_device.hsm.identity import masking
 from ihsm_device.hsm.keystore import Curve, Handle, KeyStore, Owner
 from support import oracle
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from ihsm_device.hsm.identity import DeviceIdentity, LayerIdentity, PartitionIdentity
+from ihsm_device.hsm.identity.identity import DeviceIdentity, LayerIdentity, PartitionIdentity
 from ihsm_device.hsm.keystore import Handle, Hash, KeyStore
 from ihsm_device.hsm.profile import LeafForm
 from ihsm_device.hsm.wire import Point, der

@@ -20,8 +20,8 @@ from ihsm_abi.ddi import (
     KeyType,
 )
 from ihsm_abi.ddi.limits import INTERNAL_APP_ID
-from ihsm_device.hsm import hierarchy
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+from ihsm_device.hsm.identity import hierarchy
 from ihsm_device.hsm.keystore import Curve, Handle, KeyStore, Owner
 from ihsm_device.hsm.wire import P384, Point
 from support import oracle, points

@@ -7,9 +7,9 @@ import hashlib
 import pytest
 
 from ihsm_abi.ddi import EccCurve, KeyAttributeFlags
+from ihsm_device.hsm.identity.report import Claim, Report, claims, cose_ec_key, cose_rsa_key, signed, to_be_signed
 from ihsm_device.hsm.keystore import RsaPublic
 from ihsm_device.hsm.profile import AttestationClaims
-from ihsm_device.hsm.report import Claim, Report, claims, cose_ec_key, cose_rsa_key, signed, to_be_signed
 from ihsm_device.hsm.wire import Family
 
 F = KeyAttributeFlags

@@ -22,7 +22,7 @@ from ihsm_abi.ddi.masked_key import (
     masked_key_head,
 )
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.hierarchy import CURRENT_SVN, BackupSeeds
+from ihsm_device.hsm.identity.hierarchy import CURRENT_SVN, BackupSeeds
 from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeError, Handle, KeyStore, Owner
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, MASKING_TYPE, TYPES, Family
 

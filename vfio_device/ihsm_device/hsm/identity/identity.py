@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_device.hsm.hierarchy import BackupSeeds, derive
+from ihsm_device.hsm.identity.hierarchy import BackupSeeds, derive
 from ihsm_device.hsm.keystore import Curve, Handle, Hash, KeyStore, Owner, Scope
 from ihsm_device.hsm.wire import P384, Point
 
