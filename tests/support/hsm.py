@@ -26,7 +26,7 @@ from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from ihsm_device.hsm.device import HsmDevice
 from ihsm_device.hsm.module import SecurityModule
-from ihsm_device.hsm.session_table import Session as LiveSession
+from ihsm_device.hsm.partition import Session as LiveSession
 
 CREDENTIAL = Credential(bytes(range(0x10, 0x20)), bytes(range(0x20, 0x30)))
 BK3 = bytes(range(48))

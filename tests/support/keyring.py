@@ -14,8 +14,8 @@ from ihsm.ddi.session import Session
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyAttributeFlags, KeyClass, KeyType, KeyUsage
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-from ihsm_device.hsm.partition import EncryptionPurpose
-from ihsm_device.hsm.vault import ATTRIBUTE_BYTES, BLOCK_BYTES, NewEntry
+from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry
+from ihsm_device.hsm.partition.vault import ATTRIBUTE_BYTES, BLOCK_BYTES
 from support.hsm import Scene, Stage
 
 EMPTY_ID: Final = 0xF0

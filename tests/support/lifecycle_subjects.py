@@ -38,7 +38,8 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.masked_key import MaskedKey, MaskedKeyMetadata, masked_key_head
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-from ihsm_device.hsm.vault import BLOCK_BYTES, Entry, NewEntry
+from ihsm_device.hsm.partition import Entry, NewEntry
+from ihsm_device.hsm.partition.vault import BLOCK_BYTES
 from support import points
 from support.faults import Change, Draft, Fault, Subject, fault
 from support.hsm import BK3, CREDENTIAL, SEED, Scene

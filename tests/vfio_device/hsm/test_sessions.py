@@ -15,7 +15,7 @@ from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import AesKeySize, ApiRev, DdiStatus, KeyUsage
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
-from ihsm_device.hsm.pin_policy import ATTEMPTS_PER_STEP, PinPolicy
+from ihsm_device.hsm.partition.pin_policy import ATTEMPTS_PER_STEP, PinPolicy
 from support.faults import make
 from support.hsm import CREDENTIAL, Scene, Stage
 from support.lifecycle_subjects import OPEN_SESSION, OTHER_PIN

@@ -12,7 +12,7 @@ from ihsm_abi.ddi.limits import MAX_SESSIONS
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.session_table import Session, SessionTable
+from ihsm_device.hsm.partition import Session, SessionTable
 
 _WITH_SESSION: Final = (ControlKind.CLOSE, ControlKind.IN_SESSION)
 _FLAGGED_ADMITTED: Final = (DdiOp.ReopenSession, DdiOp.CloseSession)

@@ -9,7 +9,7 @@ from ihsm_device.hsm.identity import report
 from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import Hash
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.vault import Entry
+from ihsm_device.hsm.partition import Entry
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family, Point
 
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from ihsm_abi.ddi import DdiStatus, ReqHdr
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.keystore import Handle, KeyStore, Owner, Scope, StaleHandleError
-from ihsm_device.hsm.partition import Kept, Partition, Provisioned, Volatile
+from ihsm_device.hsm.partition import Entry, Kept, Partition, Provisioned, Session, Volatile
 from ihsm_device.hsm.profile import Profile
-from ihsm_device.hsm.session_table import Session
-from ihsm_device.hsm.vault import Entry
 from ihsm_device.hsm.wire import Dialect
 
 

@@ -24,7 +24,7 @@ from ihsm_device.hsm.key_use import engine_failure, require_family, require_usag
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError
 from ihsm_device.hsm.new_keys import Target, store_key
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.vault import Entry
+from ihsm_device.hsm.partition import Entry
 from ihsm_device.hsm.wire import BY_ID, BY_PRIVATE_TYPE, Curve, Family
 
 APPROVED_DIGESTS: Final = {

@@ -18,8 +18,7 @@ from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Curve, Hash, PairwiseTest, PairwiseTestError
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
-from ihsm_device.hsm.vault import NewEntry
+from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, NewEntry, Volatile
 from ihsm_device.hsm.wire import ENCRYPTION_KEY_BYTES, P384, Point
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from ihsm_abi.ddi import DdiStatus, KeyUsage
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import CryptoFailureError
-from ihsm_device.hsm.vault import Entry
+from ihsm_device.hsm.partition import Entry
 from ihsm_device.hsm.wire import TYPES, USAGE_FLAGS, Family, TypeInfo
 
 _USAGE_BITS: Final = {usage: int(flags) for usage, flags in USAGE_FLAGS.items()}

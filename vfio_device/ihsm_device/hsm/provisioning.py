@@ -31,9 +31,8 @@ from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Curve, Handle, Hash
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import EncryptionPurpose, Provisioned, Volatile
+from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry, Provisioned, Volatile
 from ihsm_device.hsm.unwrapping_key import obtain_unwrapping_key, store_unwrapping_key
-from ihsm_device.hsm.vault import NewEntry
 from ihsm_device.hsm.wire import MASKING_KEY_BYTES, MASKING_TYPE, P384, Point
 
 _MASKING_KEY_FLAGS: Final = KeyAttributeFlags.LOCAL | KeyAttributeFlags.ENCRYPT | KeyAttributeFlags.DECRYPT

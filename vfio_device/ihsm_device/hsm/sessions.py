@@ -22,9 +22,7 @@ from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Handle, Scope
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import Volatile
-from ihsm_device.hsm.session_table import Session
-from ihsm_device.hsm.vault import NewEntry
+from ihsm_device.hsm.partition import NewEntry, Session, Volatile
 from ihsm_device.hsm.wire import MASKING_KEY_BYTES, SESSION_BYTES
 
 SHORT_APP_ID: Final = 0

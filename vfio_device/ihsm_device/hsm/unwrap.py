@@ -24,8 +24,8 @@ from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyUnwrapError, OaepError
 from ihsm_device.hsm.new_keys import Target
 from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.partition import Entry
 from ihsm_device.hsm.payload import parse
-from ihsm_device.hsm.vault import Entry
 
 _MAX_KEK_BYTES: Final = 32
 

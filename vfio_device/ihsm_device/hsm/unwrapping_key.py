@@ -14,8 +14,7 @@ from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import CURRENT_SVN, masking
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import Volatile
-from ihsm_device.hsm.vault import Entry, NewEntry
+from ihsm_device.hsm.partition import Entry, NewEntry, Volatile
 from ihsm_device.hsm.wire import TYPES
 
 UNWRAPPING_TYPE = KeyType.Rsa2kPrivate

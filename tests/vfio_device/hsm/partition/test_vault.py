@@ -11,16 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-from ihsm_device.hsm.vault import (
-    ATTRIBUTE_BYTES,
-    BLOCK_BYTES,
-    BULK_KEYS_PER_TABLE,
-    TABLE_BYTES,
-    TABLE_ENTRIES,
-    Entry,
-    NewEntry,
-    Vault,
-)
+from ihsm_device.hsm.partition import BULK_KEYS_PER_TABLE, Entry, NewEntry
+from ihsm_device.hsm.partition.vault import ATTRIBUTE_BYTES, BLOCK_BYTES, TABLE_BYTES, TABLE_ENTRIES, Vault
 from ihsm_device.hsm.wire import TYPES
 
 TABLES = 2

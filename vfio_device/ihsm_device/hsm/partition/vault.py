@@ -8,14 +8,12 @@ what is counted here is what the real part would need. The vault is not synchron
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
-
-if TYPE_CHECKING:
-    from ihsm_device.hsm.session_table import Session
+from ihsm_device.hsm.partition.session_table import Session
 
 TABLE_ENTRIES: Final = 256
 TABLE_BYTES: Final = 15104
@@ -38,7 +36,7 @@ class NewEntry:
     flags: KeyAttributeFlags
     internal: bool = False
     """The device itself is the owner."""
-    session: "Session | None" = None
+    session: Session | None = None
     """Owner of a session-only key; the session itself for a session object."""
     tag: int | None = None
     label: bytes = b""

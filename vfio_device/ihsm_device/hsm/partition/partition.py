@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from ihsm_abi.ddi.limits import NONCE_BYTES
 from ihsm_device.hsm.identity import PartitionIdentity
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, Scope
-from ihsm_device.hsm.pin_policy import PinPolicy
-from ihsm_device.hsm.session_table import Session, SessionTable
+from ihsm_device.hsm.partition.pin_policy import PinPolicy
+from ihsm_device.hsm.partition.session_table import Session, SessionTable
+from ihsm_device.hsm.partition.vault import Entry, Vault
 from ihsm_device.hsm.state import PartitionRecord, RecordFile
-from ihsm_device.hsm.vault import Entry, Vault
 from ihsm_device.hsm.wire import Point
 
 if TYPE_CHECKING:
