@@ -143,7 +143,7 @@ class Vault:
         if entry.content.tag is not None:
             del self._tags[entry.content.tag]
 
-    def of_session(self, session: "Session") -> list[Entry]:
+    def of_session(self, session: Session) -> list[Entry]:
         """Session-only keys of a session and its session object, lowest key number first."""
         return [entry for table in self._tables for entry in table.entries.values() if entry.content.session is session]
 
