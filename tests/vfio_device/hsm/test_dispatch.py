@@ -30,10 +30,9 @@ from ihsm_abi.ddi import (
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus
 from ihsm_abi.mbor import MborMap
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import CancelledError
 from ihsm_device.hsm.keystore import CryptoFailureError, StaleHandleError
-from ihsm_device.hsm.operation import HANDLERS, Handler
+from ihsm_device.hsm.operations import HANDLERS, Context, Handler
 from support.hsm import ModuleReply, Scene
 
 Replace = Callable[[DdiOp, Callable[[Context, MborMap], MborMap]], Handler]

@@ -22,11 +22,9 @@ from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus, Sessio
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError
 from ihsm_device.hsm.admission import NotProvisionedError, admit
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import CancelledError, RefusedError
-from ihsm_device.hsm.families import HANDLERS
 from ihsm_device.hsm.keystore import StaleHandleError
-from ihsm_device.hsm.operation import Handler
+from ihsm_device.hsm.operations import HANDLERS, Context, Handler
 from ihsm_device.hsm.partition import Partition
 
 _SHORT_APP_ID: Final = 0

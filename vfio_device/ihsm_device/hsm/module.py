@@ -10,7 +10,7 @@ from ihsm_abi.mbor import MborDecodeError
 from ihsm_device.hsm import dispatch
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 from ihsm_device.hsm.keystore import BulkTable
-from ihsm_device.hsm.operation import HANDLERS
+from ihsm_device.hsm.operations import HANDLERS
 from ihsm_device.hsm.partition import Partition
 
 __all__ = ["HsmCommand", "HsmCompletion", "Lane", "SecurityModule"]

@@ -6,11 +6,11 @@ from typing import Final
 
 from ihsm_abi.ddi import DdiOp, DdiStatus, KeyUsage, RsaModExpReq, RsaModExpResp, RsaOpType
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
 from ihsm_device.hsm.keystore import LengthError, RangeError
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import Family
 
 _USAGE_OF_OPERATION: Final = {

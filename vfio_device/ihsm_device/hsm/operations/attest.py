@@ -3,12 +3,12 @@
 """Proof that a key lives in this partition: AttestKey (spec 05 §14)."""
 
 from ihsm_abi.ddi import AttestKeyReq, AttestKeyResp, DdiOp, DdiStatus
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.identity import report
-from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import Hash
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.partition import Entry
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family, Point
 

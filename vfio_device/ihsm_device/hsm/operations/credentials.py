@@ -1,11 +1,8 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The credential-encryption protocol (spec 04 §5), login of OpenSession and ReopenSession, ChangePin (§9.11)."""
+"""The credential-encryption protocol (spec 04 §5), and the login of OpenSession and ReopenSession."""
 
 from ihsm_abi.ddi import (
-    ChangePinReq,
-    ChangePinResp,
-    DdiOp,
     DdiStatus,
     DerPublicKey,
     EncryptedSessionCredential,
@@ -17,10 +14,9 @@ from ihsm_abi.ddi.limits import (
     PIN_BYTES,
     SESSION_SEED_BYTES,
 )
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Credential, CredentialCheck, Handle, StaleHandleError
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, Volatile
 from ihsm_device.hsm.wire import P384, Point
 
@@ -126,40 +122,3 @@ def _judge(context: Context, state: Volatile, presented: Credential) -> None:
         state.pin_policy.failed()
         raise RefusedError(DdiStatus.InvalidAppCredentials)
     state.pin_policy.succeeded()
-
-
-@operation(DdiOp.ChangePin)
-def change_pin(context: Context, request: ChangePinReq) -> ChangePinResp:
-    """Replace the PIN; possession of a session suffices."""
-    sealed = request.new_pin
-    check_length(sealed.encrypted_pin, PIN_BYTES)
-    check_length(sealed.iv, CREDENTIAL_IV_BYTES)
-    with context.locked() as state:
-        key = state.encryption_keys.get(EncryptionPurpose.SESSION)
-    if key is None:
-        raise RefusedError(DdiStatus.SessionEncryptionKeyGenerateFailed)
-    client = _change_pin_client(context, request.pub_key)
-    channel = open_channel(context, key, client, sealed.nonce)
-    message = sealed.encrypted_pin + sealed.iv + sealed.nonce
-    with context.locked() as state:
-        accept_message(context, state, channel, message, sealed.nonce, sealed.tag)
-        pin = decrypt(context, channel, sealed.iv, sealed.encrypted_pin).pin
-        if state.credential is None or context.store.is_zero(pin):
-            raise RefusedError(DdiStatus.InvalidAppCredentials)
-        old = state.credential
-        state.credential = Credential(old.id, context.keep(pin), None)
-        context.store.destroy(old.pin)
-    return ChangePinResp()
-
-
-def _change_pin_client(context: Context, public_key: DerPublicKey) -> Point:
-    """The client's point; here a short or invalid one is a failure of the key agreement (spec 04 §16.4)."""
-    try:
-        client = context.dialect.read_ec_point(public_key.der, P384)
-    except RefusedError as error:
-        if error.status is DdiStatus.EccDerKeyShorterThanCurve:
-            raise RefusedError(DdiStatus.FailedToComputeEcdhSharedSecret) from None
-        raise
-    if not (client.in_range and client.on_curve):
-        raise RefusedError(DdiStatus.FailedToComputeEcdhSharedSecret)
-    return client

@@ -1,29 +1,40 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenSession, ReopenSession, CloseSession (spec 04 §9.8–§9.10, §10)."""
+"""OpenSession, ReopenSession, CloseSession, ChangePin (spec 04 §9.8–§9.11, §10)."""
 
 from typing import Final
 
 from ihsm_abi.ddi import (
     ApiRev,
+    ChangePinReq,
+    ChangePinResp,
     CloseSessionReq,
     CloseSessionResp,
     DdiOp,
     DdiStatus,
+    DerPublicKey,
     KeyAttributeFlags,
     OpenSessionReq,
     OpenSessionResp,
     ReopenSessionReq,
     ReopenSessionResp,
 )
-from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.credentials import check_login_lengths, log_in
+from ihsm_abi.ddi.limits import CREDENTIAL_IV_BYTES, PIN_BYTES
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
-from ihsm_device.hsm.keystore import Handle, Scope
-from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.partition import NewEntry, Session, Volatile
-from ihsm_device.hsm.wire import MASKING_KEY_BYTES, SESSION_BYTES
+from ihsm_device.hsm.keystore import Credential, Handle, Scope
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.credentials import (
+    accept_message,
+    check_length,
+    check_login_lengths,
+    decrypt,
+    log_in,
+    open_channel,
+)
+from ihsm_device.hsm.operations.operation import operation
+from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry, Session, Volatile
+from ihsm_device.hsm.wire import MASKING_KEY_BYTES, P384, SESSION_BYTES, Point
 
 SHORT_APP_ID: Final = 0
 
@@ -87,6 +98,30 @@ def close_session(context: Context, request: CloseSessionReq) -> CloseSessionRes
     return CloseSessionResp()
 
 
+@operation(DdiOp.ChangePin)
+def change_pin(context: Context, request: ChangePinReq) -> ChangePinResp:
+    """Replace the PIN; possession of a session suffices."""
+    sealed = request.new_pin
+    check_length(sealed.encrypted_pin, PIN_BYTES)
+    check_length(sealed.iv, CREDENTIAL_IV_BYTES)
+    with context.locked() as state:
+        key = state.encryption_keys.get(EncryptionPurpose.SESSION)
+    if key is None:
+        raise RefusedError(DdiStatus.SessionEncryptionKeyGenerateFailed)
+    client = _change_pin_client(context, request.pub_key)
+    channel = open_channel(context, key, client, sealed.nonce)
+    message = sealed.encrypted_pin + sealed.iv + sealed.nonce
+    with context.locked() as state:
+        accept_message(context, state, channel, message, sealed.nonce, sealed.tag)
+        pin = decrypt(context, channel, sealed.iv, sealed.encrypted_pin).pin
+        if state.credential is None or context.store.is_zero(pin):
+            raise RefusedError(DdiStatus.InvalidAppCredentials)
+        old = state.credential
+        state.credential = Credential(old.id, context.keep(pin), None)
+        context.store.destroy(old.pin)
+    return ChangePinResp()
+
+
 def _revision(context: Context) -> ApiRev:
     """The revision that the session's commands must carry from now on."""
     if context.header.rev is None:
@@ -129,3 +164,16 @@ def _close_again(context: Context, session: Session) -> None:
     with context.partition.lock:
         if context.partition.sessions.is_live(session):
             context.partition.close_session(session)
+
+
+def _change_pin_client(context: Context, public_key: DerPublicKey) -> Point:
+    """The client's point; here a short or invalid one is a failure of the key agreement (spec 04 §16.4)."""
+    try:
+        client = context.dialect.read_ec_point(public_key.der, P384)
+    except RefusedError as error:
+        if error.status is DdiStatus.EccDerKeyShorterThanCurve:
+            raise RefusedError(DdiStatus.FailedToComputeEcdhSharedSecret) from None
+        raise
+    if not (client.in_range and client.on_curve):
+        raise RefusedError(DdiStatus.FailedToComputeEcdhSharedSecret)
+    return client

@@ -15,12 +15,12 @@ from ihsm_abi.ddi import (
     KeyType,
     KeyUsage,
 )
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
 from ihsm_device.hsm.keystore import Handle, Hash
-from ihsm_device.hsm.new_keys import StoredKey, Target, check_bulk_slot, store_key
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.new_keys import StoredKey, Target, check_bulk_slot, store_key
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import TYPES, Family, TypeInfo
 
 OUTPUT_FAMILIES: Final = frozenset({Family.AES, Family.BULK, Family.HMAC})

@@ -16,11 +16,11 @@ from ihsm_abi.ddi import (
     KeyType,
     KeyUsage,
 )
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
-from ihsm_device.hsm.new_keys import Target, store_key
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.new_keys import Target, store_key
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import TYPES, Family
 
 BLOCK_BYTES: Final = 16

@@ -14,10 +14,10 @@ from ihsm_abi.ddi import (
     KeyAttributeFlags,
     KeyType,
 )
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Curve, Hash, PairwiseTest, PairwiseTestError
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.partition import EncryptionKey, EncryptionPurpose, NewEntry, Volatile
 from ihsm_device.hsm.wire import ENCRYPTION_KEY_BYTES, P384, Point
 

@@ -15,10 +15,10 @@ from ihsm_abi.ddi import (
     TargetKeyProperties,
 )
 from ihsm_abi.ddi.masked_key import MaskedKeyAttributes, MaskedKeyMetadata
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import CURRENT_SVN, masking
 from ihsm_device.hsm.keystore import Handle, Scope
+from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.partition import BULK_KEYS_PER_TABLE, Entry, NewEntry
 from ihsm_device.hsm.profile import BulkNumbers
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, USAGE_FLAGS, USAGES, Family, Point

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm_abi.ddi import DdiStatus, KeyClass, KeyType
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import (
     DecodeError,
     Handle,
@@ -17,7 +15,9 @@ from ihsm_device.hsm.keystore import (
     PairwiseTest,
     PairwiseTestError,
 )
-from ihsm_device.hsm.new_keys import StoredKey, Target, check_bulk_slot, store_key
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure
+from ihsm_device.hsm.operations.new_keys import StoredKey, Target, check_bulk_slot, store_key
 from ihsm_device.hsm.wire import BY_ID, TYPES, Family
 
 _AES_TYPE_OF_LENGTH: Final = {16: KeyType.Aes128, 24: KeyType.Aes192, 32: KeyType.Aes256}

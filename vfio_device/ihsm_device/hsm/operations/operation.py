@@ -11,14 +11,12 @@ A handler raises `RefusedError(status)` to answer with an error. It runs on any 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ihsm_abi.ddi import OPERATIONS, DdiOp
 from ihsm_abi.mbor import MborMap
 from ihsm_device.hsm.command import Lane
-
-if TYPE_CHECKING:
-    from ihsm_device.hsm.context import Context
+from ihsm_device.hsm.operations.context import Context
 
 Request = TypeVar("Request", bound=MborMap)
 Response = TypeVar("Response", bound=MborMap)
@@ -29,8 +27,8 @@ class Handler:
     """An implemented operation."""
 
     request: type[MborMap]
-    run: "Callable[[Context, Any], MborMap]"
-    before_decode: "Callable[[Context], None] | None"
+    run: Callable[[Context, Any], MborMap]
+    before_decode: Callable[[Context], None] | None
     lane: Lane
     response_op: DdiOp
     reports_fips: bool
@@ -38,18 +36,18 @@ class Handler:
 
 
 HANDLERS: Final[dict[DdiOp, Handler]] = {}
-"""Every implemented operation by its code; complete once `dispatch` is imported."""
+"""Every implemented operation by its code; complete once the room is imported."""
 
 
 def operation(
     op: DdiOp,
     *,
-    before_decode: "Callable[[Context], None] | None" = None,
+    before_decode: Callable[[Context], None] | None = None,
     lane: Lane = Lane.FAST,
     response_op: DdiOp | None = None,
     reports_fips: bool = True,
     validation_hook: bool = False,
-) -> "Callable[[Callable[[Context, Request], Response]], Callable[[Context, Request], Response]]":
+) -> Callable[[Callable[[Context, Request], Response]], Callable[[Context, Request], Response]]:
     """Register the function that carries out an operation.
 
     Args:
@@ -61,7 +59,7 @@ def operation(
         validation_hook: exists only in a device started with validation hooks.
     """
 
-    def register(run: "Callable[[Context, Request], Response]") -> "Callable[[Context, Request], Response]":
+    def register(run: Callable[[Context, Request], Response]) -> Callable[[Context, Request], Response]:
         HANDLERS[op] = Handler(
             request=OPERATIONS[op].request,
             run=run,

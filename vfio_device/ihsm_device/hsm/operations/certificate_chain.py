@@ -12,10 +12,10 @@ from ihsm_abi.ddi import (
     GetCertificateReq,
     GetCertificateResp,
 )
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import certificates
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.operation import operation
 
 
 @operation(DdiOp.GetCertChainInfo)

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """All families of operations; importing them registers their handlers."""
 
-from ihsm_device.hsm import (
+from ihsm_device.hsm.operations import (
     aes,
     attest,
     backup_keys,
     certificate_chain,
-    credentials,
     derive,
     device_info,
     ecc,
@@ -21,7 +20,7 @@ from ihsm_device.hsm import (
     unwrapping_key,
     validation,
 )
-from ihsm_device.hsm.operation import HANDLERS
+from ihsm_device.hsm.operations.operation import HANDLERS
 
 __all__ = [
     "HANDLERS",
@@ -29,7 +28,6 @@ __all__ = [
     "attest",
     "backup_keys",
     "certificate_chain",
-    "credentials",
     "derive",
     "device_info",
     "ecc",

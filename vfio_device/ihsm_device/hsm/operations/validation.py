@@ -29,15 +29,15 @@ from ihsm_abi.ddi.firmware_ops import (
     TestActionReq,
     TestActionResp,
 )
-from ihsm_device.hsm.aes import BLOCK_BYTES
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyStructureError, KeyUnwrapError
-from ihsm_device.hsm.new_keys import Target, store_key
-from ihsm_device.hsm.operation import operation
-from ihsm_device.hsm.payload import parse
-from ihsm_device.hsm.unwrap import decrypt_kek
+from ihsm_device.hsm.operations.aes import BLOCK_BYTES
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.new_keys import Target, store_key
+from ihsm_device.hsm.operations.operation import operation
+from ihsm_device.hsm.operations.payload import parse
+from ihsm_device.hsm.operations.unwrap import decrypt_kek
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family
 
 _MAX_RANDOM_BYTES: Final = 64

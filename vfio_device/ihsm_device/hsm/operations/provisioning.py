@@ -17,8 +17,11 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, CREDENTIAL_IV_BYTES, PIN_BYTES
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.credentials import (
+from ihsm_device.hsm.errors import RefusedError
+from ihsm_device.hsm.identity import hierarchy, masking
+from ihsm_device.hsm.keystore import Curve, Handle, Hash
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.credentials import (
     accept_message,
     check_length,
     check_nonce,
@@ -27,12 +30,9 @@ from ihsm_device.hsm.credentials import (
     decrypt,
     open_channel,
 )
-from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.identity import hierarchy, masking
-from ihsm_device.hsm.keystore import Curve, Handle, Hash
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.operation import operation
+from ihsm_device.hsm.operations.unwrapping_key import obtain_unwrapping_key, store_unwrapping_key
 from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry, Provisioned, Volatile
-from ihsm_device.hsm.unwrapping_key import obtain_unwrapping_key, store_unwrapping_key
 from ihsm_device.hsm.wire import MASKING_KEY_BYTES, MASKING_TYPE, P384, Point
 
 _MASKING_KEY_FLAGS: Final = KeyAttributeFlags.LOCAL | KeyAttributeFlags.ENCRYPT | KeyAttributeFlags.DECRYPT

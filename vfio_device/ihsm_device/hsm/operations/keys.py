@@ -14,12 +14,12 @@ from ihsm_abi.ddi import (
     UnmaskKeyResp,
 )
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import masking
 from ihsm_device.hsm.keystore import Scope
-from ihsm_device.hsm.new_keys import bulk_key_id, check_bulk_slot, masking_key, public_key, store_key
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.new_keys import bulk_key_id, check_bulk_slot, masking_key, public_key, store_key
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import TYPES
 
 

@@ -3,9 +3,9 @@
 """Message authentication: Hmac (spec 05 §12.1; FIPS 198-1)."""
 
 from ihsm_abi.ddi import DdiOp, DdiStatus, HmacReq, HmacResp, KeyUsage
-from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.key_use import engine_failure, require_family, require_usage
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import Family
 
 

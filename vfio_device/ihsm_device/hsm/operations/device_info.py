@@ -10,8 +10,8 @@ from ihsm_abi.ddi import (
     GetDeviceInfoReq,
     GetDeviceInfoResp,
 )
-from ihsm_device.hsm.context import Context
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.operation import operation
 
 
 @operation(DdiOp.GetApiRev, reports_fips=False)

@@ -18,14 +18,14 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.ddi.formats import WRAPPED_KEK_BYTES
 from ihsm_device.hsm.command import Lane
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.key_use import engine_failure
 from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyUnwrapError, OaepError
-from ihsm_device.hsm.new_keys import Target
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.key_use import engine_failure
+from ihsm_device.hsm.operations.new_keys import Target
+from ihsm_device.hsm.operations.operation import operation
+from ihsm_device.hsm.operations.payload import parse
 from ihsm_device.hsm.partition import Entry
-from ihsm_device.hsm.payload import parse
 
 _MAX_KEK_BYTES: Final = 32
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from ihsm_abi.ddi import DdiOp, DdiStatus, GetUnwrappingKeyReq, GetUnwrappingKeyResp, KeyType
 from ihsm_abi.ddi.masked_key import MaskedKeyMetadata
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import CURRENT_SVN, masking
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError, Scope
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.partition import Entry, NewEntry, Volatile
 from ihsm_device.hsm.wire import TYPES
 

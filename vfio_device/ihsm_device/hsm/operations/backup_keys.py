@@ -18,11 +18,11 @@ from ihsm_abi.ddi import (
     SetSealedBk3Resp,
 )
 from ihsm_abi.ddi.limits import BK3_BYTES, SEALED_BK3_MAX_BYTES
-from ihsm_device.hsm.context import Context
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Handle, Scope
-from ihsm_device.hsm.operation import operation
+from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.operations.operation import operation
 
 
 def _check_first(context: Context) -> None:
