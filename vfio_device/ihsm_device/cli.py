@@ -93,6 +93,7 @@ def serve(
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
     from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+    from ihsm_device.hsm.module import SecurityModule
     from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
     from ihsm_device.hsm.state import StateError
     from ihsm_device.server import Server, choose_paths, tune_process
@@ -109,7 +110,7 @@ def serve(
         with HsmDevice(options) as hsm:
             server = Server(
                 choose_paths(path, count),
-                lambda index: hsm.function(index, resources),
+                lambda index: SecurityModule.open(hsm, index, resources),
                 resources=resources,
                 doorbell_page=doorbell == "page",
                 spin_us=spin_us,

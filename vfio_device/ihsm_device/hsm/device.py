@@ -4,32 +4,16 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from ihsm_abi.ddi import DeviceKind
-from ihsm_device.hsm.identity import (
-    PARTITION_ID_BYTES,
-    DeviceIdentity,
-    PartitionIdentity,
-    certificates,
-    hierarchy,
-    masking,
-)
-from ihsm_device.hsm.keystore import (
-    KeyStore,
-    Owner,
-    PairwiseTest,
-    PairwiseTestError,
-    Scope,
-    SelfTestReport,
-    run_self_tests,
-)
-from ihsm_device.hsm.module import SecurityModule
-from ihsm_device.hsm.partition import Kept, Partition
+from ihsm_device.hsm.identity import DeviceIdentity, certificates
+from ihsm_device.hsm.keystore import KeyStore, Owner, Scope, SelfTestReport, run_self_tests
 from ihsm_device.hsm.profile import DEFAULT, Profile
-from ihsm_device.hsm.state import DeviceRecord, PartitionRecord, StateDirectory, StateError
+from ihsm_device.hsm.state import DeviceRecord, StateDirectory
 from ihsm_device.hsm.unwrapping_keys import UnwrappingKeyStock
 from ihsm_device.hsm.wire import DIALECTS
 
@@ -54,6 +38,9 @@ class DeviceOptions:
 
 class HsmDevice:
     """The shared part; one per process, because the key store is."""
+
+    open_function: ClassVar[Callable[["HsmDevice", int, int, bytes], Any]]
+    """Opens the security module of a function; set by `ihsm_device.hsm`, for modules stand above the device."""
 
     def __init__(self, options: DeviceOptions | None = None, *, store: KeyStore | None = None) -> None:
         """Start: open the state, derive the identity, run the self-tests.
@@ -93,20 +80,13 @@ class HsmDevice:
         """Close."""
         self.close()
 
-    def function(self, index: int = 0, tables: int = DEFAULT_TABLES, launch_guid: bytes = bytes(16)) -> SecurityModule:
-        """The security module of function `index` (from 0) with `tables` key tables.
+    def function(self, index: int = 0, tables: int = DEFAULT_TABLES, launch_guid: bytes = bytes(16)) -> Any:
+        """The `SecurityModule` of function `index` (from 0) with `tables` key tables.
 
         Raises:
             StateError: the function's file in the state directory is damaged.
         """
-        file = self.directory.partition_file(index)
-        record = file.read() if self.profile.restart_keeps_identity else None
-        if record is None:
-            record = self._new_record()
-            file.write(record)
-        kept = self.open_record(record, index)
-        kept.launch_guid = launch_guid
-        return SecurityModule(Partition(self, index, tables, kept, file, self.store.bulk_table(index)))
+        return type(self).open_function(self, index, tables, launch_guid)
 
     def run_self_tests(self) -> SelfTestReport:
         """Run every known-answer test now; a failed one leads to the error state, which a later success does not end.
@@ -128,31 +108,6 @@ class HsmDevice:
     def serial(self, index: int) -> int:
         """64-bit serial number of function `index`, never 0."""
         return (self.record.serial + index) % 2**64 or 2**64 - 1
-
-    def new_partition(self, index: int) -> Kept:
-        """What a partition keeps, as new: another identity, nothing else."""
-        return self.open_record(self._new_record(), index)
-
-    def open_record(self, record: PartitionRecord, index: int) -> Kept:
-        """Make the keys of a record usable; raises StateError if they do not belong to this device."""
-        kept = Kept(PartitionIdentity.derive(self.store, self.identity, record.partition_id, index), record)
-        try:
-            self.store.ec_pairwise_test(kept.identity.key, PairwiseTest.SIGN)
-        except PairwiseTestError as error:
-            self.enter_error_state(f"pairwise test of the identity key of function {index}: {error}")
-        if record.bk_boot is not None:
-            owner = Owner(index, Scope.IDENTITY)
-            bkx = hierarchy.boot_masking_key(self.store, self.identity.seeds, hierarchy.CURRENT_SVN, owner)
-            try:
-                kept.bk_boot = masking.unmask_masking_key(self.store, bkx, masking.read(record.bk_boot), owner)
-            except masking.UnmaskError as error:
-                raise StateError(f"function {index}: the stored BK_BOOT is not of this device") from error
-            finally:
-                self.store.destroy(bkx)
-        return kept
-
-    def _new_record(self) -> PartitionRecord:
-        return PartitionRecord(self.store.random(PARTITION_ID_BYTES))
 
     def _load_record(self) -> DeviceRecord:
         file = self.directory.device_file()

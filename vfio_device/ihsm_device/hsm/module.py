@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The security module of one function, as its queues and its controller see it."""
 
-from typing import Any
+from typing import Any, Self
 
 from ihsm_abi.ddi import decode_request_header
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
 from ihsm_abi.mbor import MborDecodeError
-from ihsm_device.hsm import dispatch
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
+from ihsm_device.hsm.device import DEFAULT_TABLES, HsmDevice
+from ihsm_device.hsm.dispatch import run
 from ihsm_device.hsm.keystore import BulkTable
 from ihsm_device.hsm.operations import HANDLERS
 from ihsm_device.hsm.partition import Partition
@@ -17,14 +18,24 @@ __all__ = ["HsmCommand", "HsmCompletion", "Lane", "SecurityModule"]
 
 
 class SecurityModule:
-    """Executes commands; knows nothing of queues. Every method may be called from any thread.
-
-    Made by `HsmDevice.function`.
-    """
+    """Executes commands; knows nothing of queues. Every method may be called from any thread."""
 
     def __init__(self, partition: Partition) -> None:
         """Serve a partition."""
         self.partition = partition
+
+    @classmethod
+    def open(
+        cls, device: HsmDevice, index: int = 0, tables: int = DEFAULT_TABLES, launch_guid: bytes = bytes(16)
+    ) -> Self:
+        """The module of function `index` (from 0) with `tables` key tables.
+
+        Raises:
+            StateError: the function's file in the state directory is damaged.
+        """
+        partition = Partition.open(device, index, tables)
+        partition.kept.launch_guid = launch_guid
+        return cls(partition)
 
     @property
     def serial(self) -> int:
@@ -59,7 +70,7 @@ class SecurityModule:
         """Run a normal command whose queue entry has been checked (spec 02 B.7)."""
         if self.partition.device.error is not None:
             return HsmCompletion(b"", SessionControl(0), sc=HsmStatus.INTERNAL_ERROR)
-        return dispatch.run(self.partition, command)
+        return run(self.partition, command)
 
     def flush(self, command: HsmCommand) -> HsmCompletion:
         """Run a flush (spec 02 B.5): close the session as CloseSession does, ids that wait for renegotiation too."""

@@ -13,19 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Self
 
 from ihsm_abi.ddi.limits import NONCE_BYTES
-from ihsm_device.hsm.identity import PartitionIdentity
-from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, Scope
+from ihsm_device.hsm.device import HsmDevice
+from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, hierarchy, masking
+from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.partition.pin_policy import PinPolicy
 from ihsm_device.hsm.partition.session_table import Session, SessionTable
 from ihsm_device.hsm.partition.vault import Entry, Vault
-from ihsm_device.hsm.state import PartitionRecord, RecordFile
+from ihsm_device.hsm.state import PartitionRecord, RecordFile, StateError
 from ihsm_device.hsm.wire import Point
-
-if TYPE_CHECKING:
-    from ihsm_device.hsm.device import HsmDevice
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,12 +79,37 @@ class Kept:
     unwrapping_key: Handle | None = None
     launch_guid: bytes = bytes(16)
 
+    @classmethod
+    def new(cls, device: HsmDevice, index: int) -> Self:
+        """What function `index` starts with: another identity, nothing else."""
+        return cls.of_record(device, index, PartitionRecord(device.store.random(PARTITION_ID_BYTES)))
+
+    @classmethod
+    def of_record(cls, device: HsmDevice, index: int, record: PartitionRecord) -> Self:
+        """Make the keys of a record usable; raises StateError if they do not belong to this device."""
+        store = device.store
+        kept = cls(PartitionIdentity.derive(store, device.identity, record.partition_id, index), record)
+        try:
+            store.ec_pairwise_test(kept.identity.key, PairwiseTest.SIGN)
+        except PairwiseTestError as error:
+            device.enter_error_state(f"pairwise test of the identity key of function {index}: {error}")
+        if record.bk_boot is not None:
+            owner = Owner(index, Scope.IDENTITY)
+            bkx = hierarchy.boot_masking_key(store, device.identity.seeds, hierarchy.CURRENT_SVN, owner)
+            try:
+                kept.bk_boot = masking.unmask_masking_key(store, bkx, masking.read(record.bk_boot), owner)
+            except masking.UnmaskError as error:
+                raise StateError(f"function {index}: the stored BK_BOOT is not of this device") from error
+            finally:
+                store.destroy(bkx)
+        return kept
+
 
 @dataclass(slots=True)
 class Partition:
     """One function's HSM."""
 
-    device: "HsmDevice"
+    device: HsmDevice
     index: int
     """Number of the function in the process, from 0."""
     tables: int
@@ -100,6 +123,22 @@ class Partition:
     record_lock: threading.Lock = field(default_factory=threading.Lock)
     """Serialises changes of `kept.record` with their files; taken before `lock`, never inside it."""
     state: Volatile = field(init=False)
+
+    @classmethod
+    def open(cls, device: HsmDevice, index: int, tables: int) -> Self:
+        """The partition of function `index` (from 0) with `tables` key tables, as the state directory knows it.
+
+        Raises:
+            StateError: the function's file in the state directory is damaged, or not of this device.
+        """
+        file = device.directory.partition_file(index)
+        record = file.read() if device.profile.restart_keeps_identity else None
+        if record is None:
+            kept = Kept.new(device, index)
+            file.write(kept.record)
+        else:
+            kept = Kept.of_record(device, index, record)
+        return cls(device, index, tables, kept, file, device.store.bulk_table(index))
 
     def __post_init__(self) -> None:
         """Start in the state Fresh."""
@@ -135,7 +174,7 @@ class Partition:
     def reset(self) -> None:
         """Partition reset: everything goes, identity, BK_BOOT and session ids included."""
         with self.record_lock:
-            kept = self.device.new_partition(self.index)
+            kept = Kept.new(self.device, self.index)
             self.file.write(kept.record)
             with self.lock:
                 self.sessions.clear()

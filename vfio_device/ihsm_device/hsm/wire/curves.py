@@ -10,7 +10,7 @@ from typing import Final
 
 from ihsm_abi.ddi import EccCurve
 from ihsm_abi.ddi.formats import ECC_BY_CURVE, EccFormat
-from ihsm_device.hsm import keystore
+from ihsm_device.hsm.keystore import Curve as CurveId
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Curve:
     """Lengths and names on the wire."""
 
     @property
-    def id(self) -> keystore.Curve:
+    def id(self) -> CurveId:
         """The curve's name in the key store."""
-        return keystore.Curve(self.form.curve)
+        return CurveId(self.form.curve)
 
     @property
     def size(self) -> int:
