@@ -92,10 +92,9 @@ def serve(
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
-    from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+    from ihsm_device.hsm.device import DeviceOptions, HsmDevice, StateError
     from ihsm_device.hsm.module import SecurityModule
     from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
-    from ihsm_device.hsm.state import StateError
     from ihsm_device.server import Server, choose_paths, tune_process
 
     tune_process()

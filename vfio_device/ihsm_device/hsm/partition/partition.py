@@ -16,13 +16,12 @@ from enum import Enum
 from typing import Self
 
 from ihsm_abi.ddi.limits import NONCE_BYTES
-from ihsm_device.hsm.device import HsmDevice
+from ihsm_device.hsm.device import HsmDevice, PartitionRecord, RecordFile, StateError
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, hierarchy, masking
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.partition.pin_policy import PinPolicy
 from ihsm_device.hsm.partition.session_table import Session, SessionTable
 from ihsm_device.hsm.partition.vault import Entry, Vault
-from ihsm_device.hsm.state import PartitionRecord, RecordFile, StateError
 from ihsm_device.hsm.wire import Point
 
 _LOG = logging.getLogger(__name__)

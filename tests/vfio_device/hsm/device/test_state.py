@@ -20,16 +20,10 @@ import pytest
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import AesKeySize, DdiStatus, DeviceKind, KeyUsage
-from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+from ihsm_device.hsm.device import DeviceOptions, HsmDevice, PartitionRecord, RecordFile, StateError
+from ihsm_device.hsm.device.state import DeviceRecord, StateDirectory
 from ihsm_device.hsm.keystore import StateFileError
 from ihsm_device.hsm.profile import DEFAULT
-from ihsm_device.hsm.state import (
-    DeviceRecord,
-    PartitionRecord,
-    RecordFile,
-    StateDirectory,
-    StateError,
-)
 from support.hsm import Scene
 
 SEALED = bytes(range(100))
@@ -255,7 +249,7 @@ with HsmDevice(DeviceOptions(state=Path(sys.argv[1]))) as device:
 def test_a_kill_at_any_moment_leaves_the_old_state_or_the_new(options: DeviceOptions) -> None:
     dice = random.Random(7)
     for _ in range(8):
-        worker = [sys.executable, "-c", WORKER, str(options.state), str(Path(__file__).parents[2])]
+        worker = [sys.executable, "-c", WORKER, str(options.state), str(Path(__file__).parents[3])]
         with subprocess.Popen(worker, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

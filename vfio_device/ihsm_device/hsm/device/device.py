@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from ihsm_abi.ddi import DeviceKind
+from ihsm_device.hsm.device.state import DeviceRecord, StateDirectory
+from ihsm_device.hsm.device.unwrapping_stock import UnwrappingKeyStock
 from ihsm_device.hsm.identity import DeviceIdentity, certificates
 from ihsm_device.hsm.keystore import KeyStore, Owner, Scope, SelfTestReport, run_self_tests
 from ihsm_device.hsm.profile import DEFAULT, Profile
-from ihsm_device.hsm.state import DeviceRecord, StateDirectory
-from ihsm_device.hsm.unwrapping_keys import UnwrappingKeyStock
 from ihsm_device.hsm.wire import DIALECTS
 
 DEFAULT_TABLES: Final = 1
