@@ -100,9 +100,9 @@ class Recorder:
 def recorded(controller: Controller, session: Session) -> tuple[Recorder, Session]:
     """A recorder, and the session through it."""
     recorder = Recorder(controller)
-    through = Session(Partition(recorder), session.session_id, session.short_app_id, b"", b"")
-    through.partition.info()
-    return recorder, through
+    partition = Partition(recorder)
+    partition.info()  # now, so that the command recorded last is always the operation's
+    return recorder, Session(partition, session.session_id, session.short_app_id, b"", b"")
 
 
 class DdiWork:

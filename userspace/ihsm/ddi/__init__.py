@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         StatusError,
     )
     from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
-    from ihsm.ddi.partition import Partition, SessionTicket
+    from ihsm.ddi.partition import Partition
     from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
-    from ihsm.ddi.session import Session
+    from ihsm.ddi.session import Session, SessionTicket
     from ihsm.ddi.transport import Reply, Transport
 
 _HOMES = {
@@ -53,7 +53,7 @@ _HOMES = {
     "Reply": "transport",
     "ResponseError": "errors",
     "Session": "session",
-    "SessionTicket": "partition",
+    "SessionTicket": "session",
     "SoftwareTrustAnchor": "pota",
     "StatusError": "errors",
     "Transport": "transport",

@@ -3,7 +3,6 @@
 """The client's view of a partition: what needs no session, from revision to opening one (spec 04 §9, §13)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +14,7 @@ from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy, check_length
 from ihsm.ddi.errors import CertificateChainError, DeviceKeyError, StatusError
 from ihsm.ddi.pota import TrustAnchor, der_signature, endorse
-from ihsm.ddi.session import Session
+from ihsm.ddi.session import Session, SessionTicket
 from ihsm.ddi.transforms import ecc_spki_to_raw
 from ihsm.ddi.transport import Transport
 from ihsm_abi.ddi import (
@@ -55,15 +54,6 @@ T = TypeVar("T")
 
 NONCE_ATTEMPTS = 12
 """How often a command is tried while other clients win the race for the partition's nonce (spec 04 §5.4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTicket:
-    """What reopens a session after its keys went with a reset: keep it secret, the seed unlocks the session's keys."""
-
-    session_id: int
-    seed: bytes = field(repr=False)
-    bmk_session: bytes = field(repr=False)
 
 
 class Partition:

@@ -5,26 +5,46 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
+from ihsm.ddi.channel import Channel
+from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
 from ihsm.errors import IhsmError
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
 
-if TYPE_CHECKING:
-    from ihsm.ddi.partition import Partition, SessionTicket
-
 R = TypeVar("R", bound=MborMap)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTicket:
+    """What reopens a session after its keys went with a reset: keep it secret, the seed unlocks the session's keys."""
+
+    session_id: int
+    seed: bytes = field(repr=False)
+    bmk_session: bytes = field(repr=False)
+
+
+class SessionHost(Protocol):
+    """What a session needs of its partition, see `ihsm.ddi.Partition`."""
+
+    @property
+    def channel(self) -> Channel:
+        """Typed messages in host form."""
+
+    def session_cipher(self) -> CredentialCipher:
+        """Keys agreed with the device's session encryption key under its current nonce."""
 
 
 class Session(KeyOperations, CryptoOperations):
     """A session of a partition; a context manager that closes it."""
 
     def __init__(
-        self, partition: Partition, session_id: int, short_app_id: int, seed: bytes, bmk_session: bytes
+        self, partition: SessionHost, session_id: int, short_app_id: int, seed: bytes, bmk_session: bytes
     ) -> None:
         """Made by `Partition.open_session` and `Partition.reopen_session`."""
         self.partition = partition
@@ -41,8 +61,6 @@ class Session(KeyOperations, CryptoOperations):
     @property
     def ticket(self) -> SessionTicket:
         """What `Partition.reopen_session` needs after a reset."""
-        from ihsm.ddi.partition import SessionTicket
-
         return SessionTicket(self.session_id, self._seed, self._bmk_session)
 
     def change_pin(self, pin: bytes) -> None:
