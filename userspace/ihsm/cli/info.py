@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
+from ihsm import ddi
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
 from ihsm.cli.common import OUTPUT_FILE, device_option, flatten, json_option, print_json, print_table
-from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, GetDeviceInfoReq, GetDeviceInfoResp
@@ -49,9 +49,7 @@ def info(device: str, as_json: bool, poll: bool, chain_file: Path | None) -> Non
 
 def save_chain(controller: Controller, path: Path) -> None:
     """Write the certificate chain, if it holds together."""
-    from ihsm.ddi import Partition
-
-    chain = Partition(controller).certificate_chain()
+    chain = ddi.Partition(controller).certificate_chain()
     chain.verify(strict_leaf=False)
     path.write_bytes(chain.pem())
 
@@ -76,7 +74,7 @@ def describe_controller(controller: Controller) -> dict[str, Any]:
     """Registers, Identify, queues, and the two DDI commands that need neither session nor provisioning."""
     version = controller.registers.vs
     cap = controller.registers.cap
-    channel = Channel(controller)
+    channel = ddi.Channel(controller)
     revisions = channel.call(GetApiRevReq(), GetApiRevResp)
     device = channel.call(GetDeviceInfoReq(), GetDeviceInfoResp)
     return {

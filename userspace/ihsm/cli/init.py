@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ihsm import ddi
 from ihsm.cli.common import EXISTING_FILE, device_option, flatten, json_option, print_json, print_table
 from ihsm.cli.secrets import credential_options, read_pin, read_secret
 from ihsm.uri import open_controller
@@ -37,15 +38,13 @@ def init(
     What is not given is random. The credential lives as long as the client: with this command over a socket or VFIO,
     until the next subsystem reset behind a kernel driver.
     """
-    from ihsm.ddi import Credential, Partition
-
-    credential = Credential(
+    credential = ddi.Credential(
         credential_id or os.urandom(CREDENTIAL_ID_BYTES), read_pin(pin_file) if pin_file else os.urandom(PIN_BYTES)
     )
     bk3 = read_secret(bk3_file, BK3_BYTES, "--bk3-file") if bk3_file else os.urandom(BK3_BYTES)
     anchor = _anchor(owner_key)
     with open_controller(device) as controller:
-        partition = Partition(controller)
+        partition = ddi.Partition(controller)
         info = partition.info()
         chain = partition.certificate_chain()
         chain.verify(strict_leaf=False)
@@ -74,19 +73,17 @@ def init(
         print_table(flatten(record))
 
 
-def _anchor(owner_key: Path | None) -> Any:
+def _anchor(owner_key: Path | None) -> ddi.SoftwareTrustAnchor:
     """The owner's trust anchor, from a file or made now."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    from ihsm.ddi import SoftwareTrustAnchor
-
     if owner_key is None:
-        return SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
+        return ddi.SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
     try:
         key = load_pem_private_key(owner_key.read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError("not an EC key")
-        return SoftwareTrustAnchor(key)
+        return ddi.SoftwareTrustAnchor(key)
     except (ValueError, TypeError) as error:
         raise click.BadParameter(f"{owner_key}: {error}", param_hint="--owner-key") from None

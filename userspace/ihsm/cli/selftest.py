@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
+from ihsm import ddi
 from ihsm.cli.common import OUTPUT_FILE, device_option, json_option, print_json
 from ihsm.cli.secrets import credential_options, read_pin
 from ihsm.uri import open_controller
-
-if TYPE_CHECKING:
-    from ihsm.selftest import StepResult
 
 _NAME_COLUMNS: Final = 22
 
@@ -39,14 +37,18 @@ def selftest(
     A partition that is provisioned already needs its credential; it stays as it is. Exit status: 0 only if every
     step passed.
     """
-    from ihsm.ddi import Credential
-    from ihsm.selftest import run_selftest
+    from ihsm.selftest import StepResult, run_selftest
+
+    def show(step: StepResult) -> None:
+        if not as_json:
+            word = "ok  " if step.ok else "FAIL"
+            click.echo(f"{word} {step.name:<{_NAME_COLUMNS}} {step.us / 1000:8.1f} ms  {step.detail}")
 
     if (credential_id is None) != (pin_file is None):
         raise click.UsageError("--id and --pin-file belong together")
-    credential = Credential(credential_id, read_pin(pin_file)) if credential_id and pin_file else None
+    credential = ddi.Credential(credential_id, read_pin(pin_file)) if credential_id and pin_file else None
     with open_controller(device) as controller:
-        report = run_selftest(controller, credential, progress=(lambda step: None) if as_json else _print_step)
+        report = run_selftest(controller, credential, progress=show)
     if report_file is not None and report.attestation:
         report_file.write_bytes(report.attestation)
     if chain_file is not None and report.chain is not None:
@@ -56,7 +58,3 @@ def selftest(
     else:
         click.echo(f"{report.passed} passed, {report.failed} failed")
     sys.exit(1 if report.failed else 0)
-
-
-def _print_step(step: StepResult) -> None:
-    click.echo(f"{'ok  ' if step.ok else 'FAIL'} {step.name:<{_NAME_COLUMNS}} {step.us / 1000:8.1f} ms  {step.detail}")

@@ -8,18 +8,16 @@ what its operations tell.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ihsm import ddi
 from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
 from ihsm.control import ControlClient
 from ihsm.driver import Controller
 from ihsm.errors import DeviceNotFoundError
 from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
-
-if TYPE_CHECKING:
-    from ihsm.ddi import Partition
 
 
 @click.command()
@@ -38,17 +36,15 @@ def status(device: str, as_json: bool) -> None:
         with ControlClient(uri.address) as client:
             record = client.status()
     else:
-        from ihsm.ddi import Partition
-
         with Controller(open_uri(uri)) as controller:
-            record = {"uri": str(uri), "module": describe_partition(Partition(controller))}
+            record = {"uri": str(uri), "module": describe_partition(ddi.Partition(controller))}
     if as_json:
         print_json(record)
     else:
         print_table(flatten(record))
 
 
-def describe_partition(partition: Partition) -> dict[str, Any]:
+def describe_partition(partition: ddi.Partition) -> dict[str, Any]:
     """What a partition's own operations tell without a session, under the names of the control socket."""
     info = partition.info()
     chain = partition.certificate_chain()

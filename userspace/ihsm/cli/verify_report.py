@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ihsm import ddi
 from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table
 from ihsm.cli.secrets import hex_bytes
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES, REPORT_VERSION
-
-if TYPE_CHECKING:
-    from ihsm.ddi import AttestationReport, CertificateChain
 
 
 @click.command("verify-report")
@@ -45,16 +43,14 @@ def verify_report(
     Without --root the chain proves that its certificates belong together, not whose they are: compare the printed
     fingerprint of the root. Exit status: 0 verified, 6 not.
     """
-    from ihsm.ddi import AttestationError
-    from ihsm.ddi import verify_report as verify
     from ihsm.ddi.certificates import load_certificates, order_chain
 
     chain = order_chain(load_certificates(chain_file.read_bytes(), str(chain_file)))
     roots = [root for file in root_files for root in load_certificates(file.read_bytes(), str(file))]
     chain.verify(roots or None, strict_leaf=False)
-    verified = verify(report.read_bytes(), chain.identity_key, report_data=report_data)
+    verified = ddi.verify_report(report.read_bytes(), chain.identity_key, report_data=report_data)
     if key_file is not None and _public_pem(verified) != _pem_of(key_file):
-        raise AttestationError(f"attestation report: about another key than {key_file}")
+        raise ddi.AttestationError(f"attestation report: about another key than {key_file}")
     record = describe(verified, chain, trusted=bool(roots))
     if as_json:
         print_json(record)
@@ -65,7 +61,7 @@ def verify_report(
             click.echo(pem, nl=False)
 
 
-def describe(report: AttestationReport, chain: CertificateChain, *, trusted: bool) -> dict[str, Any]:
+def describe(report: ddi.AttestationReport, chain: ddi.CertificateChain, *, trusted: bool) -> dict[str, Any]:
     """What a verified report says, and who says so."""
     root = chain.certificates[0]
     return {
@@ -85,7 +81,7 @@ def describe(report: AttestationReport, chain: CertificateChain, *, trusted: boo
     }
 
 
-def _describe_key(report: AttestationReport) -> dict[str, Any]:
+def _describe_key(report: ddi.AttestationReport) -> dict[str, Any]:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = report.public_key
@@ -95,7 +91,7 @@ def _describe_key(report: AttestationReport) -> dict[str, Any]:
     return {"type": kind, "public": _public_pem(report)}
 
 
-def _public_pem(report: AttestationReport) -> str | None:
+def _public_pem(report: ddi.AttestationReport) -> str | None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     if report.public_key is None:

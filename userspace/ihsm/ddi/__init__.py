@@ -12,29 +12,7 @@
 Everything on this side is DER and big-endian, whatever the device speaks.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ihsm.ddi.attestation import AttestationReport, verify_report
-    from ihsm.ddi.certificates import CertificateChain
-    from ihsm.ddi.channel import Channel
-    from ihsm.ddi.credentials import Credential, Entropy
-    from ihsm.ddi.errors import (
-        AttestationError,
-        CertificateChainError,
-        DdiError,
-        DeviceKeyError,
-        ResponseError,
-        StatusError,
-    )
-    from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
-    from ihsm.ddi.partition import Partition
-    from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
-    from ihsm.ddi.session import Session, SessionTicket
-    from ihsm.ddi.transport import Reply, Transport
 
 _HOMES = {
     "AttestationError": "errors",
@@ -60,32 +38,10 @@ _HOMES = {
     "TrustAnchor": "pota",
     "verify_report": "attestation",
 }
-"""Module of each name: loaded when used, since certificates and attestation bring large libraries with them."""
+"""Module of each name: loaded when used, since certificates and attestation bring large libraries with them. Type
+checkers read the same from `__init__.pyi`."""
 
-__all__ = [
-    "AttestationError",
-    "AttestationReport",
-    "CertificateChain",
-    "CertificateChainError",
-    "Channel",
-    "Credential",
-    "DdiError",
-    "DeviceKeyError",
-    "Entropy",
-    "Key",
-    "KeyInfo",
-    "KeyRequest",
-    "Partition",
-    "Reply",
-    "ResponseError",
-    "Session",
-    "SessionTicket",
-    "SoftwareTrustAnchor",
-    "StatusError",
-    "Transport",
-    "TrustAnchor",
-    "verify_report",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
