@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from ihsm.closing import Closing
 from ihsm.errors import ControlError, DeviceNotFoundError
 from ihsm_abi.control import (
     MAX_LINE_BYTES,
@@ -26,7 +26,7 @@ PROTOCOL: Final = "protocol"
 DEFAULT_TIMEOUT_S: Final = 10.0
 
 
-class ControlClient:
+class ControlClient(Closing):
     """Connection to the control socket beside a function's vfio-user socket; one request at a time."""
 
     def __init__(self, socket_path: str | os.PathLike[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -97,13 +97,3 @@ class ControlClient:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        """The client itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()

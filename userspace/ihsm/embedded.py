@@ -15,10 +15,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from ihsm.bus.discovery import listening_sockets
+from ihsm.closing import Closing
 from ihsm.errors import EmbeddedDeviceError
 from ihsm_abi.control import SUFFIX as CONTROL_SUFFIX
 from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
@@ -32,7 +32,7 @@ LOG_TAIL_BYTES: Final = 2000
 PR_SET_PDEATHSIG: Final = 1
 
 
-class EmbeddedDevice:
+class EmbeddedDevice(Closing):
     """A device process that nobody else knows of."""
 
     def __init__(self, arguments: Sequence[str] = (), count: int = 1) -> None:
@@ -97,16 +97,6 @@ class EmbeddedDevice:
                 self._process.kill()
                 self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        """The device itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 _LIBC: Final = ctypes.CDLL(None)

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -26,6 +25,7 @@ from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import PAIRS, Runner, Sample, Series, interleave, median_ratio, timed
 from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
+from ihsm.closing import Closing
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
@@ -54,7 +54,7 @@ FIGURES_WITH_PAIRS: Final = 11
 Step = Callable[[], list[Result]]
 
 
-class QuickRun:
+class QuickRun(Closing):
     """The steps, with what they share."""
 
     def __init__(self, advance: Callable[[], None] = lambda: None, pairs: int = PAIRS) -> None:
@@ -101,16 +101,6 @@ class QuickRun:
     def close(self) -> None:
         """End the devices and let go of the peers."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        """The run itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _interleave(self, variants: dict[str, Runner]) -> Series:
         return interleave(variants, pairs=self.pairs, advance=self._advance)

@@ -9,12 +9,12 @@ import contextlib
 import mmap
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.closing import Closing
 from ihsm.errors import ArenaError
 from ihsm_abi.pci import PAGE_BYTES
 
@@ -23,7 +23,7 @@ DEFAULT_ALIGNMENT: Final = 64
 """A cache line: buffers of different owners never share one."""
 
 
-class DmaBuffer:
+class DmaBuffer(Closing):
     """Bytes of an arena: `view` for the program, `iova` for the device. Free it with `release` or `with`."""
 
     __slots__ = ("_arena", "_offset", "iova", "size_bytes", "view")
@@ -43,18 +43,12 @@ class DmaBuffer:
             self.view = np.empty(0, np.uint8)
             arena.give_back(self._offset, self.size_bytes)
 
-    def __enter__(self) -> Self:
-        """The buffer itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release."""
+    def close(self) -> None:
+        """The same as `release`, for `with`."""
         self.release()
 
 
-class DmaArena:
+class DmaArena(Closing):
     """Memory mapped for DMA at consecutive I/O addresses; every method may be called from any thread."""
 
     def __init__(self, memory: mmap.mmap, iova: int, unmap: Callable[[], None]) -> None:
@@ -137,13 +131,3 @@ class DmaArena:
             self.size_bytes = 0
             with contextlib.suppress(BufferError):  # views are still held: the last of them frees the memory
                 self._memory.close()
-
-    def __enter__(self) -> Self:
-        """The arena itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()

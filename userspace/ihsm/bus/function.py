@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import mmap
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from ihsm.bus.arena import DmaArena
+from ihsm.closing import Closing
 from ihsm.errors import BusError
 
 WIDTHS: Final = (1, 2, 4, 8)
 """Widths in bytes that a BAR access may have."""
 
 
-class PciFunction(ABC):
+class PciFunction(Closing):
     """One PCI function. Methods may be called from any thread; after `close` all raise `BusError`."""
 
     uri: str
@@ -90,16 +90,6 @@ class PciFunction(ABC):
     def bdf(self) -> str | None:
         """PCI address like 0000:00:04.0, None for a function that no bus of this machine has."""
         return None
-
-    def __enter__(self) -> Self:
-        """The function itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def check_access(size_bytes: int, offset: int, width: int, what: str) -> None:

@@ -11,13 +11,13 @@ import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
 from ihsm.bus import DmaArena, DmaBuffer, PciFunction
 from ihsm.bus.arena import MAX_ARENA_BYTES
+from ihsm.closing import Closing
 from ihsm.driver.admin_queue import ADMIN_ENTRIES, AdminQueue, Identity
 from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.completion import CompletionLine
@@ -69,7 +69,7 @@ class DriverOptions:
     """Time limit of a command unless the call says otherwise, in seconds."""
 
 
-class Controller:
+class Controller(Closing):
     """A function that has been brought up. Methods may be called from any thread, `reset` and `close` from one.
 
     It is a `Transport` of `ihsm.ddi`: `exchange` takes the HSM queues in turn.
@@ -347,16 +347,6 @@ class Controller:
             self.admin.delete_cq(queue)
         if hasattr(self, "admin"):
             self.registers.disable()
-
-    def __enter__(self) -> Self:
-        """The controller itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def _limited(count: int, limit: int | None) -> int:
