@@ -9,17 +9,16 @@ import errno
 import fcntl
 import mmap
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final
 
 from ihsm._native import ffi, lib
 from ihsm.bus import vfio_abi
-from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
-from ihsm.bus.function import PciFunction, check_access
-from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
+from ihsm.bus.function import check_access
+from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, RegionInfo
 from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
+from ihsm.bus.vfio_function import VfioFunction
 from ihsm.errors import ArenaError, BindError, BusError, ConnectionLostError, RequestRefusedError
 from ihsm_abi.pci import PAGE_BYTES
 
@@ -58,11 +57,9 @@ IOMMU_CAP_IOVA_RANGE: Final = 1
 MAP_PIECE_BYTES: Final = 1 << 20
 """Larger pieces make a guest's kernel unmap several small mappings in one message, which not every device model between
 guest and device handles."""
-IOVA_BASE: Final = 0x1_0000_0000
-"""Preferred first I/O address: above the 32-bit window with its reserved ranges."""
 
 
-class KernelVfioFunction(PciFunction):
+class KernelVfioFunction(VfioFunction):
     """A function bound to vfio-pci, alone in its IOMMU group as far as this process is concerned."""
 
     def __init__(self, bdf: str) -> None:
@@ -75,11 +72,8 @@ class KernelVfioFunction(PciFunction):
             DeviceNotFoundError: no such function.
             BindError: it cannot be bound or its group cannot be used.
         """
+        super().__init__(f"pci:{bdf}")
         self._bdf = bdf
-        self.uri = f"pci:{bdf}"
-        self._lock = threading.Lock()
-        self._arenas: list[DmaArena] = []
-        self._mappings: dict[int, mmap.mmap | None] = {}
         self._closing = contextlib.ExitStack()
         self._device: int | None = None
         try:
@@ -105,7 +99,6 @@ class KernelVfioFunction(PciFunction):
             raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU (modprobe vfio_iommu_type1)")
         fcntl.ioctl(self._container, SET_IOMMU, kind)
         self._iova_ranges = self._read_iova_ranges()
-        self._next_iova = IOVA_BASE
         name = bytearray(self._bdf.encode() + b"\0")
         self._device = int(self._ioctl(group, GROUP_GET_DEVICE_FD, name))
         self._closing.callback(os.close, self._device)
@@ -113,10 +106,10 @@ class KernelVfioFunction(PciFunction):
         info = bytearray(vfio_abi.DEVICE_INFO.pack(vfio_abi.DEVICE_INFO.size, 0, 0, 0))
         self._ioctl(self._device, DEVICE_GET_INFO, info)
         self._resettable = bool(vfio_abi.DEVICE_INFO.unpack(info)[1] & vfio_abi.DeviceFlags.RESET)
-        self._regions = {region: self._region_info(region) for region in (*range(6), Region.CONFIG)}
+        self._learn_regions()
         irq = bytearray(vfio_abi.IRQ_INFO.pack(vfio_abi.IRQ_INFO.size, 0, Irq.MSIX, 0))
         self._ioctl(self._device, DEVICE_GET_IRQ_INFO, irq)
-        self._vectors: int = vfio_abi.IRQ_INFO.unpack(irq)[3]
+        self._vectors = vfio_abi.IRQ_INFO.unpack(irq)[3]
 
     def _open_node(self, path: os.PathLike[str]) -> int:
         try:
@@ -172,39 +165,25 @@ class KernelVfioFunction(PciFunction):
         """PCI address."""
         return self._bdf
 
-    @property
-    def config_bytes(self) -> int:
-        """Size of config space."""
-        return self._regions[Region.CONFIG].size
-
-    def read_config(self, offset: int, size_bytes: int) -> bytes:
-        """Bytes of config space."""
-        return self._read(Region.CONFIG, offset, size_bytes)
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        """Write bytes of config space; the kernel keeps some fields to itself."""
-        self._write(Region.CONFIG, offset, data)
-
-    def bar_bytes(self, bar: int) -> int:
-        """Size of BAR 0-5."""
-        return self._regions[bar].size
-
     def read_bar(self, bar: int, offset: int, width: int) -> int:
         """One load from the mapped BAR, or one read of the device file."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
-        mapping = self.map_bar(bar)
-        if mapping is not None and offset % width == 0:
-            return int(lib.ihsm_mmio_read(ffi.from_buffer(mapping), offset, width))
-        return int.from_bytes(self._read(bar, offset, width), "little")
+        mapping = self._mapping_for(bar, offset, width)
+        if mapping is None:
+            return super().read_bar(bar, offset, width)
+        return int(lib.ihsm_mmio_read(ffi.from_buffer(mapping), offset, width))
 
     def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
         """One store, which is always posted, or one write of the device file."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
-        mapping = self.map_bar(bar)
-        if mapping is not None and offset % width == 0:
-            lib.ihsm_mmio_write(ffi.from_buffer(mapping), offset, width, value)
+        mapping = self._mapping_for(bar, offset, width)
+        if mapping is None:
+            super().write_bar(bar, offset, width, value, posted=posted)
         else:
-            self._write(bar, offset, value.to_bytes(width, "little"))
+            lib.ihsm_mmio_write(ffi.from_buffer(mapping), offset, width, value)
+
+    def _mapping_for(self, bar: int, offset: int, width: int) -> mmap.mmap | None:
+        """The mapped BAR if one load or store in it does the access."""
+        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        return self.map_bar(bar) if offset % width == 0 else None
 
     def _read(self, region: int, offset: int, count: int) -> bytes:
         try:
@@ -215,7 +194,7 @@ class KernelVfioFunction(PciFunction):
             raise BusError(f"{self.uri}: {len(data)} of {count} bytes read at {offset:#x} of region {region}")
         return data
 
-    def _write(self, region: int, offset: int, data: bytes) -> None:
+    def _write(self, region: int, offset: int, data: bytes, *, posted: bool = False) -> None:
         try:
             written = os.pwrite(self._fd, data, self._regions[region].offset + offset)
         except OSError as error:
@@ -223,24 +202,15 @@ class KernelVfioFunction(PciFunction):
         if written != len(data):
             raise BusError(f"{self.uri}: {written} of {len(data)} bytes written at {offset:#x} of region {region}")
 
-    def map_bar(self, bar: int) -> mmap.mmap | None:
-        """Mapping of a BAR that the kernel lets us map as a whole."""
-        with self._lock:
-            if bar not in self._mappings:
-                info = self._regions[bar]
-                whole = any(area.offset == 0 and area.size == info.size for area in info.areas)
-                self._mappings[bar] = mmap.mmap(self._fd, info.size, offset=info.offset) if whole else None
-            return self._mappings[bar]
+    def _map(self, info: RegionInfo) -> mmap.mmap:
+        return mmap.mmap(self._fd, info.size, offset=info.offset)
 
     def write_event(self, bar: int) -> int | None:
         """None: a store reaches the device by itself."""
         return None
 
-    def allocate_arena(self, size_bytes: int) -> DmaArena:
+    def _map_memory(self, size_bytes: int) -> tuple[mmap.mmap, int, Callable[[], None]]:
         """Anonymous shared memory, pinned and mapped in pieces of at most 1 MiB."""
-        size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
-        if not 0 < size_bytes <= MAX_ARENA_BYTES:
-            raise ArenaError(f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible")
         memory = mmap.mmap(-1, size_bytes)
         iova = self._reserve_iova(size_bytes)
         pieces = [(start, min(MAP_PIECE_BYTES, size_bytes - start)) for start in range(0, size_bytes, MAP_PIECE_BYTES)]
@@ -257,10 +227,7 @@ class KernelVfioFunction(PciFunction):
             raise ArenaError(
                 f"{size_bytes} bytes of DMA memory: {error}; is the locked-memory limit too low?"
             ) from None
-        arena = DmaArena(memory, iova, lambda: self._drop_arena(arena, mapped))
-        with self._lock:
-            self._arenas.append(arena)
-        return arena
+        return memory, iova, lambda: self._unmap(mapped)
 
     def _reserve_iova(self, size_bytes: int) -> int:
         with self._lock:
@@ -271,26 +238,13 @@ class KernelVfioFunction(PciFunction):
                     return start
         raise ArenaError(f"{self.uri}: no I/O address left for {size_bytes} bytes")
 
-    def _drop_arena(self, arena: DmaArena, mapped: Sequence[tuple[int, int]]) -> None:
-        with self._lock, contextlib.suppress(ValueError):
-            self._arenas.remove(arena)
-        self._unmap(mapped)
-
     def _unmap(self, mapped: Sequence[tuple[int, int]]) -> None:
         for iova, size in mapped:
             request = UNMAP_DMA.pack(UNMAP_DMA.size, 0, iova, size)
             self._ioctl(self._container, IOMMU_UNMAP_DMA, bytearray(request))
 
-    @property
-    def vectors(self) -> int:
-        """Number of MSI-X vectors."""
-        return self._vectors
-
-    def enable_interrupts(self, events: Sequence[int | None]) -> None:
-        """Pass all eventfds at once: before Linux 6.5 no vector can be added while others are enabled."""
-        if len(events) > self._vectors:
-            raise BusError(f"{len(events)} interrupt vectors asked for, the function has {self._vectors}")
-        self.disable_interrupts()
+    def _signal(self, events: Sequence[int | None]) -> None:
+        """All eventfds at once: before Linux 6.5 no vector can be added while others are enabled."""
         if events:
             fds = Struct(f"@{len(events)}i").pack(*(-1 if event is None else event for event in events))
             self._set_irqs(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, len(events), fds)
@@ -317,14 +271,6 @@ class KernelVfioFunction(PciFunction):
 
     def close(self) -> None:
         """Unmap, close, and give the function back if it was bound here."""
-        with self._lock:
-            arenas, self._arenas = self._arenas, []
-            mappings, self._mappings = list(self._mappings.values()), {}
-        for arena in arenas:
-            arena.close()
-        for mapping in mappings:
-            if mapping is not None:
-                with contextlib.suppress(BufferError):  # a doorbell view is still held; it goes with its holder
-                    mapping.close()
+        self._close_memory()
         self._device = None
         self._closing.close()

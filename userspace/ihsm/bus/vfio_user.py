@@ -4,30 +4,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ihsm.bus import vfio_abi, vfio_user_wire
-from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
-from ihsm.bus.function import PciFunction, check_access
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
+from ihsm.bus.vfio_function import VfioFunction
 from ihsm.bus.vfio_user_wire import DEFAULT_TIMEOUT_S, Command, Connection, Reply
-from ihsm.errors import ArenaError, BusError, ProtocolError, RequestRefusedError
+from ihsm.errors import BusError, ProtocolError, RequestRefusedError
 from ihsm_abi.pci import PAGE_BYTES
 
-IOVA_BASE: Final = 0x1_0000_0000
-"""First I/O address given out: above 4 GiB, so that a device which truncates addresses shows itself."""
 MAX_VECTORS: Final = 2048
 """What a PCI function can have at most; a bound on what a server may claim."""
 ALLOWED_REGIONS: Final = 32
 
 
-class VfioUserFunction(PciFunction):
+class VfioUserFunction(VfioFunction):
     """Client of a vfio-user server that offers one PCI function."""
 
     def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -37,12 +32,8 @@ class VfioUserFunction(PciFunction):
             DeviceNotFoundError: nobody listens there.
             BusError: the server's answers are not those of a PCI function.
         """
-        self.uri = f"vfio-user:{os.fspath(path)}"
+        super().__init__(f"vfio-user:{os.fspath(path)}")
         self._connection = Connection(os.fspath(path), timeout_s)
-        self._lock = threading.Lock()
-        self._arenas: list[DmaArena] = []
-        self._next_iova = IOVA_BASE
-        self._mappings: dict[int, mmap.mmap | None] = {}
         self._events: dict[int, int | None] = {}
         self._region_fds: dict[int, int] = {}
         try:
@@ -59,13 +50,13 @@ class VfioUserFunction(PciFunction):
             raise ProtocolError(f"{self.uri}: device flags {flags:#x} say that this is no PCI device")
         if not Region.CONFIG < regions <= ALLOWED_REGIONS or irqs <= Irq.MSIX:
             raise ProtocolError(f"{self.uri}: {regions} regions and {irqs} interrupt types are not those of PCI")
-        self._regions = {region: self._region_info(region) for region in (*range(6), Region.CONFIG)}
+        self._learn_regions()
         request = vfio_abi.IRQ_INFO.pack(vfio_abi.IRQ_INFO.size, 0, Irq.MSIX, 0)
         reply = self._ask(Command.DEVICE_GET_IRQ_INFO, request, vfio_abi.IRQ_INFO.size)
         _, _, index, count = vfio_abi.IRQ_INFO.unpack_from(reply)
         if index != Irq.MSIX or count > MAX_VECTORS:
             raise ProtocolError(f"{self.uri}: {count} vectors of interrupt type {index}, at most {MAX_VECTORS} MSI-X")
-        self._vectors: int = count
+        self._vectors = count
 
     def _region_info(self, region: int) -> RegionInfo:
         size = vfio_abi.REGION_INFO.size
@@ -102,33 +93,6 @@ class VfioUserFunction(PciFunction):
         _close(reply.fds)
         return reply.payload
 
-    @property
-    def config_bytes(self) -> int:
-        """Size of config space."""
-        return self._regions[Region.CONFIG].size
-
-    def read_config(self, offset: int, size_bytes: int) -> bytes:
-        """Bytes of config space."""
-        return self._read(Region.CONFIG, offset, size_bytes)
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        """Write bytes of config space."""
-        self._write(Region.CONFIG, offset, data, posted=False)
-
-    def bar_bytes(self, bar: int) -> int:
-        """Size of BAR 0-5."""
-        return self._regions[bar].size
-
-    def read_bar(self, bar: int, offset: int, width: int) -> int:
-        """One read message."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
-        return int.from_bytes(self._read(bar, offset, width), "little")
-
-    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
-        """One write message; posted: without a reply."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
-        self._write(bar, offset, value.to_bytes(width, "little"), posted=posted)
-
     def posted_write(self, bar: int) -> tuple[int, bytes]:
         """The socket, and the message that `write_bar(bar, 0, 4, 0, posted=True)` would send over it."""
         payload = vfio_user_wire.REGION_ACCESS.pack(0, bar, 4) + bytes(4)
@@ -149,7 +113,7 @@ class VfioUserFunction(PciFunction):
             count -= piece
         return b"".join(pieces)
 
-    def _write(self, region: int, offset: int, data: bytes, *, posted: bool) -> None:
+    def _write(self, region: int, offset: int, data: bytes, *, posted: bool = False) -> None:
         if len(data) > self._connection.max_data_bytes:
             raise BusError(f"write of {len(data)} bytes exceeds {self._connection.max_data_bytes}")
         request = vfio_user_wire.REGION_ACCESS.pack(offset, region, len(data)) + data
@@ -158,16 +122,7 @@ class VfioUserFunction(PciFunction):
         else:
             self._ask(Command.REGION_WRITE, request, 0, f"write of {len(data)} bytes at {offset:#x}")
 
-    def map_bar(self, bar: int) -> mmap.mmap | None:
-        """Mapping of a BAR that the server offers as one whole area."""
-        with self._lock:
-            if bar not in self._mappings:
-                self._mappings[bar] = self._map(self._regions[bar])
-            return self._mappings[bar]
-
-    def _map(self, info: RegionInfo) -> mmap.mmap | None:
-        if not any(area.offset == 0 and area.size == info.size for area in info.areas):
-            return None
+    def _map(self, info: RegionInfo) -> mmap.mmap:
         fd = self._region_fds[info.region]
         # A file shorter than the region would fault on access (SIGBUS).
         if os.fstat(fd).st_size < info.offset + info.size:
@@ -210,11 +165,8 @@ class VfioUserFunction(PciFunction):
         finally:
             _close([fd for fd in reply.fds if fd != chosen])
 
-    def allocate_arena(self, size_bytes: int) -> DmaArena:
+    def _map_memory(self, size_bytes: int) -> tuple[mmap.mmap, int, Callable[[], None]]:
         """Sealed memfd, mapped here and passed to the server in one message."""
-        size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
-        if not 0 < size_bytes <= MAX_ARENA_BYTES:
-            raise ArenaError(f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible")
         fd = os.memfd_create("ihsm-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size_bytes)
@@ -224,16 +176,11 @@ class VfioUserFunction(PciFunction):
                 iova = self._next_iova
                 self._next_iova += size_bytes
             self.map_dma(fd, 0, iova, size_bytes)
-            arena = DmaArena(mmap.mmap(fd, size_bytes), iova, lambda: self._drop_arena(arena, iova, size_bytes))
+            return mmap.mmap(fd, size_bytes), iova, lambda: self._unmap_memory(iova, size_bytes)
         finally:
             os.close(fd)
-        with self._lock:
-            self._arenas.append(arena)
-        return arena
 
-    def _drop_arena(self, arena: DmaArena, iova: int, size_bytes: int) -> None:
-        with self._lock, contextlib.suppress(ValueError):
-            self._arenas.remove(arena)
+    def _unmap_memory(self, iova: int, size_bytes: int) -> None:
         if not self._connection.closed:
             self.unmap_dma(iova, size_bytes)
 
@@ -255,16 +202,8 @@ class VfioUserFunction(PciFunction):
         request = vfio_user_wire.DMA_UNMAP.pack(vfio_user_wire.DMA_UNMAP.size, 0, iova, size_bytes)
         self._ask(Command.DMA_UNMAP, request, 0, f"DMA unmap of {size_bytes:#x} at {iova:#x}")
 
-    @property
-    def vectors(self) -> int:
-        """Number of MSI-X vectors."""
-        return self._vectors
-
-    def enable_interrupts(self, events: Sequence[int | None]) -> None:
-        """Pass the eventfds, as many per message as the server takes."""
-        if len(events) > self._vectors:
-            raise BusError(f"{len(events)} interrupt vectors asked for, the function has {self._vectors}")
-        self.disable_interrupts()
+    def _signal(self, events: Sequence[int | None]) -> None:
+        """As many eventfds per message as the server takes."""
         flags = IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER
         start = 0
         while start < len(events):
@@ -293,17 +232,10 @@ class VfioUserFunction(PciFunction):
     def close(self) -> None:
         """Close the connection: the server forgets our memory and eventfds and resets the function."""
         self._connection.close()
+        self._close_memory()
         with self._lock:
-            arenas, self._arenas = self._arenas, []
-            mappings, self._mappings = list(self._mappings.values()), {}
             fds = [*self._region_fds.values(), *(event for event in self._events.values() if event is not None)]
             self._region_fds, self._events = {}, {}
-        for arena in arenas:
-            arena.close()
-        for mapping in mappings:
-            if mapping is not None:
-                with contextlib.suppress(BufferError):  # a doorbell view is still held; it goes with its holder
-                    mapping.close()
         _close(fds)
 
 
