@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap import layout
+from bootstrap import qemu as set_up_qemu
 from ihsm.guest import toolchain
 from ihsm.guest.errors import KernelNotFoundError, QemuNotFoundError, ToolchainError
 from ihsm.guest.kernel import find_kernel
@@ -95,3 +97,18 @@ def test_busybox_must_be_static(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "BUSYBOX", Path("/nowhere/busybox"))
     with pytest.raises(ToolchainError, match="not found; install the package busybox-static"):
         toolchain.find_busybox()
+
+
+@pytest.mark.parametrize("cache", [None, "", "/somewhere/else"])
+def test_set_up_and_guests_agree_on_where_things_are(monkeypatch: pytest.MonkeyPatch, cache: str | None) -> None:
+    monkeypatch.setenv("HOME", "/home/of/tests")
+    if cache is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert toolchain.cache_root() == layout.cache_root()
+    assert str(toolchain.cache_root()) == f"{cache or '/home/of/tests/.cache'}/ihsm"
+
+
+def test_set_up_and_guests_want_the_same_qemu() -> None:
+    assert (toolchain.QEMU_PROGRAM, toolchain.QEMU_MINIMUM) == (set_up_qemu.PROGRAM, set_up_qemu.MINIMUM)

@@ -5,6 +5,7 @@
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.credentials import check_length
 from ihsm.ddi.keys import Key, KeyRequest
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,
@@ -25,7 +26,7 @@ from ihsm_abi.ddi import (
     RsaModExpResp,
     RsaOpType,
 )
-from ihsm_abi.ddi.limits import AES_BLOCK_BYTES, AES_CBC_MAX_BYTES
+from ihsm_abi.ddi.limits import AES_CBC_MAX_BYTES
 
 
 class CryptoOperations(InSession):

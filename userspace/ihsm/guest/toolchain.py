@@ -23,6 +23,8 @@ MEND = "scripts/setup provides one"
 
 def cache_root() -> Path:
     """Folder that set-up fills, `$XDG_CACHE_HOME/ihsm`."""
+    # Said again in scripts/bootstrap/layout.py: set-up runs before this package is there, and this one without a
+    # checkout. A test keeps them equal.
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ihsm"
 
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ihsm.ddi import Key
 from ihsm.errors import AuthenticationFailedError
 from ihsm.selftest.bench import ENCRYPT, Bench, CheckError, check, check_equal
-from ihsm_abi.aes_queue import GCM_IV_BYTES, GCM_TAG_BYTES
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES, GCM_IV_BYTES, GCM_TAG_BYTES
 from ihsm_abi.ddi import AesKeySize, AesOp, KeyClass
-from ihsm_abi.ddi.limits import AES_BLOCK_BYTES, AES_CBC_MAX_BYTES
+from ihsm_abi.ddi.limits import AES_CBC_MAX_BYTES
 
 _BULK_KEY_BYTES: Final = 32
 _UNIT_BYTES: Final = 512
