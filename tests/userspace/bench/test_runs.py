@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ihsm.bench import peers
 from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provisioned
-from ihsm.bench.quick import QuickRun, der
+from ihsm.bench.quick import QuickRun
 from ihsm.bench.rings import BenchLoopError, primitive
+from ihsm.bench.setups import der
 from ihsm.bench.targets import TARGETS
 from ihsm.bench.workloads import DdiWork, Recorder, aes_work
 from ihsm.cli import bench as bench_cli

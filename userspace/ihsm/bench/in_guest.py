@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from ihsm.bench.quick import LATENCY_DEVICE
+from ihsm.bench.setups import LATENCY_DEVICE
 from ihsm.errors import IhsmError
 
 MODULES: Final = ("vfio_iommu_type1", "vfio-pci")

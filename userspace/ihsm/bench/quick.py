@@ -12,29 +12,32 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provision, provisioned
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
 from ihsm.bench.sample import PAIRS, Runner, Sample, Series, interleave, median_ratio, timed
+from ihsm.bench.setups import (
+    LATENCY_DEVICE,
+    THROUGHPUT_DEVICE,
+    TRAP_DEVICE,
+    WAITING,
+    IdleReading,
+    der,
+    library_runner,
+    proportional_bytes,
+)
 from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
 from ihsm.closing import Closing
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
 
-THROUGHPUT_DEVICE: Final = ("--doorbell", "page", "--spin-us", "2")
-"""Asleep as soon as its rings are empty, so that its CPU time is work and not waiting."""
-LATENCY_DEVICE: Final = ("--doorbell", "page", "--spin-us", "100")
-"""Awake while a caller comes back within microseconds."""
-TRAP_DEVICE: Final = ("--doorbell", "trap")
 OUTSTANDING: Final = 16
 DDI_BATCH: Final = 4
 """Commands submitted, and completions taken, with one doorbell."""
@@ -44,7 +47,6 @@ PYTHON_SECONDS: Final = 0.3
 POLLED: Final = DriverOptions(
     interrupts=False, spin_us=200, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20
 )
-WAITING: Final = DriverOptions(spin_us=0, hsm_queues=1, aes_queues=1, hsm_entries=32)
 MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
 IDLE: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=16, buffer_bytes=1 << 16)
 
@@ -244,7 +246,13 @@ class QuickRun(Closing):
                 # Provisioning has the device make keys ahead; that is over after the first of the two.
                 before = IdleReading(self._idle)
                 yield self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest, outstanding=1, batch=1)
-            yield before.result()
+            yield self._idle_64(before)
+
+    def _idle_64(self, reading: IdleReading) -> Result:
+        """Percent of a CPU since the reading's start, and memory now."""
+        megabytes = proportional_bytes(self._idle.process.pid) / 1e6
+        facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
+        return Result("idle-64", reading.percent(), "%", more=facts)
 
     def _ring_trap(self, controller: Controller, session: Session) -> Result:
         with aes_work(controller, session, "gcm", 16, load=self._trap.load) as work:
@@ -298,32 +306,6 @@ def idle_functions(device: BenchDevice) -> Iterator[None]:
         yield
 
 
-class IdleReading:
-    """CPU time of an idle device from now on."""
-
-    def __init__(self, device: BenchDevice) -> None:
-        """Start."""
-        self._device = device
-        self._cpu_ns, self._start = device.load()[0], time.monotonic()
-
-    def percent(self) -> float:
-        """Share of a CPU since the start."""
-        return (self._device.load()[0] - self._cpu_ns) / 1e7 / (time.monotonic() - self._start)
-
-    def result(self) -> Result:
-        """idle-64: percent of a CPU since the start, and memory now."""
-        megabytes = proportional_bytes(self._device.process.pid) / 1e6
-        facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
-        return Result("idle-64", self.percent(), "%", more=facts)
-
-
-def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:
-    """The same work by a library."""
-    if cipher == "gcm":
-        return functools.partial(library.gcm, work.buffers, work.aad_bytes, work.size)
-    return functools.partial(library.xts, work.buffers, work.size)
-
-
 def numpy_batches(work: AesWork, controller: Controller, batch: int, under_test: BenchDevice) -> Runner:
     """Batches submitted and reaped from Python, the next one before the last is waited for."""
     queue, entries = controller.aes_queues[0], work.tables[0][:batch]
@@ -359,16 +341,3 @@ def median_p50_ratio(series: Series, subject: str, *primitives: str) -> float:
 
     rounds = zip(series[subject], *(series[name] for name in primitives), strict=True)
     return statistics.median(p50(ours) / sum(p50(theirs) for theirs in others) for ours, *others in rounds)
-
-
-def der(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
-    """PKCS#8."""
-    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-
-
-def proportional_bytes(pid: int) -> int:
-    """Memory of a process, shared pages divided by their users (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/{pid}/smaps_rollup has no Pss line")

@@ -17,7 +17,7 @@ from ihsm.bench.device import bulk_keys, fast_path_session
 from ihsm.bench.results import Result, throughput
 from ihsm.bench.rings import RingLoad
 from ihsm.bench.sample import Sample
-from ihsm.bench.suites import Place
+from ihsm.bench.setups import Place
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import AesQueue, Controller, DriverOptions, FastPathSession
 from ihsm.driver.aes_batch import gcm_entries, padded_aad_bytes, xts_entries

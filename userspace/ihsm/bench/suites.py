@@ -9,26 +9,26 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from ihsm.bench.device import BenchDevice, provision, provisioned
+from ihsm.bench.device import BenchDevice, provision
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
-from ihsm.bench.quick import (
+from ihsm.bench.results import Result, latency, throughput
+from ihsm.bench.rings import primitive
+from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
+from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
     TRAP_DEVICE,
     WAITING,
     IdleReading,
+    Place,
     der,
     library_runner,
     proportional_bytes,
 )
-from ihsm.bench.results import Result, latency, throughput
-from ihsm.bench.rings import primitive
-from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
 from ihsm.bench.workloads import DdiWork, aes_work, recorded
 from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
@@ -55,30 +55,6 @@ ENCRYPT: Final = KeyRequest(KeyUsage.EncryptDecrypt)
 
 Advance = Callable[[str], None]
 """Called with what has just been measured."""
-
-
-class Place:
-    """Where the functions under test are: private devices, or one function given by the caller."""
-
-    def __init__(self, controller: Callable[[DriverOptions], Controller] | None = None) -> None:
-        """`controller` brings a given function up; None: private devices are started as needed."""
-        self._controller = controller
-
-    @contextmanager
-    def function(
-        self, arguments: Sequence[str], options: DriverOptions
-    ) -> Iterator[tuple[Controller, Session, Load | None]]:
-        """A provisioned function with its device's load, None where that is out of reach."""
-        if self._controller is not None:
-            with self._controller(options) as controller, provision(controller) as session:
-                yield controller, session, None
-            return
-        device = BenchDevice(arguments)
-        try:
-            with provisioned(device, options) as (controller, session):
-                yield controller, session, device.load
-        finally:
-            device.close()
 
 
 def ring(place: Place, advance: Advance) -> list[Result]:

@@ -120,8 +120,9 @@ def _run_suite(suite: str, device: str | None, seconds: float) -> list[dict[str,
 
         with _progress(suite, None):
             return guest_records()
+    from ihsm.bench.setups import Place
     from ihsm.bench.soak import soak
-    from ihsm.bench.suites import SUITES, Place
+    from ihsm.bench.suites import SUITES
     from ihsm.driver import Controller
     from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
 
