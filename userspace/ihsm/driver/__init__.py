@@ -3,7 +3,7 @@
 """The driver: rings, controller bring-up, HSM and AES commands."""
 
 from ihsm.driver.aes_queue import AesOutput, AesQueue, FastPathSession, GcmSealed
-from ihsm.driver.controller import Controller, DriverOptions
+from ihsm.driver.controller import Controller, ControllerState, DriverOptions
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.submission import Submission
@@ -12,6 +12,7 @@ __all__ = [
     "AesOutput",
     "AesQueue",
     "Controller",
+    "ControllerState",
     "DriverOptions",
     "FastPathSession",
     "GcmSealed",

@@ -11,6 +11,7 @@ import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 import numpy as np
@@ -69,6 +70,18 @@ class DriverOptions:
     """Time limit of a command unless the call says otherwise, in seconds."""
 
 
+class ControllerState(Enum):
+    """How far a controller's life has come."""
+
+    ATTACHED = auto()
+    """Interrupts and the admin queue's memory are not complete: there is nothing that the device could use."""
+    DISABLED = auto()
+    """The queues have memory that the device does not use."""
+    ENABLED = auto()
+    """CC.EN was set: the device may use whatever it has been told of."""
+    CLOSED = auto()
+
+
 class Controller(Closing):
     """A function that has been brought up. Methods may be called from any thread, `reset` and `close` from one.
 
@@ -94,9 +107,10 @@ class Controller(Closing):
         self._events: list[int] = []
         self._lines: dict[int, CompletionLine] = {}
         self._life = threading.Lock()
-        self._closed = False
+        self._state = ControllerState.ATTACHED
         try:
             self._check_function()
+            self._prepare()
             self._bring_up()
         except BaseException:
             self.close()
@@ -117,7 +131,13 @@ class Controller(Closing):
         command |= PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER
         self.function.write_config(PCI_COMMAND, command.to_bytes(2, "little"))
 
-    def _bring_up(self) -> None:
+    @property
+    def state(self) -> ControllerState:
+        """Whether the device works for this controller."""
+        return self._state
+
+    def _prepare(self) -> None:
+        """Interrupts, doorbells and the admin queue's memory."""
         if self.options.interrupts:
             if self.function.vectors <= AES_VECTORS.start:
                 raise UnsupportedDeviceError(
@@ -130,6 +150,9 @@ class Controller(Closing):
         self._bells = Doorbells(self.function)
         self.admin = AdminQueue(arena, self._bells, self._line(ADMIN_VECTOR))
         self._identify_page = arena.allocate_pages(IDENTIFY.itemsize)
+        self._state = ControllerState.DISABLED
+
+    def _bring_up(self) -> None:
         self._enable()
         hsm_count = _limited(self.admin.queue_count(Feature.HSM_QUEUE_COUNT), self.options.hsm_queues)
         aes_count = _limited(self.admin.queue_count(Feature.AES_QUEUE_COUNT), self.options.aes_queues)
@@ -148,6 +171,7 @@ class Controller(Closing):
         registers.write(Register.AQA, Aqa.of(asqs=ADMIN_ENTRIES - 1, acqs=ADMIN_ENTRIES - 1))
         registers.write(Register.ASQ, self.admin.sq_iova)
         registers.write(Register.ACQ, self.admin.cq_iova)
+        self._state = ControllerState.ENABLED
         registers.write(Register.CC, registers.cc.replace(en=1))
         registers.wait_ready(1)
         self.admin.open()
@@ -300,33 +324,29 @@ class Controller(Closing):
                 self.registers.subsystem_reset()
             else:
                 self.registers.disable()
+            self._state = ControllerState.DISABLED
             self._enable()
             self._create_queues()
 
     def _fail_all(self, error: IhsmError) -> None:
         for queue in (*self.aes_queues, *self.hsm_queues):
             queue.close(error)
-        if hasattr(self, "admin"):
-            self.admin.close(error)
+        self.admin.close(error)
 
     def close(self) -> None:
         """Tear down in the order of spec 01 §13 and close the function; harmless the second time."""
         with self._life:
-            if self._closed:
-                return
-            self._closed = True
-        try:
-            self._delete_queues()
-        except (BusError, DriverError) as error:
-            log.debug("teardown cut short: %s", error)
-        self._fail_all(QueueClosedError("the controller is closed"))
-        for line in self._lines.values():
-            line.close()
-        for queue in (*self.aes_queues, *self.hsm_queues):
-            queue.release()
-        if hasattr(self, "admin"):
-            self.admin.release()
-            self._bells.close()
+            state, self._state = self._state, ControllerState.CLOSED
+        if state is ControllerState.CLOSED:
+            return
+        if state is ControllerState.ENABLED:
+            try:
+                self._delete_queues()
+                self.registers.disable()
+            except (BusError, DriverError) as error:
+                log.debug("teardown cut short: %s", error)
+        if state is not ControllerState.ATTACHED:
+            self._release_queues()
         try:
             if self._events:
                 self.function.disable_interrupts()
@@ -345,8 +365,14 @@ class Controller(Closing):
             queue.suspend()
             self.admin.delete_sq(queue)
             self.admin.delete_cq(queue)
-        if hasattr(self, "admin"):
-            self.registers.disable()
+
+    def _release_queues(self) -> None:
+        self._fail_all(QueueClosedError("the controller is closed"))
+        for line in self._lines.values():
+            line.close()
+        for queue in (*self.aes_queues, *self.hsm_queues, self.admin):
+            queue.release()
+        self._bells.close()
 
 
 def _limited(count: int, limit: int | None) -> int:
