@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["conformance.conditions"]
+pytest_plugins = ["conformance.conditions", "support.reporting"]
 
 
 @pytest.fixture

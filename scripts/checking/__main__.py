@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/check`: the checks, and the tests of what was touched."""
+
+import argparse
+import sys
+import time
+from typing import Final
+
+from checking import checks, selection, touched
+
+MAX_TEST_FILES: Final = 8
+"""More would not keep `scripts/check` under a minute; a file's own test is always among the first."""
+NO_TESTS_COLLECTED: Final = 5
+"""pytest's exit status when all that was selected is long or needs a guest."""
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 if anything failed, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/check",
+        description="Style, types, imports, licences, shell, and of the touched files' tests those that need neither "
+        "a guest nor minutes.",
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="take these as touched instead of asking git")
+    parser.add_argument("--since", metavar="REVISION", default="HEAD", help="touched since the branch left it (HEAD)")
+    parser.add_argument("--all", action="store_true", help="every check over everything, and no test")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    if arguments.all:
+        bad = checks.failed([check.command for check in checks.all_checks()])
+    else:
+        try:
+            files = arguments.files or touched.touched_files(checks.ROOT, arguments.since)
+        except ValueError as error:
+            parser.error(str(error))
+        bad = check_touched(files)
+    took = f"{time.monotonic() - start:.0f} s"
+    print(f"check: FAILED after {took}: {', '.join(bad)}" if bad else f"check: OK, {took}", flush=True)
+    return 1 if bad else 0
+
+
+def check_touched(files: list[str]) -> list[str]:
+    """Compile, check and test what `files` concern; the names of what failed."""
+    print(f"check: touched: {' '.join(files) or 'nothing'}", flush=True)
+    concerned = checks.concerned(checks.all_checks(), files)
+    bad = checks.failed([("meson", "compile", "-C", "build/native"), *(check.command for check in concerned)])
+    tests = selection.tests_of_all(checks.ROOT, files)
+    if without := [name for name in files if not selection.tests_of(checks.ROOT, name)]:
+        print(f"check: no tests by path for {' '.join(without)}", flush=True)
+    if len(tests) > MAX_TEST_FILES:
+        print(f"check: {len(tests) - MAX_TEST_FILES} more test files concern what was touched: scripts/test runs them")
+    if tests:
+        marks = "not long and not guest"
+        pytest = ("pytest", "-n", "2", "--dist", "worksteal", "-m", marks, *tests[:MAX_TEST_FILES])
+        if checks.run(pytest) not in (0, NO_TESTS_COLLECTED):
+            bad.append("tests")
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The checks that are no tests, in one list for `scripts/check` and `scripts/test`."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from checking import touched
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class Check(NamedTuple):
+    """A command over the whole checkout that fails when something is wrong."""
+
+    command: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files it looks at, if it is too slow to run where none of them was touched; empty: runs always."""
+
+
+def all_checks() -> list[Check]:
+    """Every check, those that answer first in front."""
+    return [
+        Check(("ruff", "check")),
+        Check(("ruff", "format", "--check")),
+        Check(("python", "scripts/check-licences")),
+        Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
+        Check(("mypy",)),
+        Check(("lint-imports",)),
+    ]
+
+
+def concerned(checks: Sequence[Check], files: Sequence[str]) -> list[Check]:
+    """Those of `checks` that changes of `files` can break."""
+    return [check for check in checks if not check.suffixes or any(name.endswith(check.suffixes) for name in files)]
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command at the root with its output shown; its exit status, 127 if there is no such program."""
+    shown = " ".join(command if len(command) < 8 else [*command[:2], "…"])
+    print(f"check: {shown}", flush=True)
+    try:
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    except FileNotFoundError:
+        print(f"check: {command[0]} is not in .venv: run scripts/setup", flush=True)
+        return 127
+
+
+def failed(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Run all commands, also after one failed; the first words of those that did."""
+    return [" ".join(command[:2]) for command in commands if run(command) != 0]
