@@ -9,6 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine and nothing about ihsm: no deadline, nothing is too slow.
+# Examples share a test's fixtures knowingly. It is here and not at the tests because a test's own list replaces this one.
+settings.register_profile(
+    "ihsm",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    print_blob=True,
+)
+settings.load_profile("ihsm")
 
 pytest_plugins = ["conformance.conditions", "support.reporting"]
 

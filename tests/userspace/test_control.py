@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.control import PROTOCOL, ControlClient
@@ -70,7 +70,7 @@ def test_answers_that_are_none(tmp_path: Path, raw: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=80))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_any_line_is_an_answer_or_an_error(tmp_path: Path, raw: bytes) -> None:
     with (
         answering(tmp_path, lambda _: raw + b"\n") as path,

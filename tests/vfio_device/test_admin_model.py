@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from support.admin_model import AdminModel
@@ -97,7 +97,7 @@ def test_random_sequences(host: str, examples: int, socket_folder: Path) -> None
     with open_device(host, socket_folder, resources=RESOURCES) as device:
         driver = PolledDriver(device.function)
 
-        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples)
         @given(STEPS)
         def agree(steps: list[Step]) -> None:
             device.function.reset()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
@@ -72,7 +72,7 @@ def test_read_only_registers_keep_their_values(driver: PolledDriver) -> None:
         assert driver.read(register, width) == before
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     accesses=st.lists(
         st.tuples(st.integers(0, 0x48), st.sampled_from((1, 2, 4, 8)), st.integers(0, 2**64 - 1), st.booleans()),

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
@@ -169,7 +169,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield server
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40)
 @given(
     greeting=st.booleans(),
     chunks=st.lists(

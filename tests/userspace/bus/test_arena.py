@@ -32,7 +32,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_buffers_never_overlap_and_everything_comes_back(actions: list[tuple[str, int, int]]) -> None:
     arena, _ = make_arena()
     live = []

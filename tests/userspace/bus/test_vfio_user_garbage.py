@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
@@ -144,7 +144,7 @@ def test_after_a_broken_answer_the_function_stays_closed(tmp_path: Path) -> None
     value=st.integers(0, 255),
     cut=st.one_of(st.none(), st.integers(0, 60)),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 def test_corrupted_answers_never_hang(tmp_path: Path, command: int, position: int, value: int, cut: int | None) -> None:
     def answer(message_id: int, asked: int, payload: bytes) -> bytes:
         good = bytearray(honest(message_id, asked, payload))

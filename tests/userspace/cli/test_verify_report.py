@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
@@ -204,7 +204,7 @@ def test_files_that_are_no_certificates(evidence: Evidence, content: bytes) -> N
     assert "none.pem" in message
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(position=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_a_changed_report_is_refused_or_says_the_same(evidence: Evidence, position: int, flip: int) -> None:
     """Only tag and unprotected header are not signed; nothing depends on them."""
@@ -218,14 +218,14 @@ def test_a_changed_report_is_refused_or_says_the_same(evidence: Evidence, positi
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(max_size=200))
 def test_certificate_files_of_any_content_end_in_a_typed_error(data: bytes) -> None:
     with pytest.raises(CertificateChainError):
         order_chain(load_certificates(data, "file"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(cut=st.integers(0, 10_000), insert=st.binary(max_size=4))
 def test_damaged_certificates_end_in_a_typed_error(evidence: Evidence, cut: int, insert: bytes) -> None:
     der = b"".join(certificate.public_bytes(Encoding.DER) for certificate in evidence.certificates)

@@ -53,7 +53,7 @@ def test_another_identity_or_other_data_is_refused() -> None:
         verify_report(SAMPLE, IDENTITY, report_data=b"something else")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
 def test_any_changed_byte_is_noticed(position: int, change: int) -> None:
     """Only the unprotected header and the CBOR tag may be written differently without changing what is signed."""
@@ -66,7 +66,6 @@ def test_any_changed_byte_is_noticed(position: int, change: int) -> None:
     assert verified == verify_report(SAMPLE, IDENTITY)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_random_bytes_are_no_report(junk: bytes) -> None:
     with pytest.raises(AttestationError):

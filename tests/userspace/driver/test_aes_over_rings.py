@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
@@ -69,7 +69,7 @@ def fast_path_id(session: Session, raw: bytes, key_class: KeyClass) -> int:
 
 aads = st.binary(max_size=100)
 texts = st.one_of(st.binary(min_size=1, max_size=100), st.integers(1, 20_000).map(os.urandom))
-any_test = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_test = settings(max_examples=60)
 
 
 @given(aad=aads, text=texts, iv=st.binary(min_size=12, max_size=12))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction, vfio_abi
@@ -75,7 +75,7 @@ def test_no_device_of_ours(tmp_path: Path) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_random_registers(tmp_path: Path, seed: int) -> None:
     source = random.Random(seed)
 

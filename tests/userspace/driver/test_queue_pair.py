@@ -33,7 +33,7 @@ def batch(ring: RingFormat, count: int) -> np.ndarray:
     entries=st.integers(2, 20),
     actions=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1 << 16)), max_size=80),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_completions_in_any_order_reach_their_submissions(
     ring: RingFormat, entries: int, actions: list[tuple[int, int]]
 ) -> None:
@@ -159,7 +159,7 @@ def test_an_impossible_sq_head_fails_what_is_outstanding() -> None:
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_random_completions_never_hang(cqes: list[bytes]) -> None:
     with ring_device(ADMIN_RING, 8) as device:
         submission = device.queue.submit(batch(ADMIN_RING, 5), 0.01)

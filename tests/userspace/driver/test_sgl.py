@@ -56,7 +56,7 @@ def walk(arena: DmaArena, addr: int, length: int, kind: int) -> list[tuple[int, 
 
 
 @given(st.integers(1, 1100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_list_walks_back_to_its_pieces(count: int) -> None:
     pieces = [Piece(0x10000 * n + n % 7, 1 + n * 37 % 5000) for n in range(count)]
     with DmaArena(mmap.mmap(-1, 1 << 20), BASE, lambda: None) as arena:

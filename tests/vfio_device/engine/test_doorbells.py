@@ -66,7 +66,7 @@ def test_numbers_out_of_range(rig: EngineRig, entries: int, vector: int | None) 
         rig.engine.create_cq(1, 0x1000, entries, vector)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     entries=st.integers(2, 9),
     actions=st.lists(st.tuples(st.sampled_from(["tail", "head", "pull", "complete"]), st.integers(0, 10)), max_size=60),

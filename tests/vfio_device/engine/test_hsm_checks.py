@@ -110,7 +110,7 @@ _sqes = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(_sqes, min_size=10, max_size=40))
 def test_any_entry(sqes: list[dict[str, int]]) -> None:
     with EngineRig() as rig:

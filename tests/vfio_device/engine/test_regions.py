@@ -16,7 +16,7 @@ BASE = 0x4000_0000
 SPAN = 4 * 4096
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, SPAN - 1), st.integers(1, 3000), st.booleans()), max_size=40),
     st.lists(st.tuples(st.sampled_from([0, 4096, 8192, 12288]), st.integers(1, 3584)), min_size=1, max_size=20),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm_abi.aes_queue import Cipher
@@ -31,7 +31,7 @@ from support.aes_rig import (
 from support.nist_aes import GCM_GROUPS, gcm_cases
 
 IV = bytes(range(200, 212))
-EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=150)
 
 cuts = st.lists(st.integers(1, 5000), max_size=6)
 skews = st.lists(st.integers(0, 4095), min_size=1, max_size=4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE, Cipher, SglType
@@ -35,7 +35,7 @@ from support.guest_memory import GuestMemory
 
 IV = bytes(12)
 UNMAPPED = 0xDEAD_0000_0000
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300)
 
 
 @pytest.mark.parametrize("per_segment", [1, 7, 255])

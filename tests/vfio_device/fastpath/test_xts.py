@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm_device.hsm.keystore import BulkType
@@ -42,7 +42,7 @@ def test_nist_vectors(make_rig: Callable[..., AesRig], group: str) -> None:
     assert (ran, decrypted) == (600, 300)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(
     blocks=st.one_of(st.integers(0, 70), st.integers(60, 1100)), dul=st.integers(0, 3),
     tweak=tweaks,

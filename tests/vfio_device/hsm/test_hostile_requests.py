@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.ddi.keys import KeyRequest
@@ -101,7 +101,7 @@ def check(scene: Scene, message: bytes, kind: ControlKind, session_id: int | Non
         furnish(scene)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400)
 @given(
     request=REQUESTS, honest=st.booleans(), kind=st.sampled_from(ControlKind), ids=st.tuples(IDS, IDS), rev=REVISIONS
 )
@@ -122,7 +122,7 @@ def test_any_request(
     check(target, encode_message(ReqHdr(rev=rev, op=op, sess_id=header_id), data), kind, queue_id)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400)
 @given(request=REQUESTS, data=st.data())
 def test_any_damage(target: Scene, request: tuple[DdiOp, MborMap], data: st.DataObject) -> None:
     """Messages cut, extended or changed anywhere."""
@@ -144,6 +144,5 @@ def test_any_damage(target: Scene, request: tuple[DdiOp, MborMap], data: st.Data
 
 
 @given(message=st.binary(min_size=1, max_size=200), kind=st.sampled_from(ControlKind), session_id=IDS)
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes(target: Scene, message: bytes, kind: ControlKind, session_id: int | None) -> None:
     check(target, message, kind, session_id)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm_abi.ddi import KeyAttributeFlags, KeyType
@@ -90,7 +90,6 @@ def test_a_key_comes_back_as_it_was(store: KeyStore, masking_key: Handle) -> Non
         store.destroy(again)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_damaged_blob_is_accepted(store: KeyStore, masking_key: Handle, data: st.DataObject) -> None:
     key = store.import_secret(bytes(48), OWNER)
