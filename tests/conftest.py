@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says something about the machine and nothing about ihsm: no deadline, nothing is too slow.
-# Examples share a test's fixtures knowingly. It is here and not at the tests because a test's own list replaces this one.
+# Examples share a test's fixtures knowingly. Not said at the tests, because a test's own list would replace this one.
 settings.register_profile(
     "ihsm",
     deadline=None,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from ihsm_device.engine import Engine, LoopbackHost, Scheduler
 from ihsm_device.hsm.keystore import BulkTable, BulkType, Handle, KeyStore, Owner
 from support.aes_model import padded_aad
 from support.guest_memory import GuestMemory
+from support.waiting import first
 
 RING_IOVA = 0x1_0000_0000
 DATA_BLOCKS_PER_SEGMENT = 255
@@ -153,22 +153,21 @@ class AesQueue:
             self.tail = (self.tail + 1) % self.entries
         self.rig.engine.doorbell(self.doorbell, self.tail)
 
-    def reap(self, count: int, timeout_s: float = 30.0) -> list[Completion]:
+    def reap(self, count: int) -> list[Completion]:
         """The next `count` completions, head doorbell rung once."""
         completions = []
-        deadline = time.monotonic() + timeout_s
-        while len(completions) < count:
-            raw = self.memory.read(self.cq + self.head * AES_CQE.itemsize, AES_CQE.itemsize)
-            if raw[-2] & 1 != self.phase:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{len(completions)} of {count} completions after {timeout_s} s")
-                time.sleep(0.0001)
-                continue
+        for number in range(count):
+            raw = first(self._next_raw, f"completion {number} of {count}", every_s=0.0001)
             completions.append(Completion.parse(raw))
             self.head = (self.head + 1) % self.entries
             self.phase ^= self.head == 0
         self.rig.engine.doorbell(self.doorbell + 4, self.head)
         return completions
+
+    def _next_raw(self) -> bytes | None:
+        """The entry at the head if its phase says that it is there."""
+        raw = self.memory.read(self.cq + self.head * AES_CQE.itemsize, AES_CQE.itemsize)
+        return raw if raw[-2] & 1 == self.phase else None
 
 
 def descriptor(address: int, length: int, kind: int = SglType.DATA_BLOCK, sub_type: int = 0) -> bytes:

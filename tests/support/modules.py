@@ -9,6 +9,7 @@ from typing import Any
 
 from ihsm_abi.hsm_queue import SessionControl
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
+from support.waiting import HANG_S
 
 SLOW_PREFIX = b"slow"
 FAIL_PREFIX = b"fail"
@@ -40,7 +41,7 @@ class ReversingModule:
             raise RuntimeError("asked to fail")
         if message.startswith(SLOW_PREFIX):
             self.started.release()
-            assert self.gate.wait(20)
+            assert self.gate.wait(HANG_S)
         flags = SessionControl.of(kind=command.kind, id_valid=command.id_valid)
         answer = (
             message[::-1].ljust(LONG_ANSWER_BYTES, b".") if message.startswith(LONG_ANSWER_PREFIX) else message[::-1]

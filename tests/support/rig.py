@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +19,10 @@ from ihsm_abi.pci import BAR_BYTES, PAGE_BYTES
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 from ihsm_device._native import lib
 from ihsm_device.engine import Command, Engine, LoopbackHost, RingClass, Scheduler
+from support.waiting import HANG_S, first
 
 MEMORY_BYTES = 1 << 20
 MEMORY_IOVA = 0x10_0000
-TIMEOUT_S = 10.0
 AES_ATTR = AesAttr.of(psdt=1, cmd_type=CMD_TYPE_FAST_PATH)
 
 
@@ -90,11 +89,7 @@ class RigQueue:
         self.rig.doorbell(cq_head_offset(self.queue_id), self.head)
 
     def wait(self) -> Any:
-        deadline = time.monotonic() + TIMEOUT_S
-        while (entry := self.reap()) is None:
-            assert time.monotonic() < deadline, f"no completion of queue {self.queue_id} within {TIMEOUT_S} s"
-            time.sleep(0)
-        return entry
+        return first(self.reap, f"completion of queue {self.queue_id}", every_s=0)
 
 
 class EngineRig:
@@ -151,9 +146,9 @@ class EngineRig:
     def queue(self, queue_id: int, entries: int = 16, *, cq_entries: int | None = None) -> RigQueue:
         return RigQueue(self, queue_id, entries, cq_entries)
 
-    def pull(self, ring: RingClass = RingClass.HSM, timeout_s: float = TIMEOUT_S) -> Command:
-        command = self.scheduler.pull(ring, timeout_s)
-        assert command is not None, f"no {ring.name} command within {timeout_s} s"
+    def pull(self, ring: RingClass = RingClass.HSM) -> Command:
+        command = self.scheduler.pull(ring, HANG_S)
+        assert command is not None, f"no {ring.name} command within {HANG_S:g} s"
         return command
 
     def serve_ready_ring(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ihsm.bus import vfio_abi
 from ihsm.bus.vfio_user_wire import HEADER, REGION_ACCESS, TYPE_REPLY, VERSION, Command
+from support.waiting import ended
 
 Answer = Callable[[int, int, bytes], bytes]
 """(message id, command, payload) -> bytes to send; empty: no answer."""
@@ -57,8 +58,7 @@ def scripted_server(folder: Path, answer: Answer) -> Iterator[Path]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
-        assert not thread.is_alive()
+        ended(thread)
 
 
 def _serve(listener: socket.socket, answer: Answer) -> None:

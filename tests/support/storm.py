@@ -26,6 +26,7 @@ from ihsm_abi.pci import MSIX_VECTORS, PAGE_BYTES
 from ihsm_device.engine import Outcome, RingClass
 from ihsm_device.hsm.keystore import BulkType, KeyStore, Owner
 from support.rig import AES_ATTR, EngineRig, RigQueue, aes_entry, hsm_entry
+from support.waiting import ended
 
 ANSWERS_IOVA: Final = 0x9000_0000
 AES_BYTES: Final = 16 * 1024
@@ -199,9 +200,7 @@ class Storm:
 
     def close(self) -> None:
         self.rig.scheduler.wake()
-        for worker in self.workers:
-            worker.join(10)
-            assert not worker.is_alive()
+        ended(*self.workers)
         self.rig.close()
         self.table.close()
         self.store.destroy(self.key)

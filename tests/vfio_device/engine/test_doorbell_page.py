@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
 from ihsm_device.engine import Engine, LoopbackHost, RingClass, Scheduler
 from support.rig import EngineRig, RigQueue, aes_entry, hsm_entry
+from support.waiting import HANG_S, ended, first, stays, until
 
 ASLEEP = POLLER_ASLEEP_OFFSET // 4
 
@@ -50,23 +50,26 @@ def test_a_client_that_only_stores_is_seen_soon() -> None:
         queue = rig.queue(256).create()
         for cid in range(50):
             queue.put(aes_entry(cid))
-            time.sleep(0.003)
+            until(lambda: rig.page[ASLEEP], "a poller that is asleep", every_s=0)
             rig.page[2 * 256] = queue.tail
-            while (completion := queue.peek()) is None:
-                time.sleep(0)
+            completion = first(queue.peek, "completion of a doorbell without kick", every_s=0)
             queue.reap()
             assert int(completion["cmd_id"]) == cid
 
 
 def test_the_asleep_word_comes_and_goes() -> None:
-    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=0) as rig:
-        assert rig.page is not None
-        rig.queue(256).create()
-        deadline = time.monotonic() + 10
-        seen: set[int] = set()
-        while seen != {0, 1} and time.monotonic() < deadline:
-            seen.add(int(rig.page[ASLEEP]))
-        assert seen == {0, 1}
+    with EngineRig(aes_workers=0, doorbell_page=True, spin_us=2000) as rig:
+        page = rig.page
+        assert page is not None
+        queue = rig.queue(256).create()
+
+        def is_awake_after_work() -> bool:
+            run_aes(queue, 1)
+            return bool(page[ASLEEP] == 0)
+
+        for _ in range(3):
+            until(lambda: page[ASLEEP] == 1, "a poller that is asleep", every_s=0)
+            until(is_awake_after_work, "a poller that is awake", every_s=0)
 
 
 def test_level_1_abort_forgets_the_stale_tail_and_keeps_the_head(page_rig: EngineRig) -> None:
@@ -88,8 +91,7 @@ def test_disable_clears_the_page_and_stores_afterwards_ring_nothing(page_rig: En
     assert not page_rig.page[:ASLEEP].any()
     page_rig.page[512] = 9
     before = page_rig.memory.copy()
-    time.sleep(0.01)
-    assert (page_rig.memory == before).all()
+    assert stays(lambda: (page_rig.memory == before).all())
     again = page_rig.queue(256).create()
     assert int(page_rig.page[512]) == 0
     run_aes(again, 20)
@@ -99,11 +101,8 @@ def test_values_that_make_no_sense_are_counted_once(page_rig: EngineRig) -> None
     assert page_rig.page is not None
     queue = page_rig.queue(256, 8).create()
     page_rig.page[512] = 8
-    deadline = time.monotonic() + 10
-    while page_rig.engine.counters()["doorbells_bad_value"] == 0:
-        assert time.monotonic() < deadline
-    time.sleep(0.01)
-    assert page_rig.engine.counters()["doorbells_bad_value"] == 1
+    until(lambda: page_rig.engine.counters()["doorbells_bad_value"], "a value that was looked at", every_s=0)
+    assert stays(lambda: page_rig.engine.counters()["doorbells_bad_value"] == 1)
     run_aes(queue, 9)
 
 
@@ -112,9 +111,7 @@ def test_a_doorbell_that_comes_as_an_access_goes_through_the_page(page_rig: Engi
     for cid in range(20):
         queue.put(aes_entry(cid))
         page_rig.engine.doorbell(8 * 256, queue.tail)
-        deadline = time.monotonic() + 10
-        while (completion := queue.reap(ring=False)) is None:
-            assert time.monotonic() < deadline
+        completion = first(lambda: queue.reap(ring=False), "completion of a doorbell access", every_s=0)
         page_rig.engine.doorbell(8 * 256 + 4, queue.head)
         assert int(completion["cmd_id"]) == cid
 
@@ -126,12 +123,11 @@ def test_the_page_cannot_be_cut(page_rig: EngineRig) -> None:
 
 
 def test_a_poller_that_sleeps_and_wakes_loses_no_doorbell() -> None:
-    """Pauses around the poller's own ones, with kicks as the asleep word asks for them; all rounds must be quick."""
+    """Pauses around the poller's own ones, with kicks as the asleep word asks for them."""
     with EngineRig(aes_workers=0, doorbell_page=True, spin_us=30) as rig:
         queue = rig.queue(256, 16).create()
         for cid in range(3000):
-            pause = time.perf_counter() + (cid % 60) * 1e-6
-            while time.perf_counter() < pause:
+            for _ in range(30 * (cid % 60)):  # up to about twice the time that the poller stays awake
                 pass
             queue.submit(aes_entry(cid))
             assert int(queue.wait()["cmd_id"]) == cid
@@ -150,19 +146,18 @@ def test_pages_of_functions_that_come_and_go() -> None:
         thread.start()
         run_aes(queue, 300)
         stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
+        ended(thread)
 
 
 def test_hsm_commands_reach_a_blocked_puller() -> None:
     with EngineRig(doorbell_page=True, spin_us=0) as rig:
         queue = rig.queue(1).create()
         got: list[object] = []
-        thread = threading.Thread(target=lambda: got.append(rig.scheduler.pull(RingClass.HSM, 10)), daemon=True)
+        thread = threading.Thread(target=lambda: got.append(rig.scheduler.pull(RingClass.HSM, HANG_S)), daemon=True)
         thread.start()
-        time.sleep(0.02)
+        assert stays(thread.is_alive)
         queue.submit(hsm_entry(4))
-        thread.join(10)
+        ended(thread)
         assert getattr(got[0], "cid", None) == 4
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,10 @@ from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_device.engine import Engine, LoopbackHost, Outcome, QueueError, RingClass, Scheduler
 from support.rig import EngineRig, admin_entry, aes_entry, hsm_entry
+from support.waiting import HANG_S, ended, stays
+
+LIVES = 3000
+"""Engines made and closed by each of the threads that do so beside others' work."""
 
 
 def in_thread(target: object, *arguments: object) -> threading.Thread:
@@ -64,14 +67,21 @@ def test_deleting_an_hsm_queue_waits_for_what_was_fetched(rig: EngineRig) -> Non
     queue = rig.queue(1).create(vector=1)
     queue.submit(*(hsm_entry(cid) for cid in range(3)))
     first, second = rig.pull(), rig.pull()
-    deletion = in_thread(rig.engine.delete_sq, 1)
-    time.sleep(0.02)
-    assert deletion.is_alive()
+    refused = threading.Event()
+
+    def delete() -> None:
+        try:
+            rig.engine.delete_sq(1, HANG_S)
+        except QueueError:
+            refused.set()
+
+    deletions = [in_thread(delete) for _ in range(2)]
+    assert refused.wait(HANG_S), "the second of two is refused, which shows that the first has begun"
     assert rig.nothing_to_pull(), "the third was not fetched and never will be"
+    assert stays(lambda: any(deletion.is_alive() for deletion in deletions))
     assert rig.engine.complete_hsm(second, b"") is Outcome.POSTED
     assert rig.engine.complete_hsm(first, b"") is Outcome.POSTED
-    deletion.join(10)
-    assert not deletion.is_alive()
+    ended(*deletions)
     assert [int(queue.reap()["cid"]) for _ in range(2)] == [1, 0]
     assert queue.peek() is None
     assert rig.host.interrupts(1) == 2
@@ -209,7 +219,7 @@ def test_functions_share_a_scheduler_fairly() -> None:
         engine.doorbell(8, 8)
     pulled = []
     for _ in range(24):
-        command = scheduler.pull(RingClass.HSM, 1)
+        command = scheduler.pull(RingClass.HSM, HANG_S)
         assert command is not None
         pulled.append(engines.index(command.engine))
     assert pulled == [0, 1, 2] * 8
@@ -281,16 +291,12 @@ def test_one_interrupt_for_a_batch(rig: EngineRig) -> None:
 
 
 def test_pull_times_out_and_wakes(rig: EngineRig) -> None:
-    started = time.monotonic()
     assert rig.scheduler.pull(RingClass.HSM, 0.05) is None
-    assert time.monotonic() - started >= 0.05
     results: list[object] = []
     pullers = [in_thread(lambda: results.append(rig.scheduler.pull(RingClass.HSM))) for _ in range(3)]
-    time.sleep(0.02)
+    assert stays(lambda: all(puller.is_alive() for puller in pullers))
     rig.scheduler.wake()
-    for puller in pullers:
-        puller.join(10)
-        assert not puller.is_alive()
+    ended(*pullers)
     assert results == [None] * 3
     assert rig.scheduler.closed
     assert rig.scheduler.pull(RingClass.ADMIN) is None
@@ -315,8 +321,7 @@ def test_many_pullers_lose_and_double_nothing(rig: EngineRig) -> None:
             got = {int(queue.wait()["cid"]) for _ in range(63)}
             assert got == {63 * lap + n for n in range(63)}
     rig.scheduler.wake()
-    for worker in workers:
-        worker.join(10)
+    ended(*workers)
     assert len(seen) == 8 * 630
     assert set(seen.values()) == {1}
 
@@ -338,14 +343,13 @@ def test_an_engine_goes_with_its_last_reference() -> None:
 def test_functions_come_and_go_while_others_work() -> None:
     """No thread is left inside an engine that is freed."""
     scheduler = Scheduler(aes_workers=2)
-    stop = threading.Event()
 
     def work() -> None:
         while (command := scheduler.pull(RingClass.HSM)) is not None:
             command.engine.complete_hsm(command, b"")
 
     def live() -> None:
-        while not stop.is_set():
+        for _ in range(LIVES):
             host, memory = LoopbackHost(), np.zeros(1 << 16, np.uint8)
             host.map(0, memory)
             engine = Engine(scheduler, host, inline_aes=False)
@@ -355,14 +359,8 @@ def test_functions_come_and_go_while_others_work() -> None:
                 engine.doorbell(8 * queue_id, 15)
             engine.close()
 
-    threads = [in_thread(work) for _ in range(2)] + [in_thread(live) for _ in range(3)]
-    time.sleep(1)
-    stop.set()
-    for thread in threads[2:]:
-        thread.join(10)
-        assert not thread.is_alive()
+    workers = [in_thread(work) for _ in range(2)]
+    ended(*[in_thread(live) for _ in range(3)])
     scheduler.wake()
-    for thread in threads[:2]:
-        thread.join(10)
-        assert not thread.is_alive()
+    ended(*workers)
     scheduler.close()
