@@ -12,16 +12,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ihsm.bus import VfioUserFunction
 from ihsm_abi.control import SUFFIX, ControlAnswer, ControlRequest
+from support.waiting import HANG_S
 
 READY: Final = "ready:"
-START_TIMEOUT_S: Final = 30.0
 SERVE: Final = (sys.executable, "-c", "from ihsm.cli import main; main()", "serve")
 
 
@@ -31,7 +31,6 @@ class ServeProcess:
 
     process: subprocess.Popen[str]
     paths: list[Path]
-    ready_after_s: float
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -65,29 +64,24 @@ class ServeProcess:
         assert answer.result is not None, answer
         return answer.result
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = HANG_S) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout_s)
 
 
 def settled(server: ServeProcess) -> tuple[int, int, int]:
-    """Open files, threads and resident KiB, once the last client has been noticed."""
-    deadline = time.monotonic() + 10
-    while server.status()["counters"]["dma_regions"]:
-        assert time.monotonic() < deadline, "regions of a dead client are still mapped"
-        time.sleep(0.01)
-    # Its interrupts and its connection are closed after its memory, one by one.
-    files = -1
-    while files != (files := server.open_files()):
-        assert time.monotonic() < deadline, "files of a dead client are still being closed"
-        time.sleep(0.1)
-    return files, server.status_field("Threads"), server.status_field("VmRSS")
+    """Open files, threads and resident KiB with one client that has done nothing yet.
+
+    There is one client at a time: when it is answered, everything of the one before it is gone.
+    """
+    with VfioUserFunction(server.paths[0], timeout_s=HANG_S):
+        assert server.status()["counters"]["dma_regions"] == 0, "regions of a dead client are still mapped"
+        return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
 
 
 @contextlib.contextmanager
 def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[ServeProcess]:
     """Run `ihsm serve` with these options; ended at the end if it still runs."""
-    start = time.monotonic()
     process = subprocess.Popen(
         [*SERVE, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -98,10 +92,9 @@ def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterat
     reader.start()
     try:
         line = process.stdout.readline()
-        after = time.monotonic() - start
         assert line.startswith(READY), f"no ready line but {line!r}; {''.join(errors)}"
         paths = [Path(uri.removeprefix("vfio-user:")) for uri in line.removeprefix(READY).split()]
-        yield ServeProcess(process, paths, after, errors)
+        yield ServeProcess(process, paths, errors)
     finally:
         if process.poll() is None:
             process.kill()
@@ -114,7 +107,7 @@ def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterat
 def run_serve(*options: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run an `ihsm serve` that is expected to refuse to start."""
     return subprocess.run(
-        [*SERVE, *options], capture_output=True, text=True, env=environment, timeout=START_TIMEOUT_S, check=False
+        [*SERVE, *options], capture_output=True, text=True, env=environment, timeout=HANG_S, check=False
     )
 
 

@@ -14,6 +14,7 @@ from ihsm_abi.hsm_queue import ControlKind, SessionControl
 from ihsm_device.function import firmware_version
 from support.devices import DeviceUnderTest
 from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe
+from support.waiting import HANG_S
 
 UNMAPPED = 0x7777_0000_0000
 
@@ -102,7 +103,7 @@ def test_delete_waits_for_fetched_commands(driver: PolledDriver, device: DeviceU
     assert driver.run_hsm(b"first").message == b"tsrif"
     driver.page.view[:4] = np.frombuffer(b"slow", np.uint8)
     _submit_from_page(driver, hsm, 4)
-    assert device.module.started.acquire(timeout=10)
+    assert device.module.started.acquire(timeout=HANG_S)
     driver.admin.submit(admin_sqe(AdminOpcode.DELETE_SQ, driver.next_cid(), dw10=1))
     assert hsm.poll() is None
     assert driver.admin.poll() is None
@@ -120,7 +121,7 @@ def test_reset_while_a_delete_waits(driver: PolledDriver, device: DeviceUnderTes
     hsm = driver.create_pair(1)
     driver.page.view[:4] = np.frombuffer(b"slow", np.uint8)
     _submit_from_page(driver, hsm, 4)
-    assert device.module.started.acquire(timeout=10)
+    assert device.module.started.acquire(timeout=HANG_S)
     driver.admin.submit(admin_sqe(AdminOpcode.DELETE_SQ, driver.next_cid(), dw10=1))
     resets: dict[str, Callable[[], None]] = {
         "disable": driver.disable,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRequest
 from ihsm_device.control_socket import ControlServer, answer
 from ihsm_device.socket_paths import listen
+from support.waiting import HANG_S
 
 
 def echo(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def path(socket_folder: Path) -> Iterator[Path]:
 
 def connect(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(HANG_S)
     client.connect(str(path))
     return client
 

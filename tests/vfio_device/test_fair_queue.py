@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm_device.fair_queue import FairQueue
+from support.waiting import ended, until
 
 
 @given(st.lists(st.one_of(st.integers(0, 3), st.none()), max_size=60))
@@ -50,10 +51,8 @@ def test_close_ends_waiting_threads() -> None:
     for thread in threads:
         thread.start()
     queue.put("a", 1)
-    while not results:
-        pass
+    until(lambda: results, "an item that was put")
     queue.close()
-    for thread in threads:
-        thread.join(10)
+    ended(*threads)
     assert sorted(results, key=str) == [1, None, None, None]
     assert queue.get() is None

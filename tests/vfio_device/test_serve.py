@@ -9,7 +9,6 @@ import signal
 import socket
 import stat
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnu
 from ihsm_device.socket_paths import claim, is_listening, listen
 from support.polled import PolledDriver
 from support.process import json_lines, run_serve, serve
+from support.waiting import HANG_S, until
 
 MAX_PATH = 107
 HEADER = struct.Struct("<HHIII")
@@ -73,8 +73,9 @@ def test_stop_with_a_client_attached(socket_folder: Path, number: int) -> None:
 def test_stop_with_a_silent_client(socket_folder: Path) -> None:
     """A client that connects and says nothing does not keep the process from ending."""
     with serve("--socket", str(socket_folder / "a.sock")) as server, socket.socket(socket.AF_UNIX) as client:
+        before = server.open_files()
         client.connect(str(server.paths[0]))
-        time.sleep(0.3)  # let it be accepted
+        until(lambda: server.open_files() > before, "a connection that is accepted")
         assert server.stop() == 0
     assert list(socket_folder.iterdir()) == []
     assert not any("Traceback" in line for line in server.errors)
@@ -187,7 +188,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> object:
 def test_garbage_on_the_socket(shared_server: object, greeting: bool, chunks: list[bytes]) -> None:
     path = shared_server.paths[0]  # type: ignore[attr-defined]
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
+        client.settimeout(HANG_S)
         client.connect(str(path))
         try:
             if greeting:

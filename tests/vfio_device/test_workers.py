@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +20,7 @@ from ihsm_device.workers import SLOW_BACKLOG, WorkerPool
 from support.loopback import LoopbackFunction
 from support.modules import ReversingModule
 from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe
+from support.waiting import HANG_S, until
 
 
 @pytest.fixture
@@ -34,6 +35,11 @@ def driver(module: ReversingModule) -> Iterator[PolledDriver]:
         driver.enable()
         yield driver
         module.gate.set()
+
+
+def slow_threads() -> int:
+    """As many as processors, at least 2 (docs/architecture.md)."""
+    return max(2, os.cpu_count() or 1)
 
 
 def submit(driver: PolledDriver, ring: Ring, text: bytes) -> None:
@@ -52,23 +58,23 @@ def submit(driver: PolledDriver, ring: Ring, text: bytes) -> None:
 
 def test_cancelled_commands_are_not_executed(driver: PolledDriver, module: ReversingModule) -> None:
     """More slow commands than threads; those that had not begun when the controller was disabled never do."""
-    ring = driver.create_pair(1, entries=64)
-    for _ in range(60):
+    threads = slow_threads()
+    entries = 4 * threads
+    ring = driver.create_pair(1, entries=entries)
+    for _ in range(entries - 1):
         submit(driver, ring, b"slow")
-    assert module.started.acquire(timeout=10)
-    time.sleep(0.05)
-    begun = 1
-    while module.started.acquire(blocking=False):
-        begun += 1
-    assert begun < 60
+    for _ in range(threads):
+        assert module.started.acquire(timeout=HANG_S)
     driver.disable()
     module.gate.set()
     driver.enable()
     driver.create_pair(1)
-    assert driver.run_hsm(b"after").message == b"retfa"
-    time.sleep(0.05)
+    # A function's commands are taken in order: when a later one is carried out, the cancelled ones were passed over.
+    assert driver.run_hsm(b"slow after").message == b"retfa wols"
+    assert module.started.acquire(blocking=False)
     assert not module.started.acquire(blocking=False), "a cancelled command was executed"
-    assert module.rollbacks == [b"slow"] * begun, "what was executed in vain is taken back"
+    until(lambda: len(module.rollbacks) >= threads, "what was executed in vain is taken back")
+    assert module.rollbacks == [b"slow"] * threads
 
 
 def test_backlog_of_slow_commands_is_bounded(driver: PolledDriver, module: ReversingModule) -> None:
@@ -106,7 +112,7 @@ def test_delete_of_one_function_does_not_hold_up_another() -> None:
     for each in drivers:
         each.enable()
     submit(drivers[0], drivers[0].create_pair(1), b"slow")
-    assert modules[0].started.acquire(timeout=10)
+    assert modules[0].started.acquire(timeout=HANG_S)
     drivers[0].admin.submit(admin_sqe(AdminOpcode.DELETE_SQ, 77, dw10=1))
     for _ in range(20):
         assert drivers[1].run_admin(AdminOpcode.GET_RES_CNT, dw10=2).dw0 == 1
@@ -122,14 +128,15 @@ def test_delete_of_one_function_does_not_hold_up_another() -> None:
 def test_commands_of_a_vanished_function_are_dropped(module: ReversingModule) -> None:
     scheduler, host = Scheduler(), LoopbackHost()
     client = LoopbackFunction.around(Function(Engine(scheduler, host), module), host)
-    pool = WorkerPool(scheduler, lambda command: None)
+    looked_for = threading.Event()
+    pool = WorkerPool(scheduler, lambda command: looked_for.set())
     pool.start()
     driver = PolledDriver(client)
     driver.enable()
     driver.admin.submit(admin_sqe(AdminOpcode.GET_RES_CNT, 1))
-    time.sleep(0.05)
-    assert driver.admin.poll() is None
+    assert looked_for.wait(HANG_S)
     pool.stop()
+    assert driver.admin.poll() is None
     client.release()
     scheduler.close()
 
@@ -142,7 +149,7 @@ def test_stop_ends_every_thread(module: ReversingModule) -> None:
         driver.create_pair(1)
         driver.run_hsm(b"abc")
         assert threading.active_count() > before
-    assert threading.active_count() == before
+    until(lambda: threading.active_count() == before, "the end of every thread")
 
 
 def test_admin_rings_without_pointer(driver: PolledDriver, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +22,11 @@ import pytest
 from ihsm.bus import VfioUserFunction
 from ihsm.errors import BusError, RequestRefusedError
 from ihsm_device import vfu
+from support.waiting import HANG_S, ended, until
 
 BAR_BYTES = 4096
 PAGE = 4096
 MSIX_CAPABILITY = bytes.fromhex("110007000400000004080000")
-TIMEOUT_S = 10.0
 
 
 class Device:
@@ -67,15 +66,11 @@ class Device:
 
     def wait_for(self, what: object, count: int = 1) -> None:
         """Until the list `what` has `count` items."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while len(what) < count:  # type: ignore[arg-type]
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: len(what) >= count, f"{count} entries")  # type: ignore[arg-type]
 
     def close(self) -> None:
         os.eventfd_write(self.stop_fd, 1)
-        self.owner.join(TIMEOUT_S)
-        assert not self.owner.is_alive()
+        ended(self.owner)
         self.context.close()
         os.close(self.stop_fd)
 
@@ -89,7 +84,7 @@ def device(socket_folder: Path) -> Iterator[Device]:
 
 @pytest.fixture
 def client(device: Device) -> Iterator[VfioUserFunction]:
-    with VfioUserFunction(device.path, timeout_s=TIMEOUT_S) as client:
+    with VfioUserFunction(device.path, timeout_s=HANG_S) as client:
         yield client
 
 
@@ -239,7 +234,7 @@ def test_memory_without_a_descriptor_is_known_and_not_reached(device: Device, cl
 
 def interrupts(event: int) -> int:
     """Count of an eventfd; the owner thread, if it has just answered a request, raises it a moment later."""
-    assert select.select([event], [], [], TIMEOUT_S)[0], "no interrupt"
+    assert select.select([event], [], [], HANG_S)[0], "no interrupt"
     return os.eventfd_read(event)
 
 
@@ -273,7 +268,7 @@ def test_interrupts_wait_for_the_function_mask(device: Device, client: VfioUserF
 
 
 def test_reset_and_lost_client(device: Device) -> None:
-    client = VfioUserFunction(device.path, timeout_s=TIMEOUT_S)
+    client = VfioUserFunction(device.path, timeout_s=HANG_S)
     client.allocate_arena(PAGE)
     client.reset()
     assert device.resets == [vfu.ResetType.DEVICE]
@@ -282,7 +277,7 @@ def test_reset_and_lost_client(device: Device) -> None:
     assert device.resets == [vfu.ResetType.DEVICE, vfu.ResetType.LOST_CONNECTION]
     assert [kind for kind, _ in device.dma] == ["map", "unmap"]
     assert device.results == [vfu.RunResult.DISCONNECTED]
-    with VfioUserFunction(device.path, timeout_s=TIMEOUT_S) as again:
+    with VfioUserFunction(device.path, timeout_s=HANG_S) as again:
         assert again.read_bar(0, 0, 4) == 0
 
 
@@ -295,13 +290,13 @@ def test_a_mapped_bar(socket_folder: Path) -> None:
     stop = os.eventfd(0)
     thread = threading.Thread(target=lambda: context.attach(stop) and context.run(stop), daemon=True)
     thread.start()
-    with VfioUserFunction(socket_folder / "m", timeout_s=TIMEOUT_S) as client:
+    with VfioUserFunction(socket_folder / "m", timeout_s=HANG_S) as client:
         mapping = client.map_bar(2)
         assert mapping is not None
         mapping[8:12] = b"ring"
         assert mmap.mmap(fd, PAGE)[8:12] == b"ring"
         assert client.read_bar(2, 8, 4) == 0, "without a callback an access reads zeros"
-    thread.join(TIMEOUT_S)
+    ended(thread)
     context.close()
 
 
@@ -323,7 +318,7 @@ def test_a_client_without_a_proper_greeting_is_forgotten(device: Device, data: b
     stranger.connect(str(device.path))
     stranger.sendall(data)
     stranger.close()
-    with VfioUserFunction(device.path, timeout_s=TIMEOUT_S) as client:
+    with VfioUserFunction(device.path, timeout_s=HANG_S) as client:
         assert client.read_bar(0, 0, 4) == 0
 
 
@@ -332,7 +327,7 @@ def test_a_silent_client_does_not_hold_the_device(device: Device, greeting: byte
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(device.path))
         stranger.sendall(greeting)
-        with VfioUserFunction(device.path, timeout_s=TIMEOUT_S) as client:
+        with VfioUserFunction(device.path, timeout_s=HANG_S) as client:
             assert client.read_bar(0, 0, 4) == 0
 
 
@@ -342,7 +337,7 @@ def test_two_devices_and_a_path_that_is_taken(device: Device, socket_folder: Pat
     with pytest.raises(OSError, match="too long"):
         vfu.Context(str(socket_folder / ("x" * 200)))
     other = Device(socket_folder / "t")
-    with VfioUserFunction(other.path, timeout_s=TIMEOUT_S) as second:
+    with VfioUserFunction(other.path, timeout_s=HANG_S) as second:
         second.write_bar(0, 0, 4, 5)
         assert (other.memory[0], device.memory[0]) == (5, 0)
     other.close()
@@ -353,12 +348,13 @@ def test_run_returns_when_nothing_comes(socket_folder: Path) -> None:
     context.region(0, PAGE)
     context.realize()
     assert not context.attach(timeout_s=0.01)
-    peer = threading.Thread(target=lambda: setattr(context, "peer", VfioUserFunction(socket_folder / "q")))
+    peers: list[VfioUserFunction] = []
+    peer = threading.Thread(target=lambda: peers.append(VfioUserFunction(socket_folder / "q", timeout_s=HANG_S)))
     peer.start()
-    assert context.attach(timeout_s=TIMEOUT_S)
+    assert context.attach(timeout_s=HANG_S)
     while peer.is_alive():
         context.run(timeout_s=0.05)
     assert context.run(timeout_s=0.01) is vfu.RunResult.TIMEOUT
-    context.peer.close()  # type: ignore[attr-defined]
-    assert context.run(timeout_s=TIMEOUT_S) is vfu.RunResult.DISCONNECTED
+    peers[0].close()
+    assert context.run(timeout_s=HANG_S) is vfu.RunResult.DISCONNECTED
     context.close()

@@ -8,20 +8,19 @@ import os
 import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from ihsm.bus import VfioUserFunction
 from ihsm.errors import DeviceNotFoundError
+from support.waiting import HANG_S, until
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "vfu_device.py"
-TIMEOUT_S = 20.0
 
 
 def answers(path: Path) -> bool:
     """Whether somebody listens; the socket file is there a moment earlier."""
     try:
-        VfioUserFunction(path, timeout_s=TIMEOUT_S).close()
+        VfioUserFunction(path, timeout_s=HANG_S).close()
     except DeviceNotFoundError:
         return False
     return True
@@ -31,13 +30,9 @@ def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
     path = socket_folder / "example"
     process = subprocess.Popen([sys.executable, EXAMPLE, path])
     try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not answers(path):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: process.poll() is not None or answers(path), "a device that listens")
         for _ in range(2):
-            with VfioUserFunction(path, timeout_s=TIMEOUT_S) as client:
+            with VfioUserFunction(path, timeout_s=HANG_S) as client:
                 event = os.eventfd(0, os.EFD_NONBLOCK)
                 client.enable_interrupts([event])
                 buffer = client.allocate_arena(1 << 16).allocate(5000)
@@ -45,7 +40,7 @@ def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
                 for address, length, expected in ((buffer.iova, 5000, 15000), (buffer.iova + 4990, 10, 30), (1, 9, 0)):
                     client.write_bar(0, 0, 8, address)
                     client.write_bar(0, 8, 4, length)
-                    assert select.select([event], [], [], TIMEOUT_S)[0]
+                    assert select.select([event], [], [], HANG_S)[0]
                     assert os.eventfd_read(event) == 1
                     assert client.read_bar(0, 12, 4) == expected
                 client.disable_interrupts()
