@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "wipe.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #define POISON(p, n) __asan_poison_memory_region((p), (n))
@@ -58,13 +60,6 @@ static struct size_class classes[CLASSES] = {[0 ... CLASSES - 1] = {.lock = PTHR
 static pthread_mutex_t chunk_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct slab *spare_slabs;
 static _Atomic uint64_t in_use, peak, reserved, locked;
-
-void ks_wipe(void *memory, size_t size) {
-    if (size != 0) {
-        memset(memory, 0, size);
-        __asm__ volatile("" : : "r"(memory) : "memory");
-    }
-}
 
 static unsigned class_of(size_t size) {
     if (size <= FINE_LIMIT)

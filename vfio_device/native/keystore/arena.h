@@ -19,5 +19,3 @@ void ks_arena_free(void *block);
 /* Usable bytes of a block, at least the size asked for. */
 size_t ks_arena_size(void *block);
 void ks_arena_stats(struct arena_stats *out);
-/* memset that the optimiser keeps. */
-void ks_wipe(void *memory, size_t size);

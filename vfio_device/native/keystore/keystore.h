@@ -11,6 +11,7 @@
 
 #include "arena.h"
 #include "keystore.cdef.h"
+#include "wipe.h"
 
 enum { CURVE_P256 = 1, CURVE_P384 = 2, CURVE_P521 = 3 };
 enum { HASH_SHA1 = 1, HASH_SHA256 = 2, HASH_SHA384 = 3, HASH_SHA512 = 4 };
@@ -48,15 +49,10 @@ void ks_handle_statistics(ks_stats *out);
 #define EC_KIND (1u << KS_KIND_EC)
 #define RSA_KINDS ((1u << KS_KIND_RSA) | (1u << KS_KIND_RSA_CRT))
 
-/* -- keystore.c */
-bool ks_is_open(void);
+/* -- switches.c */
+/* Also forgets every fault. */
+void ks_switches_set(bool hooks, bool may_fault);
 bool ks_hooks_enabled(void);
-/*
- * Overwrites the stack below the caller, where library code may have left copies of secrets. Operations on EC keys use
- * up to 6 KiB (ECDH on P-521, measured); more than needed would drive everything else out of the first-level cache.
- */
-void ks_burn_stack(size_t size);
-enum { BURN_LIGHT = 4096, BURN_EC = 8192, BURN_HEAVY = 32768 };
 /* Fault injection: whether this run of the named test shall fail. */
 bool ks_fault(const char *name);
 
@@ -65,10 +61,13 @@ int ks_draw(uint8_t *out, size_t size);
 bool ks_draw_injected(void);
 void ks_random_reset(void);
 
-/* -- ec.c */
-size_t ks_coordinate(int curve); /* 0: unknown curve */
+/* -- curves.c */
+size_t ks_coordinate(int curve); /* bytes; 0: unknown curve */
 const EC_GROUP *ks_group(int curve);
+/* A point of the curve from its uncompressed form, with a verdict of its own for each way to fail. */
 int ks_point(int curve, const uint8_t *point, size_t size, EC_POINT **out);
+
+/* -- ec.c */
 int ks_ec_from_scalar(int curve, const uint8_t *scalar, size_t size, struct ks_object **out);
 int ks_ec_point(const struct ks_object *key, uint8_t point[MAX_POINT], size_t *size);
 int ks_ec_scalar(const struct ks_object *key, uint8_t scalar[MAX_COORDINATE]);
