@@ -3,6 +3,7 @@
 /* AES rings: served by C threads, one thread per ring at a time (spec 02 part C, 01 §14.4). */
 #include "engine.h"
 #include "fastpath/fastpath.h"
+#include "seam.h"
 
 #include <string.h>
 
@@ -115,6 +116,7 @@ static bool fetch(struct server *server) {
 
 static bool checkpoint(struct ihsm_fp_context *context) {
     const struct server *server = (const struct server *)context;
+    IHSM_SEAM(AES_CHECKPOINT);
     if (atomic_load_explicit(&context->regions->writers, memory_order_relaxed) != 0) {
         ihsm_regions_unlock(context->regions);
         ihsm_regions_read_lock(context->regions);
@@ -146,6 +148,7 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
         if (done.bytes + entry->common.src_len > max_bytes && !(done.commands == 0 && whole_command))
             break;
         ring->fetched_next++;
+        IHSM_SEAM(AES_FETCHED);
         done.bytes += entry->common.src_len;
         if (server.context.scratch != NULL)
             ihsm_fp_execute(&server.context, entry, &cqe);

@@ -11,6 +11,7 @@
 
 #include "deadline.h"
 #include "scheduler.h"
+#include "seam.h"
 
 static void init_ring(struct ihsm_engine *engine, unsigned id, enum ihsm_class class) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
@@ -163,6 +164,7 @@ static void end_sq(struct ihsm_ring *ring) {
 
 static void wait_for_server(struct ihsm_ring *ring) {
     atomic_store(&ring->stop, true);
+    IHSM_SEAM(AES_ASKED_TO_LEAVE);
     while (ring->serving)
         pthread_cond_wait(&ring->changed, &ring->lock);
     atomic_store(&ring->stop, false);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "fence.h"
+#include "seam.h"
 
 #define TABLE_BYTES ((uint64_t)IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES)
 #define CONTROL_OFFSET 12 /* vector control, bit 0 masks the vector; all other bits are reserved */
@@ -90,7 +91,9 @@ void ihsm_host_kick(struct ihsm_host *host) {
 
 void ihsm_host_unlock(struct ihsm_host *host) {
     ihsm_host_deliver(host);
+    IHSM_SEAM(HOST_DELIVERED);
     pthread_mutex_unlock(&host->mutex);
+    IHSM_SEAM(HOST_UNLOCKED);
     ihsm_host_kick(host);
 }
 

@@ -29,6 +29,7 @@
 #include "engine.h"
 #include "fence.h"
 #include "scheduler.h"
+#include "seam.h"
 
 #define MIN_SLEEP_NS INT64_C(50000)
 #define MAX_SLEEP_NS INT64_C(2000000)
@@ -78,13 +79,17 @@ static void sleep_until_kicked(struct ihsm_scheduler *scheduler, int64_t nanosec
     const struct timespec duration = {.tv_nsec = nanoseconds};
     eventfd_t count;
 
+    IHSM_SEAM(POLLER_TIRED);
     pthread_mutex_lock(&pages->lock);
     ihsm_pages_set_asleep(pages, true);
     ihsm_full_fence();
     bool changed = scan(pages);
     pthread_mutex_unlock(&pages->lock);
-    if (!changed && !atomic_load(&scheduler->poller.closed) && ppoll(&kick, 1, &duration, NULL) > 0)
-        (void)!eventfd_read(pages->kick_fd, &count);
+    if (!changed && !atomic_load(&scheduler->poller.closed)) {
+        IHSM_SEAM(POLLER_SLEEPS);
+        if (ppoll(&kick, 1, IHSM_SEAM_SLEEP_BOUND(&duration), NULL) > 0)
+            (void)!eventfd_read(pages->kick_fd, &count);
+    }
     pthread_mutex_lock(&pages->lock);
     ihsm_pages_set_asleep(pages, false);
     pthread_mutex_unlock(&pages->lock);

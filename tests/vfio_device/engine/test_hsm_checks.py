@@ -130,6 +130,15 @@ def test_a_flood_of_bad_entries_is_answered_in_full(rig: EngineRig) -> None:
     assert rig.engine.counters()["hsm_rejected"] == 255
 
 
+def test_a_flood_of_bad_entries_lets_other_queues_through(rig: EngineRig) -> None:
+    """Sixteen of them in one visit; then it is the turn of whoever is ready."""
+    flood, other = rig.queue(1, 64).create(), rig.queue(2).create()
+    flood.submit(*(hsm_entry(cid, command=2) for cid in range(63)))
+    other.submit(hsm_entry(99))
+    assert rig.pull().cid == 99
+    assert 16 <= sum(1 for _ in iter(flood.reap, None)) < 20
+
+
 def test_a_request_is_read_once(rig: EngineRig) -> None:
     """What the client writes after the doorbell does not reach a request that was handed out."""
     queue = rig.queue(1).create()

@@ -15,6 +15,7 @@ import pytest
 
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AesStatus
+from ihsm_abi.pci import MSIX_ENTRY_BYTES, MSIX_PBA_OFFSET, MSIX_VECTORS
 from ihsm_device.engine import Engine, LoopbackHost, Outcome, QueueError, RingClass, Scheduler
 from support.rig import EngineRig, admin_entry, aes_entry, hsm_entry
 from support.waiting import HANG_S, ended, stays
@@ -194,6 +195,20 @@ def test_the_vector_of_another_queue_is_kept(rig: EngineRig) -> None:
     rig.engine.delete_sq(1)
     rig.engine.delete_cq(1)
     rig.engine.set_function_mask(False)
+    assert rig.host.interrupts(5) == 1
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_writes_behind_the_msix_table_change_nothing(rig: EngineRig, size: int) -> None:
+    """What lies there in memory of ours are masks and pending bits."""
+    for offset in range(MSIX_VECTORS * MSIX_ENTRY_BYTES, MSIX_VECTORS * MSIX_ENTRY_BYTES + 16, size):
+        rig.engine.write_msix(offset, b"\xff" * size)
+        assert rig.engine.read_msix(offset, size) == bytes(size)
+    assert rig.engine.read_msix(MSIX_PBA_OFFSET, 4) == bytes(4)
+    assert [rig.host.interrupts(vector) for vector in range(MSIX_VECTORS)] == [0] * MSIX_VECTORS
+    queue = rig.queue(1).create(vector=5)
+    queue.submit(hsm_entry(1))
+    rig.engine.complete_hsm(rig.pull(), b"")
     assert rig.host.interrupts(5) == 1
 
 

@@ -13,6 +13,7 @@ ROOT: Final = Path(__file__).parents[3]
 NATIVE: Final = ROOT / "vfio_device" / "native"
 LIBRARIES: Final = {"libengine.a.p": NATIVE, "libaes.a.p": NATIVE, "keystore/libkeystore.a.p": NATIVE / "keystore"}
 """Folders of objects below build/native, and the folder their names are relative to."""
+TEST_BUILDS_ONLY: Final = {"seam"}
 ALLOWED_CIRCLE: Final = {"keystore/bulk", "keystore/handles"}
 """Destroying a key withdraws it from the fast path; publishing one looks it up."""
 
@@ -79,7 +80,7 @@ def circles(graph: Graph) -> list[set[str]]:
 
 def test_every_file_is_read() -> None:
     written = {str(path.relative_to(NATIVE).with_suffix("")) for path in NATIVE.rglob("*.c")}
-    assert set(built_objects()) == written
+    assert set(built_objects()) == written - TEST_BUILDS_ONLY
 
 
 def test_there_are_calls() -> None:

@@ -10,6 +10,7 @@
 #include "fastpath/command.h"
 #include "keystore/arena.h"
 #include "keystore/bulk.h"
+#include "seam.h"
 
 enum { LARGEST_KEY_NUMBER = UINT16_MAX };
 
@@ -173,6 +174,7 @@ static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, error);
         return;
     }
+    IHSM_SEAM(AES_KEY_FOUND);
     const struct ihsm_aes_key *key = ks_bulk_aes(used.key);
     if (c->scratch->loaded != used.key) {
         ihsm_gcm_load(&c->scratch->gcm, key);
@@ -186,10 +188,12 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
     struct used key1 = find(c->context, 0, sqe->key_id1), key2 = find(c->context, 1, sqe->key_id2);
     c->cqe->fips_approved = indicator(function, &key1);
     unsigned error = xts_error(sqe, &key1, &key2);
-    if (error)
+    if (error) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_XTS, error);
-    else
-        ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
+        return;
+    }
+    IHSM_SEAM(AES_KEY_FOUND);
+    ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
 }
 
 void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "seam.h"
+
 /* The AAD region: hashed from a private copy, which is also what reaches the destination. */
 static bool run_aad(struct ihsm_fp_command *c, uint32_t left) {
     while (left > 0) {
@@ -13,6 +15,7 @@ static bool run_aad(struct ihsm_fp_command *c, uint32_t left) {
             return false;
         ihsm_cursor_read(&c->src, c->scratch->text, n);
         ihsm_gcm_aad(&c->scratch->gcm, c->scratch->text, n);
+        IHSM_SEAM(AES_AAD_HASHED);
         ihsm_cursor_write(&c->dst, c->scratch->text, n);
         left -= n;
     }
@@ -38,6 +41,7 @@ static bool run_copy(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, 
     ihsm_cursor_read(&c->src, text, len);
     if (aad_len > 0)
         ihsm_gcm_aad(&c->scratch->gcm, text, aad_len);
+    IHSM_SEAM(AES_AAD_HASHED);
     ihsm_gcm_crypt(&c->scratch->gcm, key, c->decrypt, text + aad_len, text + aad_len, len - aad_len);
     ihsm_cursor_write(&c->dst, text, len);
     return true;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "keystore.h"
+#include "seam.h"
 
 enum { INDEX_BITS = 24, NO_SLOT = (1 << INDEX_BITS) - 1 };
 
@@ -98,6 +99,7 @@ int ks_register(struct ks_object *object, uint64_t owner, uint64_t *handle) {
 
 int ks_acquire(uint64_t handle, unsigned kinds, struct ks_object **object) {
     *object = NULL;
+    IHSM_SEAM_LITTER_STACK();
     int status = KS_STALE;
     pthread_mutex_lock(&table.lock);
     struct slot *slot = find(handle);

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What may happen to keys, queues and guest memory while an AES command is under way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ihsm_abi.aes_queue import GCM_SQE, AesStatus, GcmError, SglType
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from support import aes_model
+from support.aes_rig import (
+    GCM_ID,
+    GCM_KEY,
+    XTS_ID_1,
+    XTS_ID_2,
+    XTS_KEY_1,
+    XTS_KEY_2,
+    AesRig,
+    Block,
+    descriptor,
+    gcm_job,
+    gcm_sqe,
+    read_blocks,
+    xts_job,
+)
+from support.guest_memory import GuestMemory
+from support.seams import GUARD_S, Aside, Seams
+
+QUEUE = FIRST_AES_QUEUE_ID
+IV, TWEAK = bytes(range(12)), bytes(range(16))
+TEXT = bytes(range(256))
+SUCCESS = (AesStatus.SUCCESS, 0)
+LONG_BYTES = 1 << 20
+"""Four spans, with a checkpoint between any two."""
+
+
+def submit(rig: AesRig, *sqes: np.ndarray) -> None:
+    """Ring the doorbell from a thread of its own, which carries out short commands itself."""
+    Aside(rig.queues[QUEUE].submit, [sqe.tobytes() for sqe in sqes])
+
+
+def number(sqe: np.ndarray, cmd_id: int) -> np.ndarray:
+    """The entry with a command id."""
+    sqe["cmd_id"] = cmd_id
+    return sqe
+
+
+def one_block_list(memory: GuestMemory, block: Block) -> bytes:
+    """The descriptor of a list of one block."""
+    segment = memory.allocate(16)
+    memory.write(segment, descriptor(*block))
+    return descriptor(segment, 16, SglType.LAST_SEGMENT)
+
+
+def test_a_key_deleted_between_two_commands_is_not_used_again(seams: Seams, aes_rig: AesRig) -> None:
+    """A server holds the key of its last command; a deletion ends that."""
+    sqes = [number(gcm_job(aes_rig.memory, GCM_ID, IV, TEXT).sqe, cmd_id) for cmd_id in (1, 2)]
+    seams.close("AES_FETCHED", let_pass=1)
+    submit(aes_rig, *sqes)
+    seams.wait_standing("AES_FETCHED")
+    assert aes_rig.table.withdraw(GCM_ID)
+    seams.open("AES_FETCHED")
+    first, second = aes_rig.queues[QUEUE].reap(2)
+    assert first.status == SUCCESS
+    assert second.status == (AesStatus.INVALID_FIELD_GCM, GcmError.KEY_NOT_OWNED)
+
+
+@pytest.mark.parametrize("cipher", ["GCM", "XTS"])
+def test_a_key_deleted_under_a_command_serves_it_to_its_end(seams: Seams, aes_rig: AesRig, cipher: str) -> None:
+    """Its memory is wiped when the last user lets go, not before."""
+    memory = aes_rig.memory
+    if cipher == "GCM":
+        job = gcm_job(memory, GCM_ID, IV, TEXT)
+        sqe, dst, keys = job.sqe, job.dst, [GCM_ID]
+        expected, _ = aes_model.gcm(GCM_KEY, IV, b"", 0, TEXT, decrypt=False)
+    else:
+        sqe, dst = xts_job(memory, (XTS_ID_1, XTS_ID_2), TWEAK, TEXT)
+        keys = [XTS_ID_1, XTS_ID_2]
+        expected = aes_model.xts(XTS_KEY_1, XTS_KEY_2, TWEAK, 0, TEXT, decrypt=False)
+    seams.close("AES_KEY_FOUND")
+    submit(aes_rig, sqe)
+    seams.wait_standing("AES_KEY_FOUND")
+    assert all(aes_rig.table.withdraw(key) for key in keys)
+    seams.open("AES_KEY_FOUND")
+    [completion] = aes_rig.queues[QUEUE].reap(1)
+    assert completion.status == SUCCESS
+    assert read_blocks(memory, dst) == expected
+
+
+def test_an_entry_rewritten_after_its_fetch_is_carried_out_as_fetched(seams: Seams, aes_rig: AesRig) -> None:
+    job, queue = gcm_job(aes_rig.memory, GCM_ID, IV, TEXT), aes_rig.queues[QUEUE]
+    seams.close("AES_FETCHED")
+    submit(aes_rig, number(job.sqe, 1))
+    seams.wait_standing("AES_FETCHED")
+    evil = np.zeros(1, GCM_SQE)
+    queue.memory.write(queue.sq, number(evil, 2).tobytes())
+    seams.open("AES_FETCHED")
+    [completion] = queue.reap(1)
+    assert (completion.cmd_id, completion.status) == (1, SUCCESS)
+    expected, tag = aes_model.gcm(GCM_KEY, IV, b"", 0, TEXT, decrypt=False)
+    assert (job.output(aes_rig.memory), completion.tag) == (expected, tag)
+
+
+@pytest.mark.parametrize("aad_len", [64, 4096], ids=["copied with the text", "by itself"])
+def test_the_aad_that_is_hashed_is_the_aad_that_is_written(seams: Seams, aes_rig: AesRig, aad_len: int) -> None:
+    """Otherwise a guest could have AAD in the destination that no tag covers."""
+    memory, aad, text = aes_rig.memory, bytes(range(64)) * (aad_len // 64), TEXT * 16
+    src, dst = memory.allocate(aad_len + len(text)), memory.allocate(aad_len + len(text))
+    memory.write(src, aad + text)
+    sqe = gcm_sqe(
+        key_id=GCM_ID, iv=IV, actual_aad_len=aad_len, aligned_aad_len=aad_len,
+        src_len=aad_len + len(text), dst_len=aad_len + len(text),
+        src=one_block_list(memory, (src, aad_len + len(text))), dst=one_block_list(memory, (dst, aad_len + len(text))),
+    )  # fmt: skip
+    seams.close("AES_AAD_HASHED")
+    submit(aes_rig, sqe)
+    seams.wait_standing("AES_AAD_HASHED")
+    memory.write(src, bytes(aad_len))
+    seams.open("AES_AAD_HASHED")
+    [completion] = aes_rig.queues[QUEUE].reap(1)
+    assert completion.status == SUCCESS
+    written = memory.read(dst, aad_len)
+    assert written[:1024] == aad[:1024], "the first piece had been read before the guest rewrote it"
+    _, tag = aes_model.gcm(GCM_KEY, IV, written, aad_len, text, decrypt=False)
+    assert completion.tag == tag
+
+
+def long_job(rig: AesRig, cipher: str) -> np.ndarray:
+    """A command with checkpoints."""
+    if cipher == "GCM":
+        return gcm_job(rig.memory, GCM_ID, IV, bytes(LONG_BYTES)).sqe
+    return xts_job(rig.memory, (XTS_ID_1, XTS_ID_2), TWEAK, bytes(LONG_BYTES))[0]
+
+
+@pytest.mark.parametrize("cipher", ["GCM", "XTS"])
+def test_a_long_command_leaves_when_its_queue_goes(seams: Seams, aes_rig: AesRig, cipher: str) -> None:
+    seams.close("AES_CHECKPOINT")
+    submit(aes_rig, long_job(aes_rig, cipher))
+    seams.wait_standing("AES_CHECKPOINT")
+    deletion = Aside(aes_rig.engine.delete_sq, QUEUE)
+    seams.wait_reached("AES_ASKED_TO_LEAVE")
+    seams.open("AES_CHECKPOINT")
+    assert deletion.result()
+    [completion] = aes_rig.queues[QUEUE].reap(1)
+    assert completion.status == (AesStatus.DELETE_QUEUE, 0)
+    assert seams.reached("AES_CHECKPOINT") == 1
+
+
+@pytest.mark.parametrize("end", ["disable", "reset", "close"])
+def test_nothing_ends_while_a_command_is_carried_out(seams: Seams, aes_rig: AesRig, end: str) -> None:
+    """After a disable the guest may use its memory for something else: no server may still be in it."""
+    seams.close("AES_FETCHED")
+    submit(aes_rig, gcm_job(aes_rig.memory, GCM_ID, IV, TEXT).sqe)
+    seams.wait_standing("AES_FETCHED")
+    ending: Any = Aside(getattr(aes_rig.engine, end))
+    guard = time.monotonic() + GUARD_S
+    while not ending.done and seams.reached("AES_ASKED_TO_LEAVE") == 0:
+        assert time.monotonic() < guard, f"{end} neither waits for the command nor returns"
+    assert not ending.done, f"{end} has returned while a command is carried out"
+    seams.open("AES_FETCHED")
+    ending.result()
