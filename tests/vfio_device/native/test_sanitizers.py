@@ -57,7 +57,7 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], doorbells: str) -> None:
     "tests",
     [
         "engine",
-        "vfu/test_context.py",
+        "test_vfu.py",
         "fastpath",
         "test_storm.py",
         "test_msix.py",

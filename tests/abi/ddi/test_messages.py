@@ -34,7 +34,7 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.mbor import U8, U16, U32, U64, Bool, Enum32, FixedOctets, MborDecodeError, MborMap, Nested, Octets
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 VECTORS = json.loads((DATA / "ddi-vectors.json").read_text())
 CRAFTED = [json.loads(line) for line in (DATA / "ddi-malformed.jsonl").read_text().splitlines()]
 # Answers given before the data map is looked at, whatever it contains.

@@ -18,7 +18,7 @@ from ihsm_abi.ddi.headers import ReqHdr, RespHdr
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.mbor import U8, U16, U32, U64, Bool, Enum32, Field, FixedOctets, MborMap, Nested, Octets, OpenEnum, encode
 
-TABLES = json.loads((Path(__file__).parents[1] / "data" / "ddi-ops.json").read_text())
+TABLES = json.loads((Path(__file__).parents[2] / "data" / "ddi-ops.json").read_text())
 FIRMWARE = TABLES["firmware_extra"]
 MODULES = (enums, types, headers_module, provisioning_module, sessions_module, masked_key_module, firmware_ops)
 OPERATION_TABLES = TABLES["ops"] + FIRMWARE["ops"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The example device of the documentation, run as a user would run it."""
+"""Programs in docs/examples, run as a user would run them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ihsm.bus import VfioUserFunction
 from ihsm.errors import DeviceNotFoundError
 from support.waiting import HANG_S, until
 
-EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "vfu_device.py"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def answers(path: Path) -> bool:
@@ -28,7 +28,7 @@ def answers(path: Path) -> bool:
 
 def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
     path = socket_folder / "example"
-    process = subprocess.Popen([sys.executable, EXAMPLE, path])
+    process = subprocess.Popen([sys.executable, EXAMPLES / "vfu_device.py", path])
     try:
         until(lambda: process.poll() is not None or answers(path), "a device that listens")
         for _ in range(2):
@@ -49,3 +49,9 @@ def test_the_example_device_sums_guest_memory(socket_folder: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_key_made_in_a_private_device_signs() -> None:
+    example = [sys.executable, EXAMPLES / "sign_in_hsm.py"]
+    done = subprocess.run(example, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("verified a signature made by Ecc384Private key")
