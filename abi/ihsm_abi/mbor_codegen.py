@@ -8,9 +8,10 @@ struct.error, which costs nothing on the good path and which `ihsm_abi.mbor.deco
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
-from ihsm_abi.mbor import (
+from ihsm_abi.mbor_schema import (
     BOOL_MARKER,
     BYTES_MARKER,
     MAP_COUNT_MASK,
@@ -31,7 +32,6 @@ from ihsm_abi.mbor import (
     FixedOctets,
     MborDecodeError,
     MborEncodeError,
-    MborMap,
     Nested,
     Octets,
 )
@@ -43,7 +43,7 @@ _PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _BOOL_IGNORED = 0xFF & ~BOOL_MARKER
 
 
-def _run(lines: list[str], name: str, cls: type[MborMap], scope: dict[str, Any]) -> Any:
+def _run(lines: list[str], name: str, cls: type, scope: dict[str, Any]) -> Any:
     source = "\n".join(lines)
     exec(compile(source, f"<mbor {cls.__name__}.{name}>", "exec"), scope)
     return scope[name]
@@ -178,15 +178,14 @@ def _encode_field(out: _EncoderSource, field: Field, where: str) -> None:
         out.parts.append(part)
 
 
-def compile_encoder(cls: type[MborMap]) -> Encoder:
-    """The encoder of one map type (spec 03 §2.1-§2.3)."""
+def compile_encoder(cls: type, fields: Sequence[Field]) -> Encoder:
+    """The encoder of the map type `cls` with its declared fields (spec 03 §2.1-§2.3)."""
     scope: dict[str, Any] = {
         "MborEncodeError": MborEncodeError,
         "EncodeErrorKind": EncodeErrorKind,
         "PADDING": _PADDING,
     }
     out = _EncoderSource(scope)
-    fields = cls.mbor_fields
     required = sum(not field.optional for field in fields)
     optional = [f"(o.{field.name} is not None)" for field in fields if field.optional]
     if optional:
@@ -271,8 +270,8 @@ def _decode_value(field: Field, value: str, offset: int, where: str, scope: dict
     return lines, 0
 
 
-def compile_decoder(cls: type[MborMap]) -> Decoder:
-    """The decoder of one map type, with the checks of spec 03 §2.3 and §2.4 in their order."""
+def compile_decoder(cls: type, fields: Sequence[Field]) -> Decoder:
+    """The decoder of the map type `cls` with its declared fields; checks in the order of spec 03 §2.3 and §2.4."""
     scope: dict[str, Any] = {
         "MborDecodeError": MborDecodeError,
         "DecodeErrorKind": DecodeErrorKind,
@@ -289,7 +288,7 @@ def compile_decoder(cls: type[MborMap]) -> Decoder:
     ]
     offset = 1
     required = 0
-    for number, field in enumerate(cls.mbor_fields):
+    for number, field in enumerate(fields):
         value, where = f"v{number}", f"{cls.__name__}.{field.name}"
         if field.optional:
             if offset:
@@ -312,7 +311,7 @@ def compile_decoder(cls: type[MborMap]) -> Decoder:
             body, offset = _decode_value(field, value, offset + 2, where, scope)
             lines += body
             required += 1
-    members = ", ".join(f"{field.name!r}: v{number}" for number, field in enumerate(cls.mbor_fields))
+    members = ", ".join(f"{field.name!r}: v{number}" for number, field in enumerate(fields))
     lines += [
         f"if c != {required}:",
         "    " + _raise_decode(DecodeErrorKind.InvalidLen, cls.__name__),
