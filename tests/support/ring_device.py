@@ -13,7 +13,8 @@ import numpy as np
 
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
-from ihsm.driver.queue_pair import QueuePair, RingFormat
+from ihsm.driver.queue_pair import QueuePair
+from ihsm.driver.rings import RingFormat
 from ihsm_abi import doorbells
 
 IOVA = 0x1_0000_0000

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ihsm.driver.queue_pair import ADMIN_RING, AES_RING, HSM_RING, RingFormat
+from ihsm.driver.rings import ADMIN_RING, AES_RING, HSM_RING, RingFormat
 from ihsm.driver.submission import Submission
 from ihsm.errors import CommandTimeoutError, DeviceGoneError, QueueClosedError, QueueProtocolError
 from ihsm_abi import doorbells
@@ -42,7 +42,7 @@ def test_completions_in_any_order_reach_their_submissions(
         open_batches: list[tuple[Submission, list[int]]] = []
         stamp = 0
         for action, number in actions:
-            room = min(queue._room(), entries - 1)
+            room = queue.room
             if action == 0 and room:
                 count = number % room + 1
                 sqes = batch(ring, count)
@@ -146,7 +146,10 @@ def test_unknown_and_repeated_command_ids_are_counted_and_passed_over() -> None:
         submission.result(1)
         assert device.queue.stray_completions == 3
         assert device.queue.outstanding == 0
-        assert sorted(device.queue._free.tolist()) == list(range(7))
+        device.pending.clear()
+        device.queue.submit(batch(ADMIN_RING, 7), 1)
+        device.fetch()
+        assert sorted(int(entry["cid"]) for entry in device.pending) == list(range(7))
 
 
 def test_an_impossible_sq_head_fails_what_is_outstanding() -> None:

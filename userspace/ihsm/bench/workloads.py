@@ -18,7 +18,7 @@ from ihsm.bench.sample import Load, Sample
 from ihsm.ddi import Partition, Session
 from ihsm.driver import AesQueue, Controller, FastPathSession, HsmQueue, HsmReply
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
-from ihsm.driver.queue_pair import HSM_RING
+from ihsm.driver.rings import HSM_RING
 from ihsm_abi.ddi import AesKeySize
 from ihsm_abi.hsm_queue import ControlKind, SessionControl
 from ihsm_abi.pci import PAGE_BYTES

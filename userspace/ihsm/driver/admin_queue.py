@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.queue_pair import ADMIN_RING, QueuePair, status_of
+from ihsm.driver.queue_pair import QueuePair
+from ihsm.driver.rings import ADMIN_RING
 from ihsm.errors import AdminCommandError
 from ihsm_abi import admin
-from ihsm_abi.admin import AdminOpcode, AdminStatus, Feature, QueueCounts
+from ihsm_abi.admin import AdminOpcode, AdminStatus, Feature, Psf, QueueCounts
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 
 ADMIN_ENTRIES: Final = 16
@@ -92,7 +93,7 @@ class AdminQueue(QueuePair):
         entry = np.zeros(1, admin.ADMIN_SQE)
         entry["opc"], entry["prp1"], entry["dw10"], entry["dw11"] = opcode, prp1, dw10, dw11
         cqe = self.submit(entry, ADMIN_TIMEOUT_S).result()[0]
-        status = status_of(int(cqe["psf"]))
+        status = Psf(int(cqe["psf"])).status
         if status:
             raise AdminCommandError(_name(AdminOpcode, opcode), status, _name(AdminStatus, status))
         return int(cqe["dw0"])

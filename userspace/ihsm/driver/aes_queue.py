@@ -14,8 +14,9 @@ from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.queue_pair import AES_RING, QueuePair
+from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.records import RecordCodec
+from ihsm.driver.rings import AES_RING
 from ihsm.driver.sgl import type_byte
 from ihsm.driver.submission import Submission
 from ihsm_abi.aes_queue import (
@@ -128,7 +129,7 @@ class AesQueue(QueuePair):
     @classmethod
     def memory_bytes(cls, entries: int) -> int:
         """DMA memory that a queue takes."""
-        return cls.ring_bytes(AES_RING, entries) + entries * _SLOT_BYTES
+        return AES_RING.ring_bytes(entries) + entries * _SLOT_BYTES
 
     def gcm_encrypt(
         self,

@@ -24,8 +24,9 @@ from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
-from ihsm.driver.queue_pair import ADMIN_RING, QueuePair
+from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.registers import Registers
+from ihsm.driver.rings import ADMIN_RING
 from ihsm.errors import AdminCommandError, BusError, DriverError, IhsmError, QueueClosedError, UnsupportedDeviceError
 from ihsm_abi.admin import AES_FW_CAPS_GCM_WORKAROUND, IDENTIFY, Feature
 from ihsm_abi.hsm_queue import ControlKind
@@ -146,7 +147,7 @@ class Controller(Closing):
             flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
             self._events = [os.eventfd(0, flags) for _ in range(self.function.vectors)]
             self.function.enable_interrupts(self._events)
-        arena = self._new_arena(AdminQueue.ring_bytes(ADMIN_RING, ADMIN_ENTRIES) + PAGE_BYTES)
+        arena = self._new_arena(ADMIN_RING.ring_bytes(ADMIN_ENTRIES) + PAGE_BYTES)
         self._bells = Doorbells(self.function)
         self.admin = AdminQueue(arena, self._bells, self._line(ADMIN_VECTOR))
         self._identify_page = arena.allocate_pages(IDENTIFY.itemsize)

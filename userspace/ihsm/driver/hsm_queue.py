@@ -12,8 +12,9 @@ import numpy as np
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.queue_pair import HSM_RING, QueuePair
+from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.records import RecordCodec
+from ihsm.driver.rings import HSM_RING
 from ihsm.driver.submission import Submission
 from ihsm.errors import HsmCommandError
 from ihsm_abi.admin import Psf
@@ -66,7 +67,7 @@ class HsmQueue(QueuePair):
     @classmethod
     def memory_bytes(cls, entries: int) -> int:
         """DMA memory that a queue takes."""
-        return cls.ring_bytes(HSM_RING, entries) + (entries - 1) * _SLOT_BYTES
+        return HSM_RING.ring_bytes(entries) + (entries - 1) * _SLOT_BYTES
 
     def submit_message(
         self,

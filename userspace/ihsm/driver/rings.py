@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ring memory: entries written to a submission ring, completions taken from a completion ring (spec 01 §5).
+
+Neither ring has a lock of its own: their queue pair uses them under its lock, `spin` excepted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ihsm._native import ffi, lib
+from ihsm.bus import DmaArena
+from ihsm.driver.doorbells import Doorbells
+from ihsm_abi import admin, aes_queue, hsm_queue
+from ihsm_abi.pci import PAGE_BYTES
+
+
+class RingFormat(NamedTuple):
+    """What the three kinds of rings differ in."""
+
+    kind: str
+    sqe: np.dtype[np.void]
+    cqe: np.dtype[np.void]
+    cid: str
+    """Name of the command id in both entries."""
+
+    def ring_bytes(self, entries: int) -> int:
+        """DMA memory that both rings take: whole pages each."""
+        return sum(-(-entries * dtype.itemsize // PAGE_BYTES) * PAGE_BYTES for dtype in (self.sqe, self.cqe))
+
+
+ADMIN_RING: Final = RingFormat("admin", admin.ADMIN_SQE, admin.ADMIN_CQE, "cid")
+HSM_RING: Final = RingFormat("HSM", hsm_queue.HSM_SQE, hsm_queue.HSM_CQE, "cid")
+AES_RING: Final = RingFormat("AES", aes_queue.GCM_SQE, aes_queue.AES_CQE, "cmd_id")
+
+
+class SubmissionRing:
+    """An SQ: entries are written at the tail and announced; the device says how far it has fetched."""
+
+    __slots__ = ("_bells", "_buffer", "_bytes", "_cids", "_entries", "_entry_bytes", "_head", "_rows", "bell", "tail")
+
+    def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
+        """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
+        self._entries = entries
+        self._entry_bytes = ring.sqe.itemsize
+        self._bells = bells
+        self._buffer = arena.allocate_pages(entries * ring.sqe.itemsize)
+        memory = self.memory
+        self._bytes = memory.data
+        # Whole entries are copied as 64-bit words: structured arrays are copied field by field, several times slower.
+        self._rows = memory.view(np.uint64).reshape(entries, -1)
+        self._cids: NDArray[np.uint16] = memory.view(ring.sqe)[ring.cid]
+        self._head = 0
+        self.bell = bell
+        self.tail = 0
+        """Where the next entry goes."""
+
+    @property
+    def iova(self) -> int:
+        """I/O address."""
+        return self._buffer.iova
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The ring's bytes."""
+        return self._buffer.view[: self._entries * self._entry_bytes]
+
+    @property
+    def room(self) -> int:
+        """Entries that can be written: one slot stays empty, and the device must have fetched what was there."""
+        return (self._head - self.tail - 1) % self._entries
+
+    def write(self, entry: bytes) -> None:
+        """Write one entry, its command id included, where there is room; ValueError if it has another size."""
+        start = self.tail * self._entry_bytes
+        self._bytes[start : start + self._entry_bytes] = entry
+        self.tail = (self.tail + 1) % self._entries
+
+    def write_many(self, rows: NDArray[np.uint64], cids: NDArray[np.int64]) -> None:
+        """Write entries given as words, with these command ids, where there is room; in two parts over the end."""
+        first = min(len(rows), self._entries - self.tail)
+        for start, part in ((self.tail, slice(0, first)), (0, slice(first, len(rows)))):
+            length = part.stop - part.start
+            if length:
+                self._rows[start : start + length] = rows[part]
+                self._cids[start : start + length] = cids[part]
+        self.tail = (self.tail + len(rows)) % self._entries
+
+    def announce(self) -> None:
+        """Ring the doorbell: the device may fetch everything written."""
+        self._bells.ring(self.bell, self.tail)
+
+    def fetched(self, head: int) -> bool:
+        """Take over the SQ head of a completion; False if there is no such slot."""
+        if head >= self._entries:
+            return False
+        self._head = head
+        return True
+
+    def resume(self, tail: int) -> None:
+        """Go on at `tail`, everything before it fetched."""
+        self.tail = self._head = tail
+
+    def clear(self) -> None:
+        """Zero the memory."""
+        self._rows[:] = 0
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._bytes = memoryview(b"")
+        self._rows = np.empty((0, 0), np.uint64)
+        self._cids = np.empty(0, np.uint16)
+        self._buffer.release()
+
+
+class CompletionRing:
+    """A CQ: entries whose phase is right are new; the device is told how far they have been taken."""
+
+    __slots__ = (
+        "_bells",
+        "_buffer",
+        "_bytes",
+        "_cq",
+        "_cq_memory",
+        "_entries",
+        "_entry_bytes",
+        "_rows",
+        "_unacknowledged",
+        "bell",
+    )
+
+    def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
+        """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
+        self._entries = entries
+        self._entry_bytes = ring.cqe.itemsize
+        self._bells = bells
+        self._buffer = arena.allocate_pages(entries * ring.cqe.itemsize)
+        self._bytes = self.memory.data
+        self._rows = self.memory.view(np.uint64).reshape(entries, -1)
+        self._cq_memory: Any = ffi.from_buffer(self._buffer.view)
+        self._cq: Any = ffi.new("struct ihsm_cq *")
+        self._cq.ring = self._cq_memory
+        self._cq.entries = entries
+        self._cq.entry_bytes = ring.cqe.itemsize
+        self.bell = bell
+        self.resume(0, 1)
+
+    @property
+    def iova(self) -> int:
+        """I/O address."""
+        return self._buffer.iova
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The ring's bytes."""
+        return self._buffer.view[: self._entries * self._entry_bytes]
+
+    @property
+    def head(self) -> int:
+        """Slot of the oldest entry that has not been taken."""
+        return int(self._cq.head)
+
+    @property
+    def phase(self) -> int:
+        """Phase bit of a new entry at the head."""
+        return int(self._cq.phase)
+
+    def spin(self, spin_ns: int) -> None:
+        """Look at the ring for up to `spin_ns` nanoseconds, without the interpreter lock, until an entry is there."""
+        lib.ihsm_cq_spin(self._cq, 1, spin_ns)
+
+    def ready(self) -> int:
+        """Number of new entries."""
+        return lib.ihsm_cq_ready(self._cq)  # type: ignore[no-any-return]
+
+    def take(self) -> bytes:
+        """Take the oldest of the new entries."""
+        start = self._cq.head * self._entry_bytes
+        lib.ihsm_cq_advance(self._cq, 1)
+        return bytes(self._bytes[start : start + self._entry_bytes])
+
+    def take_many(self, count: int) -> NDArray[np.uint64]:
+        """Take the `count` oldest of the new entries: a row of words each, oldest first, the caller's own."""
+        head = self._cq.head
+        lib.ihsm_cq_advance(self._cq, count)
+        rows = self._rows[head : head + count].copy()
+        return rows if len(rows) == count else np.concatenate((rows, self._rows[: count - len(rows)]))
+
+    def acknowledge(self, count: int) -> None:
+        """Account for entries that were taken; the device only needs the head to know that the CQ is not full."""
+        self._unacknowledged += count
+        if self._unacknowledged * 2 >= self._entries:
+            self._tell()
+
+    def assure(self, outstanding: int) -> None:
+        """Have the device know of room for so many completions: it starts no command that might find the CQ full."""
+        if self._unacknowledged + outstanding >= self._entries:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._unacknowledged = 0
+        self._bells.ring(self.bell, self._cq.head)
+
+    def resume(self, head: int, phase: int) -> None:
+        """Go on at a slot with a phase, everything before it acknowledged."""
+        self._cq.head, self._cq.phase = head, phase
+        self._unacknowledged = 0
+
+    def clear(self) -> None:
+        """Zero the memory: no entry has phase 1."""
+        self._buffer.view[:] = 0
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._cq.ring = ffi.NULL
+        self._cq_memory = None
+        self._bytes = memoryview(b"")
+        self._rows = np.empty((0, 0), np.uint64)
+        self._buffer.release()
