@@ -13,19 +13,19 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 TREES: Final = {
-    "abi/ihsm_abi": "tests/abi",
-    "vfio_device/ihsm_device": "tests/vfio_device",
-    "vfio_device/native/keystore": "tests/vfio_device/hsm/keystore",
-    "vfio_device/native/fastpath": "tests/vfio_device/fastpath",
-    "vfio_device/native": "tests/vfio_device/engine",
-    "userspace/ihsm": "tests/userspace",
-    "userspace/native/bench": "tests/userspace/bench",
-    "userspace/native": "tests/userspace/driver",
-    "scripts": "tests/scripts",
-    "requirements": "tests/scripts",
-    "docs": "tests/docs",
+    "abi/ihsm_abi": ("tests/abi",),
+    "vfio_device/ihsm_device": ("tests/vfio_device",),
+    "vfio_device/native/keystore": ("tests/vfio_device/hsm/keystore",),
+    "vfio_device/native/fastpath": ("tests/vfio_device/fastpath",),
+    "vfio_device/native": ("tests/vfio_device/engine", "tests/vfio_device/native"),
+    "userspace/ihsm": ("tests/userspace",),
+    "userspace/native/bench": ("tests/userspace/bench",),
+    "userspace/native": ("tests/userspace/driver",),
+    "scripts": ("tests/scripts",),
+    "requirements": ("tests/scripts",),
+    "docs": ("tests/docs",),
 }
-"""Folders of sources, the deepest first, and where their tests begin."""
+"""Folders of sources, the deepest first, and where their tests begin: first where files without own tests have some."""
 ROOT_FILES: Final = {"pyproject.toml": "tests/scripts/test_lock.py"}
 """Tests of files at the root; pages there are tested as those in `docs`."""
 
@@ -39,9 +39,11 @@ def tests_of(root: Path, name: str) -> list[str]:
         return _in_folder(root, PurePosixPath("tests/docs"))
     if path.parts[0] == "tests":
         return _of_test_code(root, path)
-    for tree, tests in TREES.items():
+    for tree, folders in TREES.items():
         if path.is_relative_to(tree):
-            return _at_same_path(root, path.relative_to(tree), PurePosixPath(tests))
+            below = path.relative_to(tree)
+            own = [_test_named(root, PurePosixPath(folder) / below.parent, below.name) for folder in folders]
+            return next(filter(None, own), []) or _of_nearest_folder(root, below.parent, PurePosixPath(folders[0]))
     return []
 
 
@@ -52,16 +54,13 @@ def tests_of_all(root: Path, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*own, *(test for found in lists for test in found)]))
 
 
-def _at_same_path(root: Path, path: PurePosixPath, tests: PurePosixPath) -> list[str]:
-    own = _test_named(root, tests / path.parent, path.name)
-    folder = path.parent
-    while not own:
-        own = _in_folder(root, tests / folder)
-        if not folder.name:
-            break
-        own = _test_named(root, tests / folder.parent, folder.name) or own
+def _of_nearest_folder(root: Path, folder: PurePosixPath, tests: PurePosixPath) -> list[str]:
+    """Tests of a folder of sources: the test that has its name, or those in it, or those of the folder above."""
+    while folder.name:
+        if found := _test_named(root, tests / folder.parent, folder.name) or _in_folder(root, tests / folder):
+            return found
         folder = folder.parent
-    return own
+    return _in_folder(root, tests)
 
 
 def _test_named(root: Path, folder: PurePosixPath, name: str) -> list[str]:

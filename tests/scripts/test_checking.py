@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ TREE = (
     "tests/support/rig.py",
     "tests/support/unused.py",
     "tests/userspace/bus/conftest.py",
+    "tests/vfio_device/engine/test_rings.py",
+    "tests/vfio_device/native/test_ext_stubs.py",
     "tests/userspace/bus/test_arena.py",
     "tests/userspace/bus/test_other.py",
     "tests/userspace/test_uri.py",
@@ -78,6 +81,8 @@ def commit(folder: Path) -> None:
             "tests/userspace/bus/conftest.py",
             ["tests/userspace/bus/test_arena.py", "tests/userspace/bus/test_other.py"],
         ),
+        ("vfio_device/native/ext_stubs.py", ["tests/vfio_device/native/test_ext_stubs.py"]),
+        ("vfio_device/native/engine.c", ["tests/vfio_device/engine/test_rings.py"]),
         ("vfio_device/ihsm_device/pci.py", []),
         ("NOTICES/README.md", []),
     ],
@@ -104,7 +109,9 @@ def test_a_files_own_test_runs_before_those_of_its_neighbours(tree: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("folder", [*selection.TREES, *selection.TREES.values(), *selection.ROOT_FILES.values()])
+@pytest.mark.parametrize(
+    "folder", [*selection.TREES, *itertools.chain(*selection.TREES.values(), selection.ROOT_FILES.values())]
+)
 def test_named_folders_exist(folder: str) -> None:
     assert (ROOT / folder).exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-PACKAGES = ["ihsm_device", "ihsm_abi", "ihsm_kmod"]
+PACKAGES = ["ihsm_device", "ihsm_abi", "ihsm", "ihsm_kmod"]
 CIRCLES = {
     "at the top": ("import circle.b", "import circle.a"),
     "inside a function": ("import circle.b", "def late():\n    import circle.a"),

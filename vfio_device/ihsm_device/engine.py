@@ -18,10 +18,11 @@ import threading
 import time
 import weakref
 from enum import IntEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from ihsm_abi.pci import BAR_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.hosts import Host, LoopbackHost, VfuHost
 from ihsm_device.queues import QueueState
@@ -37,6 +38,8 @@ __all__ = [
     "Scheduler",
     "VfuHost",
 ]
+
+_T = TypeVar("_T")
 
 DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
@@ -85,8 +88,8 @@ class KeyTable(Protocol):
     """Keys of the fast path, in the key store."""
 
     @property
-    def native(self) -> Any:
-        """The `struct ks_bulk_table *`."""
+    def native(self) -> _native.Pointer[_native.ks_bulk_table]:
+        """What C knows the table by."""
 
 
 class Command:
@@ -148,12 +151,25 @@ class Scheduler:
             raise ValueError(f"aes_workers: {aes_workers} is outside 0 to 1024")
         if not spin_us >= 0:
             raise ValueError(f"spin_us: {spin_us} is negative")
-        self.handle = _allocated(lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us)))
+        self._handle: _native.Pointer[_native.ihsm_scheduler] | None = _allocated(
+            lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us))
+        )
         self._engines: dict[int, weakref.ref[Engine]] = {}
         self._ids = itertools.count(1)
         self._local = threading.local()
         self._pullers: list[_Puller] = []
         self.closed = False
+
+    @property
+    def handle(self) -> _native.Pointer[_native.ihsm_scheduler]:
+        """What C knows the scheduler by.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if self._handle is None:
+            raise ValueError("the scheduler is closed")
+        return self._handle
 
     def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
         """Next command of any function's admin or HSM rings, in turn among the rings.
@@ -185,8 +201,8 @@ class Scheduler:
     def wake(self) -> None:
         """End every `pull`, those running and those to come, and the AES workers."""
         self.closed = True
-        if self.handle is not None:
-            lib.ihsm_scheduler_wake(self.handle)
+        if self._handle is not None:
+            lib.ihsm_scheduler_wake(self._handle)
 
     def close(self) -> None:
         """Wake and wait for all threads inside, then free. Every engine must be closed before."""
@@ -195,9 +211,9 @@ class Scheduler:
         self.wake()
         while any(puller.inside for puller in self._pullers):
             time.sleep(_CLOSE_POLL_S)
-        if self.handle is not None:
-            lib.ihsm_scheduler_free(self.handle)
-            self.handle = None
+        if self._handle is not None:
+            lib.ihsm_scheduler_free(self._handle)
+            self._handle = None
 
     def register(self, engine: Engine) -> int:
         """Number of a new engine, unique in the life of the scheduler."""
@@ -435,13 +451,13 @@ class Engine:
         lib.ihsm_engine_close(self.handle)
 
 
-def _allocated(pointer: Any) -> Any:
+def _allocated(pointer: _native.Pointer[_T]) -> _native.Pointer[_T]:
     if pointer == ffi.NULL:
         raise MemoryError
     return pointer
 
 
-def _release(handle: Any, scheduler: Scheduler, host: Host) -> None:
+def _release(handle: _native.Pointer[_native.ihsm_engine], scheduler: Scheduler, host: Host) -> None:
     """Free an engine; what it uses is an argument so that it outlives the engine."""
     lib.ihsm_engine_free(handle)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import errno
 import os
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 from ihsm_abi.pci import BAR_BYTES, Bar
-from ihsm_device import vfu
+from ihsm_device import _native, vfu
 from ihsm_device._native import ffi, lib
 
 
@@ -18,8 +18,8 @@ class DoorbellTarget(Protocol):
     """What a host needs of the engine it serves."""
 
     @property
-    def handle(self) -> Any:
-        """The `struct ihsm_engine *`."""
+    def handle(self) -> _native.Pointer[_native.ihsm_engine]:
+        """What C knows the engine by."""
 
     @property
     def page_fd(self) -> int | None:
@@ -38,8 +38,8 @@ class Host(Protocol):
     """Guest memory and interrupt vectors of a function, and the mutex that orders its registers."""
 
     @property
-    def handle(self) -> Any:
-        """The `struct ihsm_host *`."""
+    def handle(self) -> _native.Pointer[_native.ihsm_host]:
+        """What C knows the host by."""
 
     def attach(self, engine: DoorbellTarget) -> None:
         """Let the engine serve this host's BAR2 and BAR4, where the host has them."""
@@ -56,7 +56,7 @@ class LoopbackHost:
         self.handle = lib.ihsm_loopback_new()
         if self.handle == ffi.NULL:
             raise MemoryError
-        self._buffers: dict[tuple[int, int], Any] = {}
+        self._buffers: dict[tuple[int, int], _native.Array[_native.uint8_t]] = {}
         weakref.finalize(self, lib.ihsm_loopback_free, self.handle)
 
     def attach(self, engine: DoorbellTarget) -> None:
@@ -65,7 +65,7 @@ class LoopbackHost:
     def detach(self) -> None:
         """Nothing to forget."""
 
-    def map(self, iova: int, buffer: Any, *, writable: bool = True) -> None:
+    def map(self, iova: int, buffer: _native.Buffer, *, writable: bool = True) -> None:
         """Map a contiguous buffer (numpy array, bytearray, mmap) at guest address `iova`; it must not be resized.
 
         Raises:

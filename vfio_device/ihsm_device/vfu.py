@@ -18,8 +18,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from types import TracebackType
+from typing import Final
 
+from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 
 _log = logging.getLogger(__name__)
@@ -101,7 +103,18 @@ class Context:
         syslog_level = max(index for index, value in enumerate(_SYSLOG_LEVELS) if value >= level)
         out = ffi.new("struct ihsm_vfu **")
         _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level, out), path)
-        self.handle = out[0]
+        self._handle: _native.Pointer[_native.ihsm_vfu] | None = out[0]
+
+    @property
+    def handle(self) -> _native.Pointer[_native.ihsm_vfu]:
+        """What C knows the context by.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if self._handle is None:
+            raise ValueError("the context is closed")
+        return self._handle
 
     def set_ids(self, vendor: int, device: int, subsystem_vendor: int, subsystem: int) -> None:
         """Vendor, device and subsystem ids of configuration space."""
@@ -236,15 +249,15 @@ class Context:
 
     def close(self) -> None:
         """Drop the client and stop listening (the socket file stays). Nobody may be in another method."""
-        if self.handle is not None:
-            handle, self.handle = self.handle, None
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
             lib.ihsm_vfu_free(handle)
             # An engine on this context is kept by its callbacks and keeps the context until it is freed.
             self._reads.clear()
             self._writes.clear()
             self._reset = self._on_map = self._on_unmap = None
 
-    def _access(self, index: int, data: Any, offset: int, is_write: bool) -> int:
+    def _access(self, index: int, data: _native.buffer, offset: int, is_write: bool) -> int:
         if is_write:
             self._writes[index](offset, bytes(data))
         else:
@@ -260,12 +273,14 @@ class Context:
             callback(region)
 
 
-def _failed(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _failed(kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
     """An exception in a callback: the access or reset fails, the device goes on."""
     _log.error("callback failed", exc_info=(kind, error, trace))
 
 
-def _on_access(number: int, index: int, data: Any, count: int, offset: int, is_write: bool) -> int:
+def _on_access(
+    number: int, index: int, data: _native.Pointer[_native.c_char], count: int, offset: int, is_write: bool
+) -> int:
     context = _contexts.get(number)
     return -1 if context is None else context._access(index, ffi.buffer(data, count), offset, is_write)
 
@@ -292,7 +307,7 @@ def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool) 
 ffi.def_extern(name="ihsm_py_dma", onerror=_failed)(_on_dma)
 
 
-def _on_log(number: int, level: int, message: Any) -> None:
+def _on_log(number: int, level: int, message: _native.ConstPointer[_native.c_char]) -> None:
     context = _contexts.get(number)
     if context is not None:
         context._log(_SYSLOG_LEVELS[level], ffi.string(message).decode(errors="replace"))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from ihsm.bench import _native
 from ihsm.bench._native import ffi, lib
 from ihsm.bench.rings import check, sample_of
 from ihsm.bench.sample import Sample, timed
@@ -32,7 +33,7 @@ class Buffers:
         self.source, self.target, self.count, self.stride = source, target, count, stride
 
     @property
-    def native(self) -> tuple[Any, Any, int, int]:
+    def native(self) -> tuple[_native.Pointer[_native.uint8_t], _native.Pointer[_native.uint8_t], int, int]:
         """As the C loops take them."""
         return (
             ffi.cast("uint8_t *", self.source.ctypes.data),
@@ -45,7 +46,7 @@ class Buffers:
 class Library:
     """A crypto library called from C."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: _native.Pointer[_native.ihsm_bench_library]) -> None:
         """Made by the functions below."""
         self._handle = handle
 

@@ -8,11 +8,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.bench import _native
 from ihsm.bench._native import ffi, lib
 from ihsm.bench.sample import Load, Sample
 from ihsm.bus import VfioUserFunction
@@ -41,9 +42,11 @@ def check(status: int, what: str) -> None:
 
 
 def sample_of(
-    result: Any, latencies: NDArray[np.uint32] | None = None, before: tuple[int, int] | None = None,
+    result: _native.ihsm_bench_result,
+    latencies: NDArray[np.uint32] | None = None,
+    before: tuple[int, int] | None = None,
     after: tuple[int, int] | None = None,
-) -> Sample:  # fmt: skip
+) -> Sample:
     """A C result as a sample; `before` and `after` are readings of the device's load."""
     device_ns = after[0] - before[0] if before and after else None
     switches = after[1] - before[1] if before and after else 0
@@ -101,10 +104,14 @@ class RingLoad:
             True,
         )
 
-    def _buffer(self, room: int) -> Any:
-        return ffi.from_buffer("uint32_t[]", self._latencies) if room else ffi.NULL
+    def _buffer(self, room: int) -> _native.Pointer[_native.uint32_t]:
+        return ffi.from_buffer("uint32_t[]", self._latencies, require_writable=True) if room else ffi.NULL
 
-    def _run(self, loop: Callable[[Any, int, Any], int], latencies: bool) -> Sample:
+    def _run(
+        self,
+        loop: Callable[[_native.Array[_native.ihsm_bench_ring], int, _native.ihsm_bench_result_pointer], int],
+        latencies: bool,
+    ) -> Sample:
         result = ffi.new("struct ihsm_bench_result *")
         with self._lent() as rings:
             before = self._load() if self._load else None
@@ -116,7 +123,7 @@ class RingLoad:
         return sample_of(result, self._latencies if latencies else None, before, after)
 
     @contextlib.contextmanager
-    def _lent(self) -> Iterator[Any]:
+    def _lent(self) -> Iterator[_native.Array[_native.ihsm_bench_ring]]:
         rings = ffi.new("struct ihsm_bench_ring[]", len(self._queues))
         with contextlib.ExitStack() as stack:
             lent = [stack.enter_context(queue.lent()) for queue in self._queues]
@@ -127,7 +134,7 @@ class RingLoad:
                 ring = rings[number]
                 parts.tail, parts.head, parts.phase = ring.tail, ring.cq.head, ring.cq.phase
 
-    def _fill(self, ring: Any, number: int, parts: LentRings) -> None:
+    def _fill(self, ring: _native.ihsm_bench_ring, number: int, parts: LentRings) -> None:
         queue, table = self._queues[number], self._tables[number]
         function = self._controller.function
         cqe, sqe = queue.ring.cqe, queue.ring.sqe
@@ -160,7 +167,7 @@ class RingLoad:
             raise BenchLoopError(f"{function.uri}: BAR2 cannot be mapped")
 
 
-def _address(array: NDArray[np.uint8]) -> Any:
+def _address(array: NDArray[np.uint8]) -> _native.Pointer[_native.uint8_t]:
     return ffi.cast("uint8_t *", array.ctypes.data)
 
 
@@ -173,6 +180,8 @@ def primitive(name: str, seconds: float) -> Sample:
         "socket": lib.ihsm_bench_socket,
         "eventfd": lib.ihsm_bench_eventfd,
     }[name]
-    status = loop(int(seconds * 1e9), ffi.from_buffer("uint32_t[]", latencies), MAX_LATENCIES, result)
+    status = loop(
+        int(seconds * 1e9), ffi.from_buffer("uint32_t[]", latencies, require_writable=True), MAX_LATENCIES, result
+    )
     check(status, name)
     return sample_of(result, latencies)

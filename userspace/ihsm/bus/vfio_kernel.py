@@ -178,7 +178,7 @@ class KernelVfioFunction(VfioFunction):
         if mapping is None:
             super().write_bar(bar, offset, width, value, posted=posted)
         else:
-            lib.ihsm_mmio_write(ffi.from_buffer(mapping), offset, width, value)
+            lib.ihsm_mmio_write(ffi.from_buffer(mapping, require_writable=True), offset, width, value)
 
     def _mapping_for(self, bar: int, offset: int, width: int) -> mmap.mmap | None:
         """The mapped BAR if one load or store in it does the access."""

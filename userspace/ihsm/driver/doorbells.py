@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
 
 from ihsm._native import ffi, lib
 from ihsm.bus import PciFunction
@@ -21,7 +20,7 @@ class Doorbells:
         """Map the page if the function offers that."""
         self._function = function
         mapping = function.map_bar(Bar.DOORBELLS)
-        self._page: Any = None if mapping is None else ffi.from_buffer(mapping)
+        self._page = None if mapping is None else ffi.from_buffer(mapping, require_writable=True)
         self._event = None if mapping is None else function.write_event(Bar.DOORBELLS)
 
     def ring(self, offset: int, value: int) -> None:

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore.native import check
 from ihsm_device.hsm.keystore.types import BulkType, Handle, KeyStoreMemoryError
@@ -16,12 +15,12 @@ class BulkTable:
 
     def __init__(self, function: int) -> None:
         """An empty table; `KeyStore.bulk_table` makes them."""
-        self._table: Any = lib.ks_bulk_table_new(function)
+        self._table = lib.ks_bulk_table_new(function)
         if self._table == ffi.NULL:
             raise KeyStoreMemoryError("no memory for a table of fast-path keys")
 
     @property
-    def native(self) -> Any:
+    def native(self) -> _native.Pointer[_native.ks_bulk_table]:
         """The `ks_bulk_table *`, for the engine of the same function."""
         return self._table
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore.types import (
     ArgumentError,
@@ -109,10 +110,10 @@ def pack_group(function: int | None, scope: int | None, session: int | None) -> 
     return value, mask
 
 
-def pack_parts(parts: Sequence[Part]) -> tuple[Any, list[Any]]:
+def pack_parts(parts: Sequence[Part]) -> tuple[_native.Array[_native.ks_part], list[object]]:
     """An array of `ks_part`, and what must stay alive while it is used."""
     array = ffi.new("ks_part[]", len(parts))
-    alive: list[Any] = []
+    alive: list[object] = []
     for item, part in zip(array, parts, strict=True):
         if isinstance(part, bytes):
             buffer = ffi.from_buffer("uint8_t[]", part)
@@ -123,12 +124,12 @@ def pack_parts(parts: Sequence[Part]) -> tuple[Any, list[Any]]:
     return array, alive
 
 
-def new_handle() -> Any:
+def new_handle() -> _native.Array[_native.uint64_t]:
     """Room for a handle that a call returns."""
     return ffi.new("uint64_t *")
 
 
-def taken(status: int, out: Any) -> Handle:
+def taken(status: int, out: _native.Array[_native.uint64_t]) -> Handle:
     """The handle that a call returned; raises as `check`."""
     check(status)
     return Handle(out[0])

@@ -252,7 +252,7 @@ class KeyStore(Algorithms):
         An id may be read back with `credential_id`, for attestation reports carry it; PIN and seed cannot.
         """
         require_length("iv", iv, _BLOCK_BYTES)
-        out = ffi.new("uint64_t[3]")
+        out = ffi.new("uint64_t[]", 3)
         check(
             lib.ks_credential_decrypt(
                 channel, iv, ciphertext, len(ciphertext), pack_owner(owner), out, out + 1, out + 2

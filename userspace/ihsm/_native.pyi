@@ -1,6 +1,0 @@
-# SPDX-FileCopyrightText: The ihsm authors
-# SPDX-License-Identifier: Apache-2.0
-from typing import Any
-
-ffi: Any
-lib: Any
