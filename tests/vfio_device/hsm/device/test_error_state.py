@@ -14,6 +14,7 @@ from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.keystore import KeyStore
 from ihsm_device.hsm.module import SecurityModule
 from support.hsm import ModuleTransport, Scene
+from support.waiting import ended
 
 INFO = encode_request(GetDeviceInfoReq())
 
@@ -79,7 +80,7 @@ def test_a_failed_pairwise_test_of_the_unwrapping_key() -> None:
     store.set_fault("pct-rsa", -1)
     with HsmDevice(store=store) as device:
         module = device.function()
-        device.unwrapping_keys._thread.join(30)
+        ended(device.unwrapping_keys._thread)
         assert not answers(module)
         assert "unwrapping key" in module.status()["error"]
 

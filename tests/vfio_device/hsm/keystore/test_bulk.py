@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from ihsm_device.hsm.keystore import (
     Scope,
     StaleHandleError,
 )
+from support.waiting import ended, stays, until
 
 OWNER = Owner(0, Scope.PARTITION)
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
@@ -138,10 +138,10 @@ def test_a_number_is_free_when_the_last_reader_leaves(store: KeyStore, table: Bu
 
     thread = threading.Thread(target=publish_again)
     thread.start()
-    assert not done.wait(0.1)
+    assert stays(lambda: not done.is_set())
     assert lib.ks_bulk_deleted(reader.key)
     reader.release()
-    thread.join(10)
+    ended(thread)
     assert done.is_set()
 
 
@@ -164,8 +164,8 @@ def test_groups_and_closing_withdraw(store: KeyStore) -> None:
     assert store.statistics().bytes_in_use == idle
 
 
-READERS_TIMEOUT_S = 60.0
-"""How long readers may go without a key to read, on a machine that has other things to do."""
+EXCHANGES = 1500
+"""How often the key is exchanged at least; and on until a reader has got one, however late its thread begins."""
 
 
 def test_readers_and_writers_at_once(store: KeyStore, table: BulkTable) -> None:
@@ -191,21 +191,22 @@ def test_readers_and_writers_at_once(store: KeyStore, table: BulkTable) -> None:
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + READERS_TIMEOUT_S
-    for number in itertools.count():
-        if number >= 1500 and (counts[True] or time.monotonic() > deadline):
-            break
+    exchanges = itertools.count()
+
+    def exchange() -> bool:
+        number = next(exchanges)
         handle = publish(store, table, 77, values[number % 2], BulkType.GCM_UNAPPROVED)
         if number % 3 == 0:
             table.withdraw(77)
         store.destroy(handle)
+        return number >= EXCHANGES and counts[True] > 0
+
+    until(exchange, "a reader that finds a key", every_s=0)
     stop.set()
-    for thread in threads:
-        thread.join()
+    ended(*threads)
     for reference in references:
         reference.release()
     store.destroy_group(function=0)
     assert not failures
-    assert counts[True] > 0
     statistics = store.statistics()
     assert (statistics.published, statistics.keys, statistics.keys_dying) == (0, 0, 0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ihsm_device.hsm.keystore import (
     Scope,
     StaleHandleError,
 )
+from support.waiting import ended, until
 
 OWNER = Owner()
 
@@ -281,14 +283,17 @@ def test_destruction_while_in_use(store: KeyStore) -> None:
     threads = [threading.Thread(target=sign) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for _ in range(300):
+    exchanges = itertools.count()
+
+    def exchange() -> bool:
         old, current[0] = current[0], store.ec_generate(Curve.P384, OWNER)
         store.destroy(old)
+        return next(exchanges) >= 300 and outcomes[True] > 0
+
+    until(exchange, "a signature between two exchanges", every_s=0)
     stop.set()
-    for thread in threads:
-        thread.join()
+    ended(*threads)
     store.destroy_group()
-    assert outcomes[True] > 0
     statistics = store.statistics()
     assert (statistics.keys, statistics.keys_dying) == (0, 0)
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,8 +14,8 @@ from support import key_subjects, new_key_subjects
 from support.faults import Case, Subject, cases, make, play
 from support.hsm import Stage
 from support.keyring import KeyStage
+from support.waiting import until
 
-STOCK_TIMEOUT_S = 60.0
 SUBJECTS = (*key_subjects.SUBJECTS, *new_key_subjects.SUBJECTS)
 KINDS = {"virtual": DeviceKind.Virtual, "physical": DeviceKind.Physical}
 
@@ -95,10 +94,8 @@ def test_refused_key_leaves_nothing_behind(stage: Stage, case: Case) -> None:
     """Vault and key store are as before a refused creation."""
     outcome = play(case, stage)
     scene, store = outcome.draft.scene, stage.device.store
-    deadline = time.monotonic() + STOCK_TIMEOUT_S
-    while not stage.device.unwrapping_keys.full:  # a key that is made meanwhile would count
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    # A key that is made meanwhile would count.
+    until(lambda: stage.device.unwrapping_keys.full, "a full stock of unwrapping keys", every_s=0.01)
     usage, keys = scene.state.vault.usage(), store.statistics().keys
     again = scene.send(outcome.draft.message, outcome.draft.queue_kind, outcome.draft.queue_id)
     assert again.status == DdiStatus[case.row.status]

@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What survives which reset (spec 04 §12, README §3; 01 §14.9), and how long a reset takes."""
+"""What survives which reset (spec 04 §12, README §3; 01 §14.9)."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +84,8 @@ def test_no_key_of_the_partition_outlives_a_reset(stage: Stage, reset: str) -> N
     assert store.statistics().published == 0
 
 
-def test_a_reset_of_a_full_partition_is_quick(stage: Stage) -> None:
-    """Far below the 20 ms that clients can wait for, whatever the load; the figure itself is a benchmark's business."""
+def test_a_reset_empties_a_full_partition(stage: Stage) -> None:
+    """Every session with keys of its own and of the partition."""
     scene = stage.fresh(tables=3)
     scene.provision()
     sessions = [scene.open_session() for _ in range(8)]
@@ -94,7 +93,6 @@ def test_a_reset_of_a_full_partition_is_quick(stage: Stage) -> None:
         for _ in range(40):
             session.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt, session=True))
         session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify))
-    started = time.process_time()
+    assert scene.module.status()["vault"]["entries"] > 8 * 41
     scene.module.nssr()
-    assert time.process_time() - started < 1.0
     assert scene.module.status()["vault"]["entries"] == 0
