@@ -13,6 +13,7 @@ import pytest
 from bootstrap import apt, aws_lc, kernel, libvfio_user, qemu
 from bootstrap.layout import existing, locked, published
 from bootstrap.process import SetupError, output, run
+from support.waiting import HANG_S
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_a_second_set_up_waits_for_the_first(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert "waiting for another set-up" in other.stdout.readline()
         assert other.poll() is None
-    assert other.communicate(timeout=20)[0] == "in\n"
+    assert other.communicate(timeout=HANG_S)[0] == "in\n"
 
 
 def test_a_tool_that_fails_is_shown_with_the_end_of_its_output(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from ihsm.driver.aes_queue import AesQueue
 from ihsm.errors import AuthenticationFailedError
 from ihsm_abi.ddi import KeyClass, KeyUsage
 from support import cavp
+from support.waiting import HANG_S
 
 GCM_GROUPS: Final = ("gcmEncryptExtIV256", "gcmDecrypt256")
 XTS_GROUPS: Final = ("tweak-128hexstr", "tweak-dataunitseqno")
@@ -24,7 +25,6 @@ IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
 BLOCK_BITS: Final = 128
-TIMEOUT_S: Final = 60.0
 ENCRYPT: Final = KeyRequest(KeyUsage.EncryptDecrypt)
 
 
@@ -104,11 +104,11 @@ class NistRun:
         try:
             if not case.decrypt:
                 sealed = self._queue.gcm_encrypt(
-                    self._ids, key.bulk_key_id, case.text, aad=case.aad, iv=case.iv, timeout_s=TIMEOUT_S
+                    self._ids, key.bulk_key_id, case.text, aad=case.aad, iv=case.iv, timeout_s=HANG_S
                 )
                 return (sealed.ciphertext, sealed.tag, sealed.iv) == (case.result, case.tag, case.iv)
             opened = self._queue.gcm_decrypt(
-                self._ids, key.bulk_key_id, case.text, case.tag, case.iv, aad=case.aad, timeout_s=TIMEOUT_S
+                self._ids, key.bulk_key_id, case.text, case.tag, case.iv, aad=case.aad, timeout_s=HANG_S
             )
             return opened.data == case.result
         except AuthenticationFailedError:
@@ -123,7 +123,7 @@ class NistRun:
         assert tweak_key is not None
         try:
             done = self._queue.xts(
-                self._ids, (data_key, tweak_key), case.tweak, case.text, decrypt=case.decrypt, timeout_s=TIMEOUT_S
+                self._ids, (data_key, tweak_key), case.tweak, case.text, decrypt=case.decrypt, timeout_s=HANG_S
             )
             return done.data == case.result
         finally:

@@ -37,10 +37,10 @@ from ihsm_abi.pci import ADMIN_VECTOR, MSIX_VECTORS, Bar
 from ihsm_abi.registers import Aqa, Cc, Csts, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 from support.admin_model import AdminModel
+from support.waiting import HANG_S
 
 GUEST_BYTES: Final = 1 << 30
 """Every recorded address lies below; the guest's memory is one sparse file."""
-ANSWER_TIMEOUT_S: Final = 20.0
 RESET_DEVICE, CONNECTION_CLOSED, RESET_FUNCTION_LEVEL = 0, 1, 2
 CONSTANT_REGISTERS: Final = {Register.CAP, Register.VS}
 
@@ -250,7 +250,7 @@ class Replay:
         entry = self.guest[at : at + cqe_type.itemsize].view(cqe_type)[0]
         if Psf(entry["psf"]).phase != queue.phase:
             event = self.interrupts[queue.vector]
-            ready, _, _ = select.select([event], [], [], ANSWER_TIMEOUT_S)
+            ready, _, _ = select.select([event], [], [], HANG_S)
             assert ready, f"{self.step}: queue {queue.queue_id} gave no interrupt for {sorted(queue.outstanding)}"
             drain_event(event)
             if Psf(entry["psf"]).phase != queue.phase:

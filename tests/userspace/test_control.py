@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ihsm.control import PROTOCOL, ControlClient
 from ihsm.errors import ControlError, DeviceNotFoundError
 from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlErrorCode, ControlRequest
+from support.waiting import HANG_S, ended
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def answering(folder: Path, answer: Callable[[ControlRequest], bytes]) -> Iterat
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield path
-    thread.join(5)
+    ended(thread)
 
 
 def test_results_and_refusals(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_results_and_refusals(tmp_path: Path) -> None:
     "raw", [b"", b"\n", b"{}\n", b"nonsense\n", b"x" * (MAX_LINE_BYTES + 10), b'{"id":99,"ok":true,"result":{}}\n']
 )
 def test_answers_that_are_none(tmp_path: Path, raw: bytes) -> None:
-    with answering(tmp_path, lambda _: raw) as path, ControlClient(path, timeout_s=2) as client:
+    with answering(tmp_path, lambda _: raw) as path, ControlClient(path, timeout_s=HANG_S) as client:
         with pytest.raises(ControlError) as caught:
             client.status()
         assert caught.value.code == PROTOCOL
@@ -74,7 +75,7 @@ def test_answers_that_are_none(tmp_path: Path, raw: bytes) -> None:
 def test_any_line_is_an_answer_or_an_error(tmp_path: Path, raw: bytes) -> None:
     with (
         answering(tmp_path, lambda _: raw + b"\n") as path,
-        ControlClient(path, timeout_s=2) as client,
+        ControlClient(path, timeout_s=HANG_S) as client,
         contextlib.suppress(ControlError),
     ):
         client.status()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,13 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import EmbeddedDeviceError
 from ihsm.uri import open_controller
 from ihsm_abi.hsm_queue import ControlKind
+from support.waiting import until
 
 ORPHAN = """
-import sys, time
+import signal
 from ihsm.embedded import EmbeddedDevice
 print(EmbeddedDevice().pid, flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -57,10 +57,7 @@ def test_it_does_not_outlive_a_killed_user() -> None:
     user.send_signal(signal.SIGKILL)
     user.wait()
     user.stdout.close()
-    deadline = time.monotonic() + 20
-    while alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not alive(pid), "the end of the device")
 
 
 def test_one_that_does_not_start_says_why() -> None:

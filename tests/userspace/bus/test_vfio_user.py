@@ -17,6 +17,7 @@ from ihsm.bus import VfioUserFunction
 from ihsm.bus.arena import MAX_ARENA_BYTES
 from ihsm.errors import ArenaError, BusError, ConnectionLostError, RequestRefusedError
 from support.devices import DeviceUnderTest, open_device
+from support.waiting import ended
 
 
 @dataclass
@@ -122,8 +123,7 @@ def test_many_threads_share_a_connection(served: Served) -> None:
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    ended(*threads)
     assert not wrong
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,10 @@ from ihsm.errors import (
     RequestRefusedError,
 )
 from support.scripted_server import Answer, honest, reply, scripted_server
+from support.waiting import HANG_S
 
-TIMEOUT_S = 0.3
+SILENCE_S = 0.3
+"""How long a server is waited for that will not answer."""
 
 
 def answering(target: Command, raw: bytes | None = None, **fields: int) -> Answer:
@@ -43,7 +44,7 @@ def answering(target: Command, raw: bytes | None = None, **fields: int) -> Answe
 
 
 def test_the_honest_answers_work(tmp_path: Path) -> None:
-    with scripted_server(tmp_path, honest) as path, VfioUserFunction(path, timeout_s=TIMEOUT_S) as function:
+    with scripted_server(tmp_path, honest) as path, VfioUserFunction(path, timeout_s=HANG_S) as function:
         assert function.read_bar(0, 16, 4) == 0x5A5A5A5A
         assert function.vectors == 32
         assert function.map_bar(0) is None
@@ -68,10 +69,8 @@ def test_the_honest_answers_work(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_answer_while_attaching_is_a_typed_error(tmp_path: Path, answer: Answer, error: type[BusError]) -> None:
-    start = time.monotonic()
     with scripted_server(tmp_path, answer) as path, pytest.raises(error):
-        VfioUserFunction(path, timeout_s=TIMEOUT_S)
-    assert time.monotonic() - start < 10
+        VfioUserFunction(path, timeout_s=SILENCE_S if error is BusTimeoutError else HANG_S)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_capabilities_are_optional(tmp_path: Path, text: bytes) -> None:
         return honest(message_id, asked, payload)
 
     with scripted_server(tmp_path, answer) as path:
-        VfioUserFunction(path, timeout_s=TIMEOUT_S).close()
+        VfioUserFunction(path, timeout_s=HANG_S).close()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_capabilities_that_are_none_are_refused(tmp_path: Path, text: bytes) -> 
         return reply(message_id, asked, VERSION.pack(0, 0) + text)
 
     with scripted_server(tmp_path, answer) as path, pytest.raises(ProtocolError):
-        VfioUserFunction(path, timeout_s=TIMEOUT_S)
+        VfioUserFunction(path, timeout_s=HANG_S)
 
 
 def test_another_major_version_is_refused(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_another_major_version_is_refused(tmp_path: Path) -> None:
         return reply(message_id, asked, VERSION.pack(1, 0))
 
     with scripted_server(tmp_path, answer) as path, pytest.raises(ProtocolError, match="version 1"):
-        VfioUserFunction(path, timeout_s=TIMEOUT_S)
+        VfioUserFunction(path, timeout_s=HANG_S)
 
 
 def test_a_command_of_the_server_between_request_and_reply_is_refused_and_passed_over(tmp_path: Path) -> None:
@@ -118,7 +117,7 @@ def test_a_command_of_the_server_between_request_and_reply_is_refused_and_passed
         dma_read = HEADER.pack(77, Command.DMA_READ, HEADER.size + 16, 0, 0) + bytes(16)
         return (dma_read if asked == Command.REGION_READ else b"") + honest(message_id, asked, payload)
 
-    with scripted_server(tmp_path, answer) as path, VfioUserFunction(path, timeout_s=TIMEOUT_S) as function:
+    with scripted_server(tmp_path, answer) as path, VfioUserFunction(path, timeout_s=HANG_S) as function:
         assert function.read_bar(0, 0, 1) == 0x5A
         assert function.read_bar(0, 0, 2) == 0x5A5A
 
@@ -126,7 +125,7 @@ def test_a_command_of_the_server_between_request_and_reply_is_refused_and_passed
 def test_after_a_broken_answer_the_function_stays_closed(tmp_path: Path) -> None:
     with (
         scripted_server(tmp_path, answering(Command.REGION_READ, id=1)) as path,
-        VfioUserFunction(path, timeout_s=TIMEOUT_S) as function,
+        VfioUserFunction(path, timeout_s=HANG_S) as function,
     ):
         with pytest.raises(ProtocolError):
             function.read_bar(0, 0, 4)

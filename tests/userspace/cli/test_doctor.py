@@ -17,7 +17,6 @@ def doctor(**environment: str) -> tuple[int, dict[str, dict[str, str]]]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     return done.returncode, {finding["part"]: finding for finding in json.loads(done.stdout)}

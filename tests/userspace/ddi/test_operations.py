@@ -56,6 +56,7 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.attestation import AttestationFlags
 from ihsm_abi.ddi.limits import BK3_BYTES, MAX_SESSIONS
 from support.ddi_replay import lines
+from support.waiting import ended
 from support.ways import WAYS, Connection, Way
 
 CREDENTIAL = Credential(b"application id 1", b"personal number.")
@@ -332,8 +333,7 @@ def test_clients_race_for_sessions(partition: Partition) -> None:
     threads = [threading.Thread(target=client) for _ in range(12)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    ended(*threads)
     assert {session.session_id for session in sessions} == set(range(MAX_SESSIONS))
     assert refusals == [DdiStatus.VaultSessionLimitReached] * 4
     for session in sessions:

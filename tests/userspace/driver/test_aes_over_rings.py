@@ -24,8 +24,8 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import AesCommandError, AuthenticationFailedError
 from ihsm_abi.ddi import KeyClass, KeyUsage
 from ihsm_abi.ddi.limits import BK3_BYTES
+from support.waiting import HANG_S
 
-TIMEOUT_S = 20.0
 CREDENTIAL = Credential(b"application id 1", b"personal number.")
 ENCRYPT = KeyRequest(KeyUsage.EncryptDecrypt)
 
@@ -76,10 +76,10 @@ any_test = settings(max_examples=60)
 @any_test
 def test_gcm_agrees_with_another_library(keys: Keys, aad: bytes, text: bytes, iv: bytes) -> None:
     queue = keys.controller.aes_queues[0]
-    sealed = queue.gcm_encrypt(keys.session, keys.gcm, text, aad=aad, iv=iv, timeout_s=TIMEOUT_S)
+    sealed = queue.gcm_encrypt(keys.session, keys.gcm, text, aad=aad, iv=iv, timeout_s=HANG_S)
     assert sealed.iv == iv
     assert sealed.ciphertext + sealed.tag == AESGCM(keys.gcm_raw).encrypt(iv, text, aad)
-    opened = queue.gcm_decrypt(keys.session, keys.gcm, sealed.ciphertext, sealed.tag, iv, aad=aad, timeout_s=TIMEOUT_S)
+    opened = queue.gcm_decrypt(keys.session, keys.gcm, sealed.ciphertext, sealed.tag, iv, aad=aad, timeout_s=HANG_S)
     assert opened.data == text
 
 
@@ -88,10 +88,10 @@ def test_gcm_agrees_with_another_library(keys: Keys, aad: bytes, text: bytes, iv
 def test_a_changed_tag_is_an_authentication_failure(keys: Keys, aad: bytes, text: bytes, bit: int) -> None:
     queue = keys.controller.aes_queues[1]
     iv = bytes(12)
-    sealed = queue.gcm_encrypt(keys.session, keys.gcm, text, aad=aad, iv=iv, timeout_s=TIMEOUT_S)
+    sealed = queue.gcm_encrypt(keys.session, keys.gcm, text, aad=aad, iv=iv, timeout_s=HANG_S)
     tag = (int.from_bytes(sealed.tag, "big") ^ 1 << bit).to_bytes(16, "big")
     with pytest.raises(AuthenticationFailedError):
-        queue.gcm_decrypt(keys.session, keys.gcm, sealed.ciphertext, tag, iv, aad=aad, timeout_s=TIMEOUT_S)
+        queue.gcm_decrypt(keys.session, keys.gcm, sealed.ciphertext, tag, iv, aad=aad, timeout_s=HANG_S)
 
 
 def xts_reference(keys: Keys, tweak: int, data: bytes, unit: int) -> bytes:
@@ -111,12 +111,12 @@ def test_xts_agrees_with_another_library(keys: Keys, unit: int, size: int) -> No
     data, tweak = os.urandom(size), (1 << 128) - 2
     sealed = queue.xts(
         keys.session, keys.xts, tweak.to_bytes(16, "little"), data,
-        decrypt=False, data_unit_bytes=unit, timeout_s=TIMEOUT_S,
+        decrypt=False, data_unit_bytes=unit, timeout_s=HANG_S,
     )  # fmt: skip
     assert sealed.data == xts_reference(keys, tweak, data, unit or size)
     opened = queue.xts(
         keys.session, keys.xts, tweak.to_bytes(16, "little"), sealed.data,
-        decrypt=True, data_unit_bytes=unit, timeout_s=TIMEOUT_S,
+        decrypt=True, data_unit_bytes=unit, timeout_s=HANG_S,
     )  # fmt: skip
     assert opened.data == data
 
@@ -134,7 +134,7 @@ def test_a_gcm_batch_in_place(keys: Keys, text: int, aad: int) -> None:
         places = memory.iova + np.arange(count, dtype=np.uint64) * stride
         ivs = np.frombuffer(os.urandom(12 * count), np.uint8).reshape(count, 12)
         entries = gcm_entries(keys.session, keys.gcm, places, places, text, decrypt=False, aad_bytes=aad, ivs=ivs)
-        completions = controller.aes_queues[0].submit(entries, TIMEOUT_S).result()
+        completions = controller.aes_queues[0].submit(entries, HANG_S).result()
         assert not len(failed(completions))
         result = memory.view.reshape(count, stride)
         for number in range(count):
@@ -146,7 +146,7 @@ def test_a_gcm_batch_in_place(keys: Keys, text: int, aad: int) -> None:
             keys.session, keys.gcm, places, places, text,
             decrypt=True, aad_bytes=aad, ivs=ivs, tags=completions["tag"],
         )  # fmt: skip
-        completions = controller.aes_queues[1].submit(entries, TIMEOUT_S).future().result(TIMEOUT_S)
+        completions = controller.aes_queues[1].submit(entries, HANG_S).future().result(HANG_S)
         assert not len(failed(completions))
         assert (memory.view.reshape(count, stride)[:, room : room + text] == plain[:, room : room + text]).all()
 
@@ -161,7 +161,7 @@ def test_an_xts_batch(keys: Keys) -> None:
         tweaks[:, 0] = range(count)
         targets = sources + count * size
         entries = xts_entries(keys.session, keys.xts, sources, targets, size, tweaks, decrypt=False)
-        assert not len(failed(controller.aes_queues[0].submit(entries, TIMEOUT_S).result()))
+        assert not len(failed(controller.aes_queues[0].submit(entries, HANG_S).result()))
         assert memory.view[count * size :].tobytes() == xts_reference(keys, 0, data, size)
 
 
@@ -170,20 +170,20 @@ def test_failures_of_a_batch_are_found(keys: Keys) -> None:
     with controller.allocate(64) as memory:
         places = np.full(3, memory.iova, np.uint64)
         entries = gcm_entries(keys.session, [keys.gcm, 0xFFFF, keys.gcm], places, places, 16, decrypt=False)
-        assert failed(controller.aes_queues[0].submit(entries, TIMEOUT_S).result()).tolist() == [1]
+        assert failed(controller.aes_queues[0].submit(entries, HANG_S).result()).tolist() == [1]
 
 
 def test_another_session_id_is_of_no_use_for_a_session_key(keys: Keys) -> None:
     wrong = FastPathSession(keys.session.session_id, keys.session.short_app_id ^ 1)
     with pytest.raises(AesCommandError, match="KEY_APP"):
-        keys.controller.aes_queues[0].gcm_encrypt(wrong, keys.gcm, b"text", iv=bytes(12), timeout_s=TIMEOUT_S)
+        keys.controller.aes_queues[0].gcm_encrypt(wrong, keys.gcm, b"text", iv=bytes(12), timeout_s=HANG_S)
 
 
 def test_buffers_come_back(keys: Keys) -> None:
     free = keys.controller.arena.free_bytes
     queue = keys.controller.aes_queues[0]
     for _ in range(50):
-        queue.gcm_encrypt(keys.session, keys.gcm, bytes(100_000), iv=bytes(12), timeout_s=TIMEOUT_S)
+        queue.gcm_encrypt(keys.session, keys.gcm, bytes(100_000), iv=bytes(12), timeout_s=HANG_S)
         with pytest.raises(AesCommandError):
-            queue.gcm_encrypt(keys.session, 0xFFFF, bytes(100_000), iv=bytes(12), timeout_s=TIMEOUT_S)
+            queue.gcm_encrypt(keys.session, 0xFFFF, bytes(100_000), iv=bytes(12), timeout_s=HANG_S)
     assert keys.controller.arena.free_bytes == free

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus
 from ihsm_abi.registers import Csts, Register
 from support.devices import DeviceUnderTest, open_device
 from support.modules import LONG_ANSWER_BYTES
+from support.waiting import HANG_S, ended, stays
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -74,10 +74,12 @@ def test_outstanding_commands_never_keep_the_device_from_the_next_one(
 ) -> None:
     """However few CQ entries are known to be free, a command starts if the device could complete all of them."""
     queue = controller.hsm_queues[0]
-    slow = [queue.submit_message(b"slow", ControlKind.NONE, None, timeout_s=60) for _ in range(queue.entries // 2 + 4)]
+    slow = [
+        queue.submit_message(b"slow", ControlKind.NONE, None, timeout_s=HANG_S) for _ in range(queue.entries // 2 + 4)
+    ]
     for number in range(3 * queue.entries):
         message = number.to_bytes(4, "big")
-        assert queue.submit_message(message, ControlKind.NONE, None, timeout_s=10).result().message == message[::-1]
+        assert queue.submit_message(message, ControlKind.NONE, None, timeout_s=HANG_S).result().message == message[::-1]
     device.module.gate.set()
     for submission in slow:
         assert submission.result().message == b"wols"
@@ -93,7 +95,7 @@ def test_an_error_of_the_queue_layer_is_typed(controller: Controller) -> None:
 
 def test_the_response_is_cut_to_its_room(controller: Controller) -> None:
     queue = controller.hsm_queues[0]
-    reply = queue.submit_message(b"0123456789", ControlKind.NONE, None, timeout_s=5, response_bytes=4).result()
+    reply = queue.submit_message(b"0123456789", ControlKind.NONE, None, timeout_s=HANG_S, response_bytes=4).result()
     assert (reply.message, reply.byte_count) == (b"9876", 10)
 
 
@@ -109,15 +111,14 @@ def test_many_outstanding_from_many_threads(controller: Controller) -> None:
     threads = [threading.Thread(target=use, args=(name,)) for name in range(6)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    ended(*threads)
     assert not wrong
 
 
 def test_more_futures_than_slots(controller: Controller) -> None:
     messages = [b"%d" % number for number in range(400)]
     futures = [controller.submit(message, ControlKind.NONE, None) for message in messages]
-    assert [future.result(20).message for future in futures] == [message[::-1] for message in messages]
+    assert [future.result(HANG_S).message for future in futures] == [message[::-1] for message in messages]
 
 
 def test_asyncio(controller: Controller) -> None:
@@ -131,9 +132,9 @@ def test_asyncio(controller: Controller) -> None:
 def test_an_aes_command_without_keys_fails_with_its_status(controller: Controller) -> None:
     queue = controller.aes_queues[-1]
     with pytest.raises(AesCommandError, match="KEY_NOT_OWNED") as caught:
-        queue.gcm_encrypt(FastPathSession(1, 0), 5, b"text", timeout_s=5)
+        queue.gcm_encrypt(FastPathSession(1, 0), 5, b"text", timeout_s=HANG_S)
     assert caught.value.err == GcmError.KEY_NOT_OWNED
-    completions = queue.submit(np.zeros(1000, GCM_SQE), 20).result()
+    completions = queue.submit(np.zeros(1000, GCM_SQE), HANG_S).result()
     assert (completions["psf"] > 1).all()
 
 
@@ -142,13 +143,17 @@ def test_a_slow_command_times_out_and_its_queue_recovers(device: DeviceUnderTest
     slow = queue.submit_message(b"slow", ControlKind.NONE, None, timeout_s=0.1)
     with pytest.raises(CommandTimeoutError):
         slow.result()
-    waiting = queue.submit_message(b"slow too", ControlKind.NONE, None, timeout_s=30)
-    threading.Timer(0.2, device.module.gate.set).start()  # DELETE_SQ waits for what has been fetched
-    controller.recover_queue(queue)
+    assert device.module.started.acquire(timeout=HANG_S)
+    waiting = queue.submit_message(b"slow too", ControlKind.NONE, None, timeout_s=HANG_S)
+    recovery = threading.Thread(target=controller.recover_queue, args=(queue,))
+    recovery.start()
+    assert stays(recovery.is_alive), "DELETE_SQ waits for what has been fetched"
+    device.module.gate.set()
+    ended(recovery)
     assert waiting.done()
     assert queue.outstanding == 0
     for _ in range(50):
-        assert queue.submit_message(b"ab", ControlKind.NONE, None, timeout_s=5).result().message == b"ba"
+        assert queue.submit_message(b"ab", ControlKind.NONE, None, timeout_s=HANG_S).result().message == b"ba"
 
 
 @pytest.mark.parametrize("subsystem", [False, True])
@@ -156,10 +161,11 @@ def test_reset_fails_what_is_outstanding_and_starts_anew(
     device: DeviceUnderTest, controller: Controller, subsystem: bool
 ) -> None:
     slow = controller.submit(b"slow", ControlKind.NONE, None)
-    threading.Timer(0.2, device.module.gate.set).start()
+    assert device.module.started.acquire(timeout=HANG_S)
     controller.reset(subsystem=subsystem)
+    device.module.gate.set()
     with pytest.raises(QueueClosedError):
-        slow.result(5)
+        slow.result(HANG_S)
     assert controller.exchange(b"again", ControlKind.NONE, None).message == b"niaga"
     assert device.module.resets[-1] == ("nssr" if subsystem else "disable")
 
@@ -167,10 +173,14 @@ def test_reset_fails_what_is_outstanding_and_starts_anew(
 def test_closing_lets_fetched_commands_end_and_refuses_more(device: DeviceUnderTest) -> None:
     controller = Controller(device.function)
     slow = controller.submit(b"slow", ControlKind.NONE, None)
-    threading.Timer(0.2, device.module.gate.set).start()
+    assert device.module.started.acquire(timeout=HANG_S), "the command has been fetched"
+    closing = threading.Thread(target=controller.close)
+    closing.start()
+    assert stays(closing.is_alive)
+    device.module.gate.set()
+    ended(closing)
     controller.close()
-    controller.close()
-    assert slow.result(5).message == b"wols"
+    assert slow.result(HANG_S).message == b"wols"
     with pytest.raises(QueueClosedError):
         controller.exchange(b"x", ControlKind.NONE, None)
 
@@ -197,17 +207,15 @@ def test_a_device_that_vanishes_fails_waiting_callers(tmp_path: Path) -> None:
     opened = open_device("vfio-user", tmp_path)
     device = opened.__enter__()
     controller = Controller(device.function)
-    slow = controller.hsm_queues[0].submit_message(b"slow", ControlKind.NONE, None, timeout_s=30)
+    slow = controller.hsm_queues[0].submit_message(b"slow", ControlKind.NONE, None, timeout_s=HANG_S)
     device.module.gate.set()
     closer = threading.Thread(target=lambda: opened.__exit__(None, None, None))
-    start = time.monotonic()
     closer.start()
     with contextlib.suppress(BusError):
         slow.result()
-    closer.join()
+    ended(closer)
     with pytest.raises((BusError, QueueClosedError)):
-        controller.exchange(b"x", ControlKind.NONE, None, timeout_s=5)
-    assert time.monotonic() - start < 20
+        controller.exchange(b"x", ControlKind.NONE, None, timeout_s=HANG_S)
     controller.close()
 
 

@@ -21,6 +21,7 @@ from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE, ControlKind
 from support.ring_device import IOVA, Bells, RingDevice
+from support.waiting import HANG_S
 
 SESSION = FastPathSession(3, 0)
 
@@ -100,7 +101,7 @@ TAILS = ("tail_src_addr", "tail_dst_addr")
 def test_gcm_with_padded_aad_and_tail(aes: tuple[AesQueue, RingDevice], arena: DmaArena) -> None:
     queue, device = aes
     text = bytes(range(0x40, 0x65))
-    queue.submit_gcm(SESSION, 0x11, text, decrypt=False, iv=bytes(12), aad=b"\xab" * 11, timeout_s=1)
+    queue.submit_gcm(SESSION, 0x11, text, decrypt=False, iv=bytes(12), aad=b"\xab" * 11, timeout_s=HANG_S)
     entry = sent(device)
     assert_same_but_addresses(entry, H4, GCM_SQE, TAILS)
     assert at(arena, int(entry["src"]["addr"]), 64) == bytes(16) + b"\xab" * 11 + bytes(5) + text[:32]
@@ -110,20 +111,20 @@ def test_gcm_with_padded_aad_and_tail(aes: tuple[AesQueue, RingDevice], arena: D
 def test_gcm_decrypt_carries_iv_and_tag(aes: tuple[AesQueue, RingDevice]) -> None:
     queue, device = aes
     tag, iv = bytes.fromhex("2250364ab98d4e4a2bdea257e102cd5f"), bytes(range(0x10, 0x1C))
-    queue.submit_gcm(SESSION, 0x11, bytes(37), decrypt=True, iv=iv, tag=tag, aad=bytes(20), timeout_s=1)
+    queue.submit_gcm(SESSION, 0x11, bytes(37), decrypt=True, iv=iv, tag=tag, aad=bytes(20), timeout_s=HANG_S)
     assert_same_but_addresses(sent(device), H7, GCM_SQE, TAILS)
 
 
 def test_short_text_travels_in_the_tail_alone(aes: tuple[AesQueue, RingDevice]) -> None:
     queue, device = aes
-    queue.submit_gcm(SESSION, 0x12, b"@ABCD", decrypt=False, iv=b"\3" * 12, timeout_s=1)
+    queue.submit_gcm(SESSION, 0x12, b"@ABCD", decrypt=False, iv=b"\3" * 12, timeout_s=HANG_S)
     assert_same_but_addresses(sent(device), H10, GCM_SQE, TAILS)
 
 
 def test_xts_with_data_units(aes: tuple[AesQueue, RingDevice]) -> None:
     queue, device = aes
     tweak = (5).to_bytes(16, "little")
-    queue.submit_xts(SESSION, (0x13, 0x14), tweak, bytes(512), decrypt=False, data_unit_bytes=512, timeout_s=1)
+    queue.submit_xts(SESSION, (0x13, 0x14), tweak, bytes(512), decrypt=False, data_unit_bytes=512, timeout_s=HANG_S)
     assert_same_but_addresses(sent(device, XTS_SQE), H9, XTS_SQE, ())
 
 
@@ -131,45 +132,45 @@ def test_batches_write_the_same_entries(aes: tuple[AesQueue, RingDevice], arena:
     queue, device = aes
     buffer = arena.allocate(4096)
     places = np.array([buffer.iova, buffer.iova + 1024], np.uint64)
-    queue.submit(gcm_entries(SESSION, 0x11, places, places, 37, decrypt=False, aad_bytes=11), 1)
+    queue.submit(gcm_entries(SESSION, 0x11, places, places, 37, decrypt=False, aad_bytes=11), HANG_S)
     assert_same_but_addresses(sent(device), H4, GCM_SQE, TAILS)
     assert int(device.pending[1]["tail_src_addr"]) == buffer.iova + 1024 + 64
     tweak = np.frombuffer((5).to_bytes(16, "little"), np.uint8)
     entries = xts_entries(SESSION, (0x13, 0x14), places, places, 512, tweak, decrypt=False, data_unit_bytes=512)
-    queue.submit(entries, 1)
+    queue.submit(entries, HANG_S)
     assert_same_but_addresses(sent(device, XTS_SQE), H9, XTS_SQE, ())
 
 
 def test_messages(hsm: tuple[HsmQueue, RingDevice], arena: DmaArena) -> None:
     queue, device = hsm
     message = bytes(range(256)) + bytes(418 - 256)
-    queue.submit_message(message, ControlKind.OPEN, None, timeout_s=1)
+    queue.submit_message(message, ControlKind.OPEN, None, timeout_s=HANG_S)
     entry = sent(device)
     assert_same_but_addresses(entry, H1, HSM_SQE, HSM_ADDRESSES)
     assert at(arena, int(entry["src_prp1"]), 418) == message
     assert int(entry["dst_prp2"]) == int(entry["dst_prp1"]) + 4096
-    queue.submit_message(bytes(88), ControlKind.IN_SESSION, 3, timeout_s=1)
+    queue.submit_message(bytes(88), ControlKind.IN_SESSION, 3, timeout_s=HANG_S)
     assert_same_but_addresses(sent(device), H2, HSM_SQE, HSM_ADDRESSES)
-    queue.submit_flush(3, timeout_s=1)
+    queue.submit_flush(3, timeout_s=HANG_S)
     assert_same_but_addresses(sent(device), H3, HSM_SQE, HSM_ADDRESSES)
 
 
 def test_impossible_messages_are_refused(hsm: tuple[HsmQueue, RingDevice]) -> None:
     queue, _ = hsm
     with pytest.raises(ValueError, match="8193"):
-        queue.submit_message(bytes(8193), ControlKind.NONE, None, timeout_s=1)
+        queue.submit_message(bytes(8193), ControlKind.NONE, None, timeout_s=HANG_S)
     with pytest.raises(ValueError, match="8193"):
-        queue.submit_message(b"x", ControlKind.NONE, None, timeout_s=1, response_bytes=8193)
+        queue.submit_message(b"x", ControlKind.NONE, None, timeout_s=HANG_S, response_bytes=8193)
 
 
 def test_impossible_aes_parameters_are_refused(aes: tuple[AesQueue, RingDevice]) -> None:
     queue, _ = aes
     with pytest.raises(ValueError, match="IV of 11"):
-        queue.submit_gcm(SESSION, 1, b"", decrypt=False, iv=bytes(11), timeout_s=1)
+        queue.submit_gcm(SESSION, 1, b"", decrypt=False, iv=bytes(11), timeout_s=HANG_S)
     with pytest.raises(ValueError, match="tweak of 15"):
-        queue.submit_xts(SESSION, (1, 2), bytes(15), bytes(16), decrypt=False, timeout_s=1)
+        queue.submit_xts(SESSION, (1, 2), bytes(15), bytes(16), decrypt=False, timeout_s=HANG_S)
     with pytest.raises(ValueError, match="data unit of 1024"):
-        queue.submit_xts(SESSION, (1, 2), bytes(16), bytes(16), decrypt=False, data_unit_bytes=1024, timeout_s=1)
+        queue.submit_xts(SESSION, (1, 2), bytes(16), bytes(16), decrypt=False, data_unit_bytes=1024, timeout_s=HANG_S)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that answer nonsense: bring-up ends with a typed error, in bounded time."""
+"""Devices that answer nonsense: bring-up ends with a typed error."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from ihsm.errors import (
 )
 from ihsm_abi.registers import Cap, Csts, Register
 from support.scripted_server import Answer, honest, reply, scripted_server
+from support.waiting import HANG_S
 
 IDS = bytes.fromhex("141403c0")
 
@@ -50,7 +50,7 @@ def device(registers: dict[int, int], default: int = 0) -> Answer:
 
 def bring_up(folder: Path, answer: Answer) -> None:
     with scripted_server(folder, answer) as path:
-        Controller(VfioUserFunction(path, timeout_s=1), DriverOptions(interrupts=False)).close()
+        Controller(VfioUserFunction(path, timeout_s=HANG_S), DriverOptions(interrupts=False)).close()
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,8 @@ def bring_up(folder: Path, answer: Answer) -> None:
     ],
 )
 def test_registers_that_never_become_right(tmp_path: Path, registers: dict[int, int], error: type[IhsmError]) -> None:
-    start = time.monotonic()
     with pytest.raises(error):
         bring_up(tmp_path, device({Register.CAP: Cap.of(to=0), **registers}))
-    assert time.monotonic() - start < 10
 
 
 def test_no_device_of_ours(tmp_path: Path) -> None:

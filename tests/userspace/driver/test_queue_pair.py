@@ -20,6 +20,7 @@ from ihsm_abi import doorbells
 from ihsm_abi.admin import ADMIN_SQE
 from ihsm_abi.aes_queue import GCM_SQE
 from support.ring_device import ring_device
+from support.waiting import HANG_S, ended
 
 RINGS = [ADMIN_RING, HSM_RING, AES_RING]
 
@@ -48,7 +49,7 @@ def test_completions_in_any_order_reach_their_submissions(
                 sqes = batch(ring, count)
                 stamps = list(range(stamp, stamp + count))
                 stamp += count
-                open_batches.append((queue.submit(sqes, 5), stamps))
+                open_batches.append((queue.submit(sqes, HANG_S), stamps))
                 device.fetch()
             elif action == 1 and device.pending:
                 device.complete(number % len(device.pending), psf=number % 7)
@@ -69,11 +70,11 @@ def test_completions_are_in_the_order_of_submission() -> None:
     with ring_device(AES_RING, 8) as device:
         sqes = np.zeros(6, GCM_SQE)
         sqes["key_id"] = range(100, 106)
-        submission = device.queue.submit(sqes, 5)
+        submission = device.queue.submit(sqes, HANG_S)
         device.fetch()
         for index in (5, 0, 3, 1, 0, 0):
             device.post(int(device.pending[index][device.ring.cid]), len=int(device.pending.pop(index)["key_id"]))
-        assert submission.result(1)["len"].tolist() == list(range(100, 106))
+        assert submission.result(HANG_S)["len"].tolist() == list(range(100, 106))
 
 
 def test_a_batch_larger_than_the_ring_goes_in_parts() -> None:
@@ -91,29 +92,29 @@ def test_a_batch_larger_than_the_ring_goes_in_parts() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            assert device.queue.submit(sqes, 10).result()["len"].tolist() == list(range(50))
+            assert device.queue.submit(sqes, HANG_S).result()["len"].tolist() == list(range(50))
         finally:
             stop.set()
-            thread.join()
+            ended(thread)
 
 
 def test_a_full_ring_is_waited_for_and_then_times_out() -> None:
     with ring_device(ADMIN_RING, 4) as device:
-        first = device.queue.submit(batch(ADMIN_RING, 3), 10)
+        first = device.queue.submit(batch(ADMIN_RING, 3), HANG_S)
         assert not device.queue.has_room
         with pytest.raises(CommandTimeoutError, match="no room"):
             device.queue.submit(batch(ADMIN_RING, 1), 0.05)
         device.fetch()
         for _ in range(3):
             device.complete()
-        assert len(first.result(1)) == 3
-        device.queue.submit(batch(ADMIN_RING, 1), 1)
+        assert len(first.result(HANG_S)) == 3
+        device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
 
 
 def test_the_sq_head_of_the_device_limits_submission() -> None:
     """All command ids are free, yet the device has not fetched: the ring is full."""
     with ring_device(ADMIN_RING, 4) as device:
-        device.queue.submit(batch(ADMIN_RING, 3), 1)
+        device.queue.submit(batch(ADMIN_RING, 3), HANG_S)
         device.fetch()
         for _ in range(3):
             device.complete(sqhd=0)
@@ -136,14 +137,14 @@ def test_an_unanswered_command_times_out_and_keeps_its_id() -> None:
 
 def test_unknown_and_repeated_command_ids_are_counted_and_passed_over() -> None:
     with ring_device(ADMIN_RING, 8) as device:
-        submission = device.queue.submit(batch(ADMIN_RING, 2), 1)
+        submission = device.queue.submit(batch(ADMIN_RING, 2), HANG_S)
         device.fetch()
         device.post(6)
         device.post(0xFFFF)
         device.post(int(device.pending[0]["cid"]))
         device.post(int(device.pending[0]["cid"]))
         device.post(int(device.pending[1]["cid"]))
-        submission.result(1)
+        submission.result(HANG_S)
         assert device.queue.stray_completions == 3
         assert device.queue.outstanding == 0
         device.pending.clear()
@@ -154,11 +155,11 @@ def test_unknown_and_repeated_command_ids_are_counted_and_passed_over() -> None:
 
 def test_an_impossible_sq_head_fails_what_is_outstanding() -> None:
     with ring_device(ADMIN_RING, 4) as device:
-        submission = device.queue.submit(batch(ADMIN_RING, 2), 1)
+        submission = device.queue.submit(batch(ADMIN_RING, 2), HANG_S)
         device.fetch()
         device.complete(sqhd=4)
         with pytest.raises(QueueProtocolError, match="SQ head 4"):
-            submission.result(1)
+            submission.result(HANG_S)
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=40))
@@ -177,14 +178,14 @@ def test_random_completions_never_hang(cqes: list[bytes]) -> None:
 
 def test_closing_fails_what_is_outstanding_and_refuses_more() -> None:
     with ring_device(ADMIN_RING, 4) as device:
-        submission = device.queue.submit(batch(ADMIN_RING, 1), 10)
-        waiting = threading.Timer(0.05, device.queue.close)
-        waiting.start()
+        submission = device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
+        closing = threading.Thread(target=device.queue.close)
+        closing.start()
         with pytest.raises(QueueClosedError):
             submission.result()
         with pytest.raises(QueueClosedError):
-            device.queue.submit(batch(ADMIN_RING, 1), 1)
-        waiting.join()
+            device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
+        ended(closing)
 
 
 def test_an_unhealthy_device_fails_what_is_outstanding() -> None:
@@ -195,17 +196,17 @@ def test_an_unhealthy_device_fails_what_is_outstanding() -> None:
 
         device.queue.line._health = gone
         with pytest.raises(DeviceGoneError):
-            device.queue.submit(batch(ADMIN_RING, 1), 10).result()
+            device.queue.submit(batch(ADMIN_RING, 1), HANG_S).result()
 
 
 def test_futures_complete_without_anybody_waiting() -> None:
     with ring_device(ADMIN_RING, 8) as device:
         seen = threading.Event()
-        future = device.queue.submit(batch(ADMIN_RING, 1), 5).future()
+        future = device.queue.submit(batch(ADMIN_RING, 1), HANG_S).future()
         future.add_done_callback(lambda _: seen.set())
         device.fetch()
         device.complete(psf=3)
-        assert seen.wait(5)
+        assert seen.wait(HANG_S)
         assert future.result(0)["psf"].tolist() == [7]
 
 
@@ -213,14 +214,14 @@ def test_a_future_past_its_deadline_fails() -> None:
     with ring_device(ADMIN_RING, 8) as device:
         future = device.queue.submit(batch(ADMIN_RING, 1), 0.1).future()
         with pytest.raises(CommandTimeoutError):
-            future.result(5)
+            future.result(HANG_S)
 
 
 def test_futures_serve_asyncio() -> None:
     with ring_device(ADMIN_RING, 8) as device:
 
         async def run() -> list[int]:
-            futures = [device.queue.submit(batch(ADMIN_RING, 1), 5).future() for _ in range(5)]
+            futures = [device.queue.submit(batch(ADMIN_RING, 1), HANG_S).future() for _ in range(5)]
             device.fetch()
             while device.pending:
                 device.complete(len(device.pending) - 1)
@@ -231,10 +232,10 @@ def test_futures_serve_asyncio() -> None:
 
 def test_a_future_of_something_completed_is_done() -> None:
     with ring_device(ADMIN_RING, 8) as device:
-        submission = device.queue.submit(batch(ADMIN_RING, 1), 5)
+        submission = device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
         device.fetch()
         device.complete()
-        submission.result(1)
+        submission.result(HANG_S)
         assert submission.future().done()
         assert submission.future() is submission.future()
 
@@ -252,17 +253,16 @@ def test_many_waiters_share_one_line() -> None:
 
         def use() -> None:
             for _ in range(100):
-                results.append(len(device.queue.submit(batch(ADMIN_RING, 2), 20).result()))
+                results.append(len(device.queue.submit(batch(ADMIN_RING, 2), HANG_S).result()))
 
         server = threading.Thread(target=serve)
         users = [threading.Thread(target=use) for _ in range(4)]
         server.start()
         for user in users:
             user.start()
-        for user in users:
-            user.join()
+        ended(*users)
         stop.set()
-        server.join()
+        ended(server)
         assert results == [2] * 400
 
 
@@ -270,15 +270,15 @@ def test_held_buffers_are_released_when_the_device_is_done() -> None:
     with ring_device(ADMIN_RING, 4) as device:
         arena = device._arena
         free = arena.free_bytes
-        submission = device.queue.submit(batch(ADMIN_RING, 2), 1, held=arena.allocate(64))
+        submission = device.queue.submit(batch(ADMIN_RING, 2), HANG_S, held=arena.allocate(64))
         device.fetch()
         device.complete()
         device.queue.line.poll()
         assert arena.free_bytes == free - 64
         device.complete()
-        submission.result(1)
+        submission.result(HANG_S)
         assert arena.free_bytes == free
-        device.queue.submit(batch(ADMIN_RING, 1), 1, held=arena.allocate(64))
+        device.queue.submit(batch(ADMIN_RING, 1), HANG_S, held=arena.allocate(64))
         device.queue.close()
         assert arena.free_bytes == free - 64
         device.queue.restart()
@@ -293,7 +293,7 @@ def test_impossible_sizes_are_refused(entries: int) -> None:
 
 def test_entries_of_another_size_are_refused() -> None:
     with ring_device(AES_RING, 4) as device, pytest.raises(ValueError, match="128-byte"):
-        device.queue.submit(np.zeros(1, ADMIN_SQE), 1)
+        device.queue.submit(np.zeros(1, ADMIN_SQE), HANG_S)
 
 
 def test_the_cq_head_is_told_every_half_ring() -> None:
@@ -301,9 +301,9 @@ def test_the_cq_head_is_told_every_half_ring() -> None:
         offset = doorbells.cq_head_offset(device.queue.queue_id)
         told = []
         for _ in range(8):
-            submission = device.queue.submit(batch(ADMIN_RING, 1), 1)
+            submission = device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
             device.fetch()
             device.complete()
-            submission.result(1)
+            submission.result(HANG_S)
             told.append(device.bells.values.get(offset))
         assert told == [None, None, None, 4, 4, 4, 4, 0]

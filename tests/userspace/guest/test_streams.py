@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm.guest.runner import _carry_out
+from support.waiting import ended
 
 MARK = b"\0end-0123\n"
 
@@ -29,8 +30,7 @@ def test_output_arrives_up_to_the_mark_however_it_is_cut(data: bytes, cuts: list
             theirs.sendall(rest[:cut])
             rest = rest[cut:]
         theirs.sendall(rest)
-        carrier.join(10)
-        assert not carrier.is_alive()
+        ended(carrier)
     assert sink.getvalue() == data
 
 

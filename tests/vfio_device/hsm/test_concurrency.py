@@ -28,6 +28,7 @@ from ihsm_abi.hsm_queue import ControlKind
 from support.faults import Subject, make
 from support.hsm import BK3, Scene, Stage
 from support.lifecycle_subjects import CHANGE_PIN, ESTABLISH_CREDENTIAL, OPEN_SESSION, REOPEN_SESSION
+from support.waiting import HANG_S
 
 T = TypeVar("T")
 AES = KeyRequest(KeyUsage.EncryptDecrypt)
@@ -141,7 +142,7 @@ def test_resets_between_commands_leave_nothing_behind(stage: Stage) -> None:
             scene.provision()
         stop.set()
         for worker in workers:
-            worker.result(60)
+            worker.result(HANG_S)
     assert DdiStatus.InternalError not in seen
     scene.module.client_lost()
     store = stage.device.store
