@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ihsm.bench import peers
@@ -23,6 +24,7 @@ from ihsm.cli import bench as bench_cli
 from ihsm.ddi import KeyRequest, Partition, Session
 from ihsm.driver import Controller, DriverOptions
 from ihsm_abi.ddi import AesKeySize, EccCurve, EccSignResp, HashAlgorithm, KeyUsage, decode_response
+from support.waiting import HANG_S
 
 SHORT = 0.02
 WAYS = {
@@ -66,10 +68,9 @@ def test_the_driver_goes_on_with_lent_queues(place: tuple[BenchDevice, Controlle
         for _ in range(3):
             with aes_work(controller, session, "gcm", 16, load=device.load) as work:
                 work.run(SHORT, depth=5, batch=1)
-            sealed = queue.gcm_encrypt(ids, keys[0], b"text", timeout_s=5)
-            assert (
-                queue.gcm_decrypt(ids, keys[0], sealed.ciphertext, sealed.tag, sealed.iv, timeout_s=5).data == b"text"
-            )
+            sealed = queue.gcm_encrypt(ids, keys[0], b"text", timeout_s=HANG_S)
+            opened = queue.gcm_decrypt(ids, keys[0], sealed.ciphertext, sealed.tag, sealed.iv, timeout_s=HANG_S)
+            assert opened.data == b"text"
 
 
 def test_work_is_what_it_says(place: tuple[BenchDevice, Controller, Session]) -> None:
@@ -82,7 +83,7 @@ def test_work_is_what_it_says(place: tuple[BenchDevice, Controller, Session]) ->
         source = work.buffers.source[stride : stride + aad + 64].tobytes()
         sealed = controller.aes_queues[0].gcm_encrypt(
             fast_path_session(session), int(entry["key_id"]), source[aad:], aad=source[:aad], iv=entry["iv"].tobytes(),
-            timeout_s=5,
+            timeout_s=HANG_S,
         )  # fmt: skip
         assert work.buffers.target[stride + aad : stride + aad + 64].tobytes() == sealed.ciphertext
 
@@ -104,8 +105,11 @@ def test_ddi_command_again_and_again(place: tuple[BenchDevice, Controller, Sessi
     through.ecc_sign(key, bytes(32), HashAlgorithm.Sha256)
     assert recorder.session_id is not None
     work = DdiWork(controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=device.load)
-    sample = work.run(SHORT, outstanding=8)
-    assert sample.operations >= 8
+    operations = 0
+    while operations < controller.hsm_queues[0].entries:  # until slot 0 has had its turn
+        sample = work.run(SHORT, outstanding=8)
+        assert sample.operations >= 8
+        operations += sample.operations
     header, data = decode_response(work.response(0), EccSignResp)
     assert data is not None, header
     work.release()
@@ -123,8 +127,9 @@ def test_a_failing_command_is_an_error(place: tuple[BenchDevice, Controller, Ses
 
 
 @pytest.mark.parametrize("name", ["shared_memory", "socket", "eventfd"])
-def test_primitives(name: str) -> None:
-    sample = primitive(name, SHORT)
+@pytest.mark.parametrize("seconds", [0, SHORT])
+def test_primitives(name: str, seconds: float) -> None:
+    sample = primitive(name, seconds)
     assert sample.latencies_ns is not None
     assert sample.operations == len(sample.latencies_ns) > 0
 
@@ -146,9 +151,19 @@ def test_libraries_do_real_work() -> None:
     assert AESGCM(bytes(32))
 
 
-def test_signatures_of_libraries() -> None:
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+def test_a_run_has_an_operation_however_late_it_begins() -> None:
+    """A thread that gets the processor when its time is over: without an operation there is no cost per operation."""
+    buffers = peers.Buffers(np.zeros(4096, np.uint8), np.zeros(4096, np.uint8), 4, 1024)
+    key = der(ec.generate_private_key(ec.SECP256R1()))
+    library, hsm = peers.aws_lc(), peers.soft_hsm()
+    samples = [library.gcm(buffers, 32, 64, 0), library.xts(buffers, 512, 0), library.sign(key, bytes(32), 0)]
+    if hsm is not None:
+        samples += [hsm.gcm(buffers, 32, 64, 0), hsm.ecdsa_p256(bytes(32), 0)]
+        hsm.close()
+    assert all(sample.operations > 0 for sample in samples)
 
+
+def test_signatures_of_libraries() -> None:
     for key in (ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)):
         for library in (peers.aws_lc(), peers.system_openssl()):
             assert library is not None
@@ -189,7 +204,7 @@ def test_soak_loses_and_duplicates_nothing(seconds: int) -> None:
     result = CliRunner().invoke(bench_cli.bench, ["soak", "--seconds", str(seconds), "--json"])
     assert result.exit_code == 0, result.output
     [record] = json.loads(result.output)["results"]
-    assert record["aes_commands"] > 1000
+    assert record["aes_commands"] > 0
     assert record["hsm_commands"] > 0
     assert record["mappings"] > 0
 

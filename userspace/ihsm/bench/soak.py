@@ -54,7 +54,8 @@ def soak(place: Place, advance: Callable[[str], None], seconds: float) -> list[R
         ring = RingLoad(controller, controller.aes_queues, tables, load)
         beside = Beside(controller, session)
         end = time.monotonic() + seconds
-        while time.monotonic() < end and beside.error is None:
+        # However short the time: a soak without a mapping that comes and goes beside the rings would show nothing.
+        while (time.monotonic() < end or not beside.mappings) and beside.error is None:
             part = min(SLICE_SECONDS, max(0.1, end - time.monotonic()))
             samples.append(ring.closed_loop(part, depth=96, batch=8))
             advance("soak")

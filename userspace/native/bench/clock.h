@@ -46,6 +46,14 @@ static inline void ihsm_measure_begin(struct ihsm_bench_result *result) {
     };
 }
 
+/*
+ * Whether a run is not over.  It has one operation at least, however late its thread gets the processor: without one
+ * there is no cost per operation.
+ */
+static inline int ihsm_goes_on(const struct ihsm_bench_result *result, uint64_t now_ns, uint64_t end_ns) {
+    return !result->operations || now_ns < end_ns;
+}
+
 static inline void ihsm_measure_end(struct ihsm_bench_result *result) {
     result->wall_ns = ihsm_now_ns() - result->wall_ns;
     result->cpu_ns = ihsm_clock_ns(CLOCK_THREAD_CPUTIME_ID) - result->cpu_ns;

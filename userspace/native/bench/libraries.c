@@ -88,7 +88,7 @@ int ihsm_bench_gcm(struct ihsm_bench_library *library, const uint8_t key[32], co
     good = good && library->EVP_EncryptInit_ex(context, library->EVP_aes_256_gcm(), NULL, key, NULL);
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
-    while (good && ihsm_now_ns() < end) {
+    while (good && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         for (uint32_t i = 0; i < burst; i++) {
             const uint8_t *in = source + buffer * stride;
             uint8_t *out = target + buffer * stride;
@@ -122,7 +122,7 @@ int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], co
     good = good && library->EVP_EncryptInit_ex(context, library->EVP_aes_256_xts(), NULL, key, tweak);
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
-    while (good && ihsm_now_ns() < end) {
+    while (good && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         for (uint32_t i = 0; i < burst; i++) {
             count++;
             memcpy(tweak, &count, sizeof count);
@@ -148,7 +148,7 @@ int ihsm_bench_sign(struct ihsm_bench_library *library, const uint8_t *der, size
 
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
-    while (good && ihsm_now_ns() < end) {
+    while (good && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         size_t length = sizeof signature;
 
         good = library->EVP_PKEY_sign(context, signature, &length, digest, digest_bytes) == 1;

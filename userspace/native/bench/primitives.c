@@ -43,7 +43,7 @@ int ihsm_bench_shared_memory(uint64_t min_ns, uint32_t *latencies_ns, uint64_t r
     ihsm_measure_begin(result);
     before = result->wall_ns;
     end = before + min_ns;
-    for (uint32_t value = 1; before < end; value++) {
+    for (uint32_t value = 1; ihsm_goes_on(result, before, end); value++) {
         __atomic_store_n(&words.ping, value, __ATOMIC_RELEASE);
         while (__atomic_load_n(&words.pong, __ATOMIC_ACQUIRE) != value)
             ihsm_relax();
@@ -84,7 +84,7 @@ int ihsm_bench_socket(uint64_t min_ns, uint32_t *latencies_ns, uint64_t room, st
     ihsm_measure_begin(result);
     before = result->wall_ns;
     end = before + min_ns;
-    while (before < end && !error) {
+    while (ihsm_goes_on(result, before, end) && !error) {
         if (send(ends[0], message, sizeof message, MSG_NOSIGNAL) != sizeof message ||
             recv(ends[0], message, REPLY_BYTES, MSG_WAITALL) != REPLY_BYTES)
             error = -EIO;
@@ -125,7 +125,7 @@ int ihsm_bench_eventfd(uint64_t min_ns, uint32_t *latencies_ns, uint64_t room, s
     ihsm_measure_begin(result);
     before = result->wall_ns;
     end = before + min_ns;
-    while (before < end && !error) {
+    while (ihsm_goes_on(result, before, end) && !error) {
         if (eventfd_write(events[0], 1) || eventfd_read(events[1], &value))
             error = -EIO;
         after = ihsm_now_ns();

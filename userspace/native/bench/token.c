@@ -165,7 +165,7 @@ int ihsm_bench_token_gcm(struct ihsm_bench_token *token, const uint8_t *source, 
 
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
-    while (!rv && ihsm_now_ns() < end) {
+    while (!rv && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         const uint8_t *in = source + buffer * stride;
         struct gcm_parameters gcm = {iv, sizeof iv, 8 * sizeof iv, in, aad_bytes, 128};
         struct mechanism mechanism = {CKM_AES_GCM, &gcm, sizeof gcm};
@@ -195,7 +195,7 @@ int ihsm_bench_token_ecdsa_p256(struct ihsm_bench_token *token, const uint8_t di
 
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
-    while (!rv && ihsm_now_ns() < end) {
+    while (!rv && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         ulong length = sizeof signature;
 
         rv = CALL(token, SIGN_INIT, (ulong, struct mechanism *, ulong), token->session, &mechanism, token->ec_key);
