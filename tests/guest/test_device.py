@@ -55,5 +55,5 @@ def test_a_socket_nobody_listens_on(tmp_path: Path) -> None:
 
 def test_the_command_line_returns_the_commands_status() -> None:
     guest = [sys.executable, "-m", "ihsm", "guest", "--accel", "tcg", "--exec", "read word; echo $word; exit 9"]
-    done = subprocess.run(guest, input="spoken\n", capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(guest, input="spoken\n", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (9, "spoken\n", "")

@@ -4,29 +4,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import select
 import subprocess
 import sys
-import time
 
 import pytest
 
-pytestmark = pytest.mark.guest
+from support.waiting import GUEST_HANG_S
 
-LIMIT_S = 200.0
+pytestmark = pytest.mark.guest
 
 
 def read_until(terminal: int, text: str, seen: str) -> str:
     """Everything read from the terminal so far, once it holds `text`."""
-    deadline = time.monotonic() + LIMIT_S
-    while text not in seen and time.monotonic() < deadline:
-        if select.select([terminal], [], [], 1.0)[0]:
-            with contextlib.suppress(OSError):
-                seen += os.read(terminal, 4096).decode(errors="replace")
-    assert text in seen, seen
+    while text not in seen:
+        assert select.select([terminal], [], [], GUEST_HANG_S)[0], seen
+        try:
+            seen += os.read(terminal, 4096).decode(errors="replace")
+        except OSError as error:
+            raise AssertionError(seen) from error  # nobody is left at the other end
     return seen
 
 
@@ -42,14 +40,14 @@ def test_a_shell_with_job_control_and_its_status() -> None:
     os.close(theirs)
     try:
         seen = read_until(ours, "guest: ready", "")
-        os.write(ours, b"stty -echo; tty; sleep 300\n")
+        os.write(ours, b"stty -echo; tty; sh -c 'echo sle''eps; exec sleep 300'\n")
         seen = read_until(ours, "/dev/hvc0", seen)
-        time.sleep(1)
+        seen = read_until(ours, "sleeps", seen)
         os.write(ours, b"\x03")  # ends the sleep, not the guest
         os.write(ours, b"echo answer $((6*7)); exit 5\n")
         seen = read_until(ours, "answer 42", seen)
         assert "no job control" not in seen
-        assert guest.wait(60) == 5
+        assert guest.wait(GUEST_HANG_S) == 5
     finally:
         guest.kill()
         guest.wait()

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 KINDS = (DeviceKind.Virtual, DeviceKind.Physical)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_golden_path_and_every_family_in_both_dialects(tmp_path: Path) -> None:
     states = {kind.name: tmp_path / kind.name for kind in KINDS}
     with contextlib.ExitStack() as stack:

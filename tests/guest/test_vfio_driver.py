@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 MODULES = ("--module", "vfio_iommu_type1", "--module", "vfio-pci")
 
 
-def in_guest(command: str, timeout_s: float) -> str:
+def in_guest(command: str) -> str:
     """Standard output of a shell command in a guest that has the device."""
     guest = [sys.executable, "-m", "ihsm", "guest", *MODULES, "--exec", f"cd {ROOT} && {command}"]
-    done = subprocess.run(guest, capture_output=True, text=True, timeout=timeout_s, check=False)
+    done = subprocess.run(guest, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -33,17 +33,17 @@ def driver(runs: int, arena_mib: int) -> str:
 
 
 @pytest.mark.guest
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_bring_up_traffic_reset_and_teardown_in_a_guest() -> None:
-    found = records(in_guest(driver(2, 4), 580))
+    found = records(in_guest(driver(2, 4)))
     assert [run["interrupts"] for run in found] == [True, False]
     assert all(len(run["seen"]) == 2 for run in found)
 
 
 @pytest.mark.guest
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_fifty_runs_with_small_arenas_and_one_with_the_largest() -> None:
-    found = records(in_guest(f"{driver(50, 4)} && {driver(1, 64)}", 1780))
+    found = records(in_guest(f"{driver(50, 4)} && {driver(1, 64)}"))
     assert len(found) == 51
     assert all(len(run["seen"]) == 2 for run in found)

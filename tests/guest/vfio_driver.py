@@ -33,7 +33,7 @@ def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
             kinds = {device_kind(controller) for _ in range(40)}
             for queue in controller.aes_queues:
                 try:
-                    queue.gcm_encrypt(FastPathSession(0, 0), 1, b"no such key", timeout_s=20)
+                    queue.gcm_encrypt(FastPathSession(0, 0), 1, b"no such key", timeout_s=60)
                 except AesCommandError as error:
                     kinds.add(str(error))
             controller.reset(subsystem=True)

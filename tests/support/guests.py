@@ -12,6 +12,7 @@ from typing import Any
 
 from ihsm.guest import Accelerator, GuestConfig, Streams
 from ihsm.guest.session import Session
+from support.waiting import GUEST_HANG_S
 
 MODULES = Path(__file__).parents[1] / "guest" / "modules"
 
@@ -35,8 +36,9 @@ def run_guest(
     device_arguments: Sequence[str] = (),
     **config: Any,
 ) -> Outcome:
-    """Run `shell` in a guest under TCG; `config` are fields of GuestConfig."""
-    config.setdefault("accelerator", Accelerator.TCG)
+    """Run `shell` in a guest under TCG; `config` are fields of GuestConfig, without time limits if it has none."""
+    config = {"accelerator": Accelerator.TCG, "boot_limit_s": None, "command_limit_s": None, **config}
+    config.setdefault("silence_limit_s", GUEST_HANG_S)
     out, err = io.BytesIO(), io.BytesIO()
     session = Session(
         config=GuestConfig(**config),

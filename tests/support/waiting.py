@@ -18,6 +18,8 @@ T = TypeVar("T")
 HANG_S: Final = 120.0
 """Far above what anything in a test takes, however busy the machine is; also the value for timeouts of the product
 that a test does not want to see expire."""
+GUEST_HANG_S: Final = 1000.0
+"""The same for what a guest does, whose processor is a program on ours."""
 LOOK_EVERY_S: Final = 0.001
 MOMENT_S: Final = 0.02
 
