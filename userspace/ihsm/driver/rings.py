@@ -7,7 +7,7 @@ Neither ring has a lock of its own: their queue pair uses them under its lock, `
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +141,8 @@ class CompletionRing:
         self._buffer = arena.allocate_pages(entries * ring.cqe.itemsize)
         self._bytes = self.memory.data
         self._rows = self.memory.view(np.uint64).reshape(entries, -1)
-        self._cq_memory: Any = ffi.from_buffer(self._buffer.view)
-        self._cq: Any = ffi.new("struct ihsm_cq *")
+        self._cq_memory = ffi.from_buffer("uint8_t[]", self._buffer.view)
+        self._cq = ffi.new("struct ihsm_cq *")
         self._cq.ring = self._cq_memory
         self._cq.entries = entries
         self._cq.entry_bytes = ring.cqe.itemsize
@@ -162,12 +162,12 @@ class CompletionRing:
     @property
     def head(self) -> int:
         """Slot of the oldest entry that has not been taken."""
-        return int(self._cq.head)
+        return self._cq.head
 
     @property
     def phase(self) -> int:
         """Phase bit of a new entry at the head."""
-        return int(self._cq.phase)
+        return self._cq.phase
 
     def spin(self, spin_ns: int) -> None:
         """Look at the ring for up to `spin_ns` nanoseconds, without the interpreter lock, until an entry is there."""
@@ -175,7 +175,7 @@ class CompletionRing:
 
     def ready(self) -> int:
         """Number of new entries."""
-        return lib.ihsm_cq_ready(self._cq)  # type: ignore[no-any-return]
+        return lib.ihsm_cq_ready(self._cq)
 
     def take(self) -> bytes:
         """Take the oldest of the new entries."""
@@ -217,7 +217,7 @@ class CompletionRing:
     def release(self) -> None:
         """Give the memory back."""
         self._cq.ring = ffi.NULL
-        self._cq_memory = None
+        self._cq_memory = ffi.from_buffer("uint8_t[]", b"")
         self._bytes = memoryview(b"")
         self._rows = np.empty((0, 0), np.uint64)
         self._buffer.release()
