@@ -266,6 +266,25 @@ def test_many_waiters_share_one_line() -> None:
         assert results == [2] * 400
 
 
+def test_an_entry_that_cannot_be_made_costs_no_command_id() -> None:
+    with ring_device(ADMIN_RING, 4) as device:
+        arena, bells = device._arena, device.bells.writes
+        free = arena.free_bytes
+
+        def build(cid: int) -> bytes:
+            return (70_000).to_bytes(2, "little")
+
+        for _ in range(8):
+            with pytest.raises(OverflowError):
+                device.queue.submit_one(build, lambda cid, cqe: None, 1, held=arena.allocate(64))
+        for size in (0, 63, 65):
+            with pytest.raises(ValueError, match="assign"):
+                device.queue.submit_one(lambda cid, size=size: bytes(size), lambda cid, cqe: None, 1)
+        assert (device.queue.outstanding, arena.free_bytes, device.bells.writes) == (0, free, bells)
+        device.queue.submit(batch(ADMIN_RING, 3), 1)
+        assert device.fetch() == 3
+
+
 def test_held_buffers_are_released_when_the_device_is_done() -> None:
     with ring_device(ADMIN_RING, 4) as device:
         arena = device._arena

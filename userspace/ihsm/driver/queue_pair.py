@@ -197,7 +197,10 @@ class QueuePair:
     def submit_one(
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: DmaBuffer | None = None
     ) -> Submission:
-        """Submit one SQE, made by `build(cid)` once a command id is free; otherwise like `submit`."""
+        """Submit one SQE, made by `build(cid)` once a command id is free; otherwise like `submit`.
+
+        What `build` raises is raised here, and nothing has been submitted.
+        """
         submission = Submission(self, 1, time.monotonic() + timeout_s, collect=collect, held=held)
         try:
             while not self._write_one(submission, build):
@@ -214,7 +217,12 @@ class QueuePair:
             if not self._ids.free or not self._sq.room:
                 return False
             cid = self._ids.take()
-            self._sq.write(build(cid))
+            try:
+                self._sq.write(build(cid))
+            except BaseException:
+                self._ids.give_back(cid)
+                submission.let_go()
+                raise
             self._outstanding.begin(cid, submission)
             self._cq.assure(self._ids.used)
             self._sq.announce()
