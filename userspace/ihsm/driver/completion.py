@@ -108,16 +108,13 @@ class CompletionLine:
             self._wake_followers()
 
     def _lead(self, done: Callable[[], bool], queue: Reapable, deadline: float) -> None:
-        quiet_since = time.monotonic()
-        nap_s = FIRST_NAP_S
-        while True:
-            if self._reap():
-                quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
-            if done():
-                return
+        quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
+        self._reap()
+        while not done():
             if self._spin_ns:
                 queue.spin(self._spin_ns)
                 if self._reap():
+                    quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
                     continue
             now = time.monotonic()
             if now >= deadline:
@@ -131,6 +128,8 @@ class CompletionLine:
             else:
                 time.sleep(min(nap_s, deadline - now))
                 nap_s = min(2 * nap_s, LONGEST_NAP_S)
+            if self._reap():
+                quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
 
     def _follow(self, done: Callable[[], bool], deadline: float) -> None:
         with self._followers:
