@@ -141,6 +141,40 @@ def test_an_overtaken_command_completes_without_a_message(session: Scene, replac
     assert (completion.message, completion.sc, completion.flags.id_valid) == (b"", HsmStatus.INTERNAL_ERROR, 0)
 
 
+def test_a_session_that_is_closed_under_a_command_takes_its_key_with_it(
+    session: Scene, replace_handler: Replace
+) -> None:
+    """The key is not there any more, and yet the answer is not KeyNotFound: the session that asked is over."""
+    client = session.open_session()
+    key = client.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt, session=True))
+    partition = session.module.partition
+
+    def close_first(context: Context, request: MborMap) -> MborMap:
+        with partition.lock:
+            partition.close_session(context.session)
+        return real.run(context, request)
+
+    real = replace_handler(DdiOp.DeleteKey, close_first)
+    message = encode_request(DeleteKeyReq(key_id=key.key_id), session_id=client.session_id)
+    completion = session.send(message, ControlKind.IN_SESSION, client.session_id).completion
+    assert (completion.message, completion.sc, completion.flags) == (b"", HsmStatus.INTERNAL_ERROR, 3)
+
+
+def test_a_key_that_is_deleted_under_a_command_of_a_live_session_is_not_found(
+    session: Scene, replace_handler: Replace
+) -> None:
+    client = session.open_session()
+    key = client.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt))
+
+    def delete_first(context: Context, request: MborMap) -> MborMap:
+        real.run(context, request)
+        return real.run(context, request)
+
+    real = replace_handler(DdiOp.DeleteKey, delete_first)
+    message = encode_request(DeleteKeyReq(key_id=key.key_id), session_id=client.session_id)
+    assert session.send(message, ControlKind.IN_SESSION, client.session_id).status == DdiStatus.KeyNotFound
+
+
 def test_lanes(scene: Scene) -> None:
     module = scene.module
     assert module.lane(encode_request(DeleteKeyReq(key_id=1), session_id=0)) is Lane.FAST

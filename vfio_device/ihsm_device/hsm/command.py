@@ -22,7 +22,8 @@ class HsmCompletion(NamedTuple):
     """A response message with the session fields of its completion entry (spec 02 B.3).
 
     `sc` other than 0 goes with an empty message. `rollback`, where present, takes back what the command made (a key, a
-    session); it is for the queue to call if the response cannot be written to the guest's memory.
+    session); it is for the queue to call if the response cannot be written to the guest's memory. `Context.undo` says
+    which commands have one, and why others have not.
     """
 
     message: bytes

@@ -228,6 +228,28 @@ def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.M
     assert file.read() == old
 
 
+def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power failure leaves: the content is synced under another name, the folder after the rename."""
+    path = tmp_path / "record.json"
+    file = RecordFile(path, PartitionRecord)
+    old, new = PartitionRecord(bytes(16)), PartitionRecord(b"1" * 16)
+    file.write(old)
+    synced: list[tuple[str, PartitionRecord | None, PartitionRecord | None]] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        content = None if target.is_dir() else RecordFile(target, PartitionRecord).read()
+        synced.append((target.name, content, file.read()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file.write(new)
+    assert synced == [("record.json.new", new, old), (tmp_path.name, None, new)]
+
+
 WORKER = """
 import sys
 from pathlib import Path

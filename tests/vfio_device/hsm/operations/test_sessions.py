@@ -180,6 +180,27 @@ def test_a_thousand_wrong_pins(stage: Stage) -> None:
     session.close()
 
 
+def test_a_delay_that_starts_during_a_login_refuses_it(ready: Scene) -> None:
+    """The policy is asked again once the credential is decrypted, before it is judged (spec 04 §5.5, §9.8)."""
+    policy, store = ready.state.pin_policy, ready.module.partition.device.store
+    decrypt = store.credential_decrypt
+
+    def delay_first(*arguments: object) -> object:
+        policy.locked_until = float("inf")
+        return decrypt(*arguments)  # type: ignore[arg-type]
+
+    store.credential_decrypt = delay_first  # type: ignore[assignment, method-assign]
+    try:
+        nonce = ready.state.nonce
+        assert refused(ready.open_session) == DdiStatus.LoginFailed
+        assert refused(lambda: ready.client.open_session(Credential(CREDENTIAL.id, OTHER_PIN))) == DdiStatus.LoginFailed
+    finally:
+        del store.credential_decrypt
+    assert ready.state.nonce != nonce, "the credential was accepted before the policy was asked again"
+    assert policy.attempts == 0
+    assert ready.module.status()["sessions"] == {}
+
+
 def test_delays_grow_to_32_minutes_and_start_over() -> None:
     clock = [0.0]
     policy = PinPolicy(lambda: clock[0])

@@ -36,7 +36,13 @@ class Context:
     closed: bool = False
     """The session was closed."""
     undo: list[Callable[[], None]] = field(default_factory=list)
-    """Takes back what the command made, last first, if its response cannot be delivered."""
+    """Takes back what the command made, last first, if its response cannot be delivered.
+
+    It is for what the response alone names: a new key's number, a new session's id, which nobody could ever give up.
+    ReopenSession, ChangePin and EstablishCredential leave nothing here. Their client named the session, the PIN or the
+    credential itself and can go on with it; what they ended (the id that waited, the old PIN, K_est) is gone, and other
+    clients may already be at work with what has come in its place.
+    """
     _scratch: list[Handle] = field(default_factory=list)
 
     @property
