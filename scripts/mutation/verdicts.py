@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether tests pass, fail, or could not judge, in a scratch tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+from mutation.scratch import ScratchTree
+
+HANG_S: Final = 30
+"""How long the tests of a mutant wait for what never comes; many mutants make something hang."""
+TIMEOUT_S: Final = 600
+_NOT_THE_POINT: Final = re.compile(r"(ImportError|ModuleNotFoundError|SyntaxError|NameError)\b")
+"""Errors of a change that leaves no working program. A test that fails with one has noticed nothing."""
+
+
+class Outcome(Enum):
+    """What a test says."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "could not judge"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one run of pytest."""
+
+    outcome: Outcome
+    detail: str
+    """First line of a failure or error; what pytest said when it gave no report."""
+
+
+def judge(tree: ScratchTree, tests: Sequence[str], *, first_failure_is_enough: bool = True) -> Verdict:
+    """Run tests with the code of the tree.
+
+    FAILED takes an assertion or an exception in a test itself. An error of collection, of a fixture, of an import, or
+    the end of pytest without a report is ERROR: it says that the change made no program that could be judged.
+    """
+    with tempfile.TemporaryDirectory(prefix="ihsm-mutant-") as folder:
+        report = Path(folder) / "report.xml"
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "",
+            "--tb=short",
+            f"--timeout={TIMEOUT_S}",
+            f"--junitxml={report}",
+        ]
+        if first_failure_is_enough:
+            options.append("-x")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *tests],
+            cwd=tree.place,
+            env=tree.environment | {"IHSM_TEST_HANG_S": str(HANG_S)},
+            capture_output=True,
+            text=True,
+        )
+        if not report.exists():
+            return Verdict(Outcome.ERROR, _last_line(done.stdout + done.stderr) or f"status {done.returncode}")
+        return _verdict(ElementTree.parse(report).getroot(), done.returncode)
+
+
+def _verdict(report: ElementTree.Element, status: int) -> Verdict:
+    failures = [_message(failure) for failure in report.iter("failure")]
+    if telling := [message for message in failures if not _NOT_THE_POINT.match(message)]:
+        return Verdict(Outcome.FAILED, telling[0])
+    problems = failures + [_message(error) for error in report.iter("error")]
+    if problems or status not in (0, 1):
+        return Verdict(Outcome.ERROR, problems[0] if problems else f"pytest ended with status {status}")
+    return Verdict(Outcome.PASSED, "")
+
+
+def _message(element: ElementTree.Element) -> str:
+    return (element.get("message") or "").strip().partition("\n")[0]
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
