@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The source distribution: it holds all that a build needs, says what it lacks, and installs with pip's isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hatch_build
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = tuple(hatch_build.OPTIONS)
+
+
+def run(*command: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of this interpreter's environment, without the variables that name libraries unless given."""
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command, cwd=folder, env=inherited | {"PATH": path} | environment, capture_output=True, text=True, check=False
+    )
+
+
+def libraries() -> dict[str, str]:
+    """The variables as set-up had them when it built this checkout."""
+    done = run("meson", "introspect", "--buildoptions", "build/native", folder=ROOT)
+    values = {option["name"]: option["value"] for option in json.loads(done.stdout)}
+    return {variable: values[option] for variable, option in hatch_build.OPTIONS.items()}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution of this checkout."""
+    folder = tmp_path_factory.mktemp("sdist")
+    done = run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder, folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.iterdir()
+    return archive
+
+
+@pytest.fixture(scope="module")
+def unpacked(archive: Path) -> Path:
+    """Its contents."""
+    subprocess.run(["tar", "-xf", archive], cwd=archive.parent, check=True)
+    return archive.parent / archive.name.removesuffix(".tar.gz")
+
+
+def test_the_source_distribution_holds_every_file_of_the_project_and_nothing_built(unpacked: Path) -> None:
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", folder=ROOT).stdout.split("\n")
+    project = {name for name in listed if name and (ROOT / name).is_file()}
+    packed = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    assert packed == project | {"PKG-INFO"}
+
+
+def test_a_build_without_the_libraries_says_in_one_sentence_what_is_missing(unpacked: Path) -> None:
+    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", folder=unpacked)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("ihsm cannot be built: ")
+    assert sentence.endswith("scripts/setup puts both into ~/.cache/ihsm, under libvfio-user/ and aws-lc/.")
+    assert "AWS-LC is missing (IHSM_AWS_LC names a static build of it)" in sentence
+
+
+def test_a_library_is_missing_where_it_is_named_and_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in libraries().items():
+        monkeypatch.setenv(variable, value)
+    assert hatch_build.missing_libraries() == []
+    for variable in VARIABLES:
+        with monkeypatch.context() as changed:
+            changed.setenv(variable, str(tmp_path))
+            (text,) = hatch_build.missing_libraries()
+            assert text.startswith(f"{variable}={tmp_path} is not a ")
+    monkeypatch.setattr(hatch_build, "find_library", lambda name: f"lib{name}.so.0")
+    monkeypatch.setenv("IHSM_LIBVFIO_USER", "")
+    assert hatch_build.missing_libraries() == []
+    monkeypatch.setattr(hatch_build, "find_library", lambda name: None)
+    monkeypatch.setenv("IHSM_AWS_LC", "")
+    assert hatch_build.missing_libraries() == [
+        "libvfio-user is missing (IHSM_LIBVFIO_USER names its source tree)",
+        "AWS-LC is missing (IHSM_AWS_LC names a static build of it)",
+    ]
+
+
+def test_a_build_that_fails_ends_with_a_sentence(unpacked: Path, tmp_path: Path) -> None:
+    failing = tmp_path / "meson"
+    failing.write_text("#!/bin/sh\necho reason\nexit 1\n")
+    failing.chmod(0o755)
+    environment = libraries() | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", folder=unpacked, **environment)
+    assert done.returncode == 1
+    assert "reason\n" in done.stdout
+    assert done.stderr == (
+        "ihsm cannot be built: 'meson setup' failed as said above; scripts/setup installs what it needs.\n"
+    )
+
+
+def test_a_build_folder_of_other_tools_is_not_used(tmp_path: Path) -> None:
+    build = tmp_path / "build" / "wheel"
+    hatch_build.discard_unless_made_by(build, ["a", "b"])
+    (build / "result").touch()
+    hatch_build.discard_unless_made_by(build, ["a", "b"])
+    assert (build / "result").exists()
+    hatch_build.discard_unless_made_by(build, ["a", "c"])
+    assert not (build / "result").exists()
+
+
+@pytest.mark.long
+def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: Path) -> None:
+    done = run(sys.executable, "-m", "venv", "venv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    python = tmp_path / "venv/bin/python"
+    done = run(python, "-m", "pip", "install", archive, folder=tmp_path, **libraries())
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(tmp_path / "venv/bin/ihsm", "info", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pci"]["id"] == "1414:c003"
+    done = run(python, "-c", "import ihsm_device; print(ihsm_device.__file__)", folder=tmp_path)
+    assert done.stdout.startswith(str(tmp_path))
+
+
+@pytest.mark.long
+def test_pip_makes_a_wheel_of_a_checkout_in_isolation(unpacked: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path / "wheels", "."]
+    done = run(*command, folder=unpacked, **libraries())
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    names = run(sys.executable, "-m", "zipfile", "-l", wheel, folder=tmp_path).stdout
+    for module in ("ihsm_device", "ihsm", "ihsm/bench"):
+        assert f"{module}/_native.cpython" in names
+        assert f"{module}/_native.pyi" in names
