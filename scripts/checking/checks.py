@@ -27,6 +27,7 @@ def all_checks() -> list[Check]:
         Check(("ruff", "format", "--check")),
         Check(("python", "scripts/check-licences")),
         Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
+        Check(("scripts/reference", "--check")),
         Check(("mypy",)),
         Check(("lint-imports",)),
     ]

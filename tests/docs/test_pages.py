@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What README.md and docs/*.md say holds: links resolve, commands and options exist, examples run."""
+"""What the pages at the root and in docs say holds: links resolve, commands and options exist, examples run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import pytest
 from ihsm.cli import main
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK: Final = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK: Final = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
+HEADING: Final = re.compile(r"^#+ (.*)$", re.MULTILINE)
 GROUP_OPTIONS: Final = {option for parameter in main.params for option in parameter.opts} | {"--help"}
 CHEAP: Final = (["ihsm", "--help"], ["ihsm", "--version"], ["ihsm", "list"], ["ihsm", "qemu-args"], ["ihsm", "info"])
 """First words of console lines that end within seconds and change nothing."""
@@ -30,6 +31,12 @@ CHEAP: Final = (["ihsm", "--help"], ["ihsm", "--version"], ["ihsm", "list"], ["i
 def blocks(page: Path, language: str) -> list[str]:
     """Contents of a page's fenced blocks in a language."""
     return [body for tag, body in FENCE.findall(page.read_text()) if tag == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """What can follow # in a link to a page: its headings as the hosting site writes them."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text()))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def console_lines() -> Iterator[tuple[str, str]]:
@@ -70,9 +77,12 @@ def shown_uses() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("page", "target"), [(page, target) for page in PAGES for target in LINK.findall(page.read_text())]
 )
-def test_links_lead_somewhere(page: Path, target: str) -> None:
-    if not target.startswith("https://"):
-        assert (page.parent / target).exists()
+def test_links_lead_somewhere(page: Path, target: tuple[str, str]) -> None:
+    name, anchor = target
+    if not name.startswith("https://"):
+        linked = page.parent / name if name else page
+        assert linked.exists()
+        assert not anchor or anchor in anchors(linked)
 
 
 def test_every_command_has_its_section() -> None:

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reference pages of the public packages, in Markdown, from their docstrings.
+
+Nothing is imported: griffe reads the sources. Public is what a package's `__all__` lists; of a class its methods,
+properties and fields, and those of bases that are not public themselves.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import griffe
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGES: Final = ROOT / "docs" / "reference"
+PACKAGES: Final = ("bus", "driver", "ddi")
+"""Packages of `ihsm`, the lowest first."""
+MAX_SIGNATURE: Final = 100
+"""Columns of a signature in one line."""
+HEAD: Final = """\
+<!--
+SPDX-FileCopyrightText: The ihsm authors
+SPDX-License-Identifier: Apache-2.0
+Written by scripts/reference from the docstrings: change those.
+-->
+"""
+
+
+class UndocumentedError(Exception):
+    """A public name has no docstring, or cannot be found in the sources."""
+
+
+def main() -> int:
+    """Write the pages, or with `--check` only tell which would change; 1 if there are such."""
+    stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
+    if sys.argv[1:] == ["--check"]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the docstrings say: run scripts/reference")
+        return 1 if stale else 0
+    PAGES.mkdir(exist_ok=True)
+    for path, text in stale.items():
+        path.write_text(text)
+    return 0
+
+
+def pages() -> dict[Path, str]:
+    """Path and text of every page."""
+    return {PAGES / f"{name}.md": page(name) for name in PACKAGES}
+
+
+def page(name: str, sources: Path = ROOT / "userspace") -> str:
+    """The page of the package `name` of `ihsm`.
+
+    Raises:
+        UndocumentedError: see there.
+    """
+    package = griffe.load(
+        "ihsm", search_paths=[sources], docstring_parser="google", allow_inspection=False, resolve_aliases=True
+    )[name]
+    public = {entry: _resolved(package, entry) for entry in sorted(package.exports, key=str)}
+    lines = [HEAD, f"# {package.path}", "", *_text(package), "", "| Name | |", "|---|---|"]
+    for entry, definition in public.items():
+        lines.append(f"| [`{entry}`](#{entry.lower()}) | {_first_paragraph(definition)} |")
+    for entry, definition in public.items():
+        lines += ["", f"## {entry}", ""]
+        if isinstance(definition, griffe.Class):
+            lines += _class(definition, {other.path: name for name, other in public.items()})
+        elif isinstance(definition, griffe.Function):
+            lines += [*_signature(definition, entry), "", *_text(definition)]
+        else:
+            raise UndocumentedError(f"{definition.path}: neither a class nor a function")
+    return "\n".join(lines) + "\n"
+
+
+def _resolved(package: griffe.Object | griffe.Alias, name: str) -> griffe.Object:
+    """What a name of `__all__` stands for, where it is defined."""
+    try:
+        found = package[name]
+    except KeyError:
+        raise UndocumentedError(f"{package.path}.{name}: not in the sources") from None
+    definition = _definition(found)
+    _docstring(definition)
+    return definition
+
+
+def _docstring(item: griffe.Object | griffe.Alias) -> griffe.Docstring:
+    if item.docstring is None or not item.docstring.value.strip():
+        raise UndocumentedError(f"{item.path} has no docstring")
+    return item.docstring
+
+
+def _first_paragraph(item: griffe.Object) -> str:
+    return _cell(" ".join(_docstring(item).value.strip().split("\n\n")[0].split()))
+
+
+def _class(item: griffe.Class, public: dict[str, str]) -> Iterator[str]:
+    """A class: its construction, its bases, and what can be used of it."""
+    bases = [base for base in item.mro() if base.path in public]
+    yield from _signature(item, item.name)
+    yield ""
+    yield from _text(item)
+    if bases:
+        names = ", ".join(f"[`{public[base.path]}`](#{public[base.path].lower()})" for base in bases)
+        yield from ("", f"Has all that {names} has.")
+    constructor = item.members.get("__init__")
+    if isinstance(constructor, griffe.Function) and constructor.docstring:
+        yield ""
+        yield from _text(constructor)
+    of_bases = {name for base in bases for name in base.all_members}
+    members = {
+        name: _definition(member)
+        for name, member in item.all_members.items()
+        if not name.startswith("_") and not (member.inherited and name in of_bases)
+    }
+    if fields := _fields(item, members):
+        yield from ("", "| Field | Type | |", "|---|---|---|")
+        for name, field in fields.items():
+            text = " ".join(field.docstring.value.split()) if field.docstring else ""
+            yield f"| `{name}` | `{_cell(str(field.annotation))}` | {_cell(text)} |"
+    for name, member in members.items():
+        if isinstance(member, griffe.Function):
+            form = _signature(member, name)
+        elif isinstance(member, griffe.Attribute) and "property" in member.labels:
+            form = iter(["```py", f"{name}: {member.annotation}", "```"])
+        else:
+            continue
+        yield from ("", f"### {item.name}.{name}", "", *form, "", *_text(member))
+
+
+def _definition(found: griffe.Object | griffe.Alias) -> griffe.Object:
+    return found.final_target if isinstance(found, griffe.Alias) else found
+
+
+def _is_record(item: griffe.Class) -> bool:
+    return "dataclass" in item.labels or any(str(base) == "NamedTuple" for base in item.bases)
+
+
+def _fields(item: griffe.Class, members: Mapping[str, griffe.Object]) -> dict[str, griffe.Attribute]:
+    """Attributes with a type: all of a data class or named tuple, of other classes those with a docstring."""
+    return {
+        name: member
+        for name, member in members.items()
+        if isinstance(member, griffe.Attribute)
+        and member.annotation is not None
+        and "property" not in member.labels
+        and (_is_record(item) or member.docstring is not None)
+    }
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table."""
+    return text.replace("|", r"\|")
+
+
+def _signature(item: griffe.Class | griffe.Function, name: str) -> Iterator[str]:
+    """How to call it, as Python writes it, in a fenced block."""
+    parts = []
+    kinds = griffe.ParameterKind
+    before: griffe.ParameterKind | None = None
+    for parameter in _parameters(item):
+        if before == kinds.positional_only != parameter.kind:
+            parts.append("/")
+        if parameter.kind == kinds.keyword_only and before not in (kinds.keyword_only, kinds.var_positional):
+            parts.append("*")
+        stars = "*" if parameter.kind == kinds.var_positional else "**" if parameter.kind == kinds.var_keyword else ""
+        annotation = "" if parameter.annotation is None else f": {parameter.annotation}"
+        default = "" if parameter.default is None or stars else f" = {parameter.default}"
+        parts.append(f"{stars}{parameter.name}{annotation}{default}")
+        before = parameter.kind
+    if before == kinds.positional_only:
+        parts.append("/")
+    result = f" -> {item.returns}" if isinstance(item, griffe.Function) and item.returns is not None else ""
+    prefix = "class " if isinstance(item, griffe.Class) else ""
+    for label in ("classmethod", "staticmethod"):
+        if label in item.labels:
+            prefix = f"@{label}\n{prefix}"
+    line = f"{prefix}{name}({', '.join(parts)}){result}"
+    if len(line.rpartition("\n")[2]) > MAX_SIGNATURE:
+        line = f"{prefix}{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){result}"
+    return iter(["```py", line, "```"])
+
+
+def _parameters(item: griffe.Class | griffe.Function) -> list[griffe.Parameter]:
+    """What is passed in a call; a named tuple has its fields."""
+    if isinstance(item, griffe.Class) and _is_record(item) and "dataclass" not in item.labels:
+        fields = _fields(item, {name: _definition(member) for name, member in item.members.items()})
+        kind = griffe.ParameterKind.positional_or_keyword
+        return [
+            griffe.Parameter(name, annotation=field.annotation, kind=kind, default=field.value)
+            for name, field in fields.items()
+        ]
+    return [parameter for parameter in item.parameters if parameter.name not in ("self", "cls")]
+
+
+def _text(item: griffe.Object | griffe.Alias) -> Iterator[str]:
+    """A docstring: its text, then what is passed, returned and raised as lists."""
+    titles = {
+        griffe.DocstringSectionKind.parameters: "Arguments",
+        griffe.DocstringSectionKind.returns: "Returns",
+        griffe.DocstringSectionKind.yields: "Yields",
+        griffe.DocstringSectionKind.raises: "Raises",
+    }
+    separator: list[str] = []
+    for section in _docstring(item).parsed:
+        yield from separator
+        separator = [""]
+        if section.kind == griffe.DocstringSectionKind.text:
+            yield section.value
+        elif section.kind in titles:
+            yield from (f"{titles[section.kind]}:", "")
+            for entry in section.value:
+                name = getattr(entry, "name", "") or entry.annotation
+                yield f"- `{name}`: {' '.join(entry.description.split())}"
+        else:
+            raise UndocumentedError(f"{item.path}: a docstring's section {section.kind.value!r} has no form here")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
