@@ -1,31 +1,16 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""BAR0: controller registers and their bit fields (spec 01 §2, §14.1)."""
+"""BAR0: controller registers, their bit fields and what a write does to them (spec 01 §2, §14.1)."""
 
-from enum import IntEnum
-from typing import Final
+from enum import Enum, IntEnum
+from typing import Final, Self
 
 from ihsm_abi.bits import Bits, Word
 
-
-class Register(IntEnum):
-    """Byte offset of each register in BAR0; every other offset reads 0 and ignores writes."""
-
-    CAP = 0x00
-    VS = 0x08
-    CC = 0x14
-    FWCAP = 0x18
-    CSTS = 0x1C
-    NSSR = 0x20
-    AQA = 0x24
-    ASQ = 0x28
-    ACQ = 0x30
-
-
-REGISTER_BYTES: Final = {
-    register: 8 if register in (Register.CAP, Register.ASQ, Register.ACQ) else 4 for register in Register
-}
-"""Width of each register in bytes."""
+NSSR_MAGIC: Final = 0x4E564D65
+"""'NVMe': the only value whose write to NSSR has an effect."""
+GONE: Final = 0xFFFF_FFFF
+"""What a read of any register gives when the device has disappeared."""
 
 
 class Cap(Word):
@@ -92,11 +77,39 @@ class FwCap(Word):
     svn_in_identify = Bits(1)
 
 
-CAP_VALUE: Final = Cap.of(mqes=1023, cqr=1, ams=1, to=20, nssrs=1, css=1)
-VS_VALUE: Final = Vs.of(mjr=1, mnr=4)
-FWCAP_VALUE: Final = FwCap.of(live_migration=1, svn_in_identify=1)
-AQA_MASK: Final = 0x0FFF_0FFF
-NSSR_MAGIC: Final = 0x4E564D65
-"""'NVMe': the only value whose write to NSSR has an effect."""
-GONE: Final = 0xFFFF_FFFF
-"""What a read of any register gives when the device has disappeared."""
+class Access(Enum):
+    """What a write does to a register."""
+
+    READ_ONLY = "nothing"
+    READ_WRITE = "changes the bits that are implemented, a write of a part those of that part"
+    COMMAND = "gives an order, if all bytes are written; nothing is stored, a read gives 0"
+
+
+class Register(IntEnum):
+    """The registers of BAR0; a member is its offset in bytes. Every other offset reads 0 and ignores writes."""
+
+    width: int
+    """Bytes."""
+    access: Access
+    reset: int
+    """Value at power-on."""
+    implemented: int
+    """Mask of the bits that a write can change."""
+
+    def __new__(cls, offset: int, width: int, access: Access, reset: int = 0, implemented: int | None = None) -> Self:
+        """Declare a register; without `implemented` all its bits are."""
+        member = int.__new__(cls, offset)
+        member._value_ = offset
+        member.width, member.access, member.reset = width, access, reset
+        member.implemented = (1 << 8 * width) - 1 if implemented is None else implemented
+        return member
+
+    CAP = 0x00, 8, Access.READ_ONLY, Cap.of(mqes=1023, cqr=1, ams=1, to=20, nssrs=1, css=1)
+    VS = 0x08, 4, Access.READ_ONLY, Vs.of(mjr=1, mnr=4)
+    CC = 0x14, 4, Access.READ_WRITE
+    FWCAP = 0x18, 4, Access.READ_ONLY, FwCap.of(live_migration=1, svn_in_identify=1)
+    CSTS = 0x1C, 4, Access.READ_ONLY
+    NSSR = 0x20, 4, Access.COMMAND
+    AQA = 0x24, 4, Access.READ_WRITE, 0, Aqa.of(asqs=0xFFF, acqs=0xFFF)
+    ASQ = 0x28, 8, Access.READ_WRITE, 0, 0xFFFF_FFFF_FFFF_F000
+    ACQ = 0x30, 8, Access.READ_WRITE, 0, 0xFFFF_FFFF_FFFF_F000

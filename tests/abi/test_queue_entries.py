@@ -149,9 +149,9 @@ def test_aes_attr_values(fields: dict[str, int], value: int) -> None:
 
 
 def test_register_values() -> None:
-    assert registers.CAP_VALUE == 0x0000_0030_1403_03FF
-    assert registers.VS_VALUE == 0x0001_0400
-    assert registers.CAP_VALUE.ready_timeout_s == 10.5
+    assert registers.Register.CAP.reset == 0x0000_0030_1403_03FF
+    assert registers.Register.VS.reset == 0x0001_0400
+    assert registers.Cap(registers.Register.CAP.reset).ready_timeout_s == 10.5
     assert registers.Cc.of(en=1, cp_iosqes=6, cp_iocqes=4, fp_iosqes=7, fp_iocqes=6) == 0x67460001
     assert registers.NSSR_MAGIC.to_bytes(4, "big") == b"NVMe"
 

@@ -182,19 +182,8 @@ def test_reset_of_a_function_that_is_not_ready_leaves_the_partition(
     assert device.module.resets == []
 
 
-def test_failure_shows_until_disabled(driver: PolledDriver, device: DeviceUnderTest) -> None:
-    driver.enable()
-    device.device.controller.fail()
-    assert driver.csts == Csts.of(rdy=1, cfs=1)
-    driver.disable()
-    assert driver.csts == 0
-    driver.enable()
-    device.device.controller.fail()
-    driver.nssr()
-    assert driver.csts == 0
-
-
-def test_unreadable_admin_entry_is_fatal(driver: PolledDriver) -> None:
+def stop_admin_queue(driver: PolledDriver) -> None:
+    """Let a ready controller fail: its admin entries cannot be read."""
     driver.enable()
     driver.disable()
     driver.write(Register.ASQ, 0x7777_0000_0000, 8)
@@ -206,9 +195,20 @@ def test_unreadable_admin_entry_is_fatal(driver: PolledDriver) -> None:
         if driver.csts.cfs:
             break
     assert driver.csts == Csts.of(rdy=1, cfs=1)
+
+
+def test_unreadable_admin_entry_is_fatal_until_disabled(driver: PolledDriver) -> None:
+    stop_admin_queue(driver)
     driver.disable()
+    assert driver.csts == 0
     driver.enable()
     assert driver.run_admin(AdminOpcode.GET_RES_CNT, dw10=1).status == AdminStatus.SUCCESS
+
+
+def test_a_subsystem_reset_ends_a_failure(driver: PolledDriver) -> None:
+    stop_admin_queue(driver)
+    driver.nssr()
+    assert driver.csts == 0
 
 
 def test_unwritable_admin_completion_is_fatal(driver: PolledDriver) -> None:

@@ -31,7 +31,7 @@ from ihsm_abi.admin import (
     QueueDw10,
 )
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS, SUBSYSTEM_VENDOR_ID, VENDOR_ID
-from ihsm_abi.registers import VS_VALUE
+from ihsm_abi.registers import Register
 from ihsm_abi.resources import AES_QUEUES_PER_RESOURCE, MAX_CONTROLLER_ID, is_hsm_queue_id
 from ihsm_device.queues import IdCheck, QueueEngine, check_id
 
@@ -62,7 +62,7 @@ class ControllerIdentity:
         for name, value in IDENTIFY_SIZES.items():
             page[name] = value
         page["cp_maxcmd"], page["fp_maxcmd"] = HSM_MAX_COMMANDS, AES_MAX_COMMANDS
-        page["svn"], page["ver"], page["ctrl_type"] = self.svn, VS_VALUE, CONTROLLER_TYPE_IO
+        page["svn"], page["ver"], page["ctrl_type"] = self.svn, Register.VS.reset, CONTROLLER_TYPE_IO
         return page.tobytes()
 
 

@@ -15,7 +15,7 @@ from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
-from ihsm_device.controller import Controller, Partition
+from ihsm_device.controller import FunctionController, ResetModule
 from ihsm_device.engine import Command, Engine, KeyTable, Outcome
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 
@@ -26,7 +26,7 @@ _CONTROLS: Final = [(ControlKind(control.kind), bool(control.id_valid)) for cont
 """Kind and id-valid of every session control byte."""
 
 
-class Module(Partition, Protocol):
+class Module(ResetModule, Protocol):
     """The security module of a function (ihsm_device.hsm)."""
 
     @property
@@ -87,7 +87,7 @@ class Function:
         if module.bulk_table is not None:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
-        self.controller = Controller(engine, module, identity, resources, bus_master=bus_master)
+        self.controller = FunctionController(engine, module, identity, resources, bus_master=bus_master)
 
     def execute_admin(self, command: Command) -> None:
         """Execute and complete an admin command."""

@@ -10,7 +10,7 @@ from typing import Final
 from ihsm.bus import PciFunction
 from ihsm.errors import ControllerFatalError, ControllerTimeoutError, DeviceGoneError
 from ihsm_abi.pci import Bar
-from ihsm_abi.registers import GONE, NSSR_MAGIC, REGISTER_BYTES, Cap, Cc, Csts, Register, Vs
+from ihsm_abi.registers import GONE, NSSR_MAGIC, Cap, Cc, Csts, Register, Vs
 
 POLL_INTERVAL_S: Final = 0.0005
 
@@ -24,11 +24,11 @@ class Registers:
 
     def read(self, register: Register) -> int:
         """One access of the register's width."""
-        return self._function.read_bar(Bar.REGISTERS, register, REGISTER_BYTES[register])
+        return self._function.read_bar(Bar.REGISTERS, register, register.width)
 
     def write(self, register: Register, value: int) -> None:
         """One access of the register's width; returns when the device has taken it."""
-        self._function.write_bar(Bar.REGISTERS, register, REGISTER_BYTES[register], value)
+        self._function.write_bar(Bar.REGISTERS, register, register.width, value)
 
     @property
     def cap(self) -> Cap:
