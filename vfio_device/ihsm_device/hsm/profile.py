@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named profiles: where simulator (S) and firmware (F) differ and both are legitimate (spec README §3).
 
-Every row of that table is an attribute. Most rows have one implementation, the firmware's; their attributes say so and
-nothing more. The attributes that an operation reads are those whose value a profile may choose.
+An attribute is a row of that table which a profile may choose. Most rows have one implementation, the firmware's;
+docs/hsm.md lists both kinds.
 """
 
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Final, Literal
+from typing import Final
 
 from ihsm_abi.ddi import KeyAttributeFlags, KeyType
 
@@ -42,47 +42,12 @@ class UnwrappingKeyMetadata:
     flags: KeyAttributeFlags
 
 
-Firmware = Literal["firmware"]
-"""Type of a row that is implemented in the firmware's way alone."""
-
-
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One named choice for every row of the table, in the table's order."""
+    """One named choice for every row that has one, in the table's order."""
 
     name: str
 
-    # One implementation.
-    queue_entry_against_header: Firmware = "firmware"
-    unusable_session_id: Firmware = "firmware"
-    revision_and_provisioning_at_admission: Firmware = "firmware"
-    state_before_decode: Firmware = "firmware"
-    trailing_bytes: Firmware = "firmware"
-    unencodable_response: Firmware = "firmware"
-    message_lengths: Firmware = "firmware"
-    fips_flag_and_attest_op: Firmware = "firmware"
-    credential_check_order: Firmware = "firmware"
-    credential_lengths: Firmware = "firmware"
-    failed_provisioning: Firmware = "firmware"
-    second_establishment: Firmware = "firmware"
-    lazy_encryption_keys: Firmware = "firmware"
-    reopen_live_and_pin_policy: Firmware = "firmware"
-    blob_forms: Firmware = "firmware"
-    certificates: Firmware = "firmware"
-    resets: Firmware = "firmware"
-    unwrapping_key_protection: Firmware = "firmware"
-    key_label: Firmware = "firmware"
-    capacity_and_exhaustion: Firmware = "firmware"
-    key_operation_order: Firmware = "firmware"
-    kdf_outputs: Firmware = "firmware"
-    digest_rules: Firmware = "firmware"
-    cbc_and_rsa_lengths: Firmware = "firmware"
-    attest_symmetric_keys: Firmware = "firmware"
-    short_app_id: Firmware = "firmware"
-    fast_path_statuses: Firmware = "firmware"
-    xts_tweak: Firmware = "firmware"
-
-    # A choice.
     init_bk3_repeatable: bool = True
     """S: InitBk3 may be repeated and checks the length of BK3. F: once, Bk3AlreadyInitialized, length not checked."""
     pota_key_kind_checked: bool = True
@@ -111,12 +76,10 @@ class Profile:
     """S: encryption with an approved GCM key uses the caller's IV. F: the device makes it."""
 
     def describe(self) -> dict[str, str | bool]:
-        """The name, and every choice as a plain value; for the status of the device."""
+        """The name and every choice as plain values; for the status of the device."""
         plain: dict[str, str | bool] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == Firmware:
-                continue
             if isinstance(value, Enum):
                 value = value.value
             elif isinstance(value, UnwrappingKeyMetadata):
