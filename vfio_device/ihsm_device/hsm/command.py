@@ -4,9 +4,12 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
+
+SHORT_APP_ID: Final = 0
+"""Short app id of every session."""
 
 
 class HsmCommand(NamedTuple):

@@ -4,7 +4,6 @@
 
 import functools
 import logging
-from typing import Final
 
 from ihsm_abi.ddi import (
     ApiRev,
@@ -21,14 +20,13 @@ from ihsm_abi.ddi import (
 from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError
 from ihsm_device.hsm.admission import NotProvisionedError, admit
-from ihsm_device.hsm.command import HsmCommand, HsmCompletion
+from ihsm_device.hsm.command import SHORT_APP_ID, HsmCommand, HsmCompletion
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.keystore import StaleHandleError
 from ihsm_device.hsm.operations import HANDLERS, Context, Handler
 from ihsm_device.hsm.partition import Partition
 
-_SHORT_APP_ID: Final = 0
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -103,7 +101,7 @@ def _success(context: Context, kind: ControlKind, message: bytes) -> HsmCompleti
     session_id = context.answer_session_id
     flags = _flags(kind, session_id is not None, context.opened, context.closed)
     rollback = context.roll_back if context.undo else None
-    return HsmCompletion(message, flags, session_id or 0, _SHORT_APP_ID, rollback=rollback)
+    return HsmCompletion(message, flags, session_id or 0, SHORT_APP_ID, rollback=rollback)
 
 
 def _failure(context: Context, kind: ControlKind, error: Exception) -> HsmCompletion:
@@ -114,7 +112,7 @@ def _failure(context: Context, kind: ControlKind, error: Exception) -> HsmComple
         return HsmCompletion(b"", _flags(kind), sc=HsmStatus.INTERNAL_ERROR)
     if not isinstance(error, RefusedError):
         name = context.header.op.name
-        _LOG.error("partition %d: %s failed", context.partition.index, name, exc_info=error)
+        _log.error("partition %d: %s failed", context.partition.index, name, exc_info=error)
         error = RefusedError(DdiStatus.InternalError)
     return _refusal(context, kind, error.status)
 

@@ -19,7 +19,7 @@ from ihsm_device.hsm.wire import DIALECTS
 
 DEFAULT_TABLES: Final = 1
 _SERIAL_BYTES: Final = 8
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class HsmDevice:
     def enter_error_state(self, reason: str) -> None:
         """A self-test failed: from now on no command is carried out (spec 06 §3.5); the first reason is kept."""
         if self.error is None:
-            _LOG.critical("error state: %s", reason)
+            _log.critical("error state: %s", reason)
             self.error = reason
 
     def serial(self, index: int) -> int:

@@ -23,6 +23,7 @@ from ihsm_device.hsm.keystore import Handle, KeyStore, Owner, StateFileError
 
 FORMAT_VERSION: Final = 1
 _OWNER_ONLY: Final = stat.S_IRWXG | stat.S_IRWXO
+_SECRET_BYTES: Final = 48
 _TEMPORARY: Final = ".new"
 
 
@@ -133,7 +134,7 @@ class StateDirectory:
     def device_secret(self, store: KeyStore, owner: Owner) -> Handle:
         """The device-unique secret, made now if the directory is new; raises StateError."""
         if self.path is None:
-            return store.generate_secret(48, owner)
+            return store.generate_secret(_SECRET_BYTES, owner)
         path = self.path / "device.secret"
         try:
             if path.exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm_abi import mbor
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_abi.ddi.limits import INTERNAL_APP_ID
 from ihsm_abi.ddi.masked_key import (
@@ -27,7 +28,6 @@ from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeE
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, MASKING_TYPE, TYPES, Family
 
 _APP_ID = slice(10, 26)
-_BLOCK_BYTES: Final = 16
 _NO_ATTRIBUTES: Final = MaskedKeyAttributes.of(KeyAttributeFlags(0))
 
 
@@ -80,7 +80,7 @@ def backup_metadata(label: bytes, length: int, *, bks2_index: int | None) -> Mas
 def mask(store: KeyStore, masking_key: Handle, key: Handle, metadata: MaskedKeyMetadata) -> bytes:
     """Seal a key. The plaintext is followed by 1 to 16 zero bytes (spec 05 §16.2)."""
     iv = store.random(CBC_IV_BYTES)
-    encrypted_size = (store.masked_plaintext_size(key) // _BLOCK_BYTES + 1) * _BLOCK_BYTES
+    encrypted_size = (store.masked_plaintext_size(key) // AES_BLOCK_BYTES + 1) * AES_BLOCK_BYTES
     head = masked_key_head(iv, mbor.encode(metadata), encrypted_size)
     return store.mask(key, masking_key, head, iv, encrypted_size)
 

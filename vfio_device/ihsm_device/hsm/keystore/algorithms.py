@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore.native import (
     check,
@@ -33,7 +34,6 @@ from ihsm_device.hsm.keystore.types import (
     WrongKindError,
 )
 
-_BLOCK_BYTES: Final = 16
 _MAX_DIGEST_BYTES: Final = 64
 _MAX_POINT_BYTES: Final = 1 + 2 * Curve.P521.size_bytes
 _MAX_RSA_BYTES: Final = 512
@@ -180,7 +180,7 @@ class Algorithms:
 
     def aes_cbc(self, key: Handle, *, encrypt: bool, iv: bytes, data: bytes) -> bytes:
         """AES-CBC without padding; `data` a non-empty multiple of 16 bytes, `iv` 16. Raises `KeySizeError`."""
-        require_length("iv", iv, _BLOCK_BYTES)
+        require_length("iv", iv, AES_BLOCK_BYTES)
         out = ffi.new("uint8_t[]", max(len(data), 1))
         check(lib.ks_aes_cbc(key, encrypt, iv, data, len(data), out))
         return bytes(ffi.buffer(out, len(data)))

@@ -25,6 +25,8 @@ import logging
 import os
 from typing import Final
 
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
+from ihsm_abi.ddi.masked_key import CBC_TAG_BYTES
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore.algorithms import Algorithms
 from ihsm_device.hsm.keystore.bulk import BulkTable
@@ -43,8 +45,6 @@ from ihsm_device.hsm.keystore.types import (
 
 _log = logging.getLogger(__name__)
 
-_BLOCK_BYTES: Final = 16
-_TAG_BYTES: Final = 48
 _MAX_SECRET_BYTES: Final[int] = lib.KS_MAX_SECRET
 _MAX_ENCRYPTED_BYTES: Final = _MAX_SECRET_BYTES + 31
 _MAX_SEALED_BYTES: Final[int] = lib.KS_MAX_SECRET + lib.KS_SEAL_OVERHEAD
@@ -168,10 +168,10 @@ class KeyStore(Algorithms):
         of 16, at least the plaintext size and at most 31 bytes more. The tag covers all preceding bytes. Raises
         `KeySizeError` unless the masking key has 80 bytes.
         """
-        require_length("iv", iv, _BLOCK_BYTES)
+        require_length("iv", iv, AES_BLOCK_BYTES)
         if not 0 < encrypted_size <= _MAX_ENCRYPTED_BYTES:
             raise ArgumentError(f"encrypted_size {encrypted_size} is not in 1..{_MAX_ENCRYPTED_BYTES}")
-        size = len(prefix) + encrypted_size + _TAG_BYTES
+        size = len(prefix) + encrypted_size + CBC_TAG_BYTES
         out = ffi.new("uint8_t[]", size)
         check(lib.ks_mask(key, masking_key, prefix, len(prefix), iv, encrypted_size, out))
         return bytes(ffi.buffer(out, size))
@@ -224,7 +224,7 @@ class KeyStore(Algorithms):
         owner: Owner,
     ) -> Handle:
         """`param`: length of a secret, curve, modulus bits."""
-        require_length("iv", iv, _BLOCK_BYTES)
+        require_length("iv", iv, AES_BLOCK_BYTES)
         buffers = ffi.from_buffer("uint8_t[]", blob), ffi.from_buffer("uint8_t[]", iv)
         masked = ffi.new("ks_masked *", (buffers[0], len(blob), buffers[1], offset, encrypted_size))
         out = new_handle()
@@ -251,7 +251,7 @@ class KeyStore(Algorithms):
 
         An id may be read back with `credential_id`, for attestation reports carry it; PIN and seed cannot.
         """
-        require_length("iv", iv, _BLOCK_BYTES)
+        require_length("iv", iv, AES_BLOCK_BYTES)
         out = ffi.new("uint64_t[]", 3)
         check(
             lib.ks_credential_decrypt(
@@ -262,7 +262,7 @@ class KeyStore(Algorithms):
 
     def credential_id(self, key: Handle) -> bytes:
         """The 16 bytes of a credential id. Raises `WrongKindError` for any other secret."""
-        out = ffi.new("uint8_t[]", _BLOCK_BYTES)
+        out = ffi.new("uint8_t[]", AES_BLOCK_BYTES)
         check(lib.ks_credential_id(key, out))
         return bytes(ffi.buffer(out))
 

@@ -2,20 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """AES keys of the control path: AesGenerateKey, AesEncryptDecrypt (spec 05 §6, §7)."""
 
-from typing import Final
-
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,
     AesGenerateKeyReq,
     AesGenerateKeyResp,
-    AesKeySize,
     AesOp,
     DdiOp,
     DdiStatus,
-    KeyType,
     KeyUsage,
 )
+from ihsm_abi.ddi.formats import AES_KEY_TYPES
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
@@ -23,22 +21,12 @@ from ihsm_device.hsm.operations.new_keys import Target, store_key
 from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.wire import TYPES, Family
 
-BLOCK_BYTES: Final = 16
-_TYPE_OF_SIZE: Final = {
-    AesKeySize.Aes128: KeyType.Aes128,
-    AesKeySize.Aes192: KeyType.Aes192,
-    AesKeySize.Aes256: KeyType.Aes256,
-    AesKeySize.AesXtsBulk256: KeyType.AesXtsBulk256,
-    AesKeySize.AesGcmBulk256: KeyType.AesGcmBulk256,
-    AesKeySize.AesGcmBulk256Unapproved: KeyType.AesGcmBulk256Unapproved,
-}
-
 
 @operation(DdiOp.AesGenerateKey)
 def aes_generate_key(context: Context, request: AesGenerateKeyReq) -> AesGenerateKeyResp:
     """Make a random AES key; a bulk key takes any valid usage and is stored with EncryptDecrypt (spec 05 §6)."""
     target = Target.read(request.key_properties, request.key_tag)
-    key_type = _TYPE_OF_SIZE.get(request.key_size)
+    key_type = AES_KEY_TYPES.get(request.key_size)
     if key_type is None:
         raise RefusedError(DdiStatus.InvalidArg)
     info = TYPES[key_type]
@@ -66,13 +54,13 @@ def aes_encrypt_decrypt(context: Context, request: AesEncryptDecryptReq) -> AesE
     entry = context.find_own(request.key_id)
     require_family(entry, Family.AES)
     require_usage(entry, KeyUsage.EncryptDecrypt)
-    if len(request.iv) != BLOCK_BYTES:
+    if len(request.iv) != AES_BLOCK_BYTES:
         raise RefusedError(DdiStatus.InvalidArg)
-    if not request.msg or len(request.msg) % BLOCK_BYTES:
+    if not request.msg or len(request.msg) % AES_BLOCK_BYTES:
         raise RefusedError(DdiStatus.InvalidArg)
 
     encrypt = request.op == AesOp.Encrypt
     with engine_failure(DdiStatus.AesEncryptFailed if encrypt else DdiStatus.AesDecryptFailed):
         result = context.store.aes_cbc(entry.content.handle, encrypt=encrypt, iv=request.iv, data=request.msg)
     ciphertext = result if encrypt else request.msg
-    return AesEncryptDecryptResp(msg=result, iv=ciphertext[-BLOCK_BYTES:])
+    return AesEncryptDecryptResp(msg=result, iv=ciphertext[-AES_BLOCK_BYTES:])

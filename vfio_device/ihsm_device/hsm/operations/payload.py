@@ -18,15 +18,13 @@ from ihsm_device.hsm.keystore import (
 from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.operations.key_use import engine_failure
 from ihsm_device.hsm.operations.new_keys import StoredKey, Target, check_bulk_slot, store_key
-from ihsm_device.hsm.wire import BY_ID, TYPES, Family
+from ihsm_device.hsm.wire import AES_TYPE_OF_LENGTH, BY_ID, TYPES, Family
 
-_AES_TYPE_OF_LENGTH: Final = {16: KeyType.Aes128, 24: KeyType.Aes192, 32: KeyType.Aes256}
 _BULK_TYPE: Final = {
     KeyClass.AesXtsBulk: KeyType.AesXtsBulk256,
     KeyClass.AesGcmBulk: KeyType.AesGcmBulk256,
     KeyClass.AesGcmBulkUnapproved: KeyType.AesGcmBulk256Unapproved,
 }
-_BULK_BYTES: Final = 32
 _EC_TYPE: Final = {curve.size: curve.form.private_type for curve in BY_ID.values()}
 _RSA_TYPE: Final = {
     (info.modulus_bytes, info.crt): key_type for key_type, info in TYPES.items() if info.family is Family.RSA
@@ -70,7 +68,7 @@ def parse(context: Context, target: Target, key_class: KeyClass, unwrapped: Hand
     if key_class == KeyClass.Ecc:
         return _parse_ecc(context, target, unwrapped)
     if key_class == KeyClass.Aes:
-        aes_type = _AES_TYPE_OF_LENGTH.get(context.store.size(unwrapped))
+        aes_type = AES_TYPE_OF_LENGTH.get(context.store.size(unwrapped))
         if aes_type is None:
             raise RefusedError(DdiStatus.InvalidArg)
         return Payload(aes_type, unwrapped)
@@ -78,7 +76,7 @@ def parse(context: Context, target: Target, key_class: KeyClass, unwrapped: Hand
     if bulk_type is None:
         raise RefusedError(DdiStatus.InvalidArg)
     target.check_usage(Family.BULK)
-    if context.store.size(unwrapped) != _BULK_BYTES:
+    if context.store.size(unwrapped) != TYPES[bulk_type].secret_bytes:
         raise RefusedError(DdiStatus.InvalidArg)
     check_bulk_slot(context, bulk_type)
     return Payload(bulk_type, unwrapped)

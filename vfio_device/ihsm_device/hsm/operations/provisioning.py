@@ -16,6 +16,7 @@ from ihsm_abi.ddi import (
     KeyType,
 )
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, CREDENTIAL_IV_BYTES, PIN_BYTES
+from ihsm_abi.ddi.masked_key import MASKING_KEY_BYTES
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
@@ -33,7 +34,7 @@ from ihsm_device.hsm.operations.credentials import (
 from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.operations.unwrapping_key import obtain_unwrapping_key, store_unwrapping_key
 from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry, Provisioned, Volatile
-from ihsm_device.hsm.wire import MASKING_KEY_BYTES, MASKING_TYPE, P384, Point
+from ihsm_device.hsm.wire import MASKING_TYPE, P384, Point
 
 _MASKING_KEY_FLAGS: Final = KeyAttributeFlags.LOCAL | KeyAttributeFlags.ENCRYPT | KeyAttributeFlags.DECRYPT
 

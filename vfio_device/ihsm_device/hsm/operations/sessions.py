@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenSession, ReopenSession, CloseSession, ChangePin (spec 04 §9.8–§9.11, §10)."""
 
-from typing import Final
-
 from ihsm_abi.ddi import (
     ApiRev,
     ChangePinReq,
@@ -20,6 +18,8 @@ from ihsm_abi.ddi import (
     ReopenSessionResp,
 )
 from ihsm_abi.ddi.limits import CREDENTIAL_IV_BYTES, PIN_BYTES
+from ihsm_abi.ddi.masked_key import MASKING_KEY_BYTES
+from ihsm_device.hsm.command import SHORT_APP_ID
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import hierarchy, masking
 from ihsm_device.hsm.keystore import Credential, Handle, Scope
@@ -34,9 +34,7 @@ from ihsm_device.hsm.operations.credentials import (
 )
 from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.partition import EncryptionPurpose, NewEntry, Session, Volatile
-from ihsm_device.hsm.wire import MASKING_KEY_BYTES, P384, SESSION_BYTES, Point
-
-SHORT_APP_ID: Final = 0
+from ihsm_device.hsm.wire import P384, SESSION_BYTES, Point
 
 
 def _check_credential(context: Context) -> None:

@@ -8,6 +8,7 @@ hand out keys. 2001 and 2003 have no handler in the firmware either.
 
 from typing import Final
 
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_abi.ddi import DdiOp, DdiStatus
 from ihsm_abi.ddi.firmware_ops import (
     DerKeyImportReq,
@@ -32,16 +33,14 @@ from ihsm_abi.ddi.firmware_ops import (
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, Hash, KeySizeError, KeyStructureError, KeyUnwrapError
-from ihsm_device.hsm.operations.aes import BLOCK_BYTES
 from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.operations.new_keys import Target, store_key
 from ihsm_device.hsm.operations.operation import operation
 from ihsm_device.hsm.operations.payload import parse
 from ihsm_device.hsm.operations.unwrap import decrypt_kek
-from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, TYPES, Family
+from ihsm_device.hsm.wire import AES_TYPE_OF_LENGTH, BY_PRIVATE_TYPE, TYPES, Family
 
 _MAX_RANDOM_BYTES: Final = 64
-_AES_KEY_BYTES: Final = (16, 24, 32)
 
 
 @operation(DdiOp.DerKeyImport, lane=Lane.SLOW, validation_hook=True, reports_fips=False)
@@ -132,7 +131,7 @@ def raw_key_import(context: Context, request: RawKeyImportReq) -> RawKeyImportRe
 @operation(DdiOp.SoftAes, validation_hook=True, reports_fips=False)
 def soft_aes(context: Context, request: SoftAesReq) -> SoftAesResp:
     """Unwrap (RFC 5649) or ECB-decrypt with a key given in the clear."""
-    if len(request.key) not in _AES_KEY_BYTES:
+    if len(request.key) not in AES_TYPE_OF_LENGTH:
         raise RefusedError(DdiStatus.InvalidArg)
     key = _secret(context, request.key)
     if request.op == SoftAesOp.Kwp:
@@ -141,7 +140,7 @@ def soft_aes(context: Context, request: SoftAesReq) -> SoftAesResp:
         except (KeySizeError, KeyUnwrapError):
             raise RefusedError(DdiStatus.FailedSoftAesResponse) from None
         return SoftAesResp(plaintext=context.store.hook_reveal(unwrapped))
-    if request.op != SoftAesOp.EcbDecrypt or not request.inout or len(request.inout) % BLOCK_BYTES:
+    if request.op != SoftAesOp.EcbDecrypt or not request.inout or len(request.inout) % AES_BLOCK_BYTES:
         raise RefusedError(DdiStatus.InvalidArg)
     return SoftAesResp(plaintext=context.store.hook_aes_ecb_decrypt(key, request.inout))
 

@@ -24,7 +24,7 @@ from ihsm_device.hsm.partition.session_table import Session, SessionTable
 from ihsm_device.hsm.partition.vault import Entry, Vault
 from ihsm_device.hsm.wire import Point
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class EncryptionPurpose(Enum):
@@ -159,7 +159,7 @@ class Partition:
         with self.lock:
             self.sessions.flag_all()
             self._end_state()
-        _LOG.info("partition %d: reset, session ids %s", self.index, self.sessions.snapshot())
+        _log.info("partition %d: reset, session ids %s", self.index, self.sessions.snapshot())
 
     def client_lost(self) -> None:
         """The client is gone: as `migrate`, and where the profile says so nobody is left to close the session ids."""
@@ -168,7 +168,7 @@ class Partition:
             if self.device.profile.lost_client_frees_sessions:
                 self.sessions.clear()
             self._end_state()
-        _LOG.info("partition %d: client lost", self.index)
+        _log.info("partition %d: client lost", self.index)
 
     def reset(self) -> None:
         """Partition reset: everything goes, identity, BK_BOOT and session ids included."""
@@ -182,7 +182,7 @@ class Partition:
                 for handle in (old.identity.key, old.bk_boot, old.unwrapping_key):
                     if handle is not None:
                         self.device.store.destroy(handle)
-        _LOG.info("partition %d: partition reset, new identity", self.index)
+        _log.info("partition %d: partition reset, new identity", self.index)
 
     def record(self, record: PartitionRecord) -> None:
         """Replace the stored record, durably; `record_lock` held. Raises StateError, and nothing has changed then."""

@@ -5,8 +5,8 @@
 from ihsm_device.hsm.wire.curves import BY_ID, BY_PRIVATE_TYPE, P384, Curve, Point
 from ihsm_device.hsm.wire.dialect import DIALECTS, Dialect
 from ihsm_device.hsm.wire.keytypes import (
+    AES_TYPE_OF_LENGTH,
     ENCRYPTION_KEY_BYTES,
-    MASKING_KEY_BYTES,
     MASKING_TYPE,
     SESSION_BYTES,
     TYPES,
@@ -17,11 +17,11 @@ from ihsm_device.hsm.wire.keytypes import (
 )
 
 __all__ = [
+    "AES_TYPE_OF_LENGTH",
     "BY_ID",
     "BY_PRIVATE_TYPE",
     "DIALECTS",
     "ENCRYPTION_KEY_BYTES",
-    "MASKING_KEY_BYTES",
     "MASKING_TYPE",
     "P384",
     "SESSION_BYTES",

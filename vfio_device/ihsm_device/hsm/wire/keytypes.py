@@ -111,8 +111,10 @@ TYPES: Final = {
 }
 """Every type that a client's key can have."""
 
+AES_TYPE_OF_LENGTH: Final = {info.secret_bytes: type_ for type_, info in TYPES.items() if info.family is Family.AES}
+"""Types of AES keys of the control path by the key's bytes."""
+
 MASKING_TYPE: Final = KeyType.AesCbc256Hmac384
-MASKING_KEY_BYTES: Final = 80
 ENCRYPTION_KEY_BYTES: Final = 144
 """What K_est and K_sess take in the vault: private and public part."""
 SESSION_BYTES: Final = 88
