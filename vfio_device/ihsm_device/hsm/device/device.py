@@ -57,7 +57,8 @@ class HsmDevice:
         """Why the device is in its error state; None while it works."""
         self.fips_approved = self.options.fips_approved
         with contextlib.ExitStack() as opened:
-            self.directory = opened.enter_context(StateDirectory(self.options.state))
+            self.directory = StateDirectory(self.options.state)
+            opened.callback(self.directory.close)
             self.store = store or KeyStore(validation_hooks=self.options.validation_hooks)
             opened.callback(self.store.close)
             self.self_tests = self.run_self_tests()

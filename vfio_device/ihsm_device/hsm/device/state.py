@@ -17,7 +17,7 @@ import os
 import stat
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ihsm_device.hsm.keystore import Handle, KeyStore, Owner, StateFileError
 
@@ -122,14 +122,6 @@ class StateDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    def __enter__(self) -> Self:
-        """Use as a context manager that closes at its end."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
 
     def device_secret(self, store: KeyStore, owner: Owner) -> Handle:
         """The device-unique secret, made now if the directory is new; raises StateError."""
