@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes over the wire: dialects, types of keys, public points, DER."""
 
+from ihsm_device.hsm.wire import der
 from ihsm_device.hsm.wire.curves import BY_ID, BY_PRIVATE_TYPE, P384, Curve, Point
 from ihsm_device.hsm.wire.dialect import DIALECTS, Dialect
 from ihsm_device.hsm.wire.keytypes import (
@@ -33,4 +34,5 @@ __all__ = [
     "Family",
     "Point",
     "TypeInfo",
+    "der",
 ]
