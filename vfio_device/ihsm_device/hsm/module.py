@@ -8,7 +8,7 @@ from ihsm_abi.ddi import decode_request_header
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
 from ihsm_abi.mbor import MborDecodeError
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
-from ihsm_device.hsm.device import DEFAULT_TABLES, HsmDevice
+from ihsm_device.hsm.device import HsmDevice
 from ihsm_device.hsm.dispatch import run
 from ihsm_device.hsm.keystore import BulkTable
 from ihsm_device.hsm.operations import HANDLERS
@@ -25,9 +25,7 @@ class SecurityModule:
         self.partition = partition
 
     @classmethod
-    def open(
-        cls, device: HsmDevice, index: int = 0, tables: int = DEFAULT_TABLES, launch_guid: bytes = bytes(16)
-    ) -> Self:
+    def open(cls, device: HsmDevice, index: int, tables: int, launch_guid: bytes = bytes(16)) -> Self:
         """The module of function `index` (from 0) with `tables` key tables.
 
         Raises:

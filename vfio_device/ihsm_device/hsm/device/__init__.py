@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all functions of one server process share: the device, its state directory, its stock of keys."""
 
-from ihsm_device.hsm.device.device import DEFAULT_TABLES, DeviceOptions, HsmDevice
+from ihsm_device.hsm.device.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.device.state import PartitionRecord, RecordFile, StateError
 
 __all__ = [
-    "DEFAULT_TABLES",
     "DeviceOptions",
     "HsmDevice",
     "PartitionRecord",

@@ -17,7 +17,6 @@ from ihsm_device.hsm.keystore import KeyStore, Owner, Scope, SelfTestReport, run
 from ihsm_device.hsm.profile import DEFAULT, Profile
 from ihsm_device.hsm.wire import DIALECTS
 
-DEFAULT_TABLES: Final = 1
 _SERIAL_BYTES: Final = 8
 _log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class HsmDevice:
         """Close."""
         self.close()
 
-    def function(self, index: int = 0, tables: int = DEFAULT_TABLES, launch_guid: bytes = bytes(16)) -> Any:
+    def function(self, index: int = 0, tables: int = 1, launch_guid: bytes = bytes(16)) -> Any:
         """The `SecurityModule` of function `index` (from 0) with `tables` key tables.
 
         Raises:
