@@ -10,12 +10,21 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ihsm.bus import vfio_abi
 from ihsm.bus.vfio_user_wire import HEADER, REGION_ACCESS, TYPE_REPLY, VERSION, Command
 from support.waiting import ended
 
-Answer = Callable[[int, int, bytes], bytes]
+
+class WithDescriptors(NamedTuple):
+    """An answer that carries file descriptors, which stay the answerer's."""
+
+    data: bytes
+    fds: tuple[int, ...]
+
+
+Answer = Callable[[int, int, bytes], bytes | WithDescriptors]
 """(message id, command, payload) -> bytes to send; empty: no answer."""
 
 
@@ -80,5 +89,9 @@ def _answer_one(connection: socket.socket, answer: Answer) -> bool:
     payload = connection.recv(size - HEADER.size, socket.MSG_WAITALL) if size > HEADER.size else b""
     if flags & 0xF:  # a reply to a command of ours
         return True
-    connection.sendall(answer(message_id, command, payload))
+    told = answer(message_id, command, payload)
+    if isinstance(told, WithDescriptors):
+        socket.send_fds(connection, [told.data], told.fds)
+    else:
+        connection.sendall(told)
     return True
