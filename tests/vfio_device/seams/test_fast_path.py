@@ -76,18 +76,18 @@ def test_a_key_deleted_under_a_command_serves_it_to_its_end(seams: Seams, aes_ri
     if cipher == "GCM":
         job = gcm_job(memory, GCM_ID, IV, TEXT)
         sqe, dst, keys = job.sqe, job.dst, [GCM_ID]
-        expected, _ = aes_model.gcm(GCM_KEY, IV, b"", 0, TEXT, decrypt=False)
+        expected, tag = aes_model.gcm(GCM_KEY, IV, b"", 0, TEXT, decrypt=False)
     else:
         sqe, dst = xts_job(memory, (XTS_ID_1, XTS_ID_2), TWEAK, TEXT)
         keys = [XTS_ID_1, XTS_ID_2]
-        expected = aes_model.xts(XTS_KEY_1, XTS_KEY_2, TWEAK, 0, TEXT, decrypt=False)
+        expected, tag = aes_model.xts(XTS_KEY_1, XTS_KEY_2, TWEAK, 0, TEXT, decrypt=False), bytes(16)
     seams.close("AES_KEY_FOUND")
     submit(aes_rig, sqe)
     seams.wait_standing("AES_KEY_FOUND")
     assert all(aes_rig.table.withdraw(key) for key in keys)
     seams.open("AES_KEY_FOUND")
     [completion] = aes_rig.queues[QUEUE].reap(1)
-    assert completion.status == SUCCESS
+    assert (completion.status, completion.tag) == (SUCCESS, tag)
     assert read_blocks(memory, dst) == expected
 
 
