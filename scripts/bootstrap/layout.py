@@ -20,13 +20,13 @@ def cache_root() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; say so if another set-up must be waited for."""
+    """Hold an exclusive lock on `path`; say so if another process must be waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"setup: waiting for another set-up that holds {path}", flush=True)
+            print(f"waiting for another process that holds {path}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -67,7 +67,7 @@ class ScratchTree:
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
-        """With a mutant applied and built; then the sources as before, the build left for the next to bring up to date.
+        """With a mutant applied and built; then the sources as before, and the build for the next to bring up to date.
 
         Raises:
             PatchError: it does not apply.

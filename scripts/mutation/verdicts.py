@@ -41,26 +41,15 @@ class Verdict:
     """First line of a failure or error; what pytest said when it gave no report."""
 
 
-def judge(tree: ScratchTree, tests: Sequence[str], *, first_failure_is_enough: bool = True) -> Verdict:
-    """Run tests with the code of the tree.
+def judge(tree: ScratchTree, tests: Sequence[str]) -> Verdict:
+    """Run tests, long ones too, with the code of the tree, up to the first that does not pass.
 
     FAILED takes an assertion or an exception in a test itself. An error of collection, of a fixture, of an import, or
     the end of pytest without a report is ERROR: it says that the change made no program that could be judged.
     """
     with tempfile.TemporaryDirectory(prefix="ihsm-mutant-") as folder:
         report = Path(folder) / "report.xml"
-        options = [
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "",
-            "--tb=short",
-            f"--timeout={TIMEOUT_S}",
-            f"--junitxml={report}",
-        ]
-        if first_failure_is_enough:
-            options.append("-x")
+        options = ["-q", "-x", "-m", "", "-p", "no:cacheprovider", f"--timeout={TIMEOUT_S}", f"--junitxml={report}"]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *tests],
             cwd=tree.place,
@@ -80,6 +69,8 @@ def _verdict(report: ElementTree.Element, status: int) -> Verdict:
     problems = failures + [_message(error) for error in report.iter("error")]
     if problems or status not in (0, 1):
         return Verdict(Outcome.ERROR, problems[0] if problems else f"pytest ended with status {status}")
+    if all(case.find("skipped") is not None for case in report.iter("testcase")):
+        return Verdict(Outcome.ERROR, "skipped")
     return Verdict(Outcome.PASSED, "")
 
 

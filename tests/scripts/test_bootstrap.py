@@ -54,7 +54,7 @@ def test_a_second_set_up_waits_for_the_first(tmp_path: Path) -> None:
             text=True,
         )
         assert other.stdout is not None
-        assert "waiting for another set-up" in other.stdout.readline()
+        assert "waiting for another process" in other.stdout.readline()
         assert other.poll() is None
     assert other.communicate(timeout=HANG_S)[0] == "in\n"
 
