@@ -22,7 +22,7 @@ ALLOWED = {
     "vfio_device/test_storm.py": "likewise",
     "support/killed.py": "kills at random moments",
     "guest/test_killed_guests.py": "likewise",
-    "vfio_device/hsm/test_state.py": "likewise",
+    "vfio_device/hsm/device/test_state.py": "likewise",
     "guest/operations.py": "a program that reports how long it took",
     "guest/vfio_driver.py": "likewise",
     "perf/slow_commands.py": "measures; no test",
