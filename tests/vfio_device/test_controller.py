@@ -4,15 +4,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ihsm_abi.admin import AdminOpcode, AdminStatus
+from ihsm_abi.admin import AdminOpcode, AdminStatus, CreateCqDw11, QueueDw10
 from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
 from support.devices import DeviceUnderTest, MappedDoorbells
-from support.polled import PolledDriver, admin_sqe
+from support.polled import PolledDriver, Ring, admin_sqe
+from support.waiting import until
+
+
+@dataclass(frozen=True)
+class PulledBefore:
+    """A command whose queue is gone; it has no engine that could complete it."""
+
+    sqe: bytes
+    live: bool = False
+
 
 ENTRY_SIZES = Cc.of(en=1, cp_iosqes=6, cp_iocqes=4, fp_iosqes=7, fp_iocqes=6)
 
@@ -191,9 +204,7 @@ def stop_admin_queue(driver: PolledDriver) -> None:
     assert driver.csts == Csts.of(rdy=1), "rings must not be touched before the first doorbell"
     driver.admin.ring()
     driver.function.write_bar(Bar.DOORBELLS, 0, 4, 1)
-    for _ in range(10000):
-        if driver.csts.cfs:
-            break
+    until(lambda: driver.csts.cfs, "a failure that is fatal", every_s=0)
     assert driver.csts == Csts.of(rdy=1, cfs=1)
 
 
@@ -218,10 +229,19 @@ def test_unwritable_admin_completion_is_fatal(driver: PolledDriver) -> None:
     driver.write(Register.CC, 1)
     driver.admin.tail = 0
     driver.admin.submit(admin_sqe(AdminOpcode.GET_RES_CNT, 1))
-    for _ in range(10000):
-        if driver.csts.cfs:
-            break
+    until(lambda: driver.csts.cfs, "a failure that is fatal", every_s=0)
     assert driver.csts == Csts.of(rdy=1, cfs=1)
+
+
+def test_an_admin_command_of_a_past_controller_acts_on_nothing(driver: PolledDriver, device: DeviceUnderTest) -> None:
+    """A worker may hold a command while the owner disables the controller, and be let in only afterwards."""
+    driver.enable()
+    ring = Ring(driver.function, driver.arena, 1, 16)
+    queue, flags = QueueDw10.of(id=1, size=15), CreateCqDw11.of(pc=1)
+    past: Any = PulledBefore(admin_sqe(AdminOpcode.CREATE_CQ, 1, dw10=queue, dw11=flags, prp1=ring.cq_memory.iova))
+    device.device.controller.execute_admin(past)
+    assert device.device.engine.queue(1) is None
+    assert driver.create_cq(ring).status == AdminStatus.SUCCESS
 
 
 def test_disabled_controller_ignores_doorbells(driver: PolledDriver, device: DeviceUnderTest) -> None:

@@ -250,6 +250,21 @@ def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_ret
     assert synced == [("record.json.new", new, old), (tmp_path.name, None, new)]
 
 
+def test_what_cannot_be_stored_has_not_happened(options: DeviceOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with HsmDevice(options) as device:
+        scene = Scene(device.function())
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StatusError) as caught:
+            scene.client.set_sealed_bk3(SEALED)
+        monkeypatch.undo()
+        assert caught.value.status == DdiStatus.InternalError
+        assert scene.client.sealed_bk3() is None
+        scene.client.set_sealed_bk3(SEALED)
+
+
 WORKER = """
 import sys
 from pathlib import Path

@@ -15,6 +15,7 @@ from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import AesKeySize, ApiRev, DdiStatus, KeyUsage
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
+from ihsm_device.hsm.keystore import Scope
 from ihsm_device.hsm.partition.pin_policy import ATTEMPTS_PER_STEP, PinPolicy
 from support.faults import make
 from support.hsm import CREDENTIAL, Scene, Stage
@@ -66,6 +67,18 @@ def test_closing_ends_session_keys_and_keeps_application_keys(ready: Scene) -> N
     assert after["bulk_keys"] == 0
     # K_sess was made by the first OpenSession and stays.
     assert (after["entries"], after["bytes"]) == (before["entries"] + 1, before["bytes"] + 144 + 32)
+
+
+def test_closing_leaves_no_key_of_the_session(ready: Scene) -> None:
+    """Neither its masking key nor its session-only keys; those of another session stay."""
+    owner, other = ready.open_session(), ready.open_session()
+    for session in (owner, other):
+        session.generate_aes_key(AesKeySize.Aes256, SESSION_AES)
+    owner.close()
+    partition = ready.module.partition
+    store, index = partition.device.store, partition.index
+    assert store.destroy_group(function=index, scope=Scope.SESSION, session=owner.session_id) == 0
+    assert store.destroy_group(function=index, scope=Scope.SESSION, session=other.session_id) == 2
 
 
 def test_flush_of_a_live_session(ready: Scene) -> None:
