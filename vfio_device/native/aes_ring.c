@@ -2,10 +2,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AES rings: served by C threads, one thread per ring at a time (spec 02 part C, 01 §14.4). */
 #include "engine.h"
-#include "fastpath/fastpath.h"
-#include "seam.h"
 
 #include <string.h>
+
+#include "fastpath/fastpath.h"
+#include "seam.h"
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
 struct server {

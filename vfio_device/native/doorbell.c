@@ -47,7 +47,7 @@ bool ihsm_ring_doorbell(struct ihsm_ring *ring, bool is_cq_head, uint32_t value)
 }
 
 void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t value) {
-    struct ihsm_ring *ring = ihsm_engine_ring(engine, (unsigned)(offset / (2 * IHSM_STRIDE_BYTES)));
+    struct ihsm_ring *ring = ihsm_engine_ring(engine, (unsigned)(offset / (UINT64_C(2) * IHSM_STRIDE_BYTES)));
 
     if (ring == NULL || offset % IHSM_STRIDE_BYTES != 0 || offset >= IHSM_BAR_BYTES) {
         ihsm_count(&engine->counters.doorbells, 1);

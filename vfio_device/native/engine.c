@@ -1,7 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Life of an engine and its queues: creation, deletion, disable (spec 01 §4, §8.2, §14.4). */
-#define _GNU_SOURCE
 #include "engine.h"
 
 #include <errno.h>

@@ -10,7 +10,6 @@
  * looks once more after it has unlocked. Both sides put a sequentially consistent fence between their write (the bit;
  * the unlock) and their read (the mutex; the bits), so at least one of them sees the other.
  */
-#define _GNU_SOURCE
 #include "host.h"
 
 #include <errno.h>

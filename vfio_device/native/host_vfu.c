@@ -8,7 +8,8 @@
  * when the client writes at the same time. Unregistering takes the write side of the table's lock, so no worker
  * touches a mapping once its callback has returned.
  */
-#define _GNU_SOURCE
+#include "engine.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <libvfio-user.h>
@@ -18,7 +19,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "engine.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 

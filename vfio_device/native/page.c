@@ -1,7 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Doorbell pages and which of their words count. */
-#define _GNU_SOURCE
 #include "page.h"
 
 #include <errno.h>
@@ -10,6 +9,10 @@
 #include <unistd.h>
 
 #include "fence.h"
+
+static _Atomic uint32_t *word(const struct ihsm_page *page, uint64_t offset) {
+    return (_Atomic uint32_t *)((uint8_t *)page->memory + offset);
+}
 
 int ihsm_pages_init(struct ihsm_pages *pages) {
     pages->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -25,8 +28,7 @@ void ihsm_pages_destroy(struct ihsm_pages *pages) {
 
 void ihsm_pages_set_asleep(struct ihsm_pages *pages, bool asleep) {
     for (struct ihsm_page *page = pages->first; page != NULL; page = page->next)
-        atomic_store_explicit((_Atomic uint32_t *)page->memory + IHSM_POLLER_ASLEEP_OFFSET / sizeof(uint32_t), asleep,
-                              memory_order_relaxed);
+        atomic_store_explicit(word(page, IHSM_POLLER_ASLEEP_OFFSET), asleep, memory_order_relaxed);
     atomic_store(&pages->asleep, asleep);
 }
 
@@ -118,7 +120,7 @@ void ihsm_page_restart_sq(struct ihsm_page *page, struct ihsm_ring *ring) {
 bool ihsm_page_store(struct ihsm_page *page, uint64_t offset, uint32_t value) {
     if (page->memory == NULL)
         return false;
-    atomic_store((_Atomic uint32_t *)page->memory + offset / sizeof value, value);
+    atomic_store(word(page, offset), value);
     ihsm_pages_kick(page->all);
     return true;
 }

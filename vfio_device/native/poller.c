@@ -19,14 +19,14 @@
  * A client that does not know the word (a guest's driver) is seen when the bounded sleep ends, MAX_SLEEP_NS at worst;
  * so is one that overwrites the word, which hurts only itself.
  */
-#define _GNU_SOURCE
+#include "engine.h"
+
 #include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <time.h>
 
-#include "engine.h"
 #include "fence.h"
 #include "scheduler.h"
 #include "seam.h"

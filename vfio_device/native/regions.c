@@ -1,7 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest memory: a sorted table of mapped regions. Writers exclude readers, so the table is changed in place. */
-#define _GNU_SOURCE
 #include "regions.h"
 
 #include <errno.h>

@@ -22,7 +22,7 @@
 
 /* One turn of an AES ring ends after so many commands or bytes, then the next ring is served. */
 #define IHSM_TURN_COMMANDS 32
-#define IHSM_TURN_BYTES (256 * 1024)
+#define IHSM_TURN_BYTES (UINT64_C(256) * 1024)
 /* A longer AES command is left to a thread of its own, so that it holds up neither doorbells nor other rings. */
 #define IHSM_LONG_BYTES IHSM_TURN_BYTES
 /* AES entries read from a ring at once; what has been read counts as in flight. */

@@ -4,7 +4,6 @@
  * Serving what is ready: first in, first out, so that rings (of all functions) are served in turn. Python threads pull
  * from the admin and HSM lists; C threads serve AES rings.
  */
-#define _GNU_SOURCE
 #include "scheduler.h"
 
 #include <errno.h>

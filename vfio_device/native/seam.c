@@ -1,7 +1,6 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Seams; built with the option test_seams alone. */
-#define _GNU_SOURCE
 #include "seam.h"
 
 #include <errno.h>

@@ -9,7 +9,6 @@
  *
  * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.
  */
-#define _GNU_SOURCE
 #include "regions.h"
 
 #include <signal.h>

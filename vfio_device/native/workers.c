@@ -1,11 +1,10 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Threads that serve AES rings, and the life of a scheduler. */
-#define _GNU_SOURCE
+#include "scheduler.h"
+
 #include <limits.h>
 #include <stdlib.h>
-
-#include "scheduler.h"
 
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us) {
     struct ihsm_scheduler *scheduler = calloc(1, sizeof *scheduler);

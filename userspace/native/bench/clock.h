@@ -2,9 +2,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Time and load of the calling thread. */
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/resource.h>

@@ -35,6 +35,7 @@
     X(int, EVP_PKEY_sign, (void *, uint8_t *, size_t *, const uint8_t *, size_t))
 
 struct ihsm_bench_library {
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): a declarator takes none */
 #define MEMBER(result, name, parameters) result(*name) parameters;
     FUNCTIONS(MEMBER)
 };
@@ -44,6 +45,7 @@ enum { VERSION_TEXT = 0, GET_TAG = 0x10, TAG_BYTES = 16, MAX_SIGNATURE = 1024 };
 struct ihsm_bench_library *ihsm_bench_aws_lc(void) {
     static struct ihsm_bench_library library;
 
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): a type takes none */
 #define LINKED(result, name, parameters) library.name = (result(*) parameters)(void (*)(void))name;
     FUNCTIONS(LINKED)
     return &library;

@@ -111,7 +111,7 @@ static ulong open_session(struct ihsm_bench_token *token, const char *label, con
 
     for (ulong i = 0; !rv && i < count; i++) {
         if (CALL(token, GET_TOKEN_INFO, (ulong, struct token_info *), slots[i], &info) ||
-            strncmp(info.label, label, strlen(label)))
+            strncmp(info.label, label, strlen(label)) != 0)
             continue;
         rv = CALL(token, OPEN_SESSION, (ulong, ulong, void *, void *, ulong *), slots[i],
                   CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &token->session);

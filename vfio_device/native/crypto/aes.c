@@ -104,13 +104,13 @@ void ihsm_xts_seek(const struct ihsm_aes_key *tweak_key, uint8_t tweak[16], size
     uint8_t mask[16];
     uint64_t t[2];
     AES_encrypt(tweak, mask, &k->encrypt);
-    for (int half = 0; half < 2; half++)
+    for (size_t half = 0; half < 2; half++)
         t[half] = CRYPTO_load_u64_le(mask + 8 * half);
     for (; blocks >= 32; blocks -= 32)
         multiply(t, 32);
     if (blocks)
         multiply(t, (unsigned)blocks);
-    for (int half = 0; half < 2; half++)
+    for (size_t half = 0; half < 2; half++)
         CRYPTO_store_u64_le(mask + 8 * half, t[half]);
     AES_decrypt(mask, tweak, &k->decrypt);
     OPENSSL_cleanse(mask, sizeof mask);

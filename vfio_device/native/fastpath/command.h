@@ -12,7 +12,7 @@
  */
 #define IHSM_COPY_BYTES 1024
 /* Bytes between two checkpoints. */
-#define IHSM_SPAN_BYTES (256 * 1024)
+#define IHSM_SPAN_BYTES (UINT64_C(256) * 1024)
 
 struct ihsm_fp_scratch {
     struct ihsm_gcm gcm;

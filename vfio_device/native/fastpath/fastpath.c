@@ -1,13 +1,13 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Checks of an AES queue entry in the order of spec 02 E.3, with the keys and buffers they lead to. */
-#define _GNU_SOURCE
+#include "fastpath/command.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "fastpath/command.h"
 #include "keystore/arena.h"
 #include "keystore/bulk.h"
 #include "seam.h"

@@ -86,7 +86,8 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page) {
         }
         bool more = type_of(&at) == IHSM_SGL_TYPE_SEGMENT;
         const struct sgl_descriptor *d = (const struct sgl_descriptor *)page;
-        const struct sgl_descriptor *end = d + at.len / sizeof at - more;
+        size_t links = at.len / sizeof at;
+        const struct sgl_descriptor *end = d + (more ? links - 1 : links);
         for (; d < end; d++) {
             if (w->total > w->length || !count(w, &w->blocks, IHSM_LIST_BLOCKS))
                 return;

@@ -175,7 +175,7 @@ void *ks_arena_alloc(size_t size) {
     uint8_t *block = c->free;
     if (block != NULL) {
         UNPOISON(block, sizeof(void *));
-        memcpy(&c->free, block, sizeof(void *));
+        memcpy((void *)&c->free, block, sizeof c->free);
         memset(block, 0, sizeof(void *));
     } else {
         if (c->current == NULL || c->current->used + c->current->block > SLAB_SIZE)
@@ -208,7 +208,7 @@ void ks_arena_free(void *block) {
     ks_wipe(block, size);
     struct size_class *c = &classes[slab->class];
     pthread_mutex_lock(&c->lock);
-    memcpy(block, &c->free, sizeof(void *));
+    memcpy(block, (const void *)&c->free, sizeof c->free);
     c->free = block;
     POISON(block, size);
     pthread_mutex_unlock(&c->lock);

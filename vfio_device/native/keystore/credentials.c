@@ -1,12 +1,12 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Credential encryption: key agreement, MAC, decryption, and the verdict on id and PIN. */
+#include "keystore.h"
+
 #include <openssl/err.h>
 #include <openssl/hkdf.h>
 #include <openssl/mem.h>
 #include <string.h>
-
-#include "keystore.h"
 
 /* AES_K (32) || MAC_K (48), the layout of a masking key. */
 enum { CHANNEL_SIZE = MASKING_KEY_SIZE, FIELD = 16, SEED = 48, LOGIN_SIZE = 2 * FIELD, FULL_SIZE = LOGIN_SIZE + SEED };

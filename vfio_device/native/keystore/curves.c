@@ -1,11 +1,11 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* P-256, P-384, P-521, and the validation of points on them with separate verdicts. */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
-
-#include "keystore.h"
 
 size_t ks_coordinate(int curve) {
     static const size_t sizes[] = {0, 32, 48, MAX_COORDINATE};

@@ -1,12 +1,12 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PKCS#8 private keys (RFC 5208), as RsaUnwrap delivers them: inner SEC 1 (RFC 5915) or PKCS#1 (RFC 8017). */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/bytestring.h>
 #include <openssl/err.h>
 #include <string.h>
-
-#include "keystore.h"
 
 static const uint8_t oid_ec_public_key[] = {0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01};
 static const uint8_t oid_p256[] = {0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};

@@ -1,6 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* P-256, P-384, P-521: keys, ECDSA (FIPS 186-5), ECDH (SP 800-56A). */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/ec.h>
 #include <openssl/ecdh.h>
@@ -8,8 +10,6 @@
 #include <openssl/err.h>
 #include <openssl/mem.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { MAX_EC_DIGEST = 96, MAX_CANDIDATES = 64 };
 

@@ -6,11 +6,11 @@
  * secret: its bytes · EC: d, x, y, each of 32, 48 or 68 bytes · RSA: d, n, e · RSA with CRT: p, q, dp, dq (half size),
  * n, q * (q^-1 mod p), p * (p^-1 mod q), e. e has four bytes.
  */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/err.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { EXPONENT_SIZE = 4 };
 

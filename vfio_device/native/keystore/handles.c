@@ -1,12 +1,13 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The handle table: serial << INDEX_BITS | index. Serials count up for ever, so no handle returns. */
+#include "keystore.h"
+
 #include <openssl/mem.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "keystore.h"
 #include "seam.h"
 
 enum { INDEX_BITS = 24, NO_SLOT = (1 << INDEX_BITS) - 1 };

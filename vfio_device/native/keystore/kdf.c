@@ -1,13 +1,13 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* HKDF (RFC 5869) and counter-mode KBKDF (SP 800-108r1 4.1), from secret to secret. */
+#include "keystore.h"
+
 #include <endian.h>
 #include <openssl/err.h>
 #include <openssl/hkdf.h>
 #include <openssl/kdf.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { MAX_FIXED_INPUT = 8192, HKDF_BLOCKS = 255 };
 

@@ -1,10 +1,10 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Masked keys: AES-256-CBC and HMAC-SHA-384 under an 80-byte masking key. Headers and metadata are the caller's. */
+#include "keystore.h"
+
 #include <openssl/mem.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { MAX_FILL = 31, MAX_ENCRYPTED = KS_MAX_SECRET + MAX_FILL };
 

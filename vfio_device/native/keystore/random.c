@@ -1,12 +1,12 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Randomness, with a queue of injected values for recorded conversations (validation hooks only). */
+#include "keystore.h"
+
 #include <openssl/rand.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-
-#include "keystore.h"
 
 struct injected {
     struct injected *next;

@@ -1,14 +1,14 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* RSA-2048/3072/4096 (RFC 8017): keys with and without CRT, raw private operation with blinding, OAEP. */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/mem.h>
 #include <openssl/rsa.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { MAX_EXPONENT_BITS = 32 }; /* the vault form has four bytes for e */
 

@@ -6,6 +6,8 @@
  * Answers are published ones (FIPS 197, RFC 4231, RFC 5649, RFC 5869, IEEE 1619 / NIST) or computed with an
  * independent implementation; the test suite recomputes every one of them.
  */
+#include "keystore.h"
+
 #include <openssl/bn.h>
 #include <openssl/ctrdrbg.h>
 #include <openssl/ecdsa.h>
@@ -13,7 +15,6 @@
 #include <string.h>
 
 #include "bulk.h"
-#include "keystore.h"
 
 enum { MAX_DATA = 512 };
 /* Keys made by a test belong to nobody; the test destroys them. */

@@ -1,6 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keys at rest: sealed blobs (AES-256-GCM) and the file of the device-unique secret. */
+#include "keystore.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/aead.h>
@@ -12,8 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "keystore.h"
 
 /* Sealed: "KS" version kind, param u32 LE, nonce 12, ciphertext, tag 16. The first 8 bytes are authenticated too. */
 enum { SEAL_HEAD = 8, SEAL_NONCE = 12, SEAL_TAG = 16, SEALING_KEY = 32, SEAL_VERSION = 1 };

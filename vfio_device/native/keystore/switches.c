@@ -1,11 +1,11 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an opened store allows beyond normal operation: validation hooks, and faults put into it by tests. */
+#include "keystore.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-
-#include "keystore.h"
 
 static _Atomic bool hooks_on, faults_on;
 
@@ -60,7 +60,10 @@ bool ks_fault(const char *name) {
     pthread_mutex_lock(&fault_lock);
     for (size_t i = 0; i < MAX_FAULTS && !hit; i++) {
         hit = faults[i].count != 0 && strcmp(faults[i].name, name) == 0;
-        if (hit && faults[i].count > 0 && --faults[i].count == 0)
+        if (!hit || faults[i].count < 0)
+            continue;
+        faults[i].count--;
+        if (faults[i].count == 0)
             memset(faults[i].name, 0, FAULT_NAME);
     }
     pthread_mutex_unlock(&fault_lock);

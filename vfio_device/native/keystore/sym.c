@@ -1,13 +1,13 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Secrets as such, AES-CBC, AES key unwrap with padding (RFC 5649), HMAC (FIPS 198-1), hashes. */
+#include "keystore.h"
+
 #include <openssl/aes.h>
 #include <openssl/err.h>
 #include <openssl/hmac.h>
 #include <openssl/mem.h>
 #include <string.h>
-
-#include "keystore.h"
 
 enum { MIN_KWP = 16 };
 
