@@ -59,6 +59,7 @@ def test_parts_of_a_batch_follow_each_other() -> None:
         pytest.param(ids(0, 2), id="of none"),
         pytest.param(ids(2, 0), id="of none first"),
         pytest.param(ids(0, 0), id="twice"),
+        pytest.param(ids(0, 1, 0, 1, 0, 1, 0, 1), id="a whole ring of two ids"),
         pytest.param(ids(0, 8), id="beyond the last id"),
         pytest.param(ids(0, 0xFFFF), id="far beyond"),
     ],
@@ -68,7 +69,7 @@ def test_completions_that_do_not_all_belong_to_one_part_are_not_stored(cids: np.
     mine, other = submission(2), submission(1)
     batches.add(mine, first, ids(0, 1), 0)
     batches.add(other, second, ids(4), 0)
-    assert batches.take(cids, rows(11, 12)) is None
+    assert batches.take(cids, rows(*range(11, 11 + len(cids)))) is None
     assert not first.any()
     assert not second.any()
     assert batches.take(ids(1, 0), rows(2, 1)) is mine

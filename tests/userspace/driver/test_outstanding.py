@@ -100,6 +100,16 @@ def test_a_completion_of_no_command_changes_nothing(cid: int, caplog: pytest.Log
     assert len(set(rest) | taken) == ENTRIES - 1
 
 
+def test_a_ring_full_of_completions_has_one_more_than_there_are_commands() -> None:
+    table, done = outstanding(), list[Submission]()
+    cids, submission, outcome = batch(table, ENTRIES - 1)
+    rows = completions(*((cid, 1 + number) for number, cid in enumerate(cids)), (cids[0], 99))
+    table.complete_many(rows, done)
+    assert done == [submission]
+    assert outcome["dw0"].tolist() == list(range(1, ENTRIES))
+    assert (table.ids.used, table.strays) == (0, 1)
+
+
 def test_an_outcome_that_is_an_error() -> None:
     table, done = outstanding(), list[Submission]()
     error = AdminCommandError("IDENTIFY", 2, "INVALID_FIELD")
@@ -127,6 +137,21 @@ def test_what_failed_keeps_its_id_and_its_error() -> None:
     table.complete_many(completions((cid, 0), *((number, 0) for number in cids)), done)
     assert submission.error is theirs.error is closed
     assert (table.ids.used, table.strays) == (0, 0)
+
+
+def test_the_error_announced_first_stays() -> None:
+    """Whoever waited has been told: a late completion that is an error itself does not change the story."""
+    table = outstanding()
+
+    def refuse(cid: int, cqe: Any) -> int:
+        raise AdminCommandError("IDENTIFY", 2, "INVALID_FIELD")
+
+    cid, submission = single(table)
+    submission.collect = refuse
+    late = CommandTimeoutError("late")
+    table.fail(late)
+    table.complete(completion(cid), [])
+    assert submission.error is late
 
 
 def test_only_what_is_due_expires() -> None:

@@ -27,7 +27,7 @@ class Batches:
     """What is outstanding of all batches of a queue. The part of a batch that a command belongs to has a number."""
 
     def __init__(self, entries: int) -> None:
-        """For command ids below `entries`."""
+        """For a ring of `entries` slots: ids below that, and up to so many completions at once."""
         self._entries = entries
         self._parts: dict[int, _Part] = {}
         self._last = 0

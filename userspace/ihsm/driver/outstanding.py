@@ -36,7 +36,7 @@ class Outstanding:
         self._cid_index = self._codec.names.index(ring.cid)
         assert ring.cqe.fields is not None
         self._cid_offset = ring.cqe.fields[ring.cid][1]
-        self._batches = Batches(entries - 1)
+        self._batches = Batches(entries)
         self._singles: list[Submission | None] = [None] * (entries - 1)
 
     def begin(self, cid: int, submission: Submission) -> None:
