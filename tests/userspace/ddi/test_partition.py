@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the client does by itself: retries, checks of the device's keys, chunks, refusals."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ihsm.ddi import Credential, DeviceKeyError, Key, KeyRequest, Partition, ResponseError, Session, StatusError
 from ihsm.ddi.partition import NONCE_ATTEMPTS
 from ihsm.ddi.pota import raw_signature
-from ihsm.ddi.transforms import ecc_spki_to_raw
+from ihsm.ddi.transforms import Dialect, ecc_spki_to_raw
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,
@@ -259,3 +260,37 @@ def test_a_symmetric_key_has_no_public_half() -> None:
 def test_seeds_stay_out_of_representations() -> None:
     session, _ = opened(lambda _: DdiStatus.InvalidArg)
     assert "seed" not in repr(session.ticket)
+
+
+@pytest.mark.parametrize("signature_bytes", [0, 95, 97])
+def test_an_unsigned_key_of_a_physical_device_gets_no_credential(signature_bytes: int) -> None:
+    """Only a simulator sends none. The check holds by itself, without the transforms of a real device's messages."""
+    offered = dataclasses.replace(encryption_key(IDENTITY), pub_key_signature=b"\1" * signature_bytes)
+    requests: list[MborMap] = []
+
+    def answer(request: MborMap) -> MborMap | DdiStatus:
+        requests.append(request)
+        if isinstance(request, GetDeviceInfoReq):
+            return GetDeviceInfoResp(kind=DeviceKind.Physical, tables=1, fips_approved=False)
+        return offered if isinstance(request, GetSessionEncryptionKeyReq) else OPENED
+
+    partition = Partition(Responder(answer))
+    partition.channel.dialect = Dialect()
+    with pytest.raises(DeviceKeyError, match=f"signature of the encryption key has {signature_bytes} bytes"):
+        partition.open_session(CREDENTIAL)
+    assert not any(isinstance(request, OpenSessionReq) for request in requests)
+
+
+def test_a_physical_device_that_sends_no_signature_is_refused() -> None:
+    raw = DerPublicKey(der=ecc_spki_to_raw(spki(SESSION_KEY)), key_kind=KeyType.Ecc384Public)
+    requests: list[MborMap] = []
+
+    def answer(request: MborMap) -> MborMap | DdiStatus:
+        requests.append(request)
+        if isinstance(request, GetDeviceInfoReq):
+            return GetDeviceInfoResp(kind=DeviceKind.Physical, tables=1, fips_approved=False)
+        return GetSessionEncryptionKeyResp(pub_key=raw, nonce=bytes(32), pub_key_signature=b"")
+
+    with pytest.raises(ResponseError, match="GetSessionEncryptionKey: response does not decode"):
+        Partition(Responder(answer)).open_session(CREDENTIAL)
+    assert not any(isinstance(request, OpenSessionReq) for request in requests)
