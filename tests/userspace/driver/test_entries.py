@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,43 @@ def test_messages(hsm: tuple[HsmQueue, RingDevice], arena: DmaArena) -> None:
     assert_same_but_addresses(sent(device), H2, HSM_SQE, HSM_ADDRESSES)
     queue.submit_flush(3, timeout_s=HANG_S)
     assert_same_but_addresses(sent(device), H3, HSM_SQE, HSM_ADDRESSES)
+
+
+def intervals(entry: Any, names: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Memory that an AES entry names, as (start, end)."""
+    found = [(int(entry[name]["addr"]), int(entry[f"{name}_len"])) for name in ("src", "dst")]
+    found += [(int(entry[f"{name}_addr"]), int(entry[f"{name}_len"])) for name in names]
+    return [(start, start + size) for start, size in found if size]
+
+
+def disjoint(parts: list[tuple[int, int]]) -> bool:
+    ordered = sorted(parts)
+    return all(end <= start for (_, end), (start, _) in pairwise(ordered))
+
+
+@pytest.mark.parametrize("size", [1, 16, 511, 512, 513, 1023, 1024, 1025, 5000])
+def test_outstanding_aes_commands_share_no_memory(aes: tuple[AesQueue, RingDevice], arena: DmaArena, size: int) -> None:
+    queue, device = aes
+    for number in range(7):
+        queue.submit_gcm(SESSION, 1, bytes([number]) * size, decrypt=False, iv=bytes(12), timeout_s=1)
+    assert device.fetch() == 7
+    parts = [part for entry in device.pending for part in intervals(entry, ("tail_src", "tail_dst"))]
+    rings = [(queue.sq_iova, queue.sq_iova + 8 * 128), (queue.cq_iova, queue.cq_iova + 8 * 64)]
+    assert disjoint(parts + rings)
+    for number, entry in enumerate(device.pending):
+        text = b"".join(at(arena, start, end - start) for start, end in intervals(entry, ("tail_src", "tail_dst"))[::2])
+        assert text == bytes([number]) * size
+
+
+def test_outstanding_messages_share_no_memory(hsm: tuple[HsmQueue, RingDevice]) -> None:
+    queue, device = hsm
+    for number in range(7):
+        queue.submit_message(bytes([number]) * 8192, ControlKind.NONE, None, timeout_s=1)
+    assert device.fetch() == 7
+    pages = [(int(entry[name]), int(entry[name]) + 4096) for entry in device.pending for name in HSM_ADDRESSES]
+    rings = [(queue.sq_iova, queue.sq_iova + 8 * 64), (queue.cq_iova, queue.cq_iova + 8 * 16)]
+    assert len(pages) == 28
+    assert disjoint(pages + rings)
 
 
 def test_impossible_messages_are_refused(hsm: tuple[HsmQueue, RingDevice]) -> None:

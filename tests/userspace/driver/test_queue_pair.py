@@ -304,6 +304,71 @@ def test_held_buffers_are_released_when_the_device_is_done() -> None:
         assert arena.free_bytes == free
 
 
+def test_a_restart_forgets_completions_that_nobody_has_taken() -> None:
+    """A new queue starts with phase 1: what the old one left in the ring would look new."""
+    with ring_device(ADMIN_RING, 8) as device:
+        old = device.queue.submit(batch(ADMIN_RING, 3), 1)
+        device.fetch()
+        for _ in range(3):
+            device.complete()
+        device.queue.restart()
+        device.head = device.tail = 0
+        device.phase = 1
+        new = device.queue.submit(batch(ADMIN_RING, 3), 1)
+        device.queue.line.poll()
+        assert (device.queue.outstanding, device.queue.stray_completions) == (3, 0)
+        assert not new.done()
+        assert not old.done()
+
+
+def test_after_a_restart_of_the_sq_the_cq_goes_on() -> None:
+    with ring_device(ADMIN_RING, 8) as device:
+        device.queue.submit(batch(ADMIN_RING, 5), 1)
+        device.fetch()
+        for _ in range(3):
+            device.complete()
+        device.queue.line.poll()
+        device.queue.restart_sq()
+        device.head = 0
+        device.pending.clear()
+        assert device.queue.outstanding == 0
+        submission = device.queue.submit(batch(ADMIN_RING, 7), 1)
+        device.fetch()
+        for _ in range(7):  # over the end of the CQ, whose phase goes on
+            device.complete()
+        assert len(submission.result(1)) == 7
+
+
+def test_rings_are_lent_only_while_nothing_is_outstanding() -> None:
+    with ring_device(ADMIN_RING, 8) as device:
+        queue = device.queue
+        submission = queue.submit(batch(ADMIN_RING, 2), 1)
+        with pytest.raises(ValueError, match="2 commands are outstanding"), queue.lent():
+            pass
+        device.fetch()
+        device.complete()
+        device.complete()
+        submission.result(1)
+        with queue.lent() as rings:
+            assert (rings.tail, rings.head, rings.phase) == (2, 2, 1)
+            with pytest.raises(QueueClosedError):
+                queue.submit(batch(ADMIN_RING, 1), 1)
+            rings.tail = rings.head = 5
+        device.head = device.tail = 5
+        submission = queue.submit(batch(ADMIN_RING, 7), 1)
+        assert device.fetch() == 7
+        while device.pending:
+            device.complete()
+        assert len(submission.result(1)) == 7
+
+
+def test_a_borrower_that_fails_leaves_the_queue_closed() -> None:
+    with ring_device(ADMIN_RING, 8) as device:
+        with pytest.raises(KeyError), device.queue.lent():
+            raise KeyError
+        assert not device.queue.is_open
+
+
 @pytest.mark.parametrize("entries", [0, 1, 65537])
 def test_impossible_sizes_are_refused(entries: int) -> None:
     with pytest.raises(ValueError, match="2 to 65536"), ring_device(ADMIN_RING, entries):

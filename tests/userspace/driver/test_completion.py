@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting by itself: who reaps, what the others do meanwhile, and what ends a wait without a completion."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ihsm.driver.completion import HEALTH_INTERVAL_S, CompletionLine
+from ihsm.errors import DeviceGoneError, IhsmError
+
+LONG_S = 60.0
+
+
+class Queue:
+    """A queue with completions as told; `arrive` is called by each look at the ring."""
+
+    def __init__(self, arrive: Callable[[], None] = lambda: None) -> None:
+        self.arrive = arrive
+        self.waiting = 0
+        self.taken = 0
+        self.reaps = 0
+        self.failed: list[IhsmError] = []
+        self.outstanding = 1
+
+    def reap(self) -> int:
+        self.reaps += 1
+        count, self.waiting = self.waiting, 0
+        self.taken += count
+        return count
+
+    def spin(self, spin_ns: int) -> None:
+        self.arrive()
+
+    def fail(self, error: IhsmError) -> None:
+        self.failed.append(error)
+
+    def expire(self, now: float) -> None:
+        pass
+
+
+def line(*queues: Queue, spin_us: float = 1.0, health: Callable[[], None] = lambda: None) -> CompletionLine:
+    made = CompletionLine(None, spin_us, health)
+    made.queues += queues
+    return made
+
+
+def test_what_is_done_is_not_reaped_for() -> None:
+    queue = Queue()
+    assert line(queue).wait(lambda: True, queue, LONG_S)
+    assert queue.reaps == 0
+
+
+def test_a_leader_reaps_all_queues_of_its_line() -> None:
+    mine, other = Queue(), Queue()
+    mine.arrive = lambda: setattr(mine, "waiting", 1)
+    other.waiting = 3
+    assert line(mine, other).wait(lambda: mine.taken > 0, mine, LONG_S)
+    assert (mine.taken, other.taken) == (1, 3)
+
+
+def test_a_completion_found_by_spinning_is_not_looked_for_again() -> None:
+    queue = Queue()
+    queue.arrive = lambda: setattr(queue, "waiting", 1)
+    assert line(queue).wait(lambda: queue.taken > 0, queue, LONG_S)
+    assert queue.reaps == 2  # an empty look before the spin, and the one after it
+
+
+def test_a_wait_without_completions_ends_with_its_time() -> None:
+    queue = Queue()
+    assert not line(queue, spin_us=0).wait(lambda: False, queue, 0.01)
+    assert not line(queue).wait(lambda: False, queue, 0)
+
+
+def test_a_device_that_is_gone_fails_the_queues_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at its health comes after a second without completions, which pass at once here."""
+    error = DeviceGoneError("gone")
+
+    def health() -> None:
+        raise error
+
+    first, second = Queue(), Queue()
+    shared = line(first, second, health=health)
+    clock = iter(range(1000))
+    monkeypatch.setattr("ihsm.driver.completion.time.monotonic", lambda: next(clock) * HEALTH_INTERVAL_S)
+    assert shared.wait(lambda: bool(first.failed), first, LONG_S)
+    assert first.failed == second.failed == [error]
+
+
+def test_completions_put_the_look_at_the_health_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    queue = Queue()
+    queue.arrive = lambda: setattr(queue, "waiting", 1)
+    shared = line(queue, health=lambda: looks.append(None))
+    clock = iter(range(100_000))
+    monkeypatch.setattr("ihsm.driver.completion.time.monotonic", lambda: next(clock) * HEALTH_INTERVAL_S / 2)
+    assert shared.wait(lambda: queue.taken >= 20, queue, 1e9)
+    assert not looks
+
+
+class NoWaiting(threading.Condition):
+    """A condition nobody may wait for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise AssertionError("waits for a leader that is no longer there")
+
+
+def test_nobody_waits_for_a_leader_that_has_gone() -> None:
+    """Whoever found the place taken looks again: the leader may have woken its followers before they came."""
+    queue = Queue()
+    shared = line(queue)
+    shared._followers = NoWaiting()
+    shared._follow(lambda: False, time.monotonic() + LONG_S)
+
+
+def test_followers_are_woken_by_what_the_leader_reaps() -> None:
+    queue = Queue()
+    leading, following = threading.Event(), threading.Event()
+    shared = line(queue)
+
+    def arrive() -> None:
+        leading.set()
+        if following.is_set() and shared._waiting:
+            queue.waiting = 1
+
+    queue.arrive = arrive
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(shared.wait(lambda: queue.taken > 0, queue, LONG_S)))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert leading.wait(LONG_S)
+    threads[1].start()
+    following.set()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert results == [True, True]
+    assert queue.taken == 1
+
+
+def test_polling_leaves_the_reaping_to_the_leader() -> None:
+    queue = Queue()
+    shared = line(queue)
+    queue.waiting = 2
+    with shared._leader:
+        assert shared.poll() == 0
+    assert queue.reaps == 0
+    assert shared.poll() == 2
+
+
+def test_a_kick_wakes_whoever_blocks_on_the_vector() -> None:
+    event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        queue: Any = Queue()
+        done = threading.Event()
+        shared = CompletionLine(event, 0, lambda: None)
+        shared.queues.append(queue)
+        waiter = threading.Thread(target=shared.wait, args=(done.is_set, queue, LONG_S))
+        waiter.start()
+        done.set()
+        shared.kick()
+        waiter.join(LONG_S)
+        assert not waiter.is_alive()
+    finally:
+        os.close(event)
