@@ -9,8 +9,8 @@ from typing import Final
 
 from checking import checks, selection, touched
 
-MAX_TEST_FILES: Final = 8
-"""More would not keep `scripts/check` under a minute; a file's own test is always among the first."""
+TESTS_UNTIL_S: Final = 50.0
+"""When the tests of neighbours end, in seconds from the start, so that all is over within a minute."""
 NO_TESTS_COLLECTED: Final = 5
 """pytest's exit status when all that was selected is long or needs a guest."""
 
@@ -34,25 +34,27 @@ def main() -> int:
             files = arguments.files or touched.touched_files(checks.ROOT, arguments.since)
         except ValueError as error:
             parser.error(str(error))
-        bad = check_touched(files)
+        bad = check_touched(files, start + TESTS_UNTIL_S)
     took = f"{time.monotonic() - start:.0f} s"
     print(f"check: FAILED after {took}: {', '.join(bad)}" if bad else f"check: OK, {took}", flush=True)
     return 1 if bad else 0
 
 
-def check_touched(files: list[str]) -> list[str]:
-    """Compile, check and test what `files` concern; the names of what failed."""
+def check_touched(files: list[str], until: float) -> list[str]:
+    """Compile, check and test what `files` concern; the names of what failed.
+
+    From `until` on (a reading of `time.monotonic`) only tests start that are made for a touched file.
+    """
     print(f"check: touched: {' '.join(files) or 'nothing'}", flush=True)
     concerned = checks.concerned(checks.all_checks(), files)
     bad = checks.failed([("meson", "compile", "-C", "build/native"), *(check.command for check in concerned)])
-    tests = selection.tests_of_all(checks.ROOT, files)
-    if without := [name for name in files if not selection.tests_of(checks.ROOT, name)]:
+    if without := [name for name in files if not any(selection.tests_of(checks.ROOT, name))]:
         print(f"check: no tests by path for {' '.join(without)}", flush=True)
-    if len(tests) > MAX_TEST_FILES:
-        print(f"check: {len(tests) - MAX_TEST_FILES} more test files concern what was touched: scripts/test runs them")
-    if tests:
-        marks = "not long and not guest"
-        pytest = ("pytest", "-n", "2", "--dist", "worksteal", "-m", marks, *tests[:MAX_TEST_FILES])
+    tests = selection.tests_of_all(checks.ROOT, files)
+    if any(tests):
+        budget = ("-p", "checking.budget", "--until", str(until), "--neighbours", ":".join(tests.neighbours))
+        marks = ("-m", "not long and not guest")
+        pytest = ("pytest", "-n", "2", "--dist", "worksteal", "-rfEs", *budget, *marks, *tests.own, *tests.neighbours)
         if checks.run(pytest) not in (0, NO_TESTS_COLLECTED):
             bad.append("tests")
     return bad

@@ -10,7 +10,7 @@ there are none either, the same is tried for the folder above.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 TREES: Final = {
     "abi/ihsm_abi": ("tests/abi",),
@@ -30,28 +30,39 @@ ROOT_FILES: Final = {"pyproject.toml": "tests/scripts/test_lock.py"}
 """Tests of files at the root; pages there are tested as those in `docs`."""
 
 
-def tests_of(root: Path, name: str) -> list[str]:
-    """Test files that belong to the file `name` (a path from `root`), its own in front; empty: none by path."""
+class Tests(NamedTuple):
+    """Test files of some file."""
+
+    own: list[str]
+    """Those made for it: they always run."""
+    neighbours: list[str]
+    """Those that use it among others: they run as far as time allows."""
+
+
+def tests_of(root: Path, name: str) -> Tests:
+    """Test files that belong to the file `name` (a path from `root`)."""
     path = PurePosixPath(name)
     if name in ROOT_FILES:
-        return [ROOT_FILES[name]]
+        return Tests([ROOT_FILES[name]], [])
     if len(path.parts) == 1 and path.suffix == ".md":
-        return _in_folder(root, PurePosixPath("tests/docs"))
+        return Tests([], _in_folder(root, PurePosixPath("tests/docs")))
     if path.parts[0] == "tests":
         return _of_test_code(root, path)
     for tree, folders in TREES.items():
         if path.is_relative_to(tree):
             below = path.relative_to(tree)
-            own = [_test_named(root, PurePosixPath(folder) / below.parent, below.name) for folder in folders]
-            return next(filter(None, own), []) or _of_nearest_folder(root, below.parent, PurePosixPath(folders[0]))
-    return []
+            for folder in folders:
+                if own := _test_named(root, PurePosixPath(folder) / below.parent, below.name):
+                    return Tests(own, [])
+            return Tests([], _of_nearest_folder(root, below.parent, PurePosixPath(folders[0])))
+    return Tests([], [])
 
 
-def tests_of_all(root: Path, names: Sequence[str]) -> list[str]:
-    """Test files of several files, each once: first what is some file's own, then the rest."""
-    lists = [tests_of(root, name) for name in names]
-    own = [found[0] for found in lists if len(found) == 1]
-    return list(dict.fromkeys([*own, *(test for found in lists for test in found)]))
+def tests_of_all(root: Path, names: Sequence[str]) -> Tests:
+    """Test files of several files, each once."""
+    found = [tests_of(root, name) for name in names]
+    own = sorted({test for tests in found for test in tests.own})
+    return Tests(own, sorted({test for tests in found for test in tests.neighbours} - {*own}))
 
 
 def _of_nearest_folder(root: Path, folder: PurePosixPath, tests: PurePosixPath) -> list[str]:
@@ -70,14 +81,15 @@ def _test_named(root: Path, folder: PurePosixPath, name: str) -> list[str]:
     return [str(test)] if (root / test).is_file() else []
 
 
-def _of_test_code(root: Path, path: PurePosixPath) -> list[str]:
+def _of_test_code(root: Path, path: PurePosixPath) -> Tests:
     """A test file is its own test; a conftest.py serves its folder; other modules serve those that import them."""
     if path.name.startswith("test_") and path.suffix == ".py":
-        return [str(path)]
+        return Tests([str(path)], [])
     if path.name == "conftest.py":
-        return sorted(str(test.relative_to(root)) for test in (root / path.parent).rglob("test_*.py"))
+        below = (root / path.parent).rglob("test_*.py")
+        return Tests([], sorted(str(test.relative_to(root)) for test in below))
     if path.suffix != ".py":
-        return []
+        return Tests([], [])
     modules = {path.relative_to("tests").with_suffix("")}
     seen: set[PurePosixPath] = set()
     found = set()
@@ -86,7 +98,7 @@ def _of_test_code(root: Path, path: PurePosixPath) -> list[str]:
         importers = {importer for module in modules for importer in _importers(root, module)}
         found |= {f"tests/{importer}.py" for importer in importers if importer.name.startswith("test_")}
         modules = importers - seen
-    return sorted(found)
+    return Tests([], sorted(found))
 
 
 def _importers(root: Path, module: PurePosixPath) -> Iterator[PurePosixPath]:

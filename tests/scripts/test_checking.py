@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,31 +66,33 @@ def commit(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tests"),
+    ("name", "own", "neighbours"),
     [
-        ("userspace/ihsm/bus/arena.py", ["tests/userspace/bus/test_arena.py"]),
-        ("userspace/ihsm/bus/vfio.py", ["tests/userspace/bus/test_arena.py", "tests/userspace/bus/test_other.py"]),
-        ("userspace/ihsm/uri.py", ["tests/userspace/test_uri.py"]),
-        ("userspace/ihsm/ddi/keys.py", ["tests/userspace/test_uri.py"]),
-        ("abi/ihsm_abi/ddi/keys.py", ["tests/abi/test_mbor.py"]),
-        ("abi/ihsm_abi/mbor.py", ["tests/abi/test_mbor.py"]),
-        ("scripts/bootstrap/apt.py", ["tests/scripts/test_bootstrap.py"]),
-        ("scripts/check-licences", ["tests/scripts/test_check_licences.py"]),
-        ("docs/hsm.md", ["tests/docs/test_pages.py"]),
-        ("README.md", ["tests/docs/test_pages.py"]),
-        ("tests/userspace/bus/test_arena.py", ["tests/userspace/bus/test_arena.py"]),
+        ("userspace/ihsm/bus/arena.py", ["tests/userspace/bus/test_arena.py"], []),
+        ("userspace/ihsm/bus/vfio.py", [], ["tests/userspace/bus/test_arena.py", "tests/userspace/bus/test_other.py"]),
+        ("userspace/ihsm/uri.py", ["tests/userspace/test_uri.py"], []),
+        ("userspace/ihsm/ddi/keys.py", [], ["tests/userspace/test_uri.py"]),
+        ("abi/ihsm_abi/ddi/keys.py", [], ["tests/abi/test_mbor.py"]),
+        ("abi/ihsm_abi/mbor.py", ["tests/abi/test_mbor.py"], []),
+        ("scripts/bootstrap/apt.py", [], ["tests/scripts/test_bootstrap.py"]),
+        ("scripts/check-licences", ["tests/scripts/test_check_licences.py"], []),
+        ("pyproject.toml", ["tests/scripts/test_lock.py"], []),
+        ("docs/hsm.md", [], ["tests/docs/test_pages.py"]),
+        ("README.md", [], ["tests/docs/test_pages.py"]),
+        ("tests/userspace/bus/test_arena.py", ["tests/userspace/bus/test_arena.py"], []),
         (
             "tests/userspace/bus/conftest.py",
+            [],
             ["tests/userspace/bus/test_arena.py", "tests/userspace/bus/test_other.py"],
         ),
-        ("vfio_device/native/ext_stubs.py", ["tests/vfio_device/native/test_ext_stubs.py"]),
-        ("vfio_device/native/engine.c", ["tests/vfio_device/engine/test_rings.py"]),
-        ("vfio_device/ihsm_device/pci.py", []),
-        ("NOTICES/README.md", []),
+        ("vfio_device/native/ext_stubs.py", ["tests/vfio_device/native/test_ext_stubs.py"], []),
+        ("vfio_device/native/engine.c", [], ["tests/vfio_device/engine/test_rings.py"]),
+        ("vfio_device/ihsm_device/pci.py", [], []),
+        ("NOTICES/README.md", [], []),
     ],
 )
-def test_a_files_tests_are_found_by_its_path(tree: Path, name: str, tests: list[str]) -> None:
-    assert selection.tests_of(tree, name) == tests
+def test_a_files_tests_are_found_by_its_path(tree: Path, name: str, own: list[str], neighbours: list[str]) -> None:
+    assert selection.tests_of(tree, name) == (own, neighbours)
 
 
 @pytest.mark.parametrize("line", ["from support.rig import Rig", "import support.rig", "from support import a, rig"])
@@ -96,17 +100,21 @@ def test_shared_test_code_is_tested_by_what_imports_it(tree: Path, line: str) ->
     (tree / "tests/support/middle.py").write_text(f'"""Text."""\n\n{line}\n')
     (tree / "tests/abi/test_mbor.py").write_text("from support.middle import thing\n")
     (tree / "tests/userspace/test_uri.py").write_text("from support.rigging import thing\n")
-    assert selection.tests_of(tree, "tests/support/rig.py") == ["tests/abi/test_mbor.py"]
-    assert selection.tests_of(tree, "tests/support/unused.py") == []
+    assert selection.tests_of(tree, "tests/support/rig.py") == ([], ["tests/abi/test_mbor.py"])
+    assert selection.tests_of(tree, "tests/support/unused.py") == ([], [])
 
 
-def test_a_files_own_test_runs_before_those_of_its_neighbours(tree: Path) -> None:
-    names = ["userspace/ihsm/bus/vfio.py", "abi/ihsm_abi/mbor.py", "tests/abi/test_mbor.py"]
-    assert selection.tests_of_all(tree, names) == [
-        "tests/abi/test_mbor.py",
-        "tests/userspace/bus/test_arena.py",
-        "tests/userspace/bus/test_other.py",
+def test_what_is_some_files_own_test_is_nobodys_neighbour(tree: Path) -> None:
+    names = [
+        "userspace/ihsm/bus/vfio.py",
+        "userspace/ihsm/bus/arena.py",
+        "abi/ihsm_abi/mbor.py",
+        "abi/ihsm_abi/bits.py",
     ]
+    assert selection.tests_of_all(tree, names) == (
+        ["tests/abi/test_mbor.py", "tests/userspace/bus/test_arena.py"],
+        ["tests/userspace/bus/test_other.py"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,9 +129,9 @@ def test_every_source_has_tests_by_its_path(tree: str) -> None:
     sources = [name for name in touched.listed(ROOT, "ls-files", "-z", tree) if name.endswith((".py", ".c", ".md"))]
     assert sources
     for name in sources:
-        tests = selection.tests_of(ROOT, name)
-        assert tests, name
-        assert all((ROOT / test).is_file() for test in tests)
+        own, neighbours = selection.tests_of(ROOT, name)
+        assert own or neighbours, name
+        assert all((ROOT / test).is_file() for test in [*own, *neighbours])
 
 
 def test_touched_files_are_those_that_differ_and_those_that_are_new(repository: Path) -> None:
@@ -187,6 +195,24 @@ def test_without_an_environment_the_script_that_makes_one_is_named(tmp_path: Pat
     done = subprocess.run([script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "check: there is no .venv here: run scripts/setup once, then start again\n"
+
+
+def test_neighbours_are_left_out_when_time_is_up_and_own_tests_never(tmp_path: Path) -> None:
+    for name in ("test_own.py", "test_neighbour.py"):
+        (tmp_path / name).write_text("def test_it():\n    pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "-p", "checking.budget"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    results = {}
+    for until in ("0", "inf"):
+        arguments = ["--neighbours", "test_neighbour.py", "--until", until]
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        results[until] = set(re.findall(r"(PASSED|SKIPPED) (test_\w+)\.py", done.stdout))
+    assert results["0"] == {("PASSED", "test_own"), ("SKIPPED", "test_neighbour")}
+    assert results["inf"] == {("PASSED", "test_own"), ("PASSED", "test_neighbour")}
 
 
 def test_a_failure_is_shown_before_the_next_test_ends(tmp_path: Path) -> None:
