@@ -47,7 +47,7 @@ def check_touched(files: list[str], until: float) -> list[str]:
     """
     print(f"check: touched: {' '.join(files) or 'nothing'}", flush=True)
     concerned = checks.concerned(checks.all_checks(), files)
-    bad = checks.failed([("meson", "compile", "-C", "build/native"), *(check.command for check in concerned)])
+    bad = checks.failed([("meson", "compile", "-C", "build/native"), *concerned])
     if without := [name for name in files if not any(selection.tests_of(checks.ROOT, name))]:
         print(f"check: no tests by path for {' '.join(without)}", flush=True)
     tests = selection.tests_of_all(checks.ROOT, files)

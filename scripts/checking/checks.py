@@ -17,7 +17,7 @@ class Check(NamedTuple):
 
     command: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
-    """Endings of the files it looks at, if it is too slow to run where none of them was touched; empty: runs always."""
+    """Endings of the files that the command can be given, where it is too slow to look at all of them each time."""
 
 
 def all_checks() -> list[Check]:
@@ -30,12 +30,18 @@ def all_checks() -> list[Check]:
         Check(("scripts/reference", "--check")),
         Check(("mypy",)),
         Check(("lint-imports",)),
+        Check(("python", "scripts/check-c"), (".c", ".h")),
     ]
 
 
-def concerned(checks: Sequence[Check], files: Sequence[str]) -> list[Check]:
-    """Those of `checks` that changes of `files` can break."""
-    return [check for check in checks if not check.suffixes or any(name.endswith(check.suffixes) for name in files)]
+def concerned(checks: Sequence[Check], files: Sequence[str]) -> list[tuple[str, ...]]:
+    """Commands for what changes of `files` can break."""
+    commands = []
+    for check in checks:
+        given = tuple(name for name in files if check.suffixes and name.endswith(check.suffixes))
+        if given or not check.suffixes:
+            commands.append((*check.command, *given))
+    return commands
 
 
 def run(command: Sequence[str]) -> int:

@@ -177,8 +177,8 @@ def test_shell_scripts_are_known_by_their_first_line(repository: Path) -> None:
 
 def test_slow_checks_run_where_their_files_were_touched() -> None:
     always, slow = checks.Check(("always",)), checks.Check(("slow",), (".c", ".h"))
-    assert checks.concerned([always, slow], ["a.py"]) == [always]
-    assert checks.concerned([always, slow], ["a.py", "b.h"]) == [always, slow]
+    assert checks.concerned([always, slow], ["a.py"]) == [("always",)]
+    assert checks.concerned([always, slow], ["a.py", "b.h"]) == [("always",), ("slow", "b.h")]
 
 
 def test_every_check_runs_though_one_fails(capfd: pytest.CaptureFixture[str]) -> None:
