@@ -17,6 +17,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 PACKAGES: Final = ("bus", "driver", "ddi")
 """Packages of `ihsm`, the lowest first."""
+ENUMS: Final = ("Enum", "Flag", "IntEnum", "IntFlag", "StrEnum")
+"""Bases of a class whose members are what it is for."""
 MAX_SIGNATURE: Final = 100
 """Columns of a signature in one line."""
 HEAD: Final = """\
@@ -114,7 +116,13 @@ def _class(item: griffe.Class, public: dict[str, str]) -> Iterator[str]:
         for name, member in item.all_members.items()
         if not name.startswith("_") and not (member.inherited and name in of_bases)
     }
-    if fields := _fields(item, members):
+    if _is_enum(item):
+        yield from ("", "| Member | |", "|---|---|")
+        for name, member in members.items():
+            if isinstance(member, griffe.Attribute) and "class-attribute" in member.labels:
+                text = " ".join(member.docstring.value.split()) if member.docstring else ""
+                yield f"| `{name}` | {_cell(text)} |"
+    elif fields := _fields(item, members):
         yield from ("", "| Field | Type | |", "|---|---|---|")
         for name, field in fields.items():
             text = " ".join(field.docstring.value.split()) if field.docstring else ""
@@ -135,6 +143,10 @@ def _definition(found: griffe.Object | griffe.Alias) -> griffe.Object:
 
 def _is_record(item: griffe.Class) -> bool:
     return "dataclass" in item.labels or any(str(base) == "NamedTuple" for base in item.bases)
+
+
+def _is_enum(item: griffe.Class) -> bool:
+    return any(str(base) in ENUMS for base in item.bases)
 
 
 def _fields(item: griffe.Class, members: Mapping[str, griffe.Object]) -> dict[str, griffe.Attribute]:
@@ -176,6 +188,8 @@ def _signature(item: griffe.Class | griffe.Function, name: str) -> Iterator[str]
     for label in ("classmethod", "staticmethod"):
         if label in item.labels:
             prefix = f"@{label}\n{prefix}"
+    if isinstance(item, griffe.Class) and _is_enum(item):
+        parts = [str(base) for base in item.bases]
     line = f"{prefix}{name}({', '.join(parts)}){result}"
     if len(line.rpartition("\n")[2]) > MAX_SIGNATURE:
         line = f"{prefix}{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){result}"

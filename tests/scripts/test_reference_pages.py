@@ -19,13 +19,14 @@ PACKAGE = '''"""The package.
 More of it.
 """
 
-from ihsm.bus.things import Pair, Setting, Thing, make
+from ihsm.bus.things import Colour, Pair, Setting, Thing, make
 
-__all__ = ["Pair", "Setting", "Thing", "make"]
+__all__ = ["Colour", "Pair", "Setting", "Thing", "make"]
 '''
 THINGS = '''"""Things."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 
@@ -64,6 +65,14 @@ class Thing(Base):
         """One by name."""
 
     def _private(self) -> None: ...
+
+
+class Colour(IntEnum):
+    """What it looks like."""
+
+    RED = 1
+    """Like a rose."""
+    BLUE = 2
 
 
 class Pair(NamedTuple):
@@ -121,6 +130,8 @@ def test_a_page_says_how_everything_public_is_used(sources: Path) -> None:
         "```py\n@classmethod\nnamed(name: str) -> Thing\n```\n",
         "### Thing.shared\n\n```py\nshared(what: int | None = None) -> str\n```\n\nFrom the base.\n",
         "```py\nclass Pair(first: int, second: int = 2)\n```\n",
+        "class Colour(IntEnum)\n```\n\nWhat it looks like.\n\n| Member | |\n|---|---|\n"
+        "| `RED` | Like a rose. |\n| `BLUE` |  |\n",
         "```py\nclass Setting(often: int = 3)\n```\n\nHow it is done.\n\n| Field | Type | |\n|---|---|---|\n"
         "| `often` | `int` | How often. |\n",
         "make(\n    a_rather_long_name: Thing,\n    another_long_name: int,\n    *,\n    a_long_option: bool,\n"
