@@ -10,7 +10,7 @@ from typing import Any
 
 from ihsm_device._native import lib
 
-GUARD_S = 60
+GUARD_S = 120
 """No wait takes that long unless something is broken."""
 
 
