@@ -131,6 +131,7 @@ def test_reset_while_a_delete_waits(driver: PolledDriver, device: DeviceUnderTes
     }
     resets[how]()
     assert driver.csts == 0
+    assert driver.admin.poll() is None, "the reset waited until the deletion gave up"
     rings = hsm.cq_memory.view.copy(), driver.admin.cq_memory.view.copy()
     device.module.gate.set()
     if how == "nssr":
