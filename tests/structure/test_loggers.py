@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-FILES: Final = [path for folder in ("abi", "vfio_device") for path in sorted((ROOT / folder).rglob("*.py"))]
+FOLDERS: Final = ("abi", "kmod_sim", "userspace", "vfio_device")
+FILES: Final = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def loggers(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ from ihsm.errors import EmbeddedDeviceError
 from ihsm_abi.control import SUFFIX as CONTROL_SUFFIX
 from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -47,7 +47,7 @@ class EmbeddedDevice(Closing):
         self.socket_paths = tuple(numbered_path(self.socket_path, number) for number in range(count))
         command = [sys.executable, "-m", "ihsm", "serve", "--socket", os.fspath(self.socket_path)]
         command += ["--count", str(count), *arguments]
-        log.debug("starting %s", " ".join(command))
+        _log.debug("starting %s", " ".join(command))
         with self._log_path.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -93,7 +93,7 @@ class EmbeddedDevice(Closing):
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                log.warning("the embedded device did not end in %g s and is killed", STOP_TIMEOUT_S)
+                _log.warning("the embedded device did not end in %g s and is killed", STOP_TIMEOUT_S)
                 self._process.kill()
                 self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)

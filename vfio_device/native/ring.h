@@ -65,10 +65,9 @@ uint32_t ihsm_ring_pending(struct ihsm_ring *ring); /* entries between head and 
 uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring); /* CQ places neither used nor promised */
 bool ihsm_ring_has_work(struct ihsm_ring *ring);
 bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* an AES command of more than IHSM_LONG_BYTES has been fetched */
-/* With the region lock held too: */
-bool ihsm_ring_fetch(struct ihsm_ring *ring,
-                     void *sqe); /* read the entry at head, head++, in_flight++; false: stopped */
-/* Fill in sqhd, sqid and phase and post; status bits and the rest are the caller's. in_flight--. False: stopped. */
+/* With the region lock held too: read the entry at head, head++, in_flight++. False: stopped. */
+bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe);
+/* Likewise: fill in sqhd, sqid and phase and post, in_flight--; the rest, status bits too, is there. False: stopped. */
 bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe);
 
 /* -- hsm_ring.c */

@@ -11,7 +11,7 @@ from typing import Final
 
 from ihsm.errors import BindError, DeviceNotFoundError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 SYSFS_PCI: Final = Path("/sys/bus/pci")
 VFIO_DEV: Final = Path("/dev/vfio")
@@ -64,7 +64,7 @@ class VfioBinding:
         except BindError:
             self.restore()
             raise
-        log.info("bound pci:%s to %s", self._bdf, VFIO_PCI)
+        _log.info("bound pci:%s to %s", self._bdf, VFIO_PCI)
 
     def _wait_for_node(self) -> None:
         deadline = time.monotonic() + NODE_TIMEOUT_S

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from ihsm._native import lib
 from ihsm.errors import IhsmError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 HEALTH_INTERVAL_S: Final = 1.0
 """After this long without a completion the leader looks whether the device is still alive."""
@@ -156,7 +156,7 @@ class CompletionLine:
         try:
             self._health()
         except IhsmError as error:
-            log.error("outstanding commands fail: %s", error)
+            _log.error("outstanding commands fail: %s", error)
             self.fail(error)
 
     def fail(self, error: IhsmError) -> None:

@@ -43,7 +43,7 @@ from ihsm_abi.pci import (
 from ihsm_abi.registers import Aqa, Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 """Longer than any operation takes; RSA key generation is the slowest."""
@@ -345,7 +345,7 @@ class Controller(Closing):
                 self._delete_queues()
                 self.registers.disable()
             except (BusError, DriverError) as error:
-                log.debug("teardown cut short: %s", error)
+                _log.debug("teardown cut short: %s", error)
         if state is not ControllerState.ATTACHED:
             self._release_queues()
         try:
@@ -354,7 +354,7 @@ class Controller(Closing):
             for arena in self._arenas:
                 arena.close()
         except BusError as error:
-            log.debug("teardown cut short: %s", error)
+            _log.debug("teardown cut short: %s", error)
         self.function.close()
         for event in self._events:
             os.close(event)

@@ -20,7 +20,7 @@ from ihsm.driver.rings import RingFormat
 from ihsm.driver.submission import Submission
 from ihsm.errors import IhsmError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Outstanding:
@@ -66,7 +66,7 @@ class Outstanding:
             submission = self._batches.take_one(cid, raw)
             if submission is None:
                 self.strays += 1
-                log.warning("%s: completion with command id %d, which is not outstanding", self._name, cid)
+                _log.warning("%s: completion with command id %d, which is not outstanding", self._name, cid)
                 return record
         self.ids.give_back(cid)
         _finish(submission, 1, done)
