@@ -134,6 +134,20 @@ def test_a_key_is_sent_under_the_kind_of_its_curve() -> None:
                 transforms.public_key_to_wire(key)
 
 
+@pytest.mark.parametrize("size", [0, 1, 32, 64, 68, 69, 96])
+def test_digests_are_reversed_and_padded_or_cut_to_68_bytes(size: int) -> None:
+    digest = bytes(range(1, size + 1))
+    assert transforms.digest_to_wire(digest) == (digest[::-1] + bytes(68))[:68]
+
+
+@pytest.mark.parametrize("size", [97, 136])
+def test_digests_that_no_request_carries_are_refused(size: int) -> None:
+    """Cut to what a physical device takes, they would be signed as another digest."""
+    with pytest.raises(MborEncodeError, match=f"digest of {size} bytes") as refused:
+        transforms.digest_to_wire(bytes(size))
+    assert refused.value.kind is EncodeErrorKind.InvalidLen
+
+
 def test_compressed_points_are_refused() -> None:
     curve = ECC_FORMATS[0]
     with pytest.raises(MborEncodeError):
