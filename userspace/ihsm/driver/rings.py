@@ -38,26 +38,21 @@ HSM_RING: Final = RingFormat("HSM", hsm_queue.HSM_SQE, hsm_queue.HSM_CQE, "cid")
 AES_RING: Final = RingFormat("AES", aes_queue.GCM_SQE, aes_queue.AES_CQE, "cmd_id")
 
 
-class SubmissionRing:
-    """An SQ: entries are written at the tail and announced; the device says how far it has fetched."""
+class _Ring:
+    """Entries of one size in DMA memory, and the doorbell that tells the device how far they go."""
 
-    __slots__ = ("_bells", "_buffer", "_bytes", "_cids", "_entries", "_entry_bytes", "_head", "_rows", "bell", "tail")
+    __slots__ = ("_bells", "_buffer", "_bytes", "_entries", "_entry_bytes", "_rows", "bell")
 
-    def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
+    def __init__(self, entry: np.dtype[np.void], entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
         """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
         self._entries = entries
-        self._entry_bytes = ring.sqe.itemsize
-        self._bells = bells
-        self._buffer = arena.allocate_pages(entries * ring.sqe.itemsize)
-        memory = self.memory
-        self._bytes = memory.data
+        self._entry_bytes = entry.itemsize
+        self._buffer = arena.allocate_pages(entries * entry.itemsize)
+        self._bytes = self.memory.data
         # Whole entries are copied as 64-bit words: structured arrays are copied field by field, several times slower.
-        self._rows = memory.view(np.uint64).reshape(entries, -1)
-        self._cids: NDArray[np.uint16] = memory.view(ring.sqe)[ring.cid]
-        self._head = 0
+        self._rows = self.memory.view(np.uint64).reshape(entries, -1)
+        self._bells = bells
         self.bell = bell
-        self.tail = 0
-        """Where the next entry goes."""
 
     @property
     def iova(self) -> int:
@@ -68,6 +63,30 @@ class SubmissionRing:
     def memory(self) -> NDArray[np.uint8]:
         """The ring's bytes."""
         return self._buffer.view[: self._entries * self._entry_bytes]
+
+    def clear(self) -> None:
+        """Zero the memory: where phase 1 is expected, no completion is new."""
+        self._buffer.view[:] = 0
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._bytes = memoryview(b"")
+        self._rows = np.empty((0, 0), np.uint64)
+        self._buffer.release()
+
+
+class SubmissionRing(_Ring):
+    """An SQ: entries are written at the tail and announced; the device says how far it has fetched."""
+
+    __slots__ = ("_cids", "_head", "tail")
+
+    def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
+        """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
+        super().__init__(ring.sqe, entries, arena, bells, bell)
+        self._cids: NDArray[np.uint16] = self.memory.view(ring.sqe)[ring.cid]
+        self._head = 0
+        self.tail = 0
+        """Where the next entry goes."""
 
     @property
     def room(self) -> int:
@@ -105,59 +124,26 @@ class SubmissionRing:
         """Go on at `tail`, everything before it fetched."""
         self.tail = self._head = tail
 
-    def clear(self) -> None:
-        """Zero the memory."""
-        self._rows[:] = 0
-
     def release(self) -> None:
         """Give the memory back."""
-        self._bytes = memoryview(b"")
-        self._rows = np.empty((0, 0), np.uint64)
         self._cids = np.empty(0, np.uint16)
-        self._buffer.release()
+        super().release()
 
 
-class CompletionRing:
+class CompletionRing(_Ring):
     """A CQ: entries whose phase is right are new; the device is told how far they have been taken."""
 
-    __slots__ = (
-        "_bells",
-        "_buffer",
-        "_bytes",
-        "_cq",
-        "_cq_memory",
-        "_entries",
-        "_entry_bytes",
-        "_rows",
-        "_unacknowledged",
-        "bell",
-    )
+    __slots__ = ("_cq", "_cq_memory", "_unacknowledged")
 
     def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
         """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
-        self._entries = entries
-        self._entry_bytes = ring.cqe.itemsize
-        self._bells = bells
-        self._buffer = arena.allocate_pages(entries * ring.cqe.itemsize)
-        self._bytes = self.memory.data
-        self._rows = self.memory.view(np.uint64).reshape(entries, -1)
+        super().__init__(ring.cqe, entries, arena, bells, bell)
         self._cq_memory = ffi.from_buffer("uint8_t[]", self._buffer.view)
         self._cq = ffi.new("struct ihsm_cq *")
         self._cq.ring = self._cq_memory
         self._cq.entries = entries
         self._cq.entry_bytes = ring.cqe.itemsize
-        self.bell = bell
         self.resume(0, 1)
-
-    @property
-    def iova(self) -> int:
-        """I/O address."""
-        return self._buffer.iova
-
-    @property
-    def memory(self) -> NDArray[np.uint8]:
-        """The ring's bytes."""
-        return self._buffer.view[: self._entries * self._entry_bytes]
 
     @property
     def head(self) -> int:
@@ -210,14 +196,8 @@ class CompletionRing:
         self._cq.head, self._cq.phase = head, phase
         self._unacknowledged = 0
 
-    def clear(self) -> None:
-        """Zero the memory: no entry has phase 1."""
-        self._buffer.view[:] = 0
-
     def release(self) -> None:
         """Give the memory back."""
         self._cq.ring = ffi.NULL
         self._cq_memory = ffi.from_buffer("uint8_t[]", b"")
-        self._bytes = memoryview(b"")
-        self._rows = np.empty((0, 0), np.uint64)
-        self._buffer.release()
+        super().release()
