@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The floors that the page on architecture shows are those that the linter holds."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_user_sides_floors() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["name"] == "floors of the user side")
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page[page.index("| Floor |") :].split("\n\n", 1)[0].splitlines()[2:]
+    shown = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table]
+    assert shown == [layer.split(" | ") for layer in layers if layer != "__main__"]
