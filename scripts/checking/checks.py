@@ -29,7 +29,7 @@ def all_checks() -> list[Check]:
         Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
         Check(("scripts/reference", "--check")),
         Check(("mypy",)),
-        Check(("lint-imports",)),
+        Check(("lint-imports", "--no-logo")),
         Check(("python", "scripts/check-c"), (".c", ".h")),
     ]
 
