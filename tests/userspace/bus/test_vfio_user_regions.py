@@ -18,6 +18,7 @@ from ihsm.bus.vfio_user_wire import REGION_ACCESS, Command
 from ihsm.errors import ProtocolError
 from ihsm_abi.pci import PAGE_BYTES
 from support.scripted_server import Answer, WithDescriptors, honest, reply, scripted_server
+from support.waiting import HANG_S
 
 BAR0_MAPPABLE = RegionFlags.READ | RegionFlags.WRITE | RegionFlags.MMAP
 
@@ -107,7 +108,7 @@ def test_a_reply_to_another_read_is_refused(tmp_path: Path, other: tuple[int, in
 
     with (
         scripted_server(tmp_path, answer) as path,
-        VfioUserFunction(path, timeout_s=1) as function,
+        VfioUserFunction(path, timeout_s=HANG_S) as function,
         pytest.raises(ProtocolError, match="for another access"),
     ):
         function.read_bar(0, 8, 4)
@@ -122,7 +123,7 @@ def test_a_reply_with_more_or_less_than_was_read_is_refused(tmp_path: Path, leng
 
     with (
         scripted_server(tmp_path, answer) as path,
-        VfioUserFunction(path, timeout_s=1) as function,
+        VfioUserFunction(path, timeout_s=HANG_S) as function,
         pytest.raises(ProtocolError),
     ):
         function.read_bar(0, 8, 4)

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 
 from ihsm.driver.completion import HEALTH_INTERVAL_S, CompletionLine
 from ihsm.errors import DeviceGoneError, IhsmError
-
-LONG_S = 60.0
+from support.waiting import HANG_S, ended
 
 
 class Queue:
@@ -53,7 +52,7 @@ def line(*queues: Queue, spin_us: float = 1.0, health: Callable[[], None] = lamb
 
 def test_what_is_done_is_not_reaped_for() -> None:
     queue = Queue()
-    assert line(queue).wait(lambda: True, queue, LONG_S)
+    assert line(queue).wait(lambda: True, queue, HANG_S)
     assert queue.reaps == 0
 
 
@@ -61,14 +60,14 @@ def test_a_leader_reaps_all_queues_of_its_line() -> None:
     mine, other = Queue(), Queue()
     mine.arrive = lambda: setattr(mine, "waiting", 1)
     other.waiting = 3
-    assert line(mine, other).wait(lambda: mine.taken > 0, mine, LONG_S)
+    assert line(mine, other).wait(lambda: mine.taken > 0, mine, HANG_S)
     assert (mine.taken, other.taken) == (1, 3)
 
 
 def test_a_completion_found_by_spinning_is_not_looked_for_again() -> None:
     queue = Queue()
     queue.arrive = lambda: setattr(queue, "waiting", 1)
-    assert line(queue).wait(lambda: queue.taken > 0, queue, LONG_S)
+    assert line(queue).wait(lambda: queue.taken > 0, queue, HANG_S)
     assert queue.reaps == 2  # an empty look before the spin, and the one after it
 
 
@@ -89,7 +88,7 @@ def test_a_device_that_is_gone_fails_the_queues_of_its_line(monkeypatch: pytest.
     shared = line(first, second, health=health)
     clock = iter(range(1000))
     monkeypatch.setattr("ihsm.driver.completion.time.monotonic", lambda: next(clock) * HEALTH_INTERVAL_S)
-    assert shared.wait(lambda: bool(first.failed), first, LONG_S)
+    assert shared.wait(lambda: bool(first.failed), first, HANG_S)
     assert first.failed == second.failed == [error]
 
 
@@ -116,7 +115,7 @@ def test_nobody_waits_for_a_leader_that_has_gone() -> None:
     queue = Queue()
     shared = line(queue)
     shared._followers = NoWaiting()
-    shared._follow(lambda: False, time.monotonic() + LONG_S)
+    shared._follow(lambda: False, math.inf)
 
 
 def test_followers_are_woken_by_what_the_leader_reaps() -> None:
@@ -132,15 +131,14 @@ def test_followers_are_woken_by_what_the_leader_reaps() -> None:
     queue.arrive = arrive
     results: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: results.append(shared.wait(lambda: queue.taken > 0, queue, LONG_S)))
+        threading.Thread(target=lambda: results.append(shared.wait(lambda: queue.taken > 0, queue, HANG_S)))
         for _ in range(2)
     ]
     threads[0].start()
-    assert leading.wait(LONG_S)
+    assert leading.wait(HANG_S)
     threads[1].start()
     following.set()
-    for thread in threads:
-        thread.join(LONG_S)
+    ended(*threads)
     assert results == [True, True]
     assert queue.taken == 1
 
@@ -162,11 +160,10 @@ def test_a_kick_wakes_whoever_blocks_on_the_vector() -> None:
         done = threading.Event()
         shared = CompletionLine(event, 0, lambda: None)
         shared.queues.append(queue)
-        waiter = threading.Thread(target=shared.wait, args=(done.is_set, queue, LONG_S))
+        waiter = threading.Thread(target=shared.wait, args=(done.is_set, queue, HANG_S))
         waiter.start()
         done.set()
         shared.kick()
-        waiter.join(LONG_S)
-        assert not waiter.is_alive()
+        ended(waiter)
     finally:
         os.close(event)

@@ -172,7 +172,7 @@ def disjoint(parts: list[tuple[int, int]]) -> bool:
 def test_outstanding_aes_commands_share_no_memory(aes: tuple[AesQueue, RingDevice], arena: DmaArena, size: int) -> None:
     queue, device = aes
     for number in range(7):
-        queue.submit_gcm(SESSION, 1, bytes([number]) * size, decrypt=False, iv=bytes(12), timeout_s=1)
+        queue.submit_gcm(SESSION, 1, bytes([number]) * size, decrypt=False, iv=bytes(12), timeout_s=HANG_S)
     assert device.fetch() == 7
     parts = [part for entry in device.pending for part in intervals(entry, ("tail_src", "tail_dst"))]
     rings = [(queue.sq_iova, queue.sq_iova + 8 * 128), (queue.cq_iova, queue.cq_iova + 8 * 64)]
@@ -185,7 +185,7 @@ def test_outstanding_aes_commands_share_no_memory(aes: tuple[AesQueue, RingDevic
 def test_outstanding_messages_share_no_memory(hsm: tuple[HsmQueue, RingDevice]) -> None:
     queue, device = hsm
     for number in range(7):
-        queue.submit_message(bytes([number]) * 8192, ControlKind.NONE, None, timeout_s=1)
+        queue.submit_message(bytes([number]) * 8192, ControlKind.NONE, None, timeout_s=HANG_S)
     assert device.fetch() == 7
     pages = [(int(entry[name]), int(entry[name]) + 4096) for entry in device.pending for name in HSM_ADDRESSES]
     rings = [(queue.sq_iova, queue.sq_iova + 8 * 64), (queue.cq_iova, queue.cq_iova + 8 * 16)]

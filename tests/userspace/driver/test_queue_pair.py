@@ -148,7 +148,7 @@ def test_unknown_and_repeated_command_ids_are_counted_and_passed_over() -> None:
         assert device.queue.stray_completions == 3
         assert device.queue.outstanding == 0
         device.pending.clear()
-        device.queue.submit(batch(ADMIN_RING, 7), 1)
+        device.queue.submit(batch(ADMIN_RING, 7), HANG_S)
         device.fetch()
         assert sorted(int(entry["cid"]) for entry in device.pending) == list(range(7))
 
@@ -281,7 +281,7 @@ def test_an_entry_that_cannot_be_made_costs_no_command_id() -> None:
             with pytest.raises(ValueError, match="assign"):
                 device.queue.submit_one(lambda cid, size=size: bytes(size), lambda cid, cqe: None, 1)
         assert (device.queue.outstanding, arena.free_bytes, device.bells.writes) == (0, free, bells)
-        device.queue.submit(batch(ADMIN_RING, 3), 1)
+        device.queue.submit(batch(ADMIN_RING, 3), HANG_S)
         assert device.fetch() == 3
 
 
@@ -307,14 +307,14 @@ def test_held_buffers_are_released_when_the_device_is_done() -> None:
 def test_a_restart_forgets_completions_that_nobody_has_taken() -> None:
     """A new queue starts with phase 1: what the old one left in the ring would look new."""
     with ring_device(ADMIN_RING, 8) as device:
-        old = device.queue.submit(batch(ADMIN_RING, 3), 1)
+        old = device.queue.submit(batch(ADMIN_RING, 3), HANG_S)
         device.fetch()
         for _ in range(3):
             device.complete()
         device.queue.restart()
         device.head = device.tail = 0
         device.phase = 1
-        new = device.queue.submit(batch(ADMIN_RING, 3), 1)
+        new = device.queue.submit(batch(ADMIN_RING, 3), HANG_S)
         device.queue.line.poll()
         assert (device.queue.outstanding, device.queue.stray_completions) == (3, 0)
         assert not new.done()
@@ -323,7 +323,7 @@ def test_a_restart_forgets_completions_that_nobody_has_taken() -> None:
 
 def test_after_a_restart_of_the_sq_the_cq_goes_on() -> None:
     with ring_device(ADMIN_RING, 8) as device:
-        device.queue.submit(batch(ADMIN_RING, 5), 1)
+        device.queue.submit(batch(ADMIN_RING, 5), HANG_S)
         device.fetch()
         for _ in range(3):
             device.complete()
@@ -332,34 +332,34 @@ def test_after_a_restart_of_the_sq_the_cq_goes_on() -> None:
         device.head = 0
         device.pending.clear()
         assert device.queue.outstanding == 0
-        submission = device.queue.submit(batch(ADMIN_RING, 7), 1)
+        submission = device.queue.submit(batch(ADMIN_RING, 7), HANG_S)
         device.fetch()
         for _ in range(7):  # over the end of the CQ, whose phase goes on
             device.complete()
-        assert len(submission.result(1)) == 7
+        assert len(submission.result(HANG_S)) == 7
 
 
 def test_rings_are_lent_only_while_nothing_is_outstanding() -> None:
     with ring_device(ADMIN_RING, 8) as device:
         queue = device.queue
-        submission = queue.submit(batch(ADMIN_RING, 2), 1)
+        submission = queue.submit(batch(ADMIN_RING, 2), HANG_S)
         with pytest.raises(ValueError, match="2 commands are outstanding"), queue.lent():
             pass
         device.fetch()
         device.complete()
         device.complete()
-        submission.result(1)
+        submission.result(HANG_S)
         with queue.lent() as rings:
             assert (rings.tail, rings.head, rings.phase) == (2, 2, 1)
             with pytest.raises(QueueClosedError):
-                queue.submit(batch(ADMIN_RING, 1), 1)
+                queue.submit(batch(ADMIN_RING, 1), HANG_S)
             rings.tail = rings.head = 5
         device.head = device.tail = 5
-        submission = queue.submit(batch(ADMIN_RING, 7), 1)
+        submission = queue.submit(batch(ADMIN_RING, 7), HANG_S)
         assert device.fetch() == 7
         while device.pending:
             device.complete()
-        assert len(submission.result(1)) == 7
+        assert len(submission.result(HANG_S)) == 7
 
 
 def test_a_borrower_that_fails_leaves_the_queue_closed() -> None:

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import QueueClosedError
 from ihsm_abi.hsm_queue import ControlKind
 from support.devices import DeviceUnderTest, open_device
+from support.waiting import HANG_S, until
 
 
 @pytest.fixture
@@ -29,15 +29,10 @@ def controller(device: DeviceUnderTest) -> Iterator[Controller]:
         yield controller
 
 
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.001)
-
-
 def test_a_completion_that_has_arrived_is_not_lost(controller: Controller) -> None:
     queue = controller.hsm_queues[0]
-    arrived = queue.submit_message(b"arrived", ControlKind.NONE, None, timeout_s=60)
-    until(lambda: queue._cq.ready() == 1)
+    arrived = queue.submit_message(b"arrived", ControlKind.NONE, None, timeout_s=HANG_S)
+    until(lambda: queue._cq.ready() == 1, "a completion that nobody reaps")
     controller.recover_queue(queue)
     assert arrived.result().message == b"devirra"
 
@@ -46,7 +41,7 @@ def test_a_command_that_was_not_fetched_fails(device: DeviceUnderTest, controlle
     queue = controller.hsm_queues[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controller._bells, "ring", lambda offset, value: None)
-        unseen = queue.submit_message(b"unseen", ControlKind.NONE, None, timeout_s=60)
+        unseen = queue.submit_message(b"unseen", ControlKind.NONE, None, timeout_s=HANG_S)
     controller.recover_queue(queue)
     with pytest.raises(QueueClosedError, match="HSM queue 1 was recovered"):
         unseen.result()
@@ -56,8 +51,8 @@ def test_a_command_that_was_not_fetched_fails(device: DeviceUnderTest, controlle
 
 def test_the_other_queues_go_on(device: DeviceUnderTest, controller: Controller) -> None:
     first, second = controller.hsm_queues
-    slow = second.submit_message(b"slow", ControlKind.NONE, None, timeout_s=60)
+    slow = second.submit_message(b"slow", ControlKind.NONE, None, timeout_s=HANG_S)
     controller.recover_queue(first)
     device.module.gate.set()
     assert slow.result().message == b"wols"
-    assert second.submit_message(b"ab", ControlKind.NONE, None, timeout_s=60).result().message == b"ba"
+    assert second.submit_message(b"ab", ControlKind.NONE, None, timeout_s=HANG_S).result().message == b"ba"
