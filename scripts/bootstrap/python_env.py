@@ -3,11 +3,12 @@
 """The project's Python environment and its native module."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
-from bootstrap.layout import CHECKOUT
+from bootstrap.layout import CHECKOUT, cache_root
 from bootstrap.process import output, run, say, step
 
 PYTHON = "/usr/bin/python3"
@@ -41,11 +42,9 @@ def provide_environment(venv: Path) -> None:
 
 def provide_project(venv: Path, libvfio_user: Path, aws_lc: Path) -> None:
     """Install the project editable, native module included, or only rebuild what changed in the module."""
-    env = {
-        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
-        "IHSM_LIBVFIO_USER": str(libvfio_user),
-        "IHSM_AWS_LC": str(aws_lc),
-    }
+    libraries = {"IHSM_LIBVFIO_USER": str(libvfio_user), "IHSM_AWS_LC": str(aws_lc)}
+    env = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}"} | libraries
+    (cache_root() / "libraries.json").write_text(json.dumps(libraries))  # for builds by others: hatch_build.py
     inputs = b"".join((CHECKOUT / name).read_bytes() for name in INSTALL_INPUTS)
     wanted = f"{libvfio_user}\n{aws_lc}\n{hashlib.sha256(inputs).hexdigest()}\n"
     stamp = venv / ".ihsm-project"

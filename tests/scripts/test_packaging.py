@@ -58,35 +58,43 @@ def test_the_source_distribution_holds_every_file_of_the_project_and_nothing_bui
     assert packed == project | {"PKG-INFO"}
 
 
-def test_a_build_without_the_libraries_says_in_one_sentence_what_is_missing(unpacked: Path) -> None:
-    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", folder=unpacked)
+def test_a_build_without_the_libraries_says_in_one_sentence_what_is_missing(unpacked: Path, tmp_path: Path) -> None:
+    done = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", folder=unpacked, XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith("ihsm cannot be built: ")
-    assert sentence.endswith("scripts/setup puts both into ~/.cache/ihsm, under libvfio-user/ and aws-lc/.")
+    assert sentence.endswith("; scripts/setup makes both and a later build finds them.")
     assert "AWS-LC is missing (IHSM_AWS_LC names a static build of it)" in sentence
 
 
 def test_a_library_is_missing_where_it_is_named_and_where_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in libraries().items():
-        monkeypatch.setenv(variable, value)
-    assert hatch_build.missing_libraries() == []
+    assert hatch_build.missing_libraries(libraries()) == []
     for variable in VARIABLES:
-        with monkeypatch.context() as changed:
-            changed.setenv(variable, str(tmp_path))
-            (text,) = hatch_build.missing_libraries()
-            assert text.startswith(f"{variable}={tmp_path} is not a ")
+        (text,) = hatch_build.missing_libraries(libraries() | {variable: str(tmp_path)})
+        assert text.startswith(f"{variable}={tmp_path} is not a ")
     monkeypatch.setattr(hatch_build, "find_library", lambda name: f"lib{name}.so.0")
-    monkeypatch.setenv("IHSM_LIBVFIO_USER", "")
-    assert hatch_build.missing_libraries() == []
+    assert hatch_build.missing_libraries({"IHSM_AWS_LC": libraries()["IHSM_AWS_LC"]}) == []
     monkeypatch.setattr(hatch_build, "find_library", lambda name: None)
-    monkeypatch.setenv("IHSM_AWS_LC", "")
-    assert hatch_build.missing_libraries() == [
+    assert hatch_build.missing_libraries({}) == [
         "libvfio-user is missing (IHSM_LIBVFIO_USER names its source tree)",
         "AWS-LC is missing (IHSM_AWS_LC names a static build of it)",
     ]
+
+
+def test_what_no_variable_names_is_what_set_up_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert hatch_build.named_libraries() == {}
+    record = tmp_path / "ihsm" / hatch_build.RECORD
+    record.parent.mkdir()
+    record.write_text("no JSON")
+    assert hatch_build.named_libraries() == {}
+    record.write_text(json.dumps(dict.fromkeys(VARIABLES, "/made")))
+    monkeypatch.setenv("IHSM_AWS_LC", "/mine")
+    assert hatch_build.named_libraries() == {"IHSM_LIBVFIO_USER": "/made", "IHSM_AWS_LC": "/mine"}
 
 
 def test_a_build_that_fails_ends_with_a_sentence(unpacked: Path, tmp_path: Path) -> None:
@@ -129,7 +137,7 @@ def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: P
 @pytest.mark.long
 def test_pip_makes_a_wheel_of_a_checkout_in_isolation(unpacked: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path / "wheels", "."]
-    done = run(*command, folder=unpacked, **libraries())
+    done = run(*command, folder=unpacked)  # with the libraries that set-up has made
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "wheels").iterdir()
     names = run(sys.executable, "-m", "zipfile", "-l", wheel, folder=tmp_path).stdout

@@ -54,19 +54,6 @@ RAW_DIGEST_BYTES: Final = 68
 WRAPPED_KEK_BYTES: Final = 256
 """Leading part of an RsaUnwrap blob that is RSA ciphertext, and little-endian on a physical device."""
 
-PUBLIC_TYPE: Final = {
-    KeyType.Rsa2kPrivate: KeyType.Rsa2kPublic,
-    KeyType.Rsa3kPrivate: KeyType.Rsa3kPublic,
-    KeyType.Rsa4kPrivate: KeyType.Rsa4kPublic,
-    KeyType.Rsa2kPrivateCrt: KeyType.Rsa2kPublic,
-    KeyType.Rsa3kPrivateCrt: KeyType.Rsa3kPublic,
-    KeyType.Rsa4kPrivateCrt: KeyType.Rsa4kPublic,
-    KeyType.Ecc256Private: KeyType.Ecc256Public,
-    KeyType.Ecc384Private: KeyType.Ecc384Public,
-    KeyType.Ecc521Private: KeyType.Ecc521Public,
-}
-"""Public key type of every private one (spec 03 §9)."""
-
 AES_KEY_TYPES: Final = {
     AesKeySize.Aes128: KeyType.Aes128,
     AesKeySize.Aes192: KeyType.Aes192,

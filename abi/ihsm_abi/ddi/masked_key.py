@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Annotated, Final, Self
 
+from ihsm_abi.aes_queue import GCM_IV_BYTES
 from ihsm_abi.ddi.enums import KeyType
 from ihsm_abi.ddi.flags import KeyAttributeFlags
 from ihsm_abi.mbor import U16, U64, Buffer, Enum32, FixedOctets, MborMap, Nested, Octets
@@ -71,10 +72,8 @@ HEADER_BYTES: Final = 52
 """Length of both headers; the IV follows."""
 MASKING_KEY_BYTES: Final = 80
 """AES-256 key, then HMAC-SHA-384 key."""
-MASKING_AES_KEY_BYTES: Final = 32
 CBC_IV_BYTES: Final = 16
 CBC_TAG_BYTES: Final = 48
-GCM_IV_BYTES: Final = 12
 _ALIGNMENT = 4
 
 

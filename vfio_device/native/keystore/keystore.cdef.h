@@ -1,11 +1,11 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The key store's C interface as cffi sees it: declarations only, no preprocessor. Documented in hsm/keystore.py.
+ * The key store's C interface as cffi sees it: declarations only, no preprocessor. Documented in hsm/keystore/.
  *
  * Every function returns a ks_status unless it says otherwise. Handles are never 0 and never used twice. An owner is
- * packed as function (bits 0-15) | session (16-31) | scope (32-39); 0xFFFF means none. Outputs have the sizes stated in
- * keystore.py; numbers, points and signatures are big-endian.
+ * packed as function (bits 0-15) | session (16-31) | scope (32-39); 0xFFFF means none. Outputs have the sizes stated
+ * there; numbers, points and signatures are big-endian.
  */
 #pragma once
 #include <stdbool.h>

@@ -26,6 +26,7 @@ import os
 from typing import Final
 
 from ihsm_abi.aes_queue import AES_BLOCK_BYTES
+from ihsm_abi.ddi.limits import CREDENTIAL_ID_BYTES
 from ihsm_abi.ddi.masked_key import CBC_TAG_BYTES
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore.algorithms import Algorithms
@@ -262,7 +263,7 @@ class KeyStore(Algorithms):
 
     def credential_id(self, key: Handle) -> bytes:
         """The 16 bytes of a credential id. Raises `WrongKindError` for any other secret."""
-        out = ffi.new("uint8_t[]", AES_BLOCK_BYTES)
+        out = ffi.new("uint8_t[]", CREDENTIAL_ID_BYTES)
         check(lib.ks_credential_id(key, out))
         return bytes(ffi.buffer(out))
 
