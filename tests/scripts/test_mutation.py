@@ -13,6 +13,28 @@ from mutation.__main__ import main
 from mutation.patches import FOLDER, Mutant, PatchError, git_apply, load, missing_tests
 
 ROOT = Path(__file__).parents[2]
+NEEDED = {
+    "aad-read-twice",
+    "client-maps-short-file",
+    "client-takes-unsigned-device-key",
+    "delete-cq-order",
+    "disable-waits-for-no-aes",
+    "held-key-survives-deletion",
+    "host-unlock-no-second-look",
+    "long-aes-ignores-stop",
+    "msix-write-behind-table",
+    "overtaken-context-keynotfound",
+    "pin-check-after-decryption-gone",
+    "poller-no-kick",
+    "poller-no-second-look",
+    "rejected-bound-gone",
+    "sqe-used-in-place",
+    "stack-burn-nothing",
+    "state-directory-not-fsynced",
+}
+"""Guarantees that no test held once."""
+AT_LEAST = 40
+
 PRODUCT = "def double(number):\n    return 2 * number\n"
 TESTS = """
 import pytest
@@ -150,6 +172,12 @@ def test_a_file_that_is_no_mutant(tmp_path: Path, text: str) -> None:
 
 
 # -- the project's own -------------------------------------------------------------------------------------------------
+
+
+def test_there_are_enough_mutants() -> None:
+    names = {mutant.name for mutant in load(ROOT)}
+    assert names >= NEEDED
+    assert len(names) >= AT_LEAST
 
 
 @pytest.mark.parametrize("mutant", load(ROOT), ids=lambda mutant: mutant.name)
