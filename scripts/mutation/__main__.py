@@ -54,21 +54,23 @@ def run(mutants: Sequence[Mutant], tree: ScratchTree) -> int:
 
 
 def _is_noticed(mutant: Mutant, tree: ScratchTree) -> bool:
-    """Judge one mutant and print its line."""
+    """Judge one mutant and print a line that says it, with the reason for each test."""
+    reasons = []
     try:
         with tree.mutated(mutant):
             for test in mutant.tests:
-                verdict = judge(tree, [test])
+                verdict = judge(tree, [test], mutant.fails_with)
                 if verdict.outcome is not Outcome.FAILED:
                     print(f"NOT NOTICED {mutant.name}: {test} {verdict.outcome.value} {verdict.detail}", flush=True)
                     return False
+                reasons.append(f"{test}: {verdict.detail}")
     except PatchError as error:
         print(f"NOT APPLIED {error}", flush=True)
         return False
     except BuildError as error:
         print(f"NOT BUILT {mutant.name}: {error}", flush=True)
         return False
-    print(f"noticed {mutant.name}: {' '.join(mutant.tests)}", flush=True)
+    print("\n    ".join([f"noticed {mutant.name}", *reasons]), flush=True)
     return True
 
 

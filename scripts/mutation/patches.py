@@ -5,7 +5,10 @@
     Mutant: One sentence.
     Noticed-by: tests/path/test_file.py::test_name
 
-Several tests are separated by blanks or stand on lines of their own; each of them must fail.
+Several tests are separated by blanks or stand on lines of their own; each of them must fail. Where they notice by
+an error that elsewhere says that the patch itself is broken (PROGRAMMING_ERRORS), a third field says so:
+
+    Fails-with: TypeError
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from typing import Final
 FOLDER: Final = Path("tests") / "mutants"
 SUFFIX: Final = ".patch"
 _DIFF: Final = re.compile(r"^diff --git a/(\S+) b/(\S+)$", re.MULTILINE)
-_FIELD: Final = re.compile(r"^(Mutant|Noticed-by):", re.MULTILINE)
+_FIELD: Final = re.compile(r"^(Mutant|Noticed-by|Fails-with):", re.MULTILINE)
+PROGRAMMING_ERRORS: Final = ("AttributeError", "TypeError", "UnboundLocalError")
+"""What a careless patch raises, and now and then a good one."""
 
 
 class PatchError(Exception):
@@ -39,6 +44,8 @@ class Mutant:
     """What is broken."""
     tests: tuple[str, ...]
     """Node ids of the tests that notice, relative to the checkout."""
+    fails_with: str | None
+    """The programming error by which they notice; None where none of these counts."""
     files: tuple[str, ...]
     """What the diff touches, relative to the checkout."""
 
@@ -58,16 +65,22 @@ class Mutant:
         for test in tests:
             if not re.fullmatch(r"tests/\S+\.py(::\S+)+", test):
                 raise PatchError(f"{path}: {test} is no test, such as tests/test_file.py::test_name")
+        fails_with = fields.get("Fails-with")
+        if fails_with not in (None, *PROGRAMMING_ERRORS):
+            raise PatchError(f"{path}: Fails-with: must be one of {', '.join(PROGRAMMING_ERRORS)}")
         files = [name for pair in _DIFF.findall(text) for name in pair]
-        return cls(path.stem, path, " ".join(fields["Mutant"].split()), tests, tuple(dict.fromkeys(files)))
+        sentence = " ".join(fields["Mutant"].split())
+        return cls(path.stem, path, sentence, tests, fails_with, tuple(dict.fromkeys(files)))
 
 
 def _fields(path: Path, header: str) -> dict[str, str]:
-    """Mutant and Noticed-by, each once and not empty."""
+    """Mutant, Noticed-by and perhaps Fails-with, each once and not empty."""
     parts = _FIELD.split(header)
     names, texts = parts[1::2], [text.strip() for text in parts[2::2]]
-    if parts[0].strip() or sorted(names) != ["Mutant", "Noticed-by"] or not all(texts):
-        raise PatchError(f"{path}: the header must be one Mutant: and one Noticed-by:, and nothing else")
+    required = sorted(name for name in names if name != "Fails-with")
+    once = len(set(names)) == len(names)
+    if parts[0].strip() or required != ["Mutant", "Noticed-by"] or not once or not all(texts):
+        raise PatchError(f"{path}: the header must be Mutant:, Noticed-by: and perhaps Fails-with:, once each")
     return dict(zip(names, texts, strict=True))
 
 

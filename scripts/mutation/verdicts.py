@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
+from mutation.patches import PROGRAMMING_ERRORS
 from mutation.scratch import ScratchTree
 
 HANG_S: Final = 30
 """How long the tests of a mutant wait for what never comes; many mutants make something hang."""
 TIMEOUT_S: Final = 600
-_NOT_THE_POINT: Final = re.compile(r"(ImportError|ModuleNotFoundError|SyntaxError|NameError)\b")
+_NO_PROGRAM: Final = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
+_NOT_THE_POINT: Final = frozenset(_NO_PROGRAM + PROGRAMMING_ERRORS)
 """Errors of a change that leaves no working program. A test that fails with one has noticed nothing."""
+_ERROR_NAME: Final = re.compile(r"(?:\w+\.)*(\w+)(?::|$)")
 
 
 class Outcome(Enum):
@@ -41,12 +44,22 @@ class Verdict:
     """First line of a failure or error; what pytest said when it gave no report."""
 
 
-def judge(tree: ScratchTree, tests: Sequence[str]) -> Verdict:
+def judge(tree: ScratchTree, tests: Sequence[str], fails_with: str | None = None) -> Verdict:
     """Run tests, long ones too, with the code of the tree, up to the first that does not pass.
 
-    FAILED takes an assertion or an exception in a test itself. An error of collection, of a fixture, of an import, or
-    the end of pytest without a report is ERROR: it says that the change made no program that could be judged.
+    FAILED takes an assertion or an exception in a test itself. An error of collection, of a fixture, of an import, a
+    programming error, or the end of pytest without a report is ERROR: it says that the change made no program that
+    could be judged. With `fails_with`, that programming error and no other failure is FAILED.
+
+    A test that waited in vain is run once more, since HANG_S is short for a machine that has other things to do.
     """
+    verdict = _run(tree, tests, fails_with)
+    if verdict.outcome is not Outcome.PASSED and _error_name(verdict.detail) == "HangError":
+        verdict = _run(tree, tests, fails_with)
+    return verdict
+
+
+def _run(tree: ScratchTree, tests: Sequence[str], fails_with: str | None) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="ihsm-mutant-") as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-x", "-m", "", "-p", "no:cacheprovider", f"--timeout={TIMEOUT_S}", f"--junitxml={report}"]
@@ -59,12 +72,12 @@ def judge(tree: ScratchTree, tests: Sequence[str]) -> Verdict:
         )
         if not report.exists():
             return Verdict(Outcome.ERROR, _last_line(done.stdout + done.stderr) or f"status {done.returncode}")
-        return _verdict(ElementTree.parse(report).getroot(), done.returncode)
+        return _verdict(ElementTree.parse(report).getroot(), done.returncode, fails_with)
 
 
-def _verdict(report: ElementTree.Element, status: int) -> Verdict:
+def _verdict(report: ElementTree.Element, status: int, fails_with: str | None) -> Verdict:
     failures = [_message(failure) for failure in report.iter("failure")]
-    if telling := [message for message in failures if not _NOT_THE_POINT.match(message)]:
+    if telling := [message for message in failures if _is_telling(_error_name(message), fails_with)]:
         return Verdict(Outcome.FAILED, telling[0])
     problems = failures + [_message(error) for error in report.iter("error")]
     if problems or status not in (0, 1):
@@ -72,6 +85,16 @@ def _verdict(report: ElementTree.Element, status: int) -> Verdict:
     if all(case.find("skipped") is not None for case in report.iter("testcase")):
         return Verdict(Outcome.ERROR, "skipped")
     return Verdict(Outcome.PASSED, "")
+
+
+def _is_telling(error: str, fails_with: str | None) -> bool:
+    return error == fails_with if fails_with else error not in _NOT_THE_POINT
+
+
+def _error_name(message: str) -> str:
+    """Class of the exception that pytest's message starts with, without its module; empty for a bare assertion."""
+    match = _ERROR_NAME.match(message)
+    return match[1] if match else ""
 
 
 def _message(element: ElementTree.Element) -> str:

@@ -40,8 +40,17 @@ TESTS = """
 import pytest
 from toy import double
 
+class HangError(AssertionError):
+    pass
+
 def test_double():
     assert double(2) == 4
+
+def test_double_waits():
+    with open("turns", "a") as turns:
+        turns.write("turn\\n")
+    if double(2) != 4:
+        raise HangError("godot: not within 30 s")
 
 def test_of_nothing():
     assert True
@@ -58,10 +67,10 @@ addopts = "--import-mode=importlib"
 """
 
 
-def patch(line: str, test: str = "test_double", old: str = "    return 2 * number") -> str:
-    """A mutant that puts `line` in place of the only line of the product's function."""
+def patch(line: str, test: str = "test_double", old: str = "    return 2 * number", more: str = "") -> str:
+    """A mutant that puts `line` in place of the only line of the product's function; `more` is for the header."""
     return (
-        f"Mutant: Doubling is\n something else.\nNoticed-by: tests/test_toy.py::{test}\n\n"
+        f"Mutant: Doubling is\n something else.\nNoticed-by: tests/test_toy.py::{test}\n{more}\n"
         "diff --git a/src/toy.py b/src/toy.py\n--- a/src/toy.py\n+++ b/src/toy.py\n"
         f"@@ -1,2 +1,2 @@\n def double(number):\n-{old}\n+{line}\n"
     )
@@ -106,14 +115,56 @@ def test_what_is_noticed_and_what_is_not(toy: Path, capsys: pytest.CaptureFixtur
     )
     lines = output.splitlines()[1:]
     assert status == 1
-    assert lines[0] == "noticed a_triple: tests/test_toy.py::test_double"
-    assert lines[1] == "NOT NOTICED equal: tests/test_toy.py::test_double passed "
-    assert lines[2] == "NOT NOTICED half_seen: tests/test_toy.py::test_of_nothing passed "
-    assert lines[3].startswith("NOT NOTICED no_name: tests/test_toy.py::test_double could not judge NameError")
-    assert lines[4].startswith("NOT NOTICED no_program: tests/test_toy.py::test_double could not judge")
-    assert lines[5].startswith("NOT APPLIED of_another_base does not apply")
-    assert lines[-2] == "noticed z_triple: tests/test_toy.py::test_double"
+    assert lines[0] == "noticed a_triple"
+    assert lines[1] == "    tests/test_toy.py::test_double: assert 6 == 4"
+    assert lines[2] == "NOT NOTICED equal: tests/test_toy.py::test_double passed "
+    assert lines[3] == "NOT NOTICED half_seen: tests/test_toy.py::test_of_nothing passed "
+    assert lines[4].startswith("NOT NOTICED no_name: tests/test_toy.py::test_double could not judge NameError")
+    assert lines[5].startswith("NOT NOTICED no_program: tests/test_toy.py::test_double could not judge")
+    assert lines[6].startswith("NOT APPLIED of_another_base does not apply")
+    assert lines[-3] == "noticed z_triple"
     assert lines[-1] == "7 mutants, 2 noticed"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        pytest.param("    return number + None", "TypeError", id="of type"),
+        pytest.param("    return number.twice", "AttributeError", id="of attribute"),
+        pytest.param("    number += late; late = 0", "UnboundLocalError", id="of an unset name"),
+    ],
+)
+def test_a_programming_error_counts_where_the_header_says_so(
+    toy: Path, capsys: pytest.CaptureFixture[str], line: str, error: str
+) -> None:
+    """And there nothing else does."""
+    status, output = run(
+        toy,
+        capsys,
+        a_broken=patch(line),
+        said=patch(line, more=f"Fails-with: {error}\n"),
+        said_in_vain=patch("    return 3 * number", more=f"Fails-with: {error}\n"),
+    )
+    lines = output.splitlines()[1:]
+    assert status == 1
+    assert lines[0].startswith(f"NOT NOTICED a_broken: tests/test_toy.py::test_double could not judge {error}: ")
+    assert lines[1] == "noticed said"
+    assert lines[2].startswith(f"    tests/test_toy.py::test_double: {error}: ")
+    assert lines[3].startswith("NOT NOTICED said_in_vain: tests/test_toy.py::test_double could not judge assert 6")
+
+
+def test_a_wait_in_vain_is_judged_at_the_second_time(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = toy.parent / "scratch/turns"
+    status, output = run(toy, capsys, hangs=patch("    return 3 * number", "test_double_waits"))
+    assert status == 0
+    assert output.splitlines()[2].endswith("HangError: godot: not within 30 s")
+    assert turns.read_text().count("turn") == 1 + 2
+
+    turns.unlink()
+    once = "    return 3 * number if len(open('turns').readlines()) == 2 else 2 * number"
+    status, output = run(toy, capsys, hangs=patch(once, "test_double_waits"))
+    assert status == 1
+    assert "NOT NOTICED hangs: tests/test_toy.py::test_double_waits passed" in output
 
 
 @pytest.mark.parametrize(
@@ -162,6 +213,8 @@ def test_names_choose_and_list_shows(toy: Path, capsys: pytest.CaptureFixture[st
         patch("    return 3 * number").replace("Noticed-by:", "Mutant:"),
         patch("    return 3 * number").replace("::test_double", ""),
         "Something else.\n" + patch("    return 3 * number"),
+        patch("    return 3 * number", more="Fails-with: ImportError\n"),
+        patch("    return 3 * number", more="Fails-with: TypeError\nFails-with: TypeError\n"),
     ],
 )
 def test_a_file_that_is_no_mutant(tmp_path: Path, text: str) -> None:
