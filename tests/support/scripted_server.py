@@ -24,7 +24,13 @@ class WithDescriptors(NamedTuple):
     fds: tuple[int, ...]
 
 
-Answer = Callable[[int, int, bytes], bytes | WithDescriptors]
+class Last(NamedTuple):
+    """An answer after which the server ends the connection."""
+
+    data: bytes
+
+
+Answer = Callable[[int, int, bytes], bytes | WithDescriptors | Last]
 """(message id, command, payload) -> bytes to send; empty: no answer."""
 
 
@@ -93,5 +99,5 @@ def _answer_one(connection: socket.socket, answer: Answer) -> bool:
     if isinstance(told, WithDescriptors):
         socket.send_fds(connection, [told.data], told.fds)
     else:
-        connection.sendall(told)
-    return True
+        connection.sendall(told.data if isinstance(told, Last) else told)
+    return not isinstance(told, Last)

@@ -21,7 +21,7 @@ from ihsm.errors import (
     ProtocolError,
     RequestRefusedError,
 )
-from support.scripted_server import Answer, honest, reply, scripted_server
+from support.scripted_server import Answer, Last, honest, reply, scripted_server
 from support.waiting import HANG_S
 
 SILENCE_S = 0.3
@@ -145,21 +145,29 @@ def test_after_a_broken_answer_the_function_stays_closed(tmp_path: Path) -> None
 )
 @settings(max_examples=80)
 def test_corrupted_answers_never_hang(tmp_path: Path, command: int, position: int, value: int, cut: int | None) -> None:
-    def answer(message_id: int, asked: int, payload: bytes) -> bytes:
+    corrupted = []
+
+    def answer(message_id: int, asked: int, payload: bytes) -> bytes | Last:
         good = bytearray(honest(message_id, asked, payload))
-        if asked == command:
-            if position < len(good):
-                good[position] = value
-            del good[len(good) if cut is None else cut :]
-        return bytes(good)
+        if asked != command:
+            return bytes(good)
+        if position < len(good):
+            good[position] = value
+        del good[len(good) if cut is None else cut :]
+        corrupted.append(bytes(good))
+        # Whoever waits for the rest sees the end, so that no timeout has to be short.
+        return Last(bytes(good))
 
     files = len(os.listdir("/proc/self/fd"))
     with scripted_server(tmp_path, answer) as path:
         try:
-            with VfioUserFunction(path, timeout_s=0.05) as function:
+            with VfioUserFunction(path, timeout_s=HANG_S) as function:
                 function.read_bar(0, 0, 4)
+        except BusTimeoutError:
+            raise
         except BusError:
             pass
+    assert corrupted
     assert len(os.listdir("/proc/self/fd")) == files
 
 
