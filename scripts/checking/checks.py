@@ -18,6 +18,8 @@ class Check(NamedTuple):
     command: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
     """Endings of the files that the command can be given, where it is too slow to look at all of them each time."""
+    needs_build: bool = False
+    """Whether it reads what compiling makes."""
 
 
 def all_checks() -> list[Check]:
@@ -27,10 +29,10 @@ def all_checks() -> list[Check]:
         Check(("ruff", "format", "--check")),
         Check(("python", "scripts/check-licences")),
         Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
-        Check(("scripts/reference", "--check")),
-        Check(("mypy",)),
         Check(("lint-imports", "--no-logo")),
-        Check(("python", "scripts/check-c"), (".c", ".h")),
+        Check(("scripts/reference", "--check"), needs_build=True),
+        Check(("mypy",), needs_build=True),
+        Check(("python", "scripts/check-c"), (".c", ".h"), needs_build=True),
     ]
 
 

@@ -4,7 +4,8 @@
 
 `userspace/ihsm/bus/arena.py` is tested by `tests/userspace/bus/test_arena.py`. A file without a test of its own is
 tested with its folder: by `tests/userspace/test_bus.py` if there is one, or by all tests in `tests/userspace/bus`. If
-there are none either, the same is tried for the folder above.
+there are none either, the same is tried for the folder above. C is tested with its folder in any case. Besides, mutants
+of a file name tests that notice when it is broken.
 """
 
 import re
@@ -12,26 +13,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
+from mutation.patches import Mutant, missing_tests
+
+DEVICE_C: Final = "vfio_device/native"
 TREES: Final = {
     "abi/ihsm_abi": ("tests/abi",),
     "vfio_device/ihsm_device": ("tests/vfio_device",),
-    "vfio_device/native/keystore": ("tests/vfio_device/hsm/keystore",),
-    "vfio_device/native/fastpath": ("tests/vfio_device/fastpath",),
-    "vfio_device/native": ("tests/vfio_device/engine", "tests/vfio_device/native"),
+    f"{DEVICE_C}/keystore": ("tests/vfio_device/hsm/keystore",),
+    f"{DEVICE_C}/fastpath": ("tests/vfio_device/fastpath", "tests/vfio_device/seams"),
+    f"{DEVICE_C}/crypto": ("tests/vfio_device/fastpath", "tests/vfio_device/hsm/keystore"),
+    DEVICE_C: ("tests/vfio_device/engine", "tests/vfio_device/seams", "tests/vfio_device/native"),
     "userspace/ihsm": ("tests/userspace",),
     "userspace/native/bench": ("tests/userspace/bench",),
     "userspace/native": ("tests/userspace/driver",),
     "scripts": ("tests/scripts",),
-    "requirements": ("tests/scripts",),
     "docs": ("tests/docs",),
 }
-"""Folders of sources, the deepest first, and where their tests begin: first where files without own tests have some."""
-ROOT_FILES: Final = {"pyproject.toml": "tests/scripts/test_lock.py"}
-"""Tests of files at the root; pages there are tested as those in `docs`."""
+"""Folders of sources, the deepest first, and where their tests begin."""
+NAMED: Final = {
+    "pyproject.toml": "tests/scripts/test_lock.py",
+    "requirements/*": "tests/scripts/test_lock.py",
+    "*.md": "tests/docs/test_pages.py",
+    "docs/*.md": "tests/docs/test_pages.py",
+    "docs/reference/*.md": "tests/docs/test_pages.py",
+    "docs/examples/*.py": "tests/docs/test_examples.py",
+    "scripts/check": "tests/scripts/test_checking.py",
+    "scripts/mutants": "tests/scripts/test_mutation.py",
+    "scripts/reference": "tests/scripts/test_reference_pages.py",
+    "scripts/setup": "tests/scripts/test_bootstrap.py",
+    "tests/mutants/*.patch": "tests/scripts/test_mutation.py",
+    f"{DEVICE_C}/ext_build.py": "tests/vfio_device/native/test_ext_stubs.py",
+    f"{DEVICE_C}/hatch_build.py": "tests/scripts/test_packaging.py",
+}
+"""Own tests that have another name than the file; `*` stands for a name in a folder."""
+CALL_GRAPH: Final = "tests/vfio_device/native/test_call_graph.py"
+"""Own test of every C file of the device: any of them can call upwards."""
+ALSO: Final = {f"{DEVICE_C}/host.c": ("tests/vfio_device/test_msix.py",)}
+"""Neighbours that lie elsewhere."""
 
 
 class Tests(NamedTuple):
-    """Test files of some file."""
+    """Tests of some file: paths of test files; neighbours also node ids."""
 
     own: list[str]
     """Those made for it: they always run."""
@@ -39,30 +61,63 @@ class Tests(NamedTuple):
     """Those that use it among others: they run as far as time allows."""
 
 
-def tests_of(root: Path, name: str) -> Tests:
-    """Test files that belong to the file `name` (a path from `root`)."""
-    path = PurePosixPath(name)
-    if name in ROOT_FILES:
-        return Tests([ROOT_FILES[name]], [])
-    if len(path.parts) == 1 and path.suffix == ".md":
-        return Tests([], _in_folder(root, PurePosixPath("tests/docs")))
+def tests_of(root: Path, name: str, mutants: Sequence[Mutant]) -> Tests:
+    """Tests that belong to the file `name` (a path from `root`), those that its mutants name in front."""
+    own, neighbours = _by_path(root, PurePosixPath(name))
+    return _each_once(own, [*_noticing(root, name, mutants), *neighbours])
+
+
+def tests_of_all(root: Path, names: Sequence[str], mutants: Sequence[Mutant]) -> Tests:
+    """Tests of several files, each once."""
+    found = [tests_of(root, name, mutants) for name in names]
+    return _each_once(
+        [test for tests in found for test in tests.own], [test for tests in found for test in tests.neighbours]
+    )
+
+
+def _each_once(own: Sequence[str], neighbours: Sequence[str]) -> Tests:
+    """The same without repetitions, and without single tests of files that run whole."""
+    files = {*own, *neighbours}
+    rest = [
+        test for test in dict.fromkeys(neighbours) if test not in own and not ("::" in test and _file(test) in files)
+    ]
+    # pytest starts its workers at different places of the list; single tests in front are among the first to run.
+    return Tests(sorted({*own}), sorted(rest, key=lambda test: ("::" not in test, test)))
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _noticing(root: Path, name: str, mutants: Sequence[Mutant]) -> Iterator[str]:
+    """Tests that mutants of a file name, with all parameters: their names change too easily to ask for one."""
+    for mutant in mutants:
+        if name in mutant.files:
+            missing = missing_tests(root, mutant)
+            yield from (test.partition("[")[0] for test in mutant.tests if test not in missing)
+
+
+def _by_path(root: Path, path: PurePosixPath) -> Tests:
+    """Test files as the module's text says."""
+    own = [test for pattern, test in NAMED.items() if path.match(pattern) and pattern.count("/") == len(path.parts) - 1]
+    is_c = path.suffix in (".c", ".h")
+    if is_c and path.is_relative_to(DEVICE_C):
+        own.append(CALL_GRAPH)
     if path.parts[0] == "tests":
-        return _of_test_code(root, path)
-    for tree, folders in TREES.items():
-        if path.is_relative_to(tree):
-            below = path.relative_to(tree)
-            for folder in folders:
-                if own := _test_named(root, PurePosixPath(folder) / below.parent, below.name):
-                    return Tests(own, [])
-            return Tests([], _of_nearest_folder(root, below.parent, PurePosixPath(folders[0])))
-    return Tests([], [])
-
-
-def tests_of_all(root: Path, names: Sequence[str]) -> Tests:
-    """Test files of several files, each once."""
-    found = [tests_of(root, name) for name in names]
-    own = sorted({test for tests in found for test in tests.own})
-    return Tests(own, sorted({test for tests in found for test in tests.neighbours} - {*own}))
+        return Tests(own, []) if own else _of_test_code(root, path)
+    if path.suffix == ".md" and len(path.parts) == 1:
+        return Tests(own, _in_folder(root, PurePosixPath("tests/docs")))
+    neighbours = [*ALSO.get(str(path), ())]
+    tree = next((tree for tree in TREES if path.is_relative_to(tree)), None)
+    if tree is not None:
+        below, folders = path.relative_to(tree), [PurePosixPath(folder) for folder in TREES[tree]]
+        named = [test for folder in folders for test in _test_named(root, folder / below.parent, below.name)]
+        # A script has nothing in common with the others.
+        alone = tree == "scripts" and not below.parent.name
+        if is_c or path.suffix == ".md" or not (named or own or alone):
+            neighbours += [test for folder in folders for test in _of_nearest_folder(root, below.parent, folder)]
+        own += named
+    return Tests(own, neighbours)
 
 
 def _of_nearest_folder(root: Path, folder: PurePosixPath, tests: PurePosixPath) -> list[str]:

@@ -4,6 +4,7 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,18 @@ def listed(root: Path, *arguments: str) -> list[str]:
     """Paths that a git command prints, separated by NUL."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True)
     return [name for name in done.stdout.decode().split("\0") if name]
+
+
+def named_files(root: Path, folder: Path, names: Sequence[str]) -> list[str]:
+    """Files named on a command line in `folder`, as paths from `root`, each once.
+
+    Raises:
+        ValueError: a name is of no file below `root`.
+    """
+    found = {name: (folder / name).resolve() for name in names}
+    if wrong := [name for name, path in found.items() if not (path.is_file() and path.is_relative_to(root))]:
+        raise ValueError(f"no such file in this checkout: {' '.join(wrong)}")
+    return sorted({path.relative_to(root).as_posix() for path in found.values()})
 
 
 def touched_files(root: Path, revision: str) -> list[str]:

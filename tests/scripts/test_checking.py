@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from checking import __main__ as program
 from checking import checks, selection, touched
+from checking.budget import Tally
+from mutation.patches import load
 
 ROOT = Path(__file__).parents[2]
 TREE = (
     "tests/abi/test_mbor.py",
+    "tests/docs/test_floors.py",
     "tests/docs/test_pages.py",
     "tests/scripts/test_bootstrap.py",
     "tests/scripts/test_check_licences.py",
@@ -27,11 +31,44 @@ TREE = (
     "tests/support/unused.py",
     "tests/userspace/bus/conftest.py",
     "tests/vfio_device/engine/test_rings.py",
+    "tests/vfio_device/fastpath/test_gcm.py",
+    "tests/vfio_device/hsm/keystore/test_bulk.py",
+    "tests/vfio_device/hsm/keystore/test_handles.py",
     "tests/vfio_device/native/test_ext_stubs.py",
+    "tests/vfio_device/seams/test_host.py",
+    "tests/vfio_device/seams/test_stack.py",
     "tests/userspace/bus/test_arena.py",
     "tests/userspace/bus/test_other.py",
     "tests/userspace/test_uri.py",
 )
+CALL_GRAPH = "tests/vfio_device/native/test_call_graph.py"
+EXT_STUBS = "tests/vfio_device/native/test_ext_stubs.py"
+RINGS = "tests/vfio_device/engine/test_rings.py"
+SEAMS = ["tests/vfio_device/seams/test_host.py", "tests/vfio_device/seams/test_stack.py"]
+KEYSTORE = ["tests/vfio_device/hsm/keystore/test_bulk.py", "tests/vfio_device/hsm/keystore/test_handles.py"]
+PAGES = (["tests/docs/test_pages.py"], ["tests/docs/test_floors.py"])
+MUTANT = """Mutant: Arenas are too small.
+Noticed-by: tests/userspace/bus/test_other.py::test_it[a-b] tests/abi/test_mbor.py::test_size
+    tests/userspace/bus/test_arena.py::test_size tests/userspace/bus/test_other.py::test_that_is_gone
+
+diff --git a/userspace/ihsm/bus/arena.py b/userspace/ihsm/bus/arena.py
+"""
+KINDS = """
+import pytest
+
+def test_good(): pass
+def test_bad(): assert False
+@pytest.mark.xfail
+def test_bad_as_expected(): assert False
+@pytest.mark.xfail
+def test_good_unexpectedly(): pass
+@pytest.mark.skip
+def test_skipped(): pass
+def test_skips(): pytest.skip()
+@pytest.fixture
+def broken(): raise OSError
+def test_without_fixture(broken): pass
+"""
 
 
 @pytest.fixture
@@ -77,22 +114,38 @@ def commit(folder: Path) -> None:
         ("scripts/bootstrap/apt.py", [], ["tests/scripts/test_bootstrap.py"]),
         ("scripts/check-licences", ["tests/scripts/test_check_licences.py"], []),
         ("pyproject.toml", ["tests/scripts/test_lock.py"], []),
-        ("docs/hsm.md", [], ["tests/docs/test_pages.py"]),
-        ("README.md", [], ["tests/docs/test_pages.py"]),
+        ("requirements/lock.txt", ["tests/scripts/test_lock.py"], []),
+        ("docs/hsm.md", *PAGES),
+        ("docs/reference/bus.md", *PAGES),
+        ("README.md", *PAGES),
+        ("scripts/check", ["tests/scripts/test_checking.py"], []),
+        ("scripts/demo", [], []),
+        ("tests/mutants/one.patch", ["tests/scripts/test_mutation.py"], []),
         ("tests/userspace/bus/test_arena.py", ["tests/userspace/bus/test_arena.py"], []),
         (
             "tests/userspace/bus/conftest.py",
             [],
             ["tests/userspace/bus/test_arena.py", "tests/userspace/bus/test_other.py"],
         ),
-        ("vfio_device/native/ext_stubs.py", ["tests/vfio_device/native/test_ext_stubs.py"], []),
-        ("vfio_device/native/engine.c", [], ["tests/vfio_device/engine/test_rings.py"]),
+        ("vfio_device/native/ext_stubs.py", [EXT_STUBS], []),
+        ("vfio_device/native/ext_build.py", [EXT_STUBS], []),
+        ("vfio_device/native/hatch_build.py", ["tests/scripts/test_packaging.py"], []),
+        ("vfio_device/native/engine.c", [CALL_GRAPH], [RINGS, EXT_STUBS, *SEAMS]),
+        ("vfio_device/native/meson.build", [], [RINGS, EXT_STUBS, *SEAMS]),
+        (
+            "vfio_device/native/host.c",
+            [CALL_GRAPH, SEAMS[0]],
+            [RINGS, EXT_STUBS, SEAMS[1], "tests/vfio_device/test_msix.py"],
+        ),
+        ("vfio_device/native/fastpath/gcm.c", ["tests/vfio_device/fastpath/test_gcm.py", CALL_GRAPH], SEAMS),
+        ("vfio_device/native/crypto/aes.c", [CALL_GRAPH], ["tests/vfio_device/fastpath/test_gcm.py", *KEYSTORE]),
+        ("vfio_device/native/keystore/bulk.c", [KEYSTORE[0], CALL_GRAPH], KEYSTORE[1:]),
         ("vfio_device/ihsm_device/pci.py", [], []),
         ("NOTICES/README.md", [], []),
     ],
 )
 def test_a_files_tests_are_found_by_its_path(tree: Path, name: str, own: list[str], neighbours: list[str]) -> None:
-    assert selection.tests_of(tree, name) == (own, neighbours)
+    assert selection.tests_of(tree, name, []) == (own, neighbours)
 
 
 @pytest.mark.parametrize("line", ["from support.rig import Rig", "import support.rig", "from support import a, rig"])
@@ -100,8 +153,8 @@ def test_shared_test_code_is_tested_by_what_imports_it(tree: Path, line: str) ->
     (tree / "tests/support/middle.py").write_text(f'"""Text."""\n\n{line}\n')
     (tree / "tests/abi/test_mbor.py").write_text("from support.middle import thing\n")
     (tree / "tests/userspace/test_uri.py").write_text("from support.rigging import thing\n")
-    assert selection.tests_of(tree, "tests/support/rig.py") == ([], ["tests/abi/test_mbor.py"])
-    assert selection.tests_of(tree, "tests/support/unused.py") == ([], [])
+    assert selection.tests_of(tree, "tests/support/rig.py", []) == ([], ["tests/abi/test_mbor.py"])
+    assert selection.tests_of(tree, "tests/support/unused.py", []) == ([], [])
 
 
 def test_what_is_some_files_own_test_is_nobodys_neighbour(tree: Path) -> None:
@@ -111,25 +164,51 @@ def test_what_is_some_files_own_test_is_nobodys_neighbour(tree: Path) -> None:
         "abi/ihsm_abi/mbor.py",
         "abi/ihsm_abi/bits.py",
     ]
-    assert selection.tests_of_all(tree, names) == (
+    assert selection.tests_of_all(tree, names, []) == (
         ["tests/abi/test_mbor.py", "tests/userspace/bus/test_arena.py"],
         ["tests/userspace/bus/test_other.py"],
     )
 
 
+def test_what_notices_a_mutant_of_the_file_comes_first_among_neighbours(tree: Path) -> None:
+    (tree / "tests/mutants").mkdir()
+    (tree / "tests/mutants/one.patch").write_text(MUTANT)
+    for name in ("tests/userspace/bus/test_other.py", "tests/userspace/bus/test_arena.py", "tests/abi/test_mbor.py"):
+        (tree / name).write_text("def test_it(): ...\ndef test_size(): ...\n")
+    mutants = load(tree)
+    own = ["tests/userspace/bus/test_arena.py"]
+    noticing = ["tests/abi/test_mbor.py::test_size", "tests/userspace/bus/test_other.py::test_it"]
+    assert selection.tests_of(tree, "userspace/ihsm/bus/arena.py", mutants) == (own, noticing)
+    assert selection.tests_of(tree, "userspace/ihsm/uri.py", mutants) == (["tests/userspace/test_uri.py"], [])
+    whole = ["userspace/ihsm/bus/arena.py", "userspace/ihsm/bus/vfio.py"]
+    assert selection.tests_of_all(tree, whole, mutants) == (own, [noticing[0], "tests/userspace/bus/test_other.py"])
+
+
 @pytest.mark.parametrize(
-    "folder", [*selection.TREES, *itertools.chain(*selection.TREES.values(), selection.ROOT_FILES.values())]
+    "name",
+    [
+        *selection.TREES,
+        *itertools.chain(*selection.TREES.values(), *selection.ALSO.values()),
+        *selection.NAMED.values(),
+        *selection.ALSO,
+        selection.CALL_GRAPH,
+    ],
 )
-def test_named_folders_exist(folder: str) -> None:
-    assert (ROOT / folder).exists()
+def test_named_places_exist(name: str) -> None:
+    assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize("tree", [tree for tree in selection.TREES if tree != "requirements"])
+@pytest.mark.parametrize("pattern", selection.NAMED)
+def test_named_files_exist(pattern: str) -> None:
+    assert [*ROOT.glob(pattern)]
+
+
+@pytest.mark.parametrize("tree", selection.TREES)
 def test_every_source_has_tests_by_its_path(tree: str) -> None:
     sources = [name for name in touched.listed(ROOT, "ls-files", "-z", tree) if name.endswith((".py", ".c", ".md"))]
     assert sources
     for name in sources:
-        own, neighbours = selection.tests_of(ROOT, name)
+        own, neighbours = selection.tests_of(ROOT, name, [])
         assert own or neighbours, name
         assert all((ROOT / test).is_file() for test in [*own, *neighbours])
 
@@ -175,6 +254,31 @@ def test_shell_scripts_are_known_by_their_first_line(repository: Path) -> None:
     assert "userspace/ihsm/guest/init.sh" in touched.shell_scripts(ROOT)
 
 
+def test_files_are_named_from_the_callers_folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = repository / "folder"
+    folder.mkdir()
+    (folder / "inner").write_text("")
+    names = ["inner", "./inner", "../kept", str(repository / "changed")]
+    assert touched.named_files(repository, folder, names) == ["changed", "folder/inner", "kept"]
+    outside = tmp_path_factory.mktemp("outside") / "file"
+    outside.write_text("")
+    for wrong in ("does/not/exist.py", "kept", "../folder", str(outside)):
+        with pytest.raises(ValueError, match=f"^no such file in this checkout: {re.escape(wrong)}$"):
+            touched.named_files(repository, folder, ["inner", wrong])
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("does/not/exist.py", "no such file in this checkout: does/not/exist.py"),
+        ("--since=no-such-revision", "fatal: Not a valid object name no-such-revision"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(tmp_path: Path, argument: str, said: str) -> None:
+    done = subprocess.run([ROOT / "scripts/check", argument], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"check: {said}\n")
+
+
 def test_slow_checks_run_where_their_files_were_touched() -> None:
     always, slow = checks.Check(("always",)), checks.Check(("slow",), (".c", ".h"))
     assert checks.concerned([always, slow], ["a.py"]) == [("always",)]
@@ -197,22 +301,99 @@ def test_without_an_environment_the_script_that_makes_one_is_named(tmp_path: Pat
     assert done.stderr == "check: there is no .venv here: run scripts/setup once, then start again\n"
 
 
+class Commands:
+    """Stands in for `checks.run`: notes the commands, and fails those that begin with the given words."""
+
+    def __init__(self, *failing: str) -> None:
+        self.ran: list[str] = []
+        self._failing = failing
+
+    def __call__(self, command: Sequence[str]) -> int:
+        self.ran.append(" ".join(command))
+        return int(" ".join(command).startswith(self._failing))
+
+
+def test_on_a_build_that_failed_nothing_that_needs_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands("meson compile", "ruff check")
+    monkeypatch.setattr(checks, "run", commands)
+    monkeypatch.setattr(sys, "argv", ["check", str(ROOT / "vfio_device/native/host.c")])
+    assert program.main() == 1
+    assert commands.ran[-1] == "meson compile -C build/native"
+    assert "lint-imports --no-logo" in commands.ran
+    assert not [command for command in commands.ran if re.search("check-c|pytest|mypy", command)]
+    said, _, remark = capsys.readouterr().out.splitlines()[-1].partition("; ")
+    assert re.fullmatch(r"check: FAILED after \d+ s: ruff check, meson compile", said)
+    assert remark == "nothing that needs the build was checked or tested"
+
+
+def test_after_compiling_come_checks_and_tests_of_what_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    monkeypatch.setattr(checks, "run", commands)
+    monkeypatch.setattr(sys, "argv", ["check", str(ROOT / "vfio_device/native/host.c")])
+    assert program.main() == 1, "no test has run"
+    after = commands.ran[commands.ran.index("meson compile -C build/native") + 1 :]
+    assert "python scripts/check-c vfio_device/native/host.c" in after
+    assert after[-1].startswith("pytest ")
+
+
+def test_a_mutant_that_cannot_be_read_is_a_failure(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "tests/mutants").mkdir()
+    (tree / "tests/mutants/one.patch").write_text("Mutant: Without a diff.\n")
+    monkeypatch.setattr(checks, "run", Commands())
+    monkeypatch.setattr(checks, "all_checks", list)
+    monkeypatch.setattr(checks, "ROOT", tree)
+    assert program.check_touched(["scripts/demo"]) == (["mutants"], [])
+    shown = capsys.readouterr().out
+    assert "one.patch: no diff as git makes it\n" in shown
+    assert "check: no tests by path for scripts/demo\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "tally", "expected"),
+    [
+        (0, Tally(170, 170, 0), ([], [])),
+        (0, Tally(170, 20, 150), ([], ["150 of 170 tests left out"])),
+        (0, Tally(170, 0, 170), (["tests: none ran"], ["170 of 170 tests left out"])),
+        (0, Tally(3, 0, 0), (["tests: none ran"], [])),
+        (1, Tally(170, 20, 150), (["tests"], ["150 of 170 tests left out"])),
+        (4, Tally(), (["tests"], [])),
+        (5, Tally(), ([], ["no test ran: those of these files are long or need a guest"])),
+    ],
+)
+def test_the_verdict_says_what_did_not_run(status: int, tally: Tally, expected: tuple[list[str], list[str]]) -> None:
+    assert program.verdict(status, tally) == expected
+
+
 def test_neighbours_are_left_out_when_time_is_up_and_own_tests_never(tmp_path: Path) -> None:
     for name in ("test_own.py", "test_neighbour.py"):
         (tmp_path / name).write_text("def test_it():\n    pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "-p", "checking.budget"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
-    results = {}
+    results, tallies = {}, {}
     for until in ("0", "inf"):
-        arguments = ["--neighbours", "test_neighbour.py", "--until", until]
-        done = subprocess.run(
-            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout
-        results[until] = set(re.findall(r"(PASSED|SKIPPED) (test_\w+)\.py", done.stdout))
-    assert results["0"] == {("PASSED", "test_own"), ("SKIPPED", "test_neighbour")}
-    assert results["inf"] == {("PASSED", "test_own"), ("PASSED", "test_neighbour")}
+        shown, tallies[until] = budgeted(tmp_path, "-n", "1", "-rps", "--own", "test_own.py", "--until", until)
+        results[until] = set(re.findall(r"^PASSED (test_\w+)\.py", shown, re.MULTILINE))
+    assert results == {"0": {"test_own"}, "inf": {"test_own", "test_neighbour"}}
+    assert tallies == {"0": Tally(2, 1, 1), "inf": Tally(2, 2, 0)}
+
+
+def test_what_counts_as_run(tmp_path: Path) -> None:
+    (tmp_path / "test_kinds.py").write_text(KINDS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    assert budgeted(tmp_path, "-n", "1")[1] == Tally(selected=7, ran=5, left_out=0)
+    assert budgeted(tmp_path, "-n", "1", "-k", "skip")[1] == Tally(selected=2, ran=0, left_out=0)
+
+
+def budgeted(folder: Path, *arguments: str) -> tuple[str, Tally]:
+    """What pytest prints with the plug-in, and its counts."""
+    tally = folder / "tally"
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "checking.budget", "--tally", tally, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout, Tally.read(tally)
 
 
 def test_a_failure_is_shown_before_the_next_test_ends(tmp_path: Path) -> None:
