@@ -1,14 +1,17 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the device's C call only downwards: read off the symbols of the built objects."""
+"""Files of the device's C call only downwards, as docs/architecture.md has them: read off the built objects."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 ROOT: Final = Path(__file__).parents[3]
 NATIVE: Final = ROOT / "vfio_device" / "native"
@@ -19,6 +22,8 @@ ALLOWED_CIRCLE: Final = {"keystore/bulk", "keystore/handles"}
 """Destroying a key withdraws it from the fast path; publishing one looks it up."""
 
 Graph = dict[str, set[str]]
+Floors = dict[str, tuple[int, int]]
+"""Row of a file or of a folder (its name ends in a slash), and step within the row; both grow downwards."""
 
 
 def built_objects() -> dict[str, Path]:
@@ -69,6 +74,44 @@ def with_one_in_place_of(together: set[str], graph: Graph) -> Graph:
     return dict(merged)
 
 
+def floors(table: str) -> Floors:
+    """The first column of a table: names in backticks, steps divided by "then", perhaps all in a "`folder/`:"."""
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")][2:]
+    found: Floors = {}
+    for number, row in enumerate(rows):
+        folder = re.match(r"\s*`(\w+/)`:", row)
+        names = row[folder.end() :] if folder else row
+        for step, part in enumerate(re.split(r"\bthen\b", names)):
+            for name in re.findall(r"`([^`]+)`", part):
+                place = (folder[1] if folder else "") + name.removesuffix(".c")
+                assert place not in found, f"{place} stands in the table twice"
+                found[place] = (number, step)
+    return found
+
+
+def documented() -> Floors:
+    """The table of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    below = text.split("### The C below\n")[1]
+    return floors(re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)[0])
+
+
+def place_of(name: str, places: Floors) -> str:
+    """A file as the table has it: itself, or its folder."""
+    return name if name in places else f"{name.partition('/')[0]}/"
+
+
+def upward(graph: Graph, places: Floors) -> list[str]:
+    """Calls that do not go down; those within a folder that the table has as a whole are its own affair."""
+    found = []
+    for caller, targets in sorted(graph.items()):
+        for target in sorted(targets):
+            above, below = place_of(caller, places), place_of(target, places)
+            if above != below and places[above] >= places[below]:
+                found.append(f"{caller} -> {target}")
+    return found
+
+
 def test_every_file_is_read() -> None:
     written = {str(path.relative_to(NATIVE).with_suffix("")) for path in NATIVE.rglob("*.c")}
     assert set(built_objects()) == written - TEST_BUILDS_ONLY
@@ -90,3 +133,39 @@ def test_a_circle_is_found() -> None:
 
 def test_no_circle() -> None:
     assert circle(with_one_in_place_of(ALLOWED_CIRCLE, call_graph())) is None
+
+
+def test_the_table_has_every_file_and_no_other() -> None:
+    places = documented()
+    assert {place_of(name, places) for name in built_objects()} == places.keys()
+
+
+def test_calls_go_down_the_table() -> None:
+    assert upward(call_graph(), documented()) == []
+
+
+@pytest.mark.parametrize(
+    ("caller", "target", "is_upward"),
+    [
+        ("top", "low/two", False),
+        ("low/one", "low/two", False),
+        ("low/two", "low/one", True),
+        ("side", "top", True),
+        ("low/three", "low/two", True),
+        ("low/one", "top", True),
+        ("keys/a", "keys/b", False),
+        ("keys/a", "last", False),
+        ("last", "keys/b", True),
+        ("keys/a", "low/one", True),
+    ],
+)
+def test_an_upward_call_is_seen(caller: str, target: str, is_upward: bool) -> None:
+    """A call within one step is as wrong as one to a row above."""
+    rows = (
+        "| Files | Have |",
+        "|---|---|",
+        "| `top.c`, `side.c` | a `b.c` |",
+        "| `low/`: `one.c`, then `two.c` and `three.c` | c |",
+        "| `keys/`, then `last.c` | d |",
+    )
+    assert upward({caller: {target}}, floors("\n".join(rows))) == ([f"{caller} -> {target}"] if is_upward else [])
