@@ -98,7 +98,8 @@ def _error_name(message: str) -> str:
 
 
 def _message(element: ElementTree.Element) -> str:
-    return (element.get("message") or "").strip().partition("\n")[0]
+    """First line; that of the other process where a test ran in one and its fault was handed on by `pytest.fail`."""
+    return (element.get("message") or "").strip().partition("\n")[0].removeprefix("Failed: ")
 
 
 def _last_line(text: str) -> str:

@@ -46,9 +46,13 @@ def run_elsewhere(nodeids: list[str]) -> dict[str, str]:
             module, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", f"--junitxml={report}", *nodeids
         )
         cases = ElementTree.parse(report).iter("testcase") if report.exists() else []
-        passed = {case.get("name") for case in cases if len(case) == 0}
-    output = done.stdout + done.stderr
-    return {nodeid: "" if nodeid.rpartition("::")[2] in passed else output for nodeid in nodeids}
+        problems = {case.get("name"): [problem.get("message", "") for problem in case] for case in cases}
+    return {nodeid: fault(problems.get(nodeid.rpartition("::")[2]), done.stdout + done.stderr) for nodeid in nodeids}
+
+
+def fault(problems: list[str] | None, output: str) -> str:
+    """What went wrong, its reason first; nothing for a test that has run without problems."""
+    return "" if problems == [] else "\n".join([*(problems or ["did not run"]), output])
 
 
 @pytest.fixture
