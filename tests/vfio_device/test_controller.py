@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,17 +14,26 @@ from hypothesis import strategies as st
 from ihsm_abi.admin import AdminOpcode, AdminStatus, CreateCqDw11, QueueDw10
 from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
+from ihsm_device.engine import Outcome
 from support.devices import DeviceUnderTest, MappedDoorbells
 from support.polled import PolledDriver, Ring, admin_sqe
 from support.waiting import until
 
 
+class GoneQueue:
+    """What stands for the engine of a queue that is gone: it drops completions."""
+
+    def complete_admin(self, *_: object) -> Outcome:
+        return Outcome.DROPPED
+
+
 @dataclass(frozen=True)
 class PulledBefore:
-    """A command whose queue is gone; it has no engine that could complete it."""
+    """A command whose queue is gone."""
 
     sqe: bytes
     live: bool = False
+    engine: GoneQueue = field(default_factory=GoneQueue)
 
 
 ENTRY_SIZES = Cc.of(en=1, cp_iosqes=6, cp_iocqes=4, fp_iosqes=7, fp_iocqes=6)
