@@ -15,7 +15,7 @@ from checking.budget import Tally
 from mutation.patches import Mutant, PatchError, load
 
 NEIGHBOURS_S: Final = 30.0
-"""How long after pytest's start tests of neighbours may begin, in seconds; compiling and checks do not count."""
+"""How long tests of neighbours may begin, in seconds from when pytest has collected all; nothing before that counts."""
 COMPILE: Final = ("meson", "compile", "-C", "build/native")
 NO_TESTS_COLLECTED: Final = 5
 """pytest's exit status when all that was selected is long or needs a guest."""
@@ -81,8 +81,8 @@ def run_tests(files: Sequence[str], mutants: Sequence[Mutant]) -> tuple[list[str
         return [], []
     with tempfile.TemporaryDirectory(prefix="ihsm-check-") as folder:
         counts = Path(folder, "tally")
-        until = str(time.monotonic() + NEIGHBOURS_S)
-        budget = ("-p", "checking.budget", "--until", until, "--own", ":".join(tests.own), "--tally", str(counts))
+        own = ("--own", ":".join(tests.own))
+        budget = ("-p", "checking.budget", "--others-for", str(NEIGHBOURS_S), *own, "--tally", str(counts))
         marks = ("-m", "not long and not guest")
         pytest = ("pytest", "-n", "2", "--dist", "worksteal", "-rfEs", *budget, *marks, *tests.own, *tests.neighbours)
         status = checks.run(pytest)

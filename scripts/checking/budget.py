@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
+BEGUN: Final = pytest.StashKey[float]()
+"""When a process had collected the tests: on a busy machine starting alone can take as long as testing may."""
 LEFT_OUT: Final = ("left out", True)
 """Property of a test for which there was no time."""
 
@@ -59,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options; workers get them as well."""
     group = parser.getgroup("budget")
     group.addoption("--own", metavar="FILES", default="", help="test files that always run, with : between")
-    group.addoption("--until", type=float, default=float("inf"), help="when others end, as time.monotonic()")
+    group.addoption("--others-for", type=float, default=float("inf"), help="seconds in which others may begin")
     group.addoption("--tally", type=Path, metavar="FILE", help="where to write how many tests ran")
 
 
@@ -69,10 +71,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Counter(config.getoption("--tally")))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """From here on time counts."""
+    session.config.stash[BEGUN] = time.monotonic()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture is made, so that what is left out costs nothing."""
-    if time.monotonic() > item.config.getoption("--until"):
+    if time.monotonic() - item.config.stash[BEGUN] >= item.config.getoption("--others-for"):
         root = item.config.rootpath
         if item.path not in {Path(root, name) for name in item.config.getoption("--own").split(":")}:
             item.user_properties.append(LEFT_OUT)

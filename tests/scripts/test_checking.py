@@ -322,7 +322,7 @@ def test_on_a_build_that_failed_nothing_that_needs_it_runs(
     assert program.main() == 1
     assert commands.ran[-1] == "meson compile -C build/native"
     assert "lint-imports --no-logo" in commands.ran
-    assert not [command for command in commands.ran if re.search("check-c|pytest|mypy", command)]
+    assert not [command for command in commands.ran if re.match("python scripts/check-c|pytest|mypy|scripts/reference", command)]
     said, _, remark = capsys.readouterr().out.splitlines()[-1].partition("; ")
     assert re.fullmatch(r"check: FAILED after \d+ s: ruff check, meson compile", said)
     assert remark == "nothing that needs the build was checked or tested"
@@ -373,9 +373,9 @@ def test_neighbours_are_left_out_when_time_is_up_and_own_tests_never(tmp_path: P
         (tmp_path / name).write_text("def test_it():\n    pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     results, tallies = {}, {}
-    for until in ("0", "inf"):
-        shown, tallies[until] = budgeted(tmp_path, "-n", "1", "-rps", "--own", "test_own.py", "--until", until)
-        results[until] = set(re.findall(r"^PASSED (test_\w+)\.py", shown, re.MULTILINE))
+    for seconds in ("0", "inf"):
+        shown, tallies[seconds] = budgeted(tmp_path, "-n", "1", "-rps", "--own", "test_own.py", "--others-for", seconds)
+        results[seconds] = set(re.findall(r"^PASSED (test_\w+)\.py", shown, re.MULTILINE))
     assert results == {"0": {"test_own"}, "inf": {"test_own", "test_neighbour"}}
     assert tallies == {"0": Tally(2, 1, 1), "inf": Tally(2, 2, 0)}
 
