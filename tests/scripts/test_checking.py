@@ -322,7 +322,9 @@ def test_on_a_build_that_failed_nothing_that_needs_it_runs(
     assert program.main() == 1
     assert commands.ran[-1] == "meson compile -C build/native"
     assert "lint-imports --no-logo" in commands.ran
-    assert not [command for command in commands.ran if re.match("python scripts/check-c|pytest|mypy|scripts/reference", command)]
+    assert not [
+        command for command in commands.ran if re.match("python scripts/check-c|pytest|mypy|scripts/reference", command)
+    ]
     said, _, remark = capsys.readouterr().out.splitlines()[-1].partition("; ")
     assert re.fullmatch(r"check: FAILED after \d+ s: ruff check, meson compile", said)
     assert remark == "nothing that needs the build was checked or tested"
