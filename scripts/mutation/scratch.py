@@ -61,6 +61,7 @@ class ScratchTree:
                 shutil.copyfile(source, target)
                 target.chmod(source.stat().st_mode)
         self._manifest.write_text(json.dumps(sorted(wanted)))
+        self._follow_libraries()
         environment = self.place / ".venv"
         if not environment.is_symlink() and (self.root / ".venv").exists():
             environment.symlink_to(self.root / ".venv")
@@ -88,12 +89,7 @@ class ScratchTree:
         if not (self.root / BUILD / "build.ninja").exists():
             return
         if not (self.place / BUILD / "build.ninja").exists():
-            values = {
-                option["name"]: option["value"]
-                for option in json.loads(self._meson(self.root, "introspect", "--buildoptions", str(BUILD)))
-            }
-            options = [f"-D{name}={values[name]}" for name in OPTIONS]
-            self._meson(self.place, "setup", str(BUILD), str(NATIVE), *options)
+            self._meson(self.place, "setup", str(BUILD), str(NATIVE), *self._libraries.read_text().splitlines())
         self._meson(self.place, "compile", "-C", str(BUILD))
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         for module, package in runpy.run_path(str(self.place / NATIVE / "hatch_build.py"))["MODULES"].items():
@@ -114,6 +110,21 @@ class ScratchTree:
     @property
     def _manifest(self) -> Path:
         return self.place / ".copied.json"
+
+    @property
+    def _libraries(self) -> Path:
+        """Options of the copy's builds, a line each."""
+        return self.place / ".libraries"
+
+    def _follow_libraries(self) -> None:
+        """Begin the builds anew if those of the checkout link other libraries than before."""
+        if not (self.root / BUILD / "build.ninja").exists():
+            return
+        found = json.loads(self._meson(self.root, "introspect", "--buildoptions", str(BUILD)))
+        options = "\n".join(f"-D{option['name']}={option['value']}" for option in found if option["name"] in OPTIONS)
+        if not self._libraries.exists() or self._libraries.read_text() != options:
+            shutil.rmtree(self.place / BUILD.parent, ignore_errors=True)
+            self._libraries.write_text(options)
 
     def _copied(self) -> set[str]:
         return set(json.loads(self._manifest.read_text())) if self._manifest.exists() else set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -32,9 +33,13 @@ def native_build(name: str, *options: str) -> Path:
     module = f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     with (folder.parent / f"{name}.lock").open("w") as lock:  # other test processes want it too
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "build.ninja").exists():
-            known = {o["name"]: o["value"] for o in json.loads(_meson("introspect", "--buildoptions", "build/native"))}
-            _meson("setup", str(folder), str(NATIVE), *(f"-D{name}={known[name]}" for name in _COPIED), *options)
+        known = {o["name"]: o["value"] for o in json.loads(_meson("introspect", "--buildoptions", "build/native"))}
+        made_with = [*(f"-D{name}={known[name]}" for name in _COPIED), *options]
+        stamp = folder / "options"
+        if not stamp.exists() or stamp.read_text().splitlines() != made_with:
+            shutil.rmtree(folder)
+            _meson("setup", str(folder), str(NATIVE), *made_with)
+            stamp.write_text("\n".join(made_with))
         _meson("compile", "-C", str(folder), f"--ninja-args={module}")
     return folder / module
 
