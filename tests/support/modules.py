@@ -40,8 +40,9 @@ class ReversingModule:
         if message.startswith(FAIL_PREFIX):
             raise RuntimeError("asked to fail")
         if message.startswith(SLOW_PREFIX):
+            gate = self.gate  # read before anyone who waits for `started` can put another in its place
             self.started.release()
-            assert self.gate.wait(HANG_S)
+            assert gate.wait(HANG_S)
         flags = SessionControl.of(kind=command.kind, id_valid=command.id_valid)
         answer = (
             message[::-1].ljust(LONG_ANSWER_BYTES, b".") if message.startswith(LONG_ANSWER_PREFIX) else message[::-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +23,20 @@ from numpy.typing import NDArray
 
 from ihsm.bus.arena import DmaBuffer
 from ihsm.bus.function import drain_event
-from ihsm_abi.pci import MSIX_VECTORS
+from ihsm_abi.pci import MSIX_VECTORS, PAGE_BYTES
 from support.devices import HOSTS, DeviceUnderTest, open_device
-from support.modules import LONG_ANSWER_PREFIX
+from support.modules import LONG_ANSWER_PREFIX, SLOW_PREFIX
 from support.polled import PolledDriver, hsm_sqe
+from support.waiting import HANG_S, until
 
 ROUNDS: Final = 1000
 COMMANDS: Final = 6
 ANSWER_BYTES: Final = 4096
 PATTERN: Final = 0x5A
 CANARIES: Final = 48
+REQUEST_BYTES: Final = 8
+HELD_SHARE: Final = 0.1
+"""Share of the controller's changes that a command is surely in the middle of."""
 
 
 class Storm:
@@ -39,16 +44,23 @@ class Storm:
 
     def __init__(self, device: DeviceUnderTest, seed: int) -> None:
         self.device, self.random = device, random.Random(seed)
-        self.driver = PolledDriver(device.function)
-        self.driver.page.view[:8] = np.frombuffer(LONG_ANSWER_PREFIX.ljust(8), np.uint8)
+        self.new_driver()
         self.events = self.new_events()
         self.canaries: list[int] = []
         self.frozen: list[NDArray[np.uint8]] = []
         """Memory that the device must not touch, each with a copy of what it holds."""
         self.copies: list[NDArray[np.uint8]] = []
         self.answers = self.new_answers()
+        self.held = 0
+        """Commands that were at work when their controller went."""
         self.device.function.enable_interrupts(self.events)
         self.bring_up()
+
+    def new_driver(self) -> None:
+        self.driver = PolledDriver(self.device.function)
+        self.long, self.slow = self.driver.page, self.driver.arena.allocate_pages(PAGE_BYTES)
+        for request, text in ((self.long, LONG_ANSWER_PREFIX), (self.slow, SLOW_PREFIX)):
+            request.view[:REQUEST_BYTES] = np.frombuffer(text.ljust(REQUEST_BYTES), np.uint8)
 
     def bring_up(self) -> None:
         self.driver.enable()
@@ -63,16 +75,20 @@ class Storm:
             2 * COMMANDS * ANSWER_BYTES
         )
 
+    def put(self, ring: int, request: DmaBuffer, slot: int) -> None:
+        """A request, answered in `slot`."""
+        sqe = hsm_sqe(
+            self.driver.next_cid(),
+            source=request.iova,
+            source_bytes=REQUEST_BYTES,
+            destination=self.answers.iova + slot * ANSWER_BYTES,
+            destination_bytes=ANSWER_BYTES,
+        )
+        self.driver.rings[ring].put(sqe)
+
     def submit(self) -> None:
         for slot in range(2 * COMMANDS):
-            sqe = hsm_sqe(
-                self.driver.next_cid(),
-                source=self.driver.page.iova,
-                source_bytes=8,
-                destination=self.answers.iova + slot * ANSWER_BYTES,
-                destination_bytes=ANSWER_BYTES,
-            )
-            self.driver.rings[1 + slot % 2].put(sqe)
+            self.put(1 + slot % 2, self.long, slot)
         for queue_id in (1, 2):
             self.driver.rings[queue_id].ring()
 
@@ -106,18 +122,28 @@ class Storm:
         self.drain()
         self.answers = self.new_answers()
 
+    def hold(self) -> None:
+        """A command that is at work from now on until the gate opens, however quick the device and slow the machine."""
+        self.device.module.gate = threading.Event()
+        self.put(1, self.slow, 0)
+        self.driver.rings[1].ring()
+        assert self.device.module.started.acquire(timeout=HANG_S)
+        self.held += 1
+
     def change_controller(self, how: Callable[[], None]) -> None:
+        if self.random.random() < HELD_SHARE:
+            self.hold()
         how()
         self.freeze(*(ring.cq_memory.view for ring in self.driver.rings.values()), self.answers.view)
         self.driver.rings.clear()  # the old rings are watched until the next round, so new memory is needed
+        self.device.module.gate.set()  # whoever is held ends now
         if self.random.random() < 0.5:
             time.sleep(self.random.random() * 1e-3)
         self.check_frozen()
         if self.driver.arena.free_bytes < (1 << 19):
             self.freeze()
             self.driver.close()
-            self.driver = PolledDriver(self.device.function)
-            self.driver.page.view[:8] = np.frombuffer(LONG_ANSWER_PREFIX.ljust(8), np.uint8)
+            self.new_driver()
         self.device.function.enable_interrupts(self.events)
         if self.driver.csts.rdy == 0:
             self.driver.disable()
@@ -160,6 +186,11 @@ def run_storm(device: DeviceUnderTest) -> None:
             storm.round()
     finally:
         storm.close()
+    assert storm.held > 0
+    until(
+        lambda: device.device.status()["counters"]["completions_dropped"] >= storm.held,
+        "the end of all commands that were at work when their controller went",
+    )
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -167,8 +198,6 @@ def test_storm(host: str, socket_folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with open_device(host, socket_folder, resources=2) as device:
         run_storm(device)
-        counters = device.device.status()["counters"]
-        assert counters["completions_dropped"] > 0, "nothing was in flight when the controller went"
     del device
     gc.collect()  # views of arenas keep the client's memory files open, the engine its doorbell page
     assert len(os.listdir("/proc/self/fd")) <= before
