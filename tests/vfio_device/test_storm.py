@@ -8,7 +8,6 @@ would hit one of the canaries that reuse its number.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import threading
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from ihsm.bus.arena import DmaBuffer
 from ihsm.bus.function import drain_event
 from ihsm_abi.pci import MSIX_VECTORS, PAGE_BYTES
+from support.descriptors import open_descriptors
 from support.devices import HOSTS, DeviceUnderTest, open_device
 from support.modules import LONG_ANSWER_PREFIX, SLOW_PREFIX
 from support.polled import PolledDriver, hsm_sqe
@@ -195,9 +195,8 @@ def run_storm(device: DeviceUnderTest) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_storm(host: str, socket_folder: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with open_device(host, socket_folder, resources=2) as device:
         run_storm(device)
     del device
-    gc.collect()  # views of arenas keep the client's memory files open, the engine its doorbell page
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before

@@ -22,6 +22,7 @@ import pytest
 from ihsm.bus import VfioUserFunction
 from ihsm.errors import BusError, RequestRefusedError
 from ihsm_device import vfu
+from support.descriptors import open_descriptors
 from support.waiting import HANG_S, ended, until
 
 BAR_BYTES = 4096
@@ -187,12 +188,12 @@ def test_regions_that_make_no_sense_are_refused(device: Device, client: VfioUser
     client.map_dma(fd, 0, 0x1000, 2 * PAGE)
     with pytest.raises(RequestRefusedError):
         client.map_dma(fd, 0, 0x2000, PAGE)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(50):
         client.map_dma(fd, 0, 0x1000, 2 * PAGE)
         with pytest.raises(BusError):
             client.map_dma(fd, PAGE, 0x1000, 8 * PAGE)
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert open_descriptors() <= before + 1
     os.close(fd)
 
 

@@ -16,6 +16,7 @@ import pytest
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.arena import MAX_ARENA_BYTES
 from ihsm.errors import ArenaError, BusError, ConnectionLostError, RequestRefusedError
+from support.descriptors import open_descriptors
 from support.devices import DeviceUnderTest, open_device
 from support.waiting import ended
 
@@ -151,7 +152,7 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
             device.function.allocate_arena(1 << 20)
             device.function.map_bar(2)
             device.function.write_event(2)
-        return len(os.listdir("/proc/self/fd"))
+        return open_descriptors()
 
     first = cycle()
     assert [cycle() for _ in range(5)] == [first] * 5

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from ihsm.errors import (
     ProtocolError,
     RequestRefusedError,
 )
+from support.descriptors import open_descriptors
 from support.scripted_server import Answer, Last, honest, reply, scripted_server
 from support.waiting import HANG_S
 
@@ -158,7 +158,7 @@ def test_corrupted_answers_never_hang(tmp_path: Path, command: int, position: in
         # Whoever waits for the rest sees the end, so that no timeout has to be short.
         return Last(bytes(good))
 
-    files = len(os.listdir("/proc/self/fd"))
+    files = open_descriptors()
     with scripted_server(tmp_path, answer) as path:
         try:
             with VfioUserFunction(path, timeout_s=HANG_S) as function:
@@ -168,7 +168,7 @@ def test_corrupted_answers_never_hang(tmp_path: Path, command: int, position: in
         except BusError:
             pass
     assert corrupted
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert open_descriptors() == files
 
 
 def test_no_server(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ihsm.bus.vfio_abi import RegionFlags
 from ihsm.bus.vfio_user_wire import REGION_ACCESS, Command
 from ihsm.errors import ProtocolError
 from ihsm_abi.pci import PAGE_BYTES
+from support.descriptors import open_descriptors
 from support.scripted_server import Answer, WithDescriptors, honest, reply, scripted_server
 from support.waiting import HANG_S
 
@@ -44,12 +45,12 @@ def file_of(size_bytes: int) -> int:
 @pytest.fixture
 def files() -> Iterator[list[int]]:
     """Descriptors that are closed after the test; nothing else may be left."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     opened: list[int] = []
     yield opened
     for fd in opened:
         os.close(fd)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_a_bar_is_mapped_from_its_file(tmp_path: Path, files: list[int]) -> None:
