@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from ihsm.bus import VfioUserFunction
+from ihsm.bus.function import drain_event
+from ihsm.bus.vfio_abi import IrqSetFlags
 from ihsm.errors import BusError, RequestRefusedError
 from ihsm_device import vfu
 from support.descriptors import open_descriptors
@@ -252,6 +254,36 @@ def test_interrupts(device: Device, client: VfioUserFunction) -> None:
     client.disable_interrupts()
     device.context.trigger(0)
     assert not any(level >= logging.ERROR for level, _ in device.logged)
+    for event in events:
+        os.close(event)
+
+
+@pytest.mark.parametrize(
+    ("start", "count"),
+    [(1, 2**32 - 1), (7, 2**32 - 4), (0, 2**32 - 1), (0, 9), (7, 2), (8, 0), (8, 1), (2**32 - 1, 1), (1, 0)],
+)
+@pytest.mark.parametrize("data", [IrqSetFlags.DATA_NONE, IrqSetFlags.DATA_EVENTFD])
+def test_ranges_of_vectors_beyond_the_table_are_refused(
+    device: Device, client: VfioUserFunction, start: int, count: int, data: IrqSetFlags
+) -> None:
+    """Those too whose end goes round 2^32."""
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    client.enable_interrupts([event])
+    with pytest.raises(RequestRefusedError):
+        client._set_irqs(data | IrqSetFlags.ACTION_TRIGGER, start, count, ())
+    device.context.trigger(0)
+    assert interrupts(event) == 1
+    os.close(event)
+
+
+def test_a_range_of_vectors_is_disabled_whole_and_alone(device: Device, client: VfioUserFunction) -> None:
+    """A request without descriptors ends those of its vectors, also where the range does not begin at 0."""
+    events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(6)]
+    client.enable_interrupts(events)
+    client._set_irqs(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, 3, 2, ())
+    for vector in range(6):
+        device.context.trigger(vector)
+    assert [drain_event(event) for event in events] == [1, 1, 1, 0, 0, 1]
     for event in events:
         os.close(event)
 
