@@ -215,6 +215,20 @@ def test_memory_whose_file_is_cut_reads_as_zeros(device: Device, client: VfioUse
     os.close(fd)
 
 
+def test_a_region_that_begins_within_a_page_of_its_file_is_reached_whole(
+    device: Device, client: VfioUserFunction
+) -> None:
+    """The mapping covers what lies before the region in its first page, and the region's end."""
+    fd = os.memfd_create("guest")
+    content = os.urandom(4 * PAGE)
+    os.write(fd, content)
+    for offset, size in ((PAGE // 2, PAGE), (PAGE - 16, 32), (PAGE + 16, 2 * PAGE), (16, 4 * PAGE - 16)):
+        client.map_dma(fd, offset, 0x10000, size)
+        assert device.context.dma_read(0x10000, size) == content[offset : offset + size]
+        client.unmap_dma(0x10000, size)
+    os.close(fd)
+
+
 def test_a_bus_error_elsewhere_still_ends_the_process(socket_folder: Path) -> None:
     """Our handler is for guest memory only."""
     program = (

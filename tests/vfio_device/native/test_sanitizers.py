@@ -58,6 +58,7 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], doorbells: str) -> None:
     [
         "engine",
         "test_vfu.py",
+        "test_vfu_messages.py",
         "fastpath",
         "test_storm.py",
         "test_msix.py",
