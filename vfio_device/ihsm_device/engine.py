@@ -9,7 +9,6 @@ call releases the interpreter lock while it is in C.
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import math
 import os
@@ -250,18 +249,17 @@ class Engine:
         host.attach(self)
 
     def _share_page(self) -> int:
-        fd = os.memfd_create("ihsm-doorbells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, BAR_BYTES)
-        # A client that cut the file would end the process at the poller's next look.
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        _check(lib.ihsm_engine_use_page(self.handle, fd), fd)
-        weakref.finalize(self, os.close, fd)
-        return fd
+        _check(lib.ihsm_engine_use_page(self.handle), 0)
+        return int(lib.ihsm_engine_page_fd(self.handle))
 
     @property
     def kick_fd(self) -> int:
         """Eventfd that wakes the poller of doorbell pages (`ihsm_abi.doorbells.POLLER_ASLEEP_OFFSET`)."""
-        return int(lib.ihsm_scheduler_kick_fd(self._scheduler.handle))
+        return int(lib.ihsm_engine_kick_fd(self.handle))
+
+    def renew_page(self) -> None:
+        """Put a new page and a new kick descriptor under the old numbers, for the next client; no queue exists."""
+        _check(lib.ihsm_engine_renew_page(self.handle), 0)
 
     def enable_admin(self, asq: int, acq: int, sq_entries: int, cq_entries: int) -> None:
         """Start the admin rings at guest addresses `asq` and `acq`; nothing is read before the first doorbell.

@@ -23,12 +23,16 @@ from typing import Final
 
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
+from ihsm_device.memory_files import file_system
 
 _log = logging.getLogger(__name__)
 
 CONFIG_SPACE_BYTES: Final = 4096
 MSIX_IRQ: Final = 2
 """Interrupt index of MSI-X in the protocol, as in the kernel's vfio.h."""
+
+MAX_REFUSALS_TOLD: Final = 8
+"""Files of one client that the log tells of when they cannot be memory."""
 
 LogCallback = Callable[[int, str], None]
 ReadCallback = Callable[[int, int], bytes]
@@ -100,6 +104,8 @@ class Context:
         self._attached = False
         self._number = next(_numbers)
         _contexts[self._number] = self
+        self._refused: set[str] = set()
+        _check(lib.ihsm_vfu_prepare(), "asynchronous I/O (io_setup; is fs.aio-max-nr used up?)")
         syslog_level = max(index for index, value in enumerate(_SYSLOG_LEVELS) if value >= level)
         out = ffi.new("struct ihsm_vfu **")
         _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level, out), path)
@@ -202,6 +208,7 @@ class Context:
             result = lib.ihsm_vfu_attach(self.handle)
             if result == 0:
                 self._attached = True
+                self._refused.clear()
             elif result in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
                 raise OSError(-result, os.strerror(-result))
             else:
@@ -267,6 +274,18 @@ class Context:
             data[:] = answer
         return len(data)
 
+    def _refuse_memory(self, iova: int, size_bytes: int, fd: int, device: tuple[int, int]) -> None:
+        """One line for each file that a client tries; the region is there, without a pointer."""
+        name = file_system(fd, device)
+        if name not in self._refused and len(self._refused) < MAX_REFUSALS_TOLD:
+            self._refused.add(name)
+            self._log(
+                logging.ERROR,
+                f"guest memory at {iova:#x} ({size_bytes} bytes) is a file of {name}: not used, for its pages may never come; "
+                "give QEMU memory of memfd, tmpfs or hugetlbfs "
+                "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
+            )
+
     def _dma(self, mapped: bool, region: DmaRegion) -> None:
         callback = self._on_map if mapped else self._on_unmap
         if callback is not None:
@@ -305,6 +324,15 @@ def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool) 
 
 
 ffi.def_extern(name="ihsm_py_dma", onerror=_failed)(_on_dma)
+
+
+def _on_refused_memory(number: int, iova: int, size: int, fd: int, major: int, minor: int) -> None:
+    context = _contexts.get(number)
+    if context is not None:
+        context._refuse_memory(iova, size, fd, (major, minor))
+
+
+ffi.def_extern(name="ihsm_py_refused_memory", onerror=_failed)(_on_refused_memory)
 
 
 def _on_log(number: int, level: int, message: _native.ConstPointer[_native.c_char]) -> None:

@@ -61,6 +61,7 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
 
 void ihsm_engine_free(struct ihsm_engine *engine) {
     ihsm_engine_close(engine);
+    ihsm_page_free(&engine->page);
     for (unsigned i = 0; i < IHSM_RINGS; i++) {
         free(engine->rings[i].fetched);
         pthread_cond_destroy(&engine->rings[i].changed);

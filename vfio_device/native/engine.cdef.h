@@ -71,10 +71,16 @@ void ihsm_engine_free(struct ihsm_engine *engine);
 /* Keys of the fast path and what it must know of the function; before the first AES queue exists, else -EBUSY. */
 int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv);
 /*
- * Doorbells come through this file of one page, which the client maps, instead of through accesses; before any queue.
+ * Doorbells come through a file of one page, which the client maps, instead of through accesses; before any queue.
+ * The numbers of that file and of the eventfd that wakes its reader stay the same for the life of the engine.
  */
-int ihsm_engine_use_page(struct ihsm_engine *engine, int fd);
-int ihsm_scheduler_kick_fd(struct ihsm_scheduler *scheduler);
+int ihsm_engine_use_page(struct ihsm_engine *engine);
+int ihsm_engine_page_fd(struct ihsm_engine *engine);
+int ihsm_engine_kick_fd(struct ihsm_engine *engine);
+/* Between two clients: what the last one has kept of page and eventfd has no effect any more. */
+int ihsm_engine_renew_page(struct ihsm_engine *engine);
+/* Readable if the reader of the pages has been kicked and has not noticed yet. */
+int ihsm_scheduler_kicks(struct ihsm_scheduler *scheduler);
 int ihsm_engine_enable_admin(struct ihsm_engine *engine, uint64_t asq, uint64_t acq, uint32_t sq_entries,
                              uint32_t cq_entries);
 int ihsm_engine_create_cq(struct ihsm_engine *engine, unsigned id, uint64_t base, uint32_t entries, int vector);

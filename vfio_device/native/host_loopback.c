@@ -1,11 +1,11 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A host inside the process, for tests: guest memory is a buffer of the caller's, vectors are counted. */
+#include "descriptors.h"
 #include "host.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 
 struct loopback {
     struct ihsm_host host;
@@ -16,14 +16,14 @@ struct loopback {
 static bool raise_vector(struct ihsm_host *host, unsigned vector) {
     struct loopback *loopback = (struct loopback *)host;
     loopback->raised[vector]++;
-    return loopback->eventfds[vector] < 0 || eventfd_write(loopback->eventfds[vector], 1) == 0;
+    return loopback->eventfds[vector] < 0 || ihsm_notify(loopback->eventfds[vector]) == 0;
 }
 
 struct ihsm_host *ihsm_loopback_new(void) {
     struct loopback *loopback = calloc(1, sizeof *loopback);
     if (loopback == NULL)
         return NULL;
-    if (ihsm_host_init(&loopback->host, raise_vector) != 0) {
+    if (ihsm_descriptors_init() != 0 || ihsm_host_init(&loopback->host, raise_vector) != 0) {
         free(loopback);
         return NULL;
     }
@@ -39,7 +39,9 @@ void ihsm_loopback_free(struct ihsm_host *host) {
 
 int ihsm_loopback_map(struct ihsm_host *host, uint64_t iova, uint64_t size, uint8_t *memory, bool writable) {
     ihsm_host_lock(host);
-    int result = ihsm_regions_add(&host->regions, iova, size, memory, true, writable);
+    const struct ihsm_region region = {
+        .iova = iova, .last = iova + (size - 1), .vaddr = memory, .readable = true, .writable = writable};
+    int result = size == 0 ? -EINVAL : ihsm_regions_add(&host->regions, &region);
     ihsm_host_unlock(host);
     return result;
 }

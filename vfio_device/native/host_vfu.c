@@ -12,13 +12,17 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libvfio-user.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <syslog.h>
 
+#include "descriptors.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
@@ -116,8 +120,15 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
 static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    int error = ihsm_regions_add(&vfu->host.regions, iova, info->iova.iov_len, info->vaddr, info->prot & PROT_READ,
-                                 info->prot & PROT_WRITE);
+    int error = ihsm_regions_add(&vfu->host.regions,
+                                 &(struct ihsm_region){
+                                     .iova = iova,
+                                     .last = iova + (info->iova.iov_len - 1),
+                                     .vaddr = info->vaddr,
+                                     .readable = info->prot & PROT_READ,
+                                     .writable = info->prot & PROT_WRITE,
+                                     .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
+                                 });
     if (error == 0)
         ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL);
 }
@@ -129,8 +140,41 @@ static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
         ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL);
 }
 
+#ifdef VFU_DESCRIPTOR_CALLBACKS
+static bool is_memory(vfu_ctx_t *context, int fd, uint64_t iova, uint64_t size) {
+    if (ihsm_is_memory_file(fd))
+        return true;
+    struct statx status = {0};
+    (void)!statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status); /* what is known already: nobody is asked */
+    ihsm_py_refused_memory(of(context)->handle, iova, size, fd, status.stx_dev_major, status.stx_dev_minor);
+    return false;
+}
+
+static bool is_event(vfu_ctx_t *context, int fd) {
+    (void)context;
+    return ihsm_is_eventfd(fd);
+}
+
+static int notify(vfu_ctx_t *context, int fd) {
+    (void)context;
+    errno = -ihsm_notify(fd);
+    return errno == 0 ? 0 : -1;
+}
+
+static void discard(vfu_ctx_t *context, int fd) {
+    (void)context;
+    ihsm_discard(fd);
+}
+
+static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, is_event, notify, discard};
+#endif
+
 static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
-    if (ihsm_py_reset(of(context)->handle, (int)type) == 0)
+    struct ihsm_vfu *vfu = of(context);
+    bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
+    if (type == VFU_RESET_LOST_CONN && vfu->engine != NULL && ihsm_engine_renew_page(vfu->engine) != 0)
+        ihsm_py_log(vfu->handle, LOG_WARNING, "no new doorbell page: the next client shares that of the last");
+    if (done)
         return 0;
     errno = EIO;
     return -1;
@@ -143,6 +187,8 @@ static bool raise_vector(struct ihsm_host *host, unsigned vector) {
     vfu->triggering = false;
     return raised;
 }
+
+int ihsm_vfu_prepare(void) { return ihsm_descriptors_init(); }
 
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **out) {
     struct ihsm_vfu *vfu = calloc(1, sizeof *vfu);
@@ -172,6 +218,9 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
         free(vfu);
         return error;
     }
+#ifdef VFU_DESCRIPTOR_CALLBACKS
+    vfu_setup_descriptor_callbacks(vfu->context, &descriptor_callbacks);
+#endif
     *out = vfu;
     return 0;
 }

@@ -12,19 +12,17 @@
  *   3. read all doorbells once more, and stay awake if one has changed;
  *   4. wait for the kick descriptor, but never longer than a bounded time; afterwards clear the 'asleep' words.
  * A client that knows the word (our own driver) does the mirror image: store the doorbell, fence, read the word, and
- * write to the kick descriptor (which it got through the protocol's GET_REGION_IO_FDS) if it says asleep. Each side
+ * write to its kick descriptor (which it got through the protocol's GET_REGION_IO_FDS) if it says asleep. Each side
  * stores before its fence and loads after it, so either the poller sees the doorbell in step 3 or the client sees the
- * word and kicks: no doorbell is lost and none waits. The kick descriptor is a counter, so a kick before step 4 makes
- * step 4 return at once.
+ * word and kicks: no doorbell is lost and none waits. A kick stays noted until it has been heard, so one before step 4
+ * makes step 4 return at once.
  * A client that does not know the word (a guest's driver) is seen when the bounded sleep ends, MAX_SLEEP_NS at worst;
  * so is one that overwrites the word, which hurts only itself.
  */
 #include "engine.h"
 
 #include <limits.h>
-#include <poll.h>
 #include <sched.h>
-#include <sys/eventfd.h>
 #include <time.h>
 
 #include "fence.h"
@@ -75,9 +73,7 @@ static bool scan_locked(struct ihsm_pages *pages) {
 
 static void sleep_until_kicked(struct ihsm_scheduler *scheduler, int64_t nanoseconds) {
     struct ihsm_pages *pages = &scheduler->pages;
-    struct pollfd kick = {.fd = pages->kick_fd, .events = POLLIN};
     const struct timespec duration = {.tv_nsec = nanoseconds};
-    eventfd_t count;
 
     IHSM_SEAM(POLLER_TIRED);
     pthread_mutex_lock(&pages->lock);
@@ -87,8 +83,7 @@ static void sleep_until_kicked(struct ihsm_scheduler *scheduler, int64_t nanosec
     pthread_mutex_unlock(&pages->lock);
     if (!changed && !atomic_load(&scheduler->poller.closed)) {
         IHSM_SEAM(POLLER_SLEEPS);
-        if (ppoll(&kick, 1, IHSM_SEAM_SLEEP_BOUND(&duration), NULL) > 0)
-            (void)!eventfd_read(pages->kick_fd, &count);
+        ihsm_pages_sleep(pages, IHSM_SEAM_SLEEP_BOUND(&duration));
     }
     pthread_mutex_lock(&pages->lock);
     ihsm_pages_set_asleep(pages, false);
@@ -132,10 +127,10 @@ static void *poll_pages(void *argument) {
     return NULL;
 }
 
-int ihsm_engine_use_page(struct ihsm_engine *engine, int fd) {
+int ihsm_engine_use_page(struct ihsm_engine *engine) {
     struct ihsm_scheduler *scheduler = engine->scheduler;
     struct ihsm_poller *poller = &scheduler->poller;
-    int result = ihsm_page_open(&engine->page, &scheduler->pages, fd);
+    int result = ihsm_page_open(&engine->page, &scheduler->pages);
     if (result != 0)
         return result;
     ihsm_page_lock(&engine->page); /* two functions may come at once */
@@ -147,12 +142,15 @@ int ihsm_engine_use_page(struct ihsm_engine *engine, int fd) {
     return result;
 }
 
-int ihsm_scheduler_kick_fd(struct ihsm_scheduler *scheduler) { return scheduler->pages.kick_fd; }
+int ihsm_engine_page_fd(struct ihsm_engine *engine) { return engine->page.fd; }
+int ihsm_engine_kick_fd(struct ihsm_engine *engine) { return engine->page.kick_fd; }
+int ihsm_engine_renew_page(struct ihsm_engine *engine) { return ihsm_page_renew(&engine->page); }
+int ihsm_scheduler_kicks(struct ihsm_scheduler *scheduler) { return scheduler->pages.kicks; }
 
 void ihsm_poller_close(struct ihsm_scheduler *scheduler) {
     if (scheduler->poller.running) {
         atomic_store(&scheduler->poller.closed, true);
-        (void)!eventfd_write(scheduler->pages.kick_fd, 1);
+        ihsm_pages_wake(&scheduler->pages);
         pthread_join(scheduler->poller.thread, NULL);
     }
 }

@@ -45,14 +45,13 @@ static size_t lower_bound(const struct ihsm_regions *regions, uint64_t iova) {
     return low;
 }
 
-int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
-                     bool writable) {
-    if (size == 0 || iova + (size - 1) < iova)
+int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *region) {
+    if (region->last < region->iova)
         return -EINVAL;
     int result = 0;
     write_lock(regions);
-    size_t at = lower_bound(regions, iova);
-    if (at < regions->count && regions->table[at].iova <= iova + (size - 1)) {
+    size_t at = lower_bound(regions, region->iova);
+    if (at < regions->count && regions->table[at].iova <= region->last) {
         result = -EEXIST;
     } else {
         if (regions->count == regions->capacity) {
@@ -66,10 +65,9 @@ int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size,
             regions->capacity = capacity;
         }
         memmove(&regions->table[at + 1], &regions->table[at], (regions->count - at) * sizeof *regions->table);
-        regions->table[at] = (struct ihsm_region){
-            .iova = iova, .last = iova + (size - 1), .vaddr = vaddr, .readable = readable, .writable = writable};
+        regions->table[at] = *region;
         regions->count++;
-        regions->without_pointer += vaddr == NULL;
+        regions->without_pointer += region->vaddr == NULL;
     }
 out:
     write_unlock(regions);

@@ -8,12 +8,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The memory of this process that a region lies in, whole pages of its file. */
+struct ihsm_mapping {
+    void *base;
+    size_t len;
+    size_t page_bytes;
+};
+
 struct ihsm_region {
     uint64_t iova;
     uint64_t last;  /* last byte, inclusive, so that a region may end at 2^64 - 1 */
     uint8_t *vaddr; /* NULL: the client gave no pointer (ROM, a BAR, memory without share=on) */
     bool readable;
     bool writable;
+    struct ihsm_mapping mapping; /* of a client's file, else zeros */
 };
 
 struct ihsm_regions {
@@ -27,8 +35,7 @@ struct ihsm_regions {
 
 int ihsm_regions_init(struct ihsm_regions *regions);
 void ihsm_regions_destroy(struct ihsm_regions *regions);
-int ihsm_regions_add(struct ihsm_regions *regions, uint64_t iova, uint64_t size, void *vaddr, bool readable,
-                     bool writable);
+int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *region);
 int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 

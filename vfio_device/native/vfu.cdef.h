@@ -14,6 +14,8 @@ enum ihsm_vfu_event {
 };
 enum ihsm_vfu_access { IHSM_VFU_NO_ACCESS = 0, IHSM_VFU_PYTHON = 1, IHSM_VFU_DOORBELLS = 2, IHSM_VFU_MSIX = 3 };
 
+/* Before the first context, once or more often. */
+int ihsm_vfu_prepare(void);
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **vfu);
 void ihsm_vfu_free(struct ihsm_vfu *vfu);
 int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, unsigned subsystem_vendor,

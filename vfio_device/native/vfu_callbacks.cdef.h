@@ -4,4 +4,7 @@
 int64_t ihsm_py_region_access(uint64_t handle, int index, char *data, size_t count, int64_t offset, bool is_write);
 int ihsm_py_reset(uint64_t handle, int type);
 void ihsm_py_dma(uint64_t handle, bool mapped, uint64_t iova, uint64_t size, bool has_pointer);
+/* A file that is not mapped; device_major and device_minor are its file system's number. */
+void ihsm_py_refused_memory(uint64_t handle, uint64_t iova, uint64_t size, int fd, unsigned device_major,
+                            unsigned device_minor);
 void ihsm_py_log(uint64_t handle, int level, const char *message);

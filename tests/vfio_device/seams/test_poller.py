@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET, sq_tail_offset
+from ihsm_device._native import lib
 from support.rig import EngineRig, RigQueue, hsm_entry
 from support.seams import Seams
 
@@ -70,7 +72,33 @@ def test_a_doorbell_that_comes_as_an_access_kicks_the_poller(seams: Seams, queue
     seams.open("POLLER_TIRED")
     seams.wait_standing("POLLER_SLEEPS")
     queue.rig.engine.doorbell(sq_tail_offset(queue.queue_id), queue.tail)
-    kicked, _, _ = select.select([queue.rig.engine.kick_fd], [], [], 0)
+    kicked, _, _ = select.select([lib.ihsm_scheduler_kicks(queue.rig.scheduler.handle)], [], [], 0)
     assert kicked, "nobody will wake the poller"
     seams.open("POLLER_SLEEPS")
     assert queue.rig.pull().cid == CID
+
+
+def test_a_kick_that_the_client_takes_back_leaves_the_poller_to_others(seams: Seams, queue: RigQueue) -> None:
+    """The poller reads no descriptor that a client has: such a read waits once O_NONBLOCK is cleared."""
+    kick_fd = queue.rig.engine.kick_fd
+    os.set_blocking(kick_fd, True)
+    seams.open("POLLER_TIRED")
+    seams.wait_standing("POLLER_SLEEPS")
+    os.eventfd_write(kick_fd, 1)
+    assert os.eventfd_read(kick_fd) == 1
+    store(queue)
+    queue.rig.engine.doorbell(sq_tail_offset(queue.queue_id), queue.tail)  # kicks by the descriptor that nobody has
+    seams.open("POLLER_SLEEPS")
+    assert queue.rig.pull().cid == CID
+
+
+def test_kicks_are_heard_and_never_read(seams: Seams, queue: RigQueue) -> None:
+    kick_fd = queue.rig.engine.kick_fd
+    seams.open("POLLER_TIRED")
+    seams.open("POLLER_SLEEPS")
+    seams.wait_reached("POLLER_SLEEPS")
+    for count in range(1, 4):
+        before = seams.reached("POLLER_SLEEPS")
+        os.eventfd_write(kick_fd, 1)
+        seams.wait_reached("POLLER_SLEEPS", before + 1)
+        assert f"eventfd-count: {count:16x}" in Path(f"/proc/self/fdinfo/{kick_fd}").read_text()
