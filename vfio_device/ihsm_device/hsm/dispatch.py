@@ -21,6 +21,7 @@ from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus, Sessio
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError
 from ihsm_device.hsm.admission import NotProvisionedError, admit
 from ihsm_device.hsm.command import SHORT_APP_ID, HsmCommand, HsmCompletion
+from ihsm_device.hsm.device import StateError
 from ihsm_device.hsm.errors import CancelledError, RefusedError
 from ihsm_device.hsm.keystore import StaleHandleError
 from ihsm_device.hsm.operations import HANDLERS, Context, Handler
@@ -112,7 +113,9 @@ def _failure(context: Context, kind: ControlKind, error: Exception) -> HsmComple
         return HsmCompletion(b"", _flags(kind), sc=HsmStatus.INTERNAL_ERROR)
     if not isinstance(error, RefusedError):
         name = context.header.op.name
-        _log.error("partition %d: %s failed", context.partition.index, name, exc_info=error)
+        # A full disk is no fault of the program: its one line says all.
+        trace = None if isinstance(error, StateError) else error
+        _log.error("partition %d: %s failed: %s", context.partition.index, name, error, exc_info=trace)
         error = RefusedError(DdiStatus.InternalError)
     return _refusal(context, kind, error.status)
 

@@ -220,7 +220,8 @@ int ks_create_device_secret(const char *path, uint64_t owner, uint64_t *key, int
 }
 
 static int read_file(const char *path, uint8_t *file, int *error) {
-    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    /* Neither a link is followed nor a pipe waited for. */
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         *error = errno;
         return errno == ELOOP ? KS_PERMISSION : KS_IO;

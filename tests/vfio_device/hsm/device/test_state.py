@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -21,7 +22,8 @@ from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import AesKeySize, DdiStatus, DeviceKind, KeyUsage
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice, PartitionRecord, RecordFile, StateError
-from ihsm_device.hsm.device.state import DeviceRecord, StateDirectory
+from ihsm_device.hsm.device.records import DeviceRecord
+from ihsm_device.hsm.device.state import StateDirectory
 from ihsm_device.hsm.keystore import StateFileError
 from ihsm_device.hsm.profile import DEFAULT
 from support.hsm import Scene
@@ -32,6 +34,11 @@ SEALED = bytes(range(100))
 @pytest.fixture
 def options(tmp_path: Path) -> DeviceOptions:
     return DeviceOptions(kind=DeviceKind.Virtual, state=tmp_path / "state")
+
+
+def sealed(data: bytes) -> bytes:
+    """Seal of record files that no device opens."""
+    return hashlib.sha256(data).digest()
 
 
 def files(options: DeviceOptions) -> dict[str, bytes]:
@@ -144,25 +151,21 @@ def test_one_process_at_a_time(options: DeviceOptions) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("device.json", lambda data: b""),
-        ("device.json", lambda data: data[:-20]),
-        ("device.json", lambda data: data.replace(b'"format": 1', b'"format": 2')),
-        ("device.json", lambda data: data.replace(b"DeviceRecord", b"PartitionRecord")),
-        ("partition-0.json", lambda data: b"[]"),
-        ("partition-0.json", lambda data: data.replace(b'"bk_boot": "01', b'"bk_boot": "02')),
-        ("partition-0.json", lambda data: data.replace(b'"partition_id"', b'"other"')),
         ("device.secret", lambda data: data[:-1]),
+        ("device.secret", lambda data: data + b"\0"),
+        ("device.secret", lambda data: b""),
         ("device.secret", lambda data: bytes([data[0] ^ 1]) + data[1:]),
+        ("device.secret", lambda data: data[:-1] + bytes([data[-1] ^ 0x80])),
     ],
 )
-def test_damaged_files_are_refused(options: DeviceOptions, name: str, spoil: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_secret_is_refused(options: DeviceOptions, name: str, spoil: Callable[[bytes], bytes]) -> None:
     with HsmDevice(options) as device:
         Scene(device.function()).provision()
     assert options.state is not None
     path = options.state / name
     path.write_bytes(spoil(path.read_bytes()))
     before = files(options)
-    with pytest.raises(StateError), HsmDevice(options) as device:
+    with pytest.raises(StateError, match=str(path)), HsmDevice(options) as device:
         device.function()
     assert files(options) == before
 
@@ -185,7 +188,7 @@ def test_a_secret_of_another_device_is_noticed(options: DeviceOptions, tmp_path:
     assert options.state is not None
     assert other.state is not None
     (options.state / "device.secret").write_bytes((other.state / "device.secret").read_bytes())
-    with pytest.raises(StateError, match="not of this device"), HsmDevice(options) as device:
+    with pytest.raises(StateError, match=r"device\.json: .*of another device"), HsmDevice(options) as device:
         device.function()
 
 
@@ -198,13 +201,13 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        DeviceRecord(2**64 - 1, (b"\x30\x00", b"")),
+        DeviceRecord(2**64 - 1, (b"\x30\x00", b"\x30")),
         PartitionRecord(bytes(16)),
         PartitionRecord(bytes(16), b"leaf", b"boot", b""),
     ],
 )
 def test_records_round_trip(tmp_path: Path, record: DeviceRecord | PartitionRecord) -> None:
-    file: RecordFile = RecordFile(tmp_path / "record.json", type(record))  # type: ignore[type-arg]
+    file: RecordFile = RecordFile(tmp_path / "record.json", type(record), sealed)  # type: ignore[type-arg]
     assert file.read() is None
     file.write(record)
     assert file.read() == record
@@ -214,7 +217,7 @@ def test_records_round_trip(tmp_path: Path, record: DeviceRecord | PartitionReco
 
 
 def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = RecordFile(tmp_path / "record.json", PartitionRecord)
+    file = RecordFile(tmp_path / "record.json", PartitionRecord, sealed)
     old = PartitionRecord(bytes(16))
     file.write(old)
 
@@ -233,15 +236,24 @@ def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_ret
 ) -> None:
     """What a power failure leaves: the content is synced under another name, the folder after the rename."""
     path = tmp_path / "record.json"
-    file = RecordFile(path, PartitionRecord)
+    file = RecordFile(path, PartitionRecord, sealed)
     old, new = PartitionRecord(bytes(16)), PartitionRecord(b"1" * 16)
     file.write(old)
+
+    def stored(target: Path) -> PartitionRecord | None:
+        """What a file will hold once it has its name, which the seal covers."""
+        named = tmp_path / "seen" / path.name
+        named.parent.mkdir(exist_ok=True)
+        named.write_bytes(target.read_bytes())
+        named.chmod(0o600)
+        return RecordFile(named, PartitionRecord, sealed).read()
+
     synced: list[tuple[str, PartitionRecord | None, PartitionRecord | None]] = []
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
         target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        content = None if target.is_dir() else RecordFile(target, PartitionRecord).read()
+        content = None if target.is_dir() else stored(target)
         synced.append((target.name, content, file.read()))
         sync(descriptor)
 
@@ -250,7 +262,9 @@ def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_ret
     assert synced == [("record.json.new", new, old), (tmp_path.name, None, new)]
 
 
-def test_what_cannot_be_stored_has_not_happened(options: DeviceOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_stored_has_not_happened(
+    options: DeviceOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -261,6 +275,9 @@ def test_what_cannot_be_stored_has_not_happened(options: DeviceOptions, monkeypa
             scene.client.set_sealed_bk3(SEALED)
         monkeypatch.undo()
         assert caught.value.status == DdiStatus.InternalError
+        assert [(record.exc_info, "partition-0.json" in record.getMessage()) for record in caplog.records] == [
+            (None, True)
+        ], "one line that names the file"
         assert scene.client.sealed_bk3() is None
         scene.client.set_sealed_bk3(SEALED)
 

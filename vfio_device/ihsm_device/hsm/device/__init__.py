@@ -3,7 +3,7 @@
 """What all functions of one server process share: the device, its state directory, its stock of keys."""
 
 from ihsm_device.hsm.device.device import DeviceOptions, HsmDevice
-from ihsm_device.hsm.device.state import PartitionRecord, RecordFile, StateError
+from ihsm_device.hsm.device.records import PartitionRecord, RecordFile, StateError
 
 __all__ = [
     "DeviceOptions",

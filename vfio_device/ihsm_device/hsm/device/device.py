@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from ihsm_abi.ddi import DeviceKind
-from ihsm_device.hsm.device.state import DeviceRecord, StateDirectory
+from ihsm_device.hsm.device.records import DeviceRecord, StateError
+from ihsm_device.hsm.device.state import StateDirectory
+from ihsm_device.hsm.device.takeover import take_over
 from ihsm_device.hsm.device.unwrapping_stock import UnwrappingKeyStock
 from ihsm_device.hsm.identity import DeviceIdentity, certificates
 from ihsm_device.hsm.keystore import KeyStore, Owner, Scope, SelfTestReport, run_self_tests
@@ -63,6 +65,7 @@ class HsmDevice:
             self.self_tests = self.run_self_tests()
             secret = self.directory.device_secret(self.store, Owner(scope=Scope.DEVICE))
             self.identity = DeviceIdentity.from_secret(self.store, secret)
+            take_over(self.directory, self.store, self.identity)
             self.record = self._load_record()
             self._opened = opened.pop_all()
         self.unwrapping_keys = UnwrappingKeyStock(self.store, self.enter_error_state)
@@ -113,6 +116,8 @@ class HsmDevice:
         file = self.directory.device_file()
         record = file.read()
         if record is None:
+            if next(self.directory.partition_indices(), None) is not None:
+                raise StateError(f"{file.path}: missing, although there are records of its functions")
             serial = int.from_bytes(self.store.random(_SERIAL_BYTES), "big") or 1
             record = DeviceRecord(serial, certificates.device_chain(self.store, self.identity))
             file.write(record)

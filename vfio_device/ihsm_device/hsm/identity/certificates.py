@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID, ObjectIdentifier
@@ -114,10 +115,44 @@ def partition_certificate(
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
+def verify_device_chain(device: DeviceIdentity, chain: Sequence[bytes]) -> None:
+    """Raise ValueError unless the chain, as `device_chain` makes it, is signed by and for this device's keys."""
+    root, alias = map(_parse, chain)
+    _verify(root, device.device_id.point, root)
+    _verify(alias, device.alias.point, root)
+
+
+def verify_leaf(partition: PartitionIdentity, leaf: bytes, chain: Sequence[bytes]) -> None:
+    """Raise ValueError unless the leaf certifies the partition's key and is signed by the last of `chain`."""
+    _verify(_parse(leaf), partition.point, _parse(chain[-1]))
+
+
 def thumbprint(chain: Sequence[bytes]) -> bytes:
     """SHA-256 over three SHA-256 values: of the upper certificates', of the alias, of the leaf (spec 06 §1.8)."""
     *upper, alias, leaf = (hashlib.sha256(certificate).digest() for certificate in chain)
     return hashlib.sha256(hashlib.sha256(b"".join(upper)).digest() + alias + leaf).digest()
+
+
+def _parse(data: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
+    if certificate.public_bytes(serialization.Encoding.DER) != data:
+        raise ValueError("the certificate is not in DER")
+    return certificate
+
+
+def _verify(certificate: x509.Certificate, subject: Point, issuer: x509.Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+        if certificate.public_key() == _public_key(subject):
+            return
+    except InvalidSignature:
+        raise ValueError("a certificate's signature does not verify") from None
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"a certificate has no key of the device: {error}") from None
+    raise ValueError("a certificate has another key")
 
 
 def _layer_certificate(

@@ -23,7 +23,7 @@ from ihsm_abi.ddi.masked_key import (
     masked_key_head,
 )
 from ihsm_device.hsm.errors import RefusedError
-from ihsm_device.hsm.identity.hierarchy import CURRENT_SVN, BackupSeeds
+from ihsm_device.hsm.identity.hierarchy import CURRENT_SVN, BackupSeeds, boot_masking_key
 from ihsm_device.hsm.keystore import ArgumentError, AuthenticationError, DecodeError, Handle, KeyStore, Owner
 from ihsm_device.hsm.wire import BY_PRIVATE_TYPE, MASKING_TYPE, TYPES, Family
 
@@ -130,6 +130,15 @@ def unmask_secret(store: KeyStore, masking_key: Handle, blob: Blob, length: int,
 def unmask_masking_key(store: KeyStore, backup_key: Handle, blob: Blob, owner: Owner) -> Handle:
     """Open a BMK, a BMK_session or BK_BOOT at rest; raises UnmaskError."""
     return unmask_secret(store, backup_key, blob, MASKING_KEY_BYTES, owner)
+
+
+def unmask_boot_key(store: KeyStore, seeds: BackupSeeds, data: bytes, owner: Owner) -> Handle:
+    """Open BK_BOOT as it is stored at rest; raises UnmaskError."""
+    bkx = boot_masking_key(store, seeds, CURRENT_SVN, owner)
+    try:
+        return unmask_masking_key(store, bkx, read(data), owner)
+    finally:
+        store.destroy(bkx)
 
 
 def unmask_key(

@@ -17,7 +17,7 @@ from typing import Self
 
 from ihsm_abi.ddi.limits import NONCE_BYTES
 from ihsm_device.hsm.device import HsmDevice, PartitionRecord, RecordFile, StateError
-from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, hierarchy, masking
+from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, masking
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.partition.pin_policy import PinPolicy
 from ihsm_device.hsm.partition.session_table import Session, SessionTable
@@ -94,13 +94,10 @@ class Kept:
             device.enter_error_state(f"pairwise test of the identity key of function {index}: {error}")
         if record.bk_boot is not None:
             owner = Owner(index, Scope.IDENTITY)
-            bkx = hierarchy.boot_masking_key(store, device.identity.seeds, hierarchy.CURRENT_SVN, owner)
             try:
-                kept.bk_boot = masking.unmask_masking_key(store, bkx, masking.read(record.bk_boot), owner)
+                kept.bk_boot = masking.unmask_boot_key(store, device.identity.seeds, record.bk_boot, owner)
             except masking.UnmaskError as error:
                 raise StateError(f"function {index}: the stored BK_BOOT is not of this device") from error
-            finally:
-                store.destroy(bkx)
         return kept
 
 
