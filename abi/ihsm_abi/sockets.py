@@ -1,10 +1,13 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sockets of served functions lie, so that `ihsm serve` and discovery agree."""
+"""Where sockets of served functions lie and whether somebody serves them; `ihsm serve` and discovery agree on both."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Final
+
+from ihsm_abi.control import SUFFIX
 
 SOCKET_SUFFIX: Final = ".sock"
 """Suffix of a vfio-user socket in the default folder; its control socket appends `ihsm_abi.control.SUFFIX`."""
@@ -26,3 +29,35 @@ def default_path(number: int) -> Path:
 def numbered_path(first: Path, number: int) -> Path:
     """Socket of function `number` when the first one was named: PATH, PATH.1, PATH.2, ..."""
     return first if number == 0 else first.with_name(f"{first.name}.{number}")
+
+
+def is_listening(path: str | os.PathLike[str]) -> bool:
+    """Whether somebody serves the function at a socket path, in whatever network namespace.
+
+    Told by connecting: /proc/net/unix lists one namespace, and under the names that sockets were bound by. The control
+    socket is asked first, for its server does not mind.
+
+    Raises:
+        OSError: the socket cannot be reached, such as one of another user.
+    """
+    return accepts(os.fspath(path) + SUFFIX) or accepts(path)
+
+
+def accepts(path: str | os.PathLike[str]) -> bool:
+    """Whether a process accepts connections on the socket `path`, or would, were its backlog not full.
+
+    Raises:
+        OSError: the socket cannot be reached, such as one of another user.
+    """
+    name = os.fsencode(path)
+    if len(name) > MAX_PATH_BYTES:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(name)
+        except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
+            return False
+        except BlockingIOError:
+            return True
+        return True

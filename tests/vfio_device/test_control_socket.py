@@ -40,7 +40,7 @@ HANDLERS = {"echo": echo, "refuse": refuse, "fail": fail}
 def path(socket_folder: Path) -> Iterator[Path]:
     path = socket_folder / "a.ctl"
     server = ControlServer()
-    server.add(listen(path), HANDLERS)
+    server.add(listen(path)[0], HANDLERS)
     server.start()
     yield path
     server.stop()
@@ -108,7 +108,7 @@ def test_one_client_does_not_hold_up_another(path: Path) -> None:
 
 def test_stop_ends_open_connections(socket_folder: Path) -> None:
     server = ControlServer()
-    server.add(listen(socket_folder / "b.ctl"), HANDLERS)
+    server.add(listen(socket_folder / "b.ctl")[0], HANDLERS)
     server.start()
     with connect(socket_folder / "b.ctl") as client:
         client.sendall(ControlRequest("echo").encode())

@@ -20,13 +20,10 @@ from ihsm_abi.admin import IDENTIFY, AdminOpcode, AdminStatus
 from ihsm_abi.control import SUFFIX
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, decode_response, encode_request
 from ihsm_abi.registers import Register
-from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
-from ihsm_device.socket_paths import claim, is_listening, listen
 from support.polled import PolledDriver
 from support.process import json_lines, run_serve, serve
 from support.waiting import HANG_S, until
 
-MAX_PATH = 107
 HEADER = struct.Struct("<HHIII")
 """Message id, command, size, flags, error: the header of every vfio-user message."""
 
@@ -68,6 +65,17 @@ def test_stop_with_a_client_attached(socket_folder: Path, number: int) -> None:
             PolledDriver(function).enable()
             assert server.stop(number) == 0
         assert list(socket_folder.iterdir()) == []
+
+
+def test_only_one_thread_takes_the_signals_that_end_it(socket_folder: Path) -> None:
+    """Any other that does would end the process on the spot, with its sockets left."""
+    ending = 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1)
+    with serve("--socket", str(socket_folder / "a.sock"), "--doorbell", "page") as server:
+        use(server.paths[0])
+        for task in Path(f"/proc/{server.pid}/task").iterdir():
+            blocked = next(line for line in (task / "status").read_text().splitlines() if line.startswith("SigBlk"))
+            if task.name != str(server.pid):
+                assert int(blocked.split()[1], 16) & ending == ending, (task / "comm").read_text()
 
 
 def test_stop_with_a_silent_client(socket_folder: Path) -> None:
@@ -136,31 +144,6 @@ def test_failure_of_a_later_function_leaves_nothing_behind(socket_folder: Path) 
     assert "no socket" in refused.stderr
     assert [entry.name for entry in socket_folder.iterdir()] == ["a.sock.1"]
     assert (socket_folder / "a.sock.1").read_text() == "precious"
-
-
-def test_claim_refuses_bad_paths(tmp_path: Path, socket_folder: Path) -> None:
-    claim(socket_folder / ("x" * (MAX_PATH - len(str(socket_folder)) - 1)))
-    with pytest.raises(SocketPathTooLong, match="107"):
-        claim(socket_folder / ("x" * (MAX_PATH - len(str(socket_folder)))))
-    with pytest.raises(SocketPathUnusable, match="no such folder"):
-        claim(socket_folder / "none" / "a.sock")
-    (socket_folder / "file").touch()
-    with pytest.raises(SocketPathTaken, match="no socket"):
-        claim(socket_folder / "file")
-    with pytest.raises(SocketPathUnusable, match="Not a directory"):
-        claim(socket_folder / "file" / "a.sock")
-
-
-def test_listen_replaces_only_the_dead(socket_folder: Path) -> None:
-    path = socket_folder / "a.sock"
-    with listen(path):
-        assert is_listening(path)
-        with pytest.raises(SocketPathTaken, match="listens"):
-            listen(path)
-    assert path.exists()
-    assert not is_listening(path)
-    with listen(path):
-        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import click
 
 from ihsm_abi import logs
-from ihsm_abi.ddi import DeviceKind
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
-from ihsm_device.errors import DeviceError
+from ihsm_device.errors import DeviceError, StartError
+
+_log = logging.getLogger(__name__)
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 KINDS: Final = ("virtual", "physical")
@@ -88,35 +93,50 @@ def serve(
     """Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT."""
     defaults = context.find_root().params
     logs.configure(log_level or defaults["log_level"] or "warning", log_format or defaults["log_format"] or "text")
-    # threads inherit the mask, so that only this one receives them
+    # Threads inherit the mask, so that only this one receives them. Libraries that start some are imported below;
+    # numpy's would be for linear algebra, of which there is none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
-    from ihsm_device.hsm.device import DeviceOptions, HsmDevice, StateError
-    from ihsm_device.hsm.module import SecurityModule
-    from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
-    from ihsm_device.server import Server, choose_paths, tune_process
+    with contextlib.ExitStack() as running:
+        with _start_errors():
+            # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
+            from ihsm_abi.ddi import DeviceKind
+            from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+            from ihsm_device.hsm.module import SecurityModule
+            from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
+            from ihsm_device.server import Server, chosen_paths, tune_process
 
-    tune_process()
-    options = DeviceOptions(
-        kind=DeviceKind[kind.capitalize()],
-        profile=PROFILES_BY_NAME[profile],
-        fips_approved=fips,
-        state=state,
-        validation_hooks=validation_hooks,
-    )
-    try:
-        with HsmDevice(options) as hsm:
-            server = Server(
-                choose_paths(path, count),
-                lambda index: SecurityModule.open(hsm, index, resources),
-                resources=resources,
-                doorbell_page=doorbell == "page",
-                spin_us=spin_us,
+            tune_process()
+            options = DeviceOptions(
+                kind=DeviceKind[kind.capitalize()],
+                profile=PROFILES_BY_NAME[profile],
+                fips_approved=fips,
+                state=state,
+                validation_hooks=validation_hooks,
             )
+            hsm = running.enter_context(HsmDevice(options))
+            with chosen_paths(path, count) as paths:
+                server = Server(
+                    paths,
+                    lambda index: SecurityModule.open(hsm, index, resources),
+                    resources=resources,
+                    doorbell_page=doorbell == "page",
+                    spin_us=spin_us,
+                )
+            running.callback(server.stop)
             server.start()
             click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))
-            signal.sigwait(signals)
-            server.stop()
-    except (DeviceError, StateError) as error:
+        signal.sigwait(signals)
+
+
+@contextlib.contextmanager
+def _start_errors() -> Iterator[None]:
+    """Whatever keeps the device from starting becomes one line; the whole story is in the log at level debug."""
+    try:
+        yield
+    except DeviceError as error:
         raise click.ClickException(str(error)) from None
+    except Exception as error:
+        _log.debug("the start failed", exc_info=True)
+        raise click.ClickException(str(StartError(error))) from None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ class ControlServer:
         self._sockets: list[tuple[socket.socket, Mapping[str, Handler]]] = []
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._started = threading.Event()
+        self._failure: Exception | None = None
+        """Why the thread served nothing."""
         self._stop: Callable[[], object] = lambda: None
 
     def add(self, listener: socket.socket, handlers: Mapping[str, Handler]) -> None:
@@ -41,21 +44,33 @@ class ControlServer:
         self._sockets.append((listener, handlers))
 
     def start(self) -> None:
-        """Start the thread; returns when every socket is served."""
+        """Start the thread; returns when every socket is served.
+
+        Raises:
+            OSError, RuntimeError: the system gives no more descriptors or threads.
+        """
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Close every connection and socket and end the thread, if it was started."""
-        if self._thread.ident is None:
-            for listener, _ in self._sockets:
-                listener.close()
-            return
-        self._stop()
-        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.ident is not None:
+            self._stop()
+            self._thread.join(STOP_TIMEOUT_S)
+        for listener, _ in self._sockets:
+            listener.close()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            _require_descriptors()
+            asyncio.run(self._serve())
+        except Exception as error:
+            if self._started.is_set():
+                raise
+            self._failure = error
+            self._started.set()
 
     async def _serve(self) -> None:
         """Connections still open at the end are cancelled by `asyncio.run`."""
@@ -74,6 +89,13 @@ class ControlServer:
             await _serve_connection(reader, writer, handlers)
 
         return await asyncio.start_unix_server(serve, sock=listener, limit=MAX_LINE_BYTES)
+
+
+def _require_descriptors() -> None:
+    """Raise OSError where an event loop would fail half-made, and say so on stderr when it is collected."""
+    with selectors.DefaultSelector():
+        for end in socket.socketpair():
+            end.close()
 
 
 async def _serve_connection(

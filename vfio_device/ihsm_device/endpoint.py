@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -24,7 +25,7 @@ from ihsm_abi.pci import (
 from ihsm_device import pci, vfu
 from ihsm_device.engine import Engine, Scheduler, VfuHost
 from ihsm_device.function import Function, Module
-from ihsm_device.socket_paths import bind_error, claim, private_files
+from ihsm_device.socket_paths import SocketFile, claimed
 
 _log = logging.getLogger(__name__)
 
@@ -50,29 +51,44 @@ class Endpoint:
         """Listens at `path` (mode 0600) from now on, serves from `start` on; `doorbell_page`: BAR2 can be mapped.
 
         Raises:
-            SocketPathTooLong, SocketPathTaken, SocketPathUnusable: as `socket_paths.claim` says.
+            OSError, MemoryError: the system gives no more descriptors or memory; nothing is left behind.
+            SocketPathTooLong, SocketPathTaken, SocketPathUnusable: as `socket_paths.claimed` says.
         """
         self.path = path
-        claim(path)
-        try:
-            with private_files():
+        with contextlib.ExitStack() as undone:
+            with claimed(path):
                 self._context = vfu.Context(os.fspath(path), log=self._library_log)
-        except OSError as error:
-            raise bind_error(path, error) from None
+                undone.callback(self._context.close)
+                self._file = SocketFile.at(path)
+            undone.callback(self._file.remove)
+            self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undone.callback(os.close, self._stop_fd)
+            self._set_up(scheduler, module, index, resources, doorbell_page, undone)
+            undone.pop_all()
+        self._stopping = threading.Event()
+        self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
+
+    def _set_up(
+        self,
+        scheduler: Scheduler,
+        module: Module,
+        index: int,
+        resources: int,
+        doorbell_page: bool,
+        undone: contextlib.ExitStack,
+    ) -> None:
         self._context.set_ids(VENDOR_ID, DEVICE_ID, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)
         self._context.set_class(CLASS_CODE, REVISION_ID)
         for block in pci.capabilities(module.serial):
             self._context.add_capability(block.data, block.position, extended=block.extended, read_only=block.read_only)
         self.engine = Engine(scheduler, VfuHost(self._context), doorbell_page=doorbell_page)
+        undone.callback(self.engine.close)
         self.function = Function(self.engine, module, index=index, resources=resources, bus_master=self._is_bus_master)
         controller = self.function.controller
         self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
         self._context.irqs(MSIX_VECTORS)
         self._context.on_reset(self._reset)
         self._context.realize()
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._stopping = threading.Event()
-        self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
 
     def start(self) -> None:
         """Serve clients."""
@@ -87,7 +103,7 @@ class Endpoint:
         os.eventfd_write(self._stop_fd, 1)
         if self._owner.ident is not None:
             self._owner.join(JOIN_TIMEOUT_S)
-        self.path.unlink(missing_ok=True)
+        self._file.remove()
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
             return False

@@ -8,6 +8,7 @@ call releases the interpreter lock while it is in C.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import math
@@ -242,11 +243,15 @@ class Engine:
         self._scheduler = scheduler
         self._host = host
         self._number = scheduler.register(self)
-        self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
-        weakref.finalize(self, _release, self.handle, scheduler, host)
-        self.page_fd: int | None = self._share_page() if doorbell_page else None
-        """The doorbell page as a file of 4096 bytes that cannot change its size; None without one."""
-        host.attach(self)
+        with contextlib.ExitStack() as undone:
+            undone.callback(scheduler.forget, self._number)
+            self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
+            weakref.finalize(self, _release, self.handle, scheduler, host)
+            undone.callback(lib.ihsm_engine_close, self.handle)
+            self.page_fd: int | None = self._share_page() if doorbell_page else None
+            """The doorbell page as a file of 4096 bytes that cannot change its size; None without one."""
+            host.attach(self)
+            undone.pop_all()
 
     def _share_page(self) -> int:
         _check(lib.ihsm_engine_use_page(self.handle), 0)

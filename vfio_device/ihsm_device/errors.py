@@ -2,6 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the device process that a user can cause; each message names what is wrong and how to mend it."""
 
+import errno
+
+_LIMITS = {
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or serve fewer functions",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "not enough memory",
+    errno.EAGAIN: "the system refused a thread or memory for now",
+}
+
 
 class DeviceError(Exception):
     """Base of every error the device reports to the person who started it."""
@@ -29,3 +38,22 @@ class SocketPathUnusable(DeviceError):
     def __init__(self, path: str, reason: str) -> None:
         """`reason` is the system's own words."""
         super().__init__(f"socket path {path!r} cannot be used: {reason}")
+
+
+class StartError(DeviceError):
+    """The process could not get what it needs from the system: threads, descriptors, memory."""
+
+    def __init__(self, cause: Exception) -> None:
+        """`cause` is what a call of Python or of the system failed with."""
+        super().__init__(f"the device cannot start: {_explain(cause)}")
+
+
+def _explain(cause: Exception) -> str:
+    if isinstance(cause, MemoryError):
+        return _LIMITS[errno.ENOMEM]
+    if isinstance(cause, OSError):
+        return _LIMITS.get(cause.errno or 0, cause.strerror or str(cause) or type(cause).__name__)
+    text = " ".join(str(cause).split())
+    if "start new thread" in text:
+        return "no more threads are allowed: raise the limit (ulimit -u, or the container's limit of processes)"
+    return text or type(cause).__name__

@@ -4,21 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
-from ihsm_abi.sockets import default_path, numbered_path
+from ihsm_abi.sockets import numbered_path
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.engine import Command, Scheduler
 from ihsm_device.function import Function, Module
-from ihsm_device.socket_paths import is_listening, listen, make_default_folder
+from ihsm_device.socket_paths import SocketFile, default_paths, listen
 from ihsm_device.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -29,19 +30,20 @@ DEFAULT_SPIN_US: Final = 50.0
 MAX_AES_THREADS: Final = 8
 
 
-def choose_paths(first: Path | None, count: int) -> list[Path]:
-    """Socket paths of `count` functions: PATH, PATH.1, ..., or the first free numbers of the default folder."""
+@contextlib.contextmanager
+def chosen_paths(first: Path | None, count: int) -> Iterator[list[Path]]:
+    """Socket paths of `count` functions: PATH, PATH.1, ..., or the first free numbers of the default folder.
+
+    Those of the default folder are offered to nobody else before the end of the block.
+
+    Raises:
+        DeviceError: the default folder cannot be used.
+    """
     if first is not None:
-        return [numbered_path(first, number) for number in range(count)]
-    make_default_folder()
-    paths: list[Path] = []
-    number = 0
-    while len(paths) < count:
-        path = default_path(number)
-        if not is_listening(path):
-            paths.append(path)
-        number += 1
-    return paths
+        yield [numbered_path(first, number) for number in range(count)]
+        return
+    with default_paths(count) as paths:
+        yield paths
 
 
 def tune_process() -> None:
@@ -70,16 +72,18 @@ class Server:
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
+            OSError, MemoryError: the system gives no more descriptors or memory; the same.
         """
         self._scheduler = Scheduler(aes_workers=min(MAX_AES_THREADS, os.cpu_count() or 1), spin_us=spin_us)
         self._doorbell_page = doorbell_page
         self._endpoints: list[Endpoint] = []
         self._control = ControlServer()
-        self._control_paths: list[Path] = []
+        self._control_files: list[SocketFile] = []
         try:
             for index, path in enumerate(paths):
                 self._add(path, make_module(index), index, resources)
         except BaseException:
+            self._control.stop()
             self._close()
             raise
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
@@ -91,8 +95,8 @@ class Server:
         )
         self._endpoints.append(endpoint)
         control_path = path.with_name(path.name + SUFFIX)
-        listener = listen(control_path)
-        self._control_paths.append(control_path)
+        listener, file = listen(control_path)
+        self._control_files.append(file)
         self._control.add(listener, {ControlCommand.STATUS: lambda arguments: self._status(endpoint)})
 
     def _find(self, command: Command) -> Function | None:
@@ -119,7 +123,11 @@ class Server:
         return [endpoint.function for endpoint in self._endpoints]
 
     def start(self) -> None:
-        """Serve clients from now on."""
+        """Serve clients from now on.
+
+        Raises:
+            OSError, RuntimeError: the system gives no more descriptors or threads; `stop` ends what was started.
+        """
         self._pool.start()
         self._control.start()
         for endpoint in self._endpoints:
@@ -133,7 +141,7 @@ class Server:
 
     def _close(self) -> None:
         ended = [endpoint.stop() for endpoint in self._endpoints]
-        for path in self._control_paths:
-            path.unlink(missing_ok=True)
+        for file in self._control_files:
+            file.remove()
         if all(ended):
             self._scheduler.close()

@@ -4,20 +4,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import itertools
+import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder
+from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder, default_path, is_listening
 from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
 
+_log = logging.getLogger(__name__)
+
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 PRIVATE_UMASK: Final = 0o177
 FOLDER_MODE: Final = 0o700
+LOCK_SUFFIX: Final = ".lock"
+LOCK_TIMEOUT_S: Final = 10.0
+LOCK_RETRY_S: Final = 0.01
 
 
 @contextmanager
@@ -30,63 +42,150 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
-def is_listening(path: Path) -> bool:
-    """True if a process accepts connections on the socket `path` (or would, were its backlog not full)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """A socket file that this process made, told by device and inode from one that took its place since."""
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The file at `path` now."""
+        status = path.lstat()
+        return cls(path, status.st_dev, status.st_ino)
+
+    def remove(self) -> None:
+        """Remove the file, unless another lies at the path by now."""
         try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except BlockingIOError:
-            return True
-        return True
+            with _exclusive(self.path):
+                if SocketFile.at(self.path) == self:
+                    self.path.unlink()
+        except (OSError, SocketPathTaken):
+            # A left-over socket is harmless: the next server at this path removes it.
+            _log.debug("%s stays", self.path, exc_info=True)
 
 
-def claim(path: Path) -> None:
-    """Make `path` free for a socket: checks its length and folder, and removes a socket that nobody listens on.
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Have `path` free for a socket to be bound and listened on meanwhile; its mode will be 0600.
 
-    Raises SocketPathTooLong, SocketPathTaken or SocketPathUnusable.
+    Checks the path's length and folder and removes a socket that nobody listens on. Of several processes that want the
+    same path one is in here at a time, so that none removes what another has just bound.
+
+    Raises:
+        SocketPathTooLong, SocketPathTaken, SocketPathUnusable: the path cannot be had, or an OSError ended the block.
+        OSError: the system gives no more descriptors or memory.
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise SocketPathTooLong(os.fspath(path), MAX_PATH_BYTES)
+    if not path.parent.is_dir() and not path.parent.exists():
+        raise SocketPathUnusable(os.fspath(path), f"no such folder {os.fspath(path.parent)!r}")
+    try:
+        with _exclusive(path):
+            _make_free(path)
+            try:
+                with private_files():
+                    yield
+            except BaseException as error:
+                # Nothing was there: a socket bound since is ours, but for what came in between.
+                if not (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
+                    path.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _make_free(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise SocketPathUnusable(os.fspath(path), f"no such folder {os.fspath(path.parent)!r}") from None
         return
-    except OSError as error:
-        raise SocketPathUnusable(os.fspath(path), error.strerror or str(error)) from None
     if not stat.S_ISSOCK(mode):
         raise SocketPathTaken(os.fspath(path), "a file that is no socket lies there")
+    if is_listening(path):
+        raise SocketPathTaken(os.fspath(path), "another process listens there")
+    path.unlink()
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file beside a socket path; nobody keeps it longer than it takes to look, remove and bind.
+
+    Raises:
+        SocketPathTaken: another process has held it for `LOCK_TIMEOUT_S`.
+        OSError: the file cannot be made.
+    """
+    name = path.with_name(path.name + LOCK_SUFFIX)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while (lock := _try_lock(name)) is None:
+        if time.monotonic() > deadline:
+            raise SocketPathTaken(os.fspath(path), "another process is about to take it")
+        time.sleep(LOCK_RETRY_S)
     try:
-        if is_listening(path):
-            raise SocketPathTaken(os.fspath(path), "another process listens there")
-        path.unlink()
-    except OSError as error:
-        raise SocketPathUnusable(os.fspath(path), error.strerror or str(error)) from None
+        yield
+    finally:
+        name.unlink(missing_ok=True)  # still locked: whoever opened it before sees that it is gone
+        os.close(lock)
 
 
-def listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, mode 0600; raises as `claim` does."""
-    claim(path)
+def _try_lock(name: Path) -> int | None:
+    """Descriptor of the lock file, locked; None if another process has it."""
+    lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.fstat(lock)
+        there = name.lstat()
+        if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def listen(path: Path) -> tuple[socket.socket, SocketFile]:
+    """A listening socket at `path`, mode 0600, and its file; raises as `claimed` does."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with private_files():
+        with claimed(path):
             listener.bind(os.fspath(path))
-        listener.listen()
-    except OSError as error:
+            listener.listen()
+            return listener, SocketFile.at(path)
+    except BaseException:
         listener.close()
-        raise bind_error(path, error) from None
-    return listener
+        raise
 
 
-def bind_error(path: Path, error: OSError) -> SocketPathTaken | SocketPathUnusable:
-    """What a failed bind means to the user."""
+def _unusable(path: Path, error: OSError) -> Exception:
+    """What a failed look, removal or bind means to the user; the error itself where the path is not to blame."""
+    if error.errno in SHORTAGES:
+        return error
     if error.errno == errno.EADDRINUSE:
         return SocketPathTaken(os.fspath(path), "another process took it just now")
     return SocketPathUnusable(os.fspath(path), error.strerror or str(error))
+
+
+@contextmanager
+def default_paths(count: int) -> Iterator[list[Path]]:
+    """The first `count` free paths of the default folder; nobody else chooses from it before the end of the block.
+
+    Raises:
+        SocketPathTaken, SocketPathUnusable: the folder cannot be used.
+    """
+    make_default_folder()
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_exclusive(default_folder() / "choice"))
+            free = (path for path in map(default_path, itertools.count()) if not is_listening(path))
+            paths = list(itertools.islice(free, count))
+        except OSError as error:
+            raise _unusable(default_folder(), error) from None
+        yield paths
 
 
 def make_default_folder() -> None:

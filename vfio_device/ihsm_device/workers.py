@@ -94,6 +94,8 @@ class WorkerPool:
         self._slow.close()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads:
+            if thread.ident is None:
+                continue  # the start ended before it
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 _log.warning("worker %s did not end within %.0f s", thread.name, STOP_TIMEOUT_S)

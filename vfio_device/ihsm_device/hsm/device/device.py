@@ -67,8 +67,8 @@ class HsmDevice:
             self.identity = DeviceIdentity.from_secret(self.store, secret)
             take_over(self.directory, self.store, self.identity)
             self.record = self._load_record()
+            self.unwrapping_keys = UnwrappingKeyStock(self.store, self.enter_error_state)
             self._opened = opened.pop_all()
-        self.unwrapping_keys = UnwrappingKeyStock(self.store, self.enter_error_state)
 
     def close(self) -> None:
         """Wipe all keys and let others use the state directory."""

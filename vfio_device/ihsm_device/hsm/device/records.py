@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.limits import SEALED_BK3_MAX_BYTES
+from ihsm_device.errors import DeviceError
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES
 
 FORMAT_VERSION: Final = 2
@@ -35,7 +36,7 @@ Seal = Callable[[bytes], bytes]
 """HMAC of some bytes under the key of the state files."""
 
 
-class StateError(Exception):
+class StateError(DeviceError):
     """The state directory cannot be used; the text is one line that names the path and what is wrong."""
 
 
