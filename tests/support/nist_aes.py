@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm.bench.device import fast_path_session
 from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver.aes_queue import AesQueue
 from ihsm.errors import AuthenticationFailedError
@@ -92,7 +91,7 @@ class NistRun:
     def __init__(self, session: Session, queue: AesQueue) -> None:
         self._session = session
         self._queue = queue
-        self._ids = fast_path_session(session)
+        self._ids = session.fast_path
 
     def differing(self, cases: Iterable[GcmCase | XtsCase]) -> list[str]:
         """Names of the cases in which the device disagrees."""

@@ -16,6 +16,30 @@ class IhsmError(Exception):
     """Exit status of the `ihsm` command that fails with this error."""
 
 
+class ArgumentError(IhsmError, ValueError):
+    """An argument of a call has a value that it cannot have; nothing was done."""
+
+    exit_code = 2
+
+    def __init__(self, operation: str, argument: str, problem: str) -> None:
+        """The message is `operation: argument: problem`."""
+        super().__init__(f"{operation}: {argument}: {problem}")
+        self.operation = operation
+        self.argument = argument
+
+
+class ArgumentTypeError(IhsmError, TypeError):
+    """An argument of a call is of a type that it cannot be; nothing was done."""
+
+    exit_code = 2
+
+    def __init__(self, operation: str, argument: str, problem: str) -> None:
+        """The message is `operation: argument: problem`."""
+        super().__init__(f"{operation}: {argument}: {problem}")
+        self.operation = operation
+        self.argument = argument
+
+
 class UriError(IhsmError, ValueError):
     """A device URI that cannot be parsed."""
 
@@ -89,6 +113,12 @@ class BindError(BusError):
 
 class ArenaError(IhsmError):
     """DMA memory is exhausted or was used wrongly."""
+
+
+class SessionClosedError(IhsmError, ValueError):
+    """A session, or what AES commands have of it, was used after its end."""
+
+    exit_code = 6
 
 
 class DriverError(IhsmError):

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ihsm.bench import peers
-from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provisioned
+from ihsm.bench.device import BenchDevice, bulk_keys, provisioned
 from ihsm.bench.quick import QuickRun
 from ihsm.bench.rings import BenchLoopError, primitive
 from ihsm.bench.setups import der
@@ -63,7 +63,7 @@ def test_closed_loop(place: tuple[BenchDevice, Controller, Session], cipher: str
 
 def test_the_driver_goes_on_with_lent_queues(place: tuple[BenchDevice, Controller, Session]) -> None:
     device, controller, session = place
-    queue, ids = controller.aes_queues[0], fast_path_session(session)
+    queue, ids = controller.aes_queues[0], session.fast_path
     with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
         for _ in range(3):
             with aes_work(controller, session, "gcm", 16, load=device.load) as work:
@@ -82,7 +82,7 @@ def test_work_is_what_it_says(place: tuple[BenchDevice, Controller, Session]) ->
         stride, aad = work.buffers.stride, work.aad_bytes
         source = work.buffers.source[stride : stride + aad + 64].tobytes()
         sealed = controller.aes_queues[0].gcm_encrypt(
-            fast_path_session(session), int(entry["key_id"]), source[aad:], aad=source[:aad], iv=entry["iv"].tobytes(),
+            session.fast_path, int(entry["key_id"]), source[aad:], aad=source[:aad], iv=entry["iv"].tobytes(),
             timeout_s=HANG_S,
         )  # fmt: skip
         assert work.buffers.target[stride + aad : stride + aad + 64].tobytes() == sealed.ciphertext

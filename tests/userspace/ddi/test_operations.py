@@ -40,9 +40,12 @@ from ihsm.ddi import (
 )
 from ihsm.ddi.pota import der_signature
 from ihsm.ddi.wrapping import HASHES
+from ihsm.errors import ArgumentError, SessionClosedError
 from ihsm_abi.ddi import (
     AesKeySize,
     AesOp,
+    CloseSessionReq,
+    CloseSessionResp,
     DdiStatus,
     DeviceKind,
     EccCurve,
@@ -309,6 +312,55 @@ def test_everything_comes_back_after_a_reset(connection: Connection, partition: 
     assert plain == b"sixteen bytes..."
     assert session.unwrapping_key().public_key_der == unwrapping.public_key_der
     session.close()
+
+
+@pytest.mark.parametrize("digest", [b"", b"s" * 20, b"s" * 31, b"s" * 33, b"a whole message instead of its hash"])
+def test_what_is_no_digest_is_not_signed(session: Session, digest: bytes) -> None:
+    key = session.generate_ecc_key(EccCurve.P256, SIGN)
+    with pytest.raises(ArgumentError, match=f"ecc_sign: digest: {len(digest)} bytes, a Sha256 digest has 32"):
+        session.ecc_sign(key, digest, HashAlgorithm.Sha256)
+
+
+def test_a_hash_that_is_none_is_refused(session: Session) -> None:
+    key = session.generate_ecc_key(EccCurve.P256, SIGN)
+    with pytest.raises(ArgumentError, match="ecc_sign: hash_algorithm"):
+        session.ecc_sign(key, bytes(32), HashAlgorithm(99))
+
+
+def test_a_number_is_signed_as_it_is(session: Session) -> None:
+    """20 bytes labelled with a hash of 32: the device signs the number (spec 05 §9)."""
+    key = session.generate_ecc_key(EccCurve.P256, SIGN)
+    number = os.urandom(20)
+    signature = der_signature(session.ecc_sign_number(key, number, HashAlgorithm.Sha256))
+    assert isinstance(key.public_key, ec.EllipticCurvePublicKey)
+    key.public_key.verify(signature, number, ec.ECDSA(Prehashed(hashes.SHA1())))
+
+
+def test_the_fast_path_ends_with_its_session(partition: Partition, connection: Connection) -> None:
+    """However it ends: by `close`, under another session of its id, with the credential."""
+    closed, lost, kept = (partition.open_session(CREDENTIAL) for _ in range(3))
+    assert closed.fast_path.ids == (closed.session_id, closed.short_app_id)
+    closed.close()
+    assert [session.fast_path.ended for session in (closed, lost, kept)] == [True, False, False]
+    with pytest.raises(SessionClosedError, match="CloseSessionReq: session 0"):
+        closed.call(CloseSessionReq(), CloseSessionResp)
+    assert partition.open_session(CREDENTIAL).session_id == closed.session_id
+    connection.nssr()
+    partition.establish_credential(CREDENTIAL, partition.init_bk3(BK3).masked_bk3, ANCHOR)
+    assert [session.fast_path.ended for session in (closed, lost, kept)] == [True, True, True]
+
+
+def test_the_fast_path_of_a_session_that_was_reopened(partition: Partition, connection: Connection) -> None:
+    bmk_owner = partition.init_bk3(BK3).masked_bk3
+    session = partition.open_session(CREDENTIAL)
+    connection.nssr()
+    partition.establish_credential(CREDENTIAL, bmk_owner, ANCHOR)
+    again = partition.open_session(CREDENTIAL)
+    taken = partition.open_session(CREDENTIAL)
+    again.call(CloseSessionReq(), CloseSessionResp)  # behind the object's back
+    new = partition.open_session(CREDENTIAL)
+    assert (new.session_id, taken.fast_path.ended, again.fast_path.ended) == (again.session_id, False, True)
+    assert session.fast_path.ended
 
 
 def test_a_new_pin(partition: Partition, session: Session) -> None:

@@ -201,7 +201,7 @@ def provision(run: Run) -> tuple[bytes, bytes]:
 def sign(run: Run, session: Session, key: Key) -> None:
     """The signature that is recorded next, verified under the key's public half."""
     digest, algorithm = run.wanted.digest, run.wanted.digest_algo
-    signature = der_signature(session.ecc_sign(key, digest, algorithm))
+    signature = der_signature(session.ecc_sign_number(key, digest, algorithm))
     assert isinstance(key.public_key, ec.EllipticCurvePublicKey)
     key.public_key.verify(signature, digest, ec.ECDSA(Prehashed(HASHES[algorithm]())))
 
@@ -216,7 +216,7 @@ def use_generated_keys(run: Run, session: Session) -> Made:
     sign(run, session, signing)
     sign(run, session, session_signing)
     with run.refused(DdiStatus.InvalidPermissions):
-        session.ecc_sign(derive, run.wanted.digest, HashAlgorithm.Sha384)
+        session.ecc_sign_number(derive, run.wanted.digest, HashAlgorithm.Sha384)
 
     aes = session.generate_aes_key(AesKeySize.Aes128, run.request())
     bulk = session.generate_aes_key(AesKeySize.AesGcmBulk256, run.request())

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
-from ihsm.ddi import Credential, KeyRequest, Partition, Session, SoftwareTrustAnchor
+from ihsm.ddi import Credential, Key, KeyRequest, Partition, Session, SoftwareTrustAnchor
 from ihsm.driver import Controller, FastPathSession
 from ihsm.driver.aes_batch import failed, gcm_entries, xts_entries
 from ihsm.embedded import EmbeddedDevice
-from ihsm.errors import AesCommandError, AuthenticationFailedError
-from ihsm_abi.ddi import KeyClass, KeyUsage
+from ihsm.errors import AesCommandError, AuthenticationFailedError, SessionClosedError
+from ihsm_abi.ddi import AesKeySize, KeyClass, KeyType, KeyUsage
 from ihsm_abi.ddi.limits import BK3_BYTES
 from support.waiting import HANG_S
 
@@ -35,6 +35,7 @@ class Keys:
     """Fast-path ids of imported keys and their bytes."""
 
     controller: Controller
+    owner: Session
     session: FastPathSession
     gcm: int
     gcm_raw: bytes
@@ -57,8 +58,7 @@ def keys() -> Iterator[Keys]:
             raw = [os.urandom(32) for _ in range(3)]
             gcm = fast_path_id(session, raw[0], KeyClass.AesGcmBulkUnapproved)
             xts = tuple(fast_path_id(session, key, KeyClass.AesXtsBulk) for key in raw[1:])
-            ids = FastPathSession(session.session_id, session.short_app_id)
-            yield Keys(controller, ids, gcm, raw[0], (xts[0], xts[1]), raw[1] + raw[2])
+            yield Keys(controller, session, session.fast_path, gcm, raw[0], (xts[0], xts[1]), raw[1] + raw[2])
 
 
 def fast_path_id(session: Session, raw: bytes, key_class: KeyClass) -> int:
@@ -177,6 +177,34 @@ def test_another_session_id_is_of_no_use_for_a_session_key(keys: Keys) -> None:
     wrong = FastPathSession(keys.session.session_id, keys.session.short_app_id ^ 1)
     with pytest.raises(AesCommandError, match="KEY_APP"):
         keys.controller.aes_queues[0].gcm_encrypt(wrong, keys.gcm, b"text", iv=bytes(12), timeout_s=HANG_S)
+
+
+@pytest.mark.parametrize("size", [AesKeySize.AesGcmBulk256, AesKeySize.AesGcmBulk256Unapproved])
+def test_an_iv_is_used_once_and_returned(keys: Keys, size: AesKeySize) -> None:
+    """The default profile has the device take the client's IV for approved keys, too."""
+    queue, made = keys.controller.aes_queues[0], keys.owner.generate_aes_key(size, ENCRYPT)
+    assert made.bulk_key_id is not None
+    sealed = [queue.gcm_encrypt(keys.session, made.bulk_key_id, b"text", timeout_s=HANG_S) for _ in range(20)]
+    assert len({one.iv for one in sealed}) == len({one.ciphertext for one in sealed}) == 20
+    for one in sealed:
+        opened = queue.gcm_decrypt(keys.session, made.bulk_key_id, one.ciphertext, one.tag, one.iv, timeout_s=HANG_S)
+        assert opened.data == b"text"
+    keys.owner.delete_key(made)
+
+
+def test_a_closed_session_encrypts_nothing(keys: Keys) -> None:
+    """The client sees to it: a device goes by the key, whose application the ids still name (spec 05 §17.1)."""
+    queue = keys.controller.aes_queues[0]
+    with keys.owner.partition.open_session(CREDENTIAL) as other:
+        ids = other.fast_path
+        queue.gcm_encrypt(ids, keys.gcm, b"text", timeout_s=HANG_S)
+    assert ids.ended
+    with pytest.raises(SessionClosedError):
+        queue.gcm_encrypt(ids, keys.gcm, b"text", timeout_s=HANG_S)
+    with pytest.raises(SessionClosedError, match="HmacReq: session 1 is closed"):
+        other.hmac(Key(1, KeyType.HmacSha256), b"message")
+    by_hand = FastPathSession(other.session_id, other.short_app_id)
+    assert queue.gcm_encrypt(by_hand, keys.gcm, b"text", timeout_s=HANG_S).tag
 
 
 def test_buffers_come_back(keys: Keys) -> None:

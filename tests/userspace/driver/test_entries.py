@@ -14,10 +14,12 @@ import pytest
 
 from ihsm.bus import DmaArena
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
-from ihsm.driver.aes_queue import AesQueue, FastPathSession, pad_aad
+from ihsm.driver.aes_queue import AesQueue, draw_iv, pad_aad
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.hsm_queue import HsmQueue
 from ihsm.driver.records import RecordCodec
+from ihsm.errors import ArgumentError, ArgumentTypeError, SessionClosedError
+from ihsm.fast_path import FastPathSession
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE, ControlKind
@@ -133,7 +135,9 @@ def test_batches_write_the_same_entries(aes: tuple[AesQueue, RingDevice], arena:
     queue, device = aes
     buffer = arena.allocate(4096)
     places = np.array([buffer.iova, buffer.iova + 1024], np.uint64)
-    queue.submit(gcm_entries(SESSION, 0x11, places, places, 37, decrypt=False, aad_bytes=11), HANG_S)
+    ivs = np.zeros((2, 12), np.uint8)
+    ivs[0, 0] = 1  # an IV serves one encryption; that of the example is the last one's
+    queue.submit(gcm_entries(SESSION, 0x11, places, places, 37, decrypt=False, aad_bytes=11, ivs=ivs), HANG_S)
     assert_same_but_addresses(sent(device), H4, GCM_SQE, TAILS)
     assert int(device.pending[1]["tail_src_addr"]) == buffer.iova + 1024 + 64
     tweak = np.frombuffer((5).to_bytes(16, "little"), np.uint8)
@@ -203,12 +207,94 @@ def test_impossible_messages_are_refused(hsm: tuple[HsmQueue, RingDevice]) -> No
 
 def test_impossible_aes_parameters_are_refused(aes: tuple[AesQueue, RingDevice]) -> None:
     queue, _ = aes
-    with pytest.raises(ValueError, match="IV of 11"):
-        queue.submit_gcm(SESSION, 1, b"", decrypt=False, iv=bytes(11), timeout_s=HANG_S)
-    with pytest.raises(ValueError, match="tweak of 15"):
+    for iv in (b"", bytes(11), bytes(13)):
+        with pytest.raises(ArgumentError, match=f"AES-GCM encryption: IV: {len(iv)} bytes, must be 12"):
+            queue.gcm_encrypt(SESSION, 1, b"text", iv=iv, timeout_s=HANG_S)
+    with pytest.raises(ArgumentError, match="AES-GCM decryption: tag: 15 bytes"):
+        queue.submit_gcm(SESSION, 1, b"", decrypt=True, iv=bytes(12), tag=bytes(15), timeout_s=HANG_S)
+    with pytest.raises(ArgumentTypeError, match="AES-GCM decryption: tag: NoneType"):
+        queue.submit_gcm(SESSION, 1, b"", decrypt=True, iv=bytes(12), timeout_s=HANG_S)
+    with pytest.raises(ArgumentError, match="AES-GCM encryption: tag: only a decryption"):
+        queue.submit_gcm(SESSION, 1, b"", decrypt=False, iv=bytes(12), tag=bytes(16), timeout_s=HANG_S)
+    with pytest.raises(ArgumentError, match="key_id: 4294967296"):
+        queue.gcm_encrypt(SESSION, 1 << 32, b"text", timeout_s=HANG_S)
+    with pytest.raises(ArgumentError, match="AES-XTS encryption: tweak: 15 bytes"):
         queue.submit_xts(SESSION, (1, 2), bytes(15), bytes(16), decrypt=False, timeout_s=HANG_S)
-    with pytest.raises(ValueError, match="data unit of 1024"):
+    with pytest.raises(ValueError, match="data_unit_bytes: 1024"):
         queue.submit_xts(SESSION, (1, 2), bytes(16), bytes(16), decrypt=False, data_unit_bytes=1024, timeout_s=HANG_S)
+
+
+def test_an_iv_that_is_not_given_is_drawn(aes: tuple[AesQueue, RingDevice]) -> None:
+    queue, device = aes
+    places = np.zeros(200, np.uint64)
+    drawn = gcm_entries(SESSION, 1, places, places, 16, decrypt=False)["iv"]
+    for _ in range(5):
+        queue.submit_gcm(SESSION, 1, b"text", decrypt=False, iv=draw_iv(), timeout_s=HANG_S)
+    assert device.fetch() == 5
+    ivs = {entry["iv"].tobytes() for entry in device.pending} | {iv.tobytes() for iv in drawn}
+    assert len(ivs) == 205
+    assert bytes(12) not in ivs
+
+
+def test_an_iv_serves_one_encryption_of_a_batch(arena: DmaArena) -> None:
+    places = np.zeros(3, np.uint64)
+    same = np.ones((3, 12), np.uint8)
+    for ivs in (same[0], same):
+        with pytest.raises(ArgumentError, match="AES-GCM encryption: ivs: one IV for several"):
+            gcm_entries(SESSION, 1, places, places, 16, decrypt=False, ivs=ivs)
+    assert len(gcm_entries(SESSION, [1, 2, 3], places, places, 16, decrypt=False, ivs=same)) == 3
+    tags = np.zeros((3, 16), np.uint8)
+    assert len(gcm_entries(SESSION, 1, places, places, 16, decrypt=True, ivs=same, tags=tags)) == 3
+
+
+@pytest.mark.parametrize("given", [{}, {"ivs": np.zeros((3, 12), np.uint8)}, {"tags": np.zeros((3, 16), np.uint8)}])
+def test_a_batch_of_decryptions_needs_ivs_and_tags(given: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=r"AES-GCM decryption: (ivs|tags): a decryption needs them"):
+        gcm_entries(SESSION, 1, np.zeros(3, np.uint64), np.zeros(3, np.uint64), 16, decrypt=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "argument"),
+    [
+        ({"sources": [[0]]}, "sources"),
+        ({"sources": [-1]}, "sources"),
+        ({"sources": [1.5]}, "sources"),
+        ({"sources": "text"}, "sources"),
+        ({"sources": [[1], [2, 3]]}, "sources"),
+        ({"targets": [1, 2]}, "targets"),
+        ({"text_bytes": 1 << 32}, "text_bytes"),
+        ({"text_bytes": (1 << 32) - 1}, "text_bytes with AAD"),
+        ({"text_bytes": [1, 2]}, "text_bytes"),
+        ({"aad_bytes": -1}, "aad_bytes"),
+        ({"key_ids": -1}, "key_ids"),
+        ({"ivs": np.zeros((1, 11), np.uint8)}, "ivs"),
+        ({"ivs": np.full((1, 12), 256)}, "ivs"),
+        ({"ivs": [bytes(12)]}, "ivs"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused(changed: dict[str, Any], argument: str) -> None:
+    right = {"key_ids": 1, "sources": [0], "targets": [0], "text_bytes": 16, "aad_bytes": 11}
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=f"AES-GCM encryption: {argument}: "):
+        gcm_entries(SESSION, **{**right, **changed}, decrypt=False)
+
+
+def test_nothing_is_sent_under_a_session_that_has_ended(aes: tuple[AesQueue, RingDevice]) -> None:
+    queue, device = aes
+    session = FastPathSession(3, 0)
+    session.end()
+    places = np.zeros(1, np.uint64)
+    free = queue.room
+    for size in (16, 5000):
+        with pytest.raises(SessionClosedError, match="session 3 is closed"):
+            queue.gcm_encrypt(session, 1, bytes(size), timeout_s=HANG_S)
+        with pytest.raises(SessionClosedError):
+            queue.xts(session, (1, 2), bytes(16), bytes(size), decrypt=True, timeout_s=HANG_S)
+    with pytest.raises(SessionClosedError):
+        gcm_entries(session, 1, places, places, 16, decrypt=False)
+    with pytest.raises(SessionClosedError):
+        xts_entries(session, (1, 2), places, places, 16, np.zeros(16, np.uint8), decrypt=False)
+    assert device.fetch() == 0
+    assert queue.room == free
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.bus import VfioUserFunction
 from ihsm.ddi import Credential, KeyRequest, Partition, Session, SoftwareTrustAnchor
-from ihsm.driver import Controller, DriverOptions, FastPathSession
+from ihsm.driver import Controller, DriverOptions
 from ihsm.embedded import EmbeddedDevice
 from ihsm_abi.ddi import AesKeySize, KeyUsage
 from ihsm_abi.ddi.limits import BK3_BYTES
@@ -67,11 +67,6 @@ def provision(controller: Controller) -> Session:
     anchor = SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
     partition.establish_credential(CREDENTIAL, partition.init_bk3(os.urandom(BK3_BYTES)).masked_bk3, anchor)
     return partition.open_session(CREDENTIAL)
-
-
-def fast_path_session(session: Session) -> FastPathSession:
-    """What AES commands of a session carry."""
-    return FastPathSession(session.session_id, session.short_app_id)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from ihsm.bench.device import BenchDevice, bulk_keys, fast_path_session, provision, provisioned
+from ihsm.bench.device import BenchDevice, bulk_keys, provision, provisioned
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
@@ -189,7 +189,7 @@ class QuickRun(Closing):
         )
 
     def _ring_poll_python(self, controller: Controller, session: Session) -> Result:
-        queue, ids, text = controller.aes_queues[0], fast_path_session(session), bytes(16)
+        queue, ids, text = controller.aes_queues[0], session.fast_path, bytes(16)
         with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
             sample = timed(
                 lambda: queue.gcm_encrypt(ids, keys[0], text, timeout_s=5), PYTHON_SECONDS, device=self._quick.load

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ihsm.bench.device import bulk_keys, fast_path_session
+from ihsm.bench.device import bulk_keys
 from ihsm.bench.results import Result, throughput
 from ihsm.bench.rings import RingLoad
 from ihsm.bench.sample import Sample
@@ -45,7 +45,7 @@ def soak(place: Place, advance: Callable[[str], None], seconds: float) -> list[R
         bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as gcm_keys,
         bulk_keys(session, AesKeySize.AesXtsBulk256, 2) as xts_keys,
     ):
-        ids = fast_path_session(session)
+        ids = session.fast_path
         pool = Pool(controller)
         tables = [
             mixed_table(queue, number, pool, ids, gcm_keys[0], xts_keys)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ihsm.bench.device import bulk_keys, fast_path_session
+from ihsm.bench.device import bulk_keys
 from ihsm.bench.peers import Buffers
 from ihsm.bench.rings import RingLoad
 from ihsm.bench.sample import Load, Sample
@@ -148,9 +148,7 @@ def aes_work(
     chosen = controller.aes_queues[:1] if queues is None else queues
     kind, count = (AesKeySize.AesGcmBulk256Unapproved, 1) if cipher == "gcm" else (AesKeySize.AesXtsBulk256, 2)
     with bulk_keys(session, kind, count) as keys:
-        work = AesWork(
-            controller, fast_path_session(session), cipher, keys, size, queues=chosen, load=load, in_place=in_place
-        )
+        work = AesWork(controller, session.fast_path, cipher, keys, size, queues=chosen, load=load, in_place=in_place)
         try:
             yield work
         finally:

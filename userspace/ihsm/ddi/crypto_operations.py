@@ -5,6 +5,8 @@
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.credentials import check_length
 from ihsm.ddi.keys import Key, KeyRequest
+from ihsm.ddi.wrapping import HASHES
+from ihsm.errors import ArgumentError
 from ihsm_abi.aes_queue import AES_BLOCK_BYTES
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
@@ -33,11 +35,28 @@ class CryptoOperations(InSession):
     """Cryptography with keys of the device; every method raises StatusError with the device's status."""
 
     def ecc_sign(self, key: Key, digest: bytes, hash_algorithm: HashAlgorithm) -> bytes:
-        """ECDSA over a digest of up to 96 bytes; r then s, big-endian, each as long as a coordinate.
+        """ECDSA over a digest that `hash_algorithm` made; r then s, big-endian, each as long as a coordinate.
 
-        The device signs the digest as a number; `hash_algorithm` only says which hash made it.
+        The message itself is hashed by the caller: the device never does, and signs whatever it is given (spec 05 §9).
+
+        Raises:
+            ArgumentError: bytes that are no digest of this hash.
         """
-        request = EccSignReq(key_id=key.key_id, digest=digest, digest_algo=hash_algorithm)
+        if hash_algorithm not in HASHES:
+            raise ArgumentError("ecc_sign", "hash_algorithm", f"{hash_algorithm!r} is no hash")
+        size = HASHES[hash_algorithm]().digest_size
+        if len(digest) != size:
+            raise ArgumentError("ecc_sign", "digest", f"{len(digest)} bytes, a {hash_algorithm.name} digest has {size}")
+        return self.ecc_sign_number(key, digest, hash_algorithm)
+
+    def ecc_sign_number(self, key: Key, number: bytes, label: HashAlgorithm) -> bytes:
+        """ECDSA over a number given as 1 to 96 bytes, big-endian, whatever made it; otherwise as `ecc_sign`.
+
+        Nothing ties a signature over a number that is no digest to a message: who can choose the number can choose what
+        the signature seems to be about. `label` is the hash that the device is told of; it looks at the curves
+        allowed with it where FIPS-approved mode is on, and at nothing else (spec 05 §9).
+        """
+        request = EccSignReq(key_id=key.key_id, digest=number, digest_algo=label)
         return self.call(request, EccSignResp).signature
 
     def rsa_mod_exp(self, key: Key, y: bytes, op_type: RsaOpType) -> bytes:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client's view of a partition: what needs no session, from revision to opening one (spec 04 §9, §13)."""
 
+import threading
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -81,6 +83,9 @@ class Partition:
         self._verify_device_keys = verify_device_keys
         self._info: GetDeviceInfoResp | None = None
         self._identity: ec.EllipticCurvePublicKey | None = None
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        """Those that may be open, as far as this object opened them."""
+        self._sessions_guard = threading.Lock()
 
     def api_revisions(self) -> GetApiRevResp:
         """Oldest and newest interface revision that the device speaks."""
@@ -189,7 +194,9 @@ class Partition:
             )
             return self.channel.call(request, EstablishCredentialResp).bmk
 
-        return _retry_lost_nonce(attempt)
+        established = _retry_lost_nonce(attempt)
+        self._end_fast_paths()  # whatever took the old credential away took the sessions' keys, too
+        return established
 
     def open_session(self, credential: Credential, *, seed: bytes | None = None) -> Session:
         """Open a session; `seed` (48 bytes, random by default) ties the masked keys of the session to it."""
@@ -201,7 +208,7 @@ class Partition:
                 encrypted_credential=cipher.session_credential(credential, session_seed), pub_key=cipher.public_key
             )
             opened = self.channel.call(request, OpenSessionResp)
-            return Session(self, opened.sess_id, opened.short_app_id, session_seed, opened.bmk_session)
+            return self._opened(Session(self, opened.sess_id, opened.short_app_id, session_seed, opened.bmk_session))
 
         return _retry_lost_nonce(attempt)
 
@@ -216,9 +223,24 @@ class Partition:
                 bmk_session=ticket.bmk_session,
             )
             opened = self.channel.call(request, ReopenSessionResp, ticket.session_id)
-            return Session(self, opened.sess_id, opened.short_app_id, ticket.seed, opened.bmk_session)
+            return self._opened(Session(self, opened.sess_id, opened.short_app_id, ticket.seed, opened.bmk_session))
 
         return _retry_lost_nonce(attempt)
+
+    def _opened(self, session: Session) -> Session:
+        """Note a session: an earlier one under its id is over, and must not encrypt with keys of this one."""
+        self._end_fast_paths(session.session_id)
+        with self._sessions_guard:
+            self._sessions.add(session)
+        return session
+
+    def _end_fast_paths(self, session_id: int | None = None) -> None:
+        """End the fast path of the sessions that have an id, or of all."""
+        with self._sessions_guard:
+            over = [each for each in self._sessions if session_id in (None, each.session_id)]
+            self._sessions.difference_update(over)
+        for session in over:
+            session.fast_path.end()
 
     def session_cipher(self) -> CredentialCipher:
         """Keys agreed with the device's session encryption key under its current nonce."""

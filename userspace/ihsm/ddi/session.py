@@ -13,7 +13,8 @@ from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
-from ihsm.errors import IhsmError
+from ihsm.errors import IhsmError, SessionClosedError
+from ihsm.fast_path import FastPathSession
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
 
@@ -51,11 +52,19 @@ class Session(KeyOperations, CryptoOperations):
         self.session_id = session_id
         self.short_app_id = short_app_id
         self.closed = False
+        self.fast_path = FastPathSession(session_id, short_app_id)
+        """What AES commands of this session carry (`ihsm.driver.AesQueue`); it ends with the session."""
         self._seed = seed
         self._bmk_session = bmk_session
 
     def call(self, request: MborMap, response: type[R]) -> R:
-        """Execute an in-session command given and answered in host form; errors as `Channel.call`."""
+        """Execute an in-session command given and answered in host form; errors as `Channel.call`.
+
+        Raises:
+            SessionClosedError: the session was closed. Its id may be another session's by now.
+        """
+        if self.closed:
+            raise SessionClosedError(f"{type(request).__name__}: session {self.session_id} is closed")
         return self.partition.channel.call(request, response, self.session_id)
 
     @property
@@ -69,10 +78,11 @@ class Session(KeyOperations, CryptoOperations):
         self.call(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
 
     def close(self) -> None:
-        """End the session; its session keys are gone."""
+        """End the session: its session keys are gone, and so is `fast_path`; harmless the second time."""
         if not self.closed:
             self.call(CloseSessionReq(), CloseSessionResp)
             self.closed = True
+            self.fast_path.end()
 
     def __enter__(self) -> Self:
         """The session itself."""

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: rings, controller bring-up, HSM and AES commands."""
 
-from ihsm.driver.aes_queue import AesOutput, AesQueue, FastPathSession, GcmSealed
+from ihsm.driver.aes_queue import AesOutput, AesQueue, GcmSealed
 from ihsm.driver.controller import Controller, ControllerState, DriverOptions
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.submission import Submission
+from ihsm.fast_path import FastPathSession
 
 __all__ = [
     "AesOutput",

@@ -8,8 +8,11 @@ For data that already lies in DMA memory, and for batches, see `ihsm.driver.aes_
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from ihsm.arguments import integer, octets
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.completion import CompletionLine
@@ -19,6 +22,8 @@ from ihsm.driver.records import RecordCodec
 from ihsm.driver.rings import AES_RING
 from ihsm.driver.sgl import type_byte
 from ihsm.driver.submission import Submission
+from ihsm.errors import ArgumentError, ArgumentTypeError
+from ihsm.fast_path import FastPathSession
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
     CMD_TYPE_FAST_PATH,
@@ -41,16 +46,12 @@ _GCM: Final = RecordCodec(GCM_SQE)
 _XTS: Final = RecordCodec(XTS_SQE)
 _DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
 
+_MAX_KEY_ID: Final = 0xFFFF_FFFF
+_NO_TAG: Final = bytes(GCM_TAG_BYTES)
+
 _SLOT_BYTES: Final = 1024
 _INLINE_BYTES: Final = _SLOT_BYTES // 2
 """Source or destination of a one-shot command up to this size needs no allocation."""
-
-
-class FastPathSession(NamedTuple):
-    """What an AES command is checked against: the ids that opening the session gave (spec 02 E.3)."""
-
-    session_id: int
-    short_app_id: int
 
 
 class GcmSealed(NamedTuple):
@@ -59,7 +60,7 @@ class GcmSealed(NamedTuple):
     ciphertext: bytes
     tag: bytes
     iv: bytes
-    """The IV used: the device's own for an approved key (spec 02 E.3)."""
+    """The IV used: the caller's, one drawn for this command, or the device's own (spec 02 E.3)."""
     fips_approved: bool
 
 
@@ -68,6 +69,38 @@ class AesOutput(NamedTuple):
 
     data: bytes
     fips_approved: bool
+
+
+def draw_iv() -> bytes:
+    """Random IV of 96 bits for one AES-GCM encryption (NIST SP 800-38D §8.2.2: at most 2^32 under one key)."""
+    return os.urandom(GCM_IV_BYTES)
+
+
+def unit_code(operation: str, data_unit_bytes: int) -> int:
+    """`dul` of a data unit's bytes (spec 02 C.2).
+
+    Raises:
+        ArgumentError: no such data unit.
+    """
+    code = DATA_UNIT_CODE.get(integer(operation, "data_unit_bytes", data_unit_bytes, 0, max(DATA_UNIT_CODE)))
+    if code is None:
+        raise ArgumentError(operation, "data_unit_bytes", f"{data_unit_bytes}, one of {sorted(DATA_UNIT_CODE)} needed")
+    return code
+
+
+def key_pair(operation: str, key_ids: tuple[int, int]) -> tuple[int, int]:
+    """Data key and tweak key of an XTS command.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: not two ids.
+    """
+    if not isinstance(key_ids, Sequence) or len(key_ids) != 2:
+        raise ArgumentTypeError(operation, "key_ids", "the ids of two keys needed, data key and tweak key")
+    first, second = key_ids
+    return (
+        integer(operation, "key_ids", first, 0, _MAX_KEY_ID),
+        integer(operation, "key_ids", second, 0, _MAX_KEY_ID),
+    )
 
 
 @functools.cache
@@ -144,19 +177,21 @@ class AesQueue(QueuePair):
         """AES-256-GCM encryption (NIST SP 800-38D), 128-bit tag.
 
         Args:
-            session: ids of the session.
+            session: `Session.fast_path` of an open session.
             key_id: fast-path id of the key.
             plaintext: any length; longer text than half a KiB takes a buffer from the arena.
             timeout_s: seconds.
             aad: additional authenticated data.
-            iv: 12 bytes for an unapproved key; an approved one has the device choose.
+            iv: 12 bytes, never the same twice under one key; None: drawn at random for this command. A device that
+                chooses the IV of approved keys itself (spec 05 §17.1) uses neither: the result says which it was.
 
         Raises:
+            SessionClosedError: the session has ended.
             AesCommandError: the device refused the command.
             ArenaError: no DMA memory for it.
         """
         sealed: GcmSealed = self.submit_gcm(
-            session, key_id, plaintext, decrypt=False, aad=aad, iv=iv or bytes(GCM_IV_BYTES), timeout_s=timeout_s
+            session, key_id, plaintext, decrypt=False, aad=aad, iv=draw_iv() if iv is None else iv, timeout_s=timeout_s
         ).result()
         return sealed
 
@@ -192,11 +227,20 @@ class AesQueue(QueuePair):
         iv: bytes,
         timeout_s: float,
         aad: bytes = b"",
-        tag: bytes = bytes(GCM_TAG_BYTES),
+        tag: bytes | None = None,
     ) -> Submission:
-        """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`."""
-        if len(iv) != GCM_IV_BYTES or len(tag) != GCM_TAG_BYTES:
-            raise ValueError(f"IV of {len(iv)} and tag of {len(tag)} bytes, {GCM_IV_BYTES} and {GCM_TAG_BYTES} needed")
+        """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`.
+
+        Args as for `gcm_encrypt` and `gcm_decrypt`, but `iv` always has 12 bytes, see `draw_iv`; `tag` belongs to a
+        decryption alone.
+        """
+        operation = "AES-GCM decryption" if decrypt else "AES-GCM encryption"
+        key_id = integer(operation, "key_id", key_id, 0, _MAX_KEY_ID)
+        text, aad = octets(operation, "text", text), octets(operation, "aad", aad)
+        iv = octets(operation, "IV", iv, GCM_IV_BYTES)
+        if not decrypt and tag is not None:
+            raise ArgumentError(operation, "tag", "only a decryption takes one")
+        tag = octets(operation, "tag", tag, GCM_TAG_BYTES) if decrypt else _NO_TAG
         padded = pad_aad(aad) if self.gcm_workaround else aad
         source = padded + text
         tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
@@ -208,7 +252,7 @@ class AesQueue(QueuePair):
             staging = own or self._staging(cid)
             staging.write(source)
             return _GCM.pack(
-                attr, cid, *session,
+                attr, cid, *session.ids,
                 mapped, *_data_block(staging.source, mapped), mapped, *_data_block(staging.target, mapped),
                 FRAME_TYPE_AES, key_id, len(aad), tag, iv, len(padded), tail, tail,
                 staging.source + mapped if tail else 0, staging.target + mapped if tail else 0,
@@ -236,7 +280,7 @@ class AesQueue(QueuePair):
         """AES-256-XTS (IEEE 1619) without ciphertext stealing.
 
         Args:
-            session: ids of the session.
+            session: `Session.fast_path` of an open session.
             key_ids: data key and tweak key.
             tweak: 16 bytes, byte 0 first into the tweak encryption; data unit j uses the tweak plus j (little-endian).
             data: multiple of 16 bytes, at most 16 MiB.
@@ -264,11 +308,11 @@ class AesQueue(QueuePair):
         data_unit_bytes: int = 0,
     ) -> Submission:
         """Submit one AES-XTS command; its result is an `AesOutput`."""
-        if len(tweak) != AES_BLOCK_BYTES:
-            raise ValueError(f"tweak of {len(tweak)} bytes, {AES_BLOCK_BYTES} needed")
-        if data_unit_bytes not in DATA_UNIT_CODE:
-            raise ValueError(f"data unit of {data_unit_bytes} bytes is none of {sorted(DATA_UNIT_CODE)}")
-        attr = aes_attr(Cipher.XTS, decrypt, DATA_UNIT_CODE[data_unit_bytes])
+        operation = "AES-XTS decryption" if decrypt else "AES-XTS encryption"
+        data, tweak = octets(operation, "data", data), octets(operation, "tweak", tweak, AES_BLOCK_BYTES)
+        data_key, tweak_key = key_pair(operation, key_ids)
+        data_unit_code = unit_code(operation, data_unit_bytes)
+        attr = aes_attr(Cipher.XTS, decrypt, data_unit_code)
         own = self._own_staging(len(data))
         size = len(data)
 
@@ -276,9 +320,9 @@ class AesQueue(QueuePair):
             staging = own or self._staging(cid)
             staging.write(data)
             return _XTS.pack(
-                attr, cid, *session,
+                attr, cid, *session.ids,
                 size, *_data_block(staging.source, size), size, *_data_block(staging.target, size),
-                FRAME_TYPE_AES, *key_ids, tweak,
+                FRAME_TYPE_AES, data_key, tweak_key, tweak,
             )  # fmt: skip
 
         def collect(cid: int, cqe: Any) -> AesOutput:

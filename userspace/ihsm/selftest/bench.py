@@ -89,7 +89,7 @@ class Bench:
     @property
     def fast_path(self) -> FastPathSession:
         """The session as AES commands name it."""
-        return FastPathSession(self.session.session_id, self.session.short_app_id)
+        return self.session.fast_path
 
     @property
     def timeout_s(self) -> float:

@@ -11,7 +11,7 @@ from typing import Final
 from ihsm.ddi import CertificateChainError, Credential, KeyRequest, StatusError
 from ihsm.selftest.bench import SIGN, Bench, CheckError, Provisioning, check, check_equal
 from ihsm.selftest.private_keys import check_signature
-from ihsm_abi.ddi import DdiStatus, EccCurve, KeyUsage
+from ihsm_abi.ddi import DdiStatus, EccCurve, GetUnwrappingKeyReq, GetUnwrappingKeyResp, KeyUsage
 from ihsm_abi.ddi.limits import BK3_BYTES, PIN_BYTES
 
 _RSA_2048_BITS: Final = 2048
@@ -110,7 +110,8 @@ def close_session(bench: Bench) -> str:
     session = bench.session
     session.close()
     try:
-        session.unwrapping_key()
+        # Past the session, which by itself sends nothing any more: it is the device that is asked.
+        bench.partition.channel.call(GetUnwrappingKeyReq(), GetUnwrappingKeyResp, session.session_id)
     except StatusError:
         return "closed, and refused from then on"
     raise CheckError("the closed session still works")
