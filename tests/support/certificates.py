@@ -3,6 +3,7 @@
 """Certificates of a chain as a device has one, or as it should not."""
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from cryptography import x509
@@ -40,24 +41,34 @@ def certificate(
     until: int = 9999,
     leaf_constraints: bytes | None = None,
     key: Any = None,
+    subject: x509.Name | None = None,
+    more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    usages: Sequence[str] | None = None,
 ) -> bytes:
-    """Certificate of KEYS[number], issued by the one before it."""
+    """Certificate of KEYS[number], issued by the one before it.
+
+    `more` are further extensions, each with its criticality; `usages` are those of the key, if they are not to be
+    those of a CA or of a leaf.
+    """
     issuer = max(number - 1, 0)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name(number))
+        .subject_name(subject or name(number))
         .issuer_name(name(issuer))
         .public_key(key or KEYS[number].public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.datetime(2018, 1, 1))
         .not_valid_after(datetime.datetime(until, 12, 31, 23, 59, 59))
-        .add_extension(x509.KeyUsage(**{**USAGE, "key_cert_sign": ca, "digital_signature": not ca}), critical=True)
     )
+    usages = ["key_cert_sign" if ca else "digital_signature"] if usages is None else usages
+    builder = builder.add_extension(x509.KeyUsage(**USAGE | dict.fromkeys(usages, True)), critical=True)
     if leaf_constraints is None:
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
     else:
         builder = builder.add_extension(
             x509.UnrecognizedExtension(x509.BasicConstraints.oid, leaf_constraints), critical=True
         )
+    for extension, critical in more:
+        builder = builder.add_extension(extension, critical)
     signing_key = KEYS[issuer if signer is None else signer]
     return builder.sign(signing_key, hashes.SHA384()).public_bytes(Encoding.DER)

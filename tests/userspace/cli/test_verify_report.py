@@ -183,7 +183,7 @@ def test_what_the_example_keeps_proves_the_signature(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda chain: chain[:-1], "P-384|attestation report"),
+        (lambda chain: chain[:-1], "key usage"),
         (lambda chain: chain[1:], "self-issued"),
         (lambda chain: [chain[0], chain[-1]], "issued by"),
         (lambda chain: [*chain, chain[-1]], "issued by"),
@@ -193,9 +193,7 @@ def test_what_the_example_keeps_proves_the_signature(tmp_path: Path) -> None:
 def test_incomplete_chains(evidence: Evidence, change: object, text: str) -> None:
     assert callable(change)
     content = pem(change(evidence.certificates))
-    assert any(
-        part in refused(evidence.report(), "--chain", evidence.path("cut.pem", content)) for part in text.split("|")
-    )
+    assert text in refused(evidence.report(), "--chain", evidence.path("cut.pem", content))
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x30\x82", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])

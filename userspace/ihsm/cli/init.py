@@ -75,6 +75,7 @@ def init(
 
 def _anchor(owner_key: Path | None) -> ddi.SoftwareTrustAnchor:
     """The owner's trust anchor, from a file or made now."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -85,5 +86,5 @@ def _anchor(owner_key: Path | None) -> ddi.SoftwareTrustAnchor:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError("not an EC key")
         return ddi.SoftwareTrustAnchor(key)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise click.BadParameter(f"{owner_key}: {error}", param_hint="--owner-key") from None

@@ -100,10 +100,11 @@ def _public_pem(report: ddi.AttestationReport) -> str | None:
 
 
 def _pem_of(path: Path) -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
     try:
         key = load_pem_public_key(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--key") from None
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
