@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where sockets of served functions lie and whether somebody serves them; `ihsm serve` and discovery agree on both."""
 
+import errno
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +16,16 @@ SOCKET_SUFFIX: Final = ".sock"
 MAX_PATH_BYTES: Final = 107
 """Longest path of a Unix socket: sun_path holds 108 bytes with its NUL."""
 
+_PRIVATE_PREFIX: Final = "ihsm-"
+_RANDOM_CHARACTERS: Final = 8
+"""What `tempfile` appends."""
+
 
 def default_folder() -> Path:
     """`$XDG_RUNTIME_DIR/ihsm`, without that variable `/tmp/ihsm-UID`; whoever creates it gives it mode 0700."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime, "ihsm") if runtime else Path(f"/tmp/ihsm-{os.getuid()}")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    # A relative path counts as none (XDG Base Directory Specification): it would name a folder for each current one.
+    return Path(runtime, "ihsm") if os.path.isabs(runtime) else Path(f"/tmp/ihsm-{os.getuid()}")
 
 
 def default_path(number: int) -> Path:
@@ -61,3 +68,34 @@ def accepts(path: str | os.PathLike[str]) -> bool:
         except BlockingIOError:
             return True
         return True
+
+
+def private_folder(longest: str) -> Path:
+    """Make a folder of mode 0700 in which a socket of the name `longest` can be: in $TMPDIR if that is short enough.
+
+    Where it is not, or is no UTF-8, which QEMU does not take, the folder lies in $XDG_RUNTIME_DIR, /tmp, /var/tmp or
+    /dev/shm.
+
+    Raises:
+        OSError: none of them can be used; the first one's reason.
+    """
+    parents = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"]
+    room = MAX_PATH_BYTES - len(f"/{_PRIVATE_PREFIX}{'x' * _RANDOM_CHARACTERS}/{longest}")
+    reasons: list[OSError] = []
+    for parent in parents:
+        if not os.path.isabs(parent) or len(os.fsencode(parent)) > room or not is_utf8(parent):
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix=_PRIVATE_PREFIX, dir=parent))
+        except OSError as error:
+            reasons.append(error)
+    raise reasons[0] if reasons else OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), parents[0])
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path's bytes are UTF-8."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from ihsm.bus.discovery import listening_sockets
 from ihsm.closing import Closing
 from ihsm.errors import EmbeddedDeviceError
 from ihsm_abi.control import SUFFIX as CONTROL_SUFFIX
-from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
+from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path, private_folder
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +29,9 @@ STOP_TIMEOUT_S: Final = 10.0
 POLL_INTERVAL_S: Final = 0.01
 LOG_TAIL_BYTES: Final = 2000
 PR_SET_PDEATHSIG: Final = 1
+MODULE_OPTIONS: Final = ("-P", "-m")
+"""For the interpreter: run a module, and leave the current folder, whose files are anybody's, off `sys.path`."""
+_FIRST: Final = f"0{SOCKET_SUFFIX}"
 
 
 class EmbeddedDevice(Closing):
@@ -41,11 +43,14 @@ class EmbeddedDevice(Closing):
         Raises:
             EmbeddedDeviceError: it ended or did not listen in time; the message has its last lines.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="ihsm-"))
-        self.socket_path = self._folder / f"0{SOCKET_SUFFIX}"
+        try:
+            self._folder = private_folder(f"{numbered_path(Path(_FIRST), count)}{CONTROL_SUFFIX}")
+        except OSError as error:
+            raise EmbeddedDeviceError(f"no folder for a private device's sockets: {error.strerror or error}") from None
+        self.socket_path = self._folder / _FIRST
         self._log_path = self._folder / "log"
         self.socket_paths = tuple(numbered_path(self.socket_path, number) for number in range(count))
-        command = [sys.executable, "-m", "ihsm", "serve", "--socket", os.fspath(self.socket_path)]
+        command = [sys.executable, *MODULE_OPTIONS, "ihsm", "serve", "--socket", os.fspath(self.socket_path)]
         command += ["--count", str(count), *arguments]
         _log.debug("starting %s", " ".join(command))
         with self._log_path.open("wb") as output:
@@ -54,6 +59,7 @@ class EmbeddedDevice(Closing):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C is for us: the device must outlive our teardown
                 preexec_fn=die_with_parent,
             )
@@ -97,6 +103,14 @@ class EmbeddedDevice(Closing):
                 self._process.kill()
                 self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def child_environment() -> dict[str, str]:
+    """Our environment for a Python of ours; without empty entries of PYTHONPATH, which mean the current folder."""
+    environment = dict(os.environ)
+    if path := os.pathsep.join(filter(None, environment.pop("PYTHONPATH", "").split(os.pathsep))):
+        environment["PYTHONPATH"] = path
+    return environment
 
 
 _LIBC: Final = ctypes.CDLL(None)

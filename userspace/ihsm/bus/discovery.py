@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -77,10 +78,10 @@ def find_all() -> list[FoundFunction]:
 def listening_sockets() -> set[str]:
     """Paths of all Unix sockets that somebody listens on; seen without connecting, which a server would notice."""
     paths = set()
-    for line in PROC_NET_UNIX.read_text().splitlines()[1:]:
+    for line in PROC_NET_UNIX.read_bytes().split(b"\n")[1:]:
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and int(fields[3], 16) & ACCEPTS_CONNECTIONS:
-            paths.add(fields[7])
+            paths.add(os.fsdecode(fields[7]))
     return paths
 
 
