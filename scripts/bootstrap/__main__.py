@@ -29,7 +29,12 @@ def main() -> None:
     try:
         if (architecture := output(["dpkg", "--print-architecture"]).strip()) != "amd64":
             raise SetupError(f"this machine is {architecture}; guests and their tool chain are for amd64 only")
-        with locked(cache_root() / "setup.lock"):
+        lock = cache_root() / "setup.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(f"{lock.parent}: {error.strerror}; name another cache with XDG_CACHE_HOME") from None
+        with locked(lock):
             run_steps()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)

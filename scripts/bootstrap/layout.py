@@ -15,7 +15,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def cache_root() -> Path:
     """Folder of downloads and third-party builds, shared by every checkout of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ihsm"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named, "ihsm")
+    home = os.environ["HOME"] if "HOME" in os.environ else os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise SystemExit(f"no cache folder: user {os.getuid()} has no home; set HOME or XDG_CACHE_HOME")
+    return Path(home, ".cache", "ihsm")
 
 
 @contextmanager

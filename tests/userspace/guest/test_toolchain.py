@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from bootstrap import layout
 from bootstrap import qemu as set_up_qemu
-from ihsm.guest import toolchain
+from ihsm.guest import accel, toolchain
 from ihsm.guest.errors import KernelNotFoundError, QemuNotFoundError, ToolchainError
 from ihsm.guest.kernel import find_kernel
 
@@ -108,6 +110,55 @@ def test_set_up_and_guests_agree_on_where_things_are(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
     assert toolchain.cache_root() == layout.cache_root()
     assert str(toolchain.cache_root()) == f"{cache or '/home/of/tests/.cache'}/ihsm"
+
+
+@pytest.mark.parametrize("variables", [{"HOME": ""}, {"HOME": "relative"}, {"HOME": "", "XDG_CACHE_HOME": "relative"}])
+def test_set_up_and_guests_agree_on_what_is_no_folder(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for root, kind in ((toolchain.cache_root, ToolchainError), (layout.cache_root, SystemExit)):
+        with pytest.raises(kind, match=r"no cache folder: user \d+ has no home; set HOME or XDG_CACHE_HOME"):
+            root()
+
+
+def test_a_user_without_home_has_the_qemu_on_path(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "")
+    on_path = fake_qemu(bare / toolchain.QEMU_PROGRAM, "11.1.3", WITH)
+    assert toolchain.find_qemu().program == on_path
+
+
+@pytest.mark.parametrize("cache", ["/proc/none", "/dev/null/cache"])
+def test_a_cache_that_takes_nothing_costs_time_only(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = find_kernel()
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert not toolchain.keep(toolchain.cache_root() / "file", b"data")
+    assert kernel.bootable() == kernel.image
+    node = Path("/dev/null")
+    monkeypatch.setattr(accel, "KVM_NODE", node)
+    monkeypatch.setattr(accel, "_boot", lambda qemu, kernel: accel.KvmVerdict(True, "boots"))
+    assert accel.kvm_verdict(toolchain.Qemu(Path("/q"), (11, 0)), kernel).works
+
+
+def test_a_full_cache_keeps_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert not toolchain.keep(tmp_path / "folder" / "file", b"data")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_qemu_whose_words_are_no_text_is_refused_in_one_line(bare: Path) -> None:
+    program = bare / toolchain.QEMU_PROGRAM
+    program.write_bytes(b"#!/bin/sh\nprintf '\\377\\n' >&2; exit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(QemuNotFoundError, match="--version: \ufffd"):
+        toolchain.find_qemu()
 
 
 def test_set_up_and_guests_want_the_same_qemu() -> None:

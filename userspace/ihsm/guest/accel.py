@@ -15,11 +15,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ihsm.guest.errors import GuestError
+from ihsm.guest.errors import GuestError, ToolchainError
 from ihsm.guest.initramfs import busybox_root, newc
 from ihsm.guest.kernel import GuestKernel
 from ihsm.guest.machine import Accelerator
-from ihsm.guest.toolchain import Qemu, cache_root
+from ihsm.guest.toolchain import Qemu, cache_root, keep
 
 KVM_NODE = Path("/dev/kvm")
 PROBE_LIMIT_S = 10.0
@@ -42,14 +42,12 @@ def kvm_verdict(qemu: Qemu, kernel: GuestKernel, *, fresh: bool = False) -> KvmV
         return KvmVerdict(False, f"{KVM_NODE} is not accessible for this user")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     key = f"{boot} {qemu.program} {qemu.version_text} {kernel.image}"
-    memory = cache_root() / "kvm.json"
-    if not fresh and (known := _recall(memory, key)):
+    memory = _memory()
+    if not fresh and memory and (known := _recall(memory, key)):
         return known
     verdict = _boot(qemu, kernel)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    part = memory.with_name(f"kvm.json.{os.getpid()}")
-    part.write_text(json.dumps({"key": key, "works": verdict.works, "reason": verdict.reason}))
-    part.replace(memory)
+    if memory:
+        keep(memory, json.dumps({"key": key, "works": verdict.works, "reason": verdict.reason}).encode())
     return verdict
 
 
@@ -65,9 +63,17 @@ def choose(wanted: Accelerator, qemu: Qemu, kernel: GuestKernel) -> Accelerator:
     return Accelerator.TCG
 
 
+def _memory() -> Path | None:
+    """File in which the answer is kept; None for a user without a cache folder."""
+    try:
+        return cache_root() / "kvm.json"
+    except ToolchainError:
+        return None
+
+
 def _recall(memory: Path, key: str) -> KvmVerdict | None:
     try:
-        record = json.loads(memory.read_text())
+        record = json.loads(memory.read_bytes())
         return KvmVerdict(bool(record["works"]), str(record["reason"])) if record["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

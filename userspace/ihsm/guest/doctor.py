@@ -87,7 +87,7 @@ def _headers() -> str:
 def _kvm() -> Finding:
     try:
         verdict = kvm_verdict(find_qemu(), find_kernel(), fresh=True)
-    except IhsmError as error:
+    except (IhsmError, OSError) as error:
         return Finding("KVM", Health.NOTE, f"not examined: {error}")
     if verdict.works:
         return Finding("KVM", Health.OK, verdict.reason)
@@ -114,6 +114,7 @@ def _info(socket: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         timeout=60,
     )

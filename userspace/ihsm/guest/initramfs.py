@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +61,7 @@ def newc(entries: Iterable[Entry]) -> bytes:
     """A cpio archive in the "new ASCII" format, as the kernel unpacks it (driver-api/early-userspace/buffer-format)."""
     out = io.BytesIO()
     for inode, entry in enumerate([*entries, Entry("TRAILER!!!", 0)]):
-        label = entry.name.encode() + b"\0"
+        label = os.fsencode(entry.name) + b"\0"
         fields = (inode, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, *entry.device, len(label), 0)
         out.write(b"070701" + "".join(f"{value:08x}" for value in fields).encode() + label)
         out.write(bytes(-out.tell() % 4))
@@ -98,17 +99,17 @@ def build(
         *busybox_root(resources.files("ihsm.guest").joinpath("init.sh").read_bytes()),
         *(Entry(name, stat.S_IFDIR | 0o755) for name in _FOLDERS),
         *(_file(f"ihsm/boot/{index:02}-{name}.ko", data) for index, (name, data) in enumerate(boot)),
-        _file("ihsm/command", command.script().encode()),
+        _file("ihsm/command", os.fsencode(command.script())),
         _file("ihsm/mode", b"interactive" if command.shell is None else b"exec"),
         _file("ihsm/cache", cache.encode()),
         _file("ihsm/end", end),
-        _file("ihsm/shares", "".join(f"share{i} {path}\n" for i, path in enumerate(shares)).encode()),
-        _file("ihsm/kernel-modules", str(kernel.modules.parent if kernel.modules else "").encode()),
+        _file("ihsm/shares", os.fsencode("".join(f"share{i} {path}\n" for i, path in enumerate(shares)))),
+        _file("ihsm/kernel-modules", os.fsencode(kernel.modules.parent if kernel.modules else "")),
     ]
     for index, module in enumerate(modules):
         entries.append(_file(f"ihsm/modules/{index:03}.ko", module.data))
-        entries.append(_file(f"ihsm/modules/{index:03}.name", module.name.encode()))
-        entries.append(_file(f"ihsm/modules/{index:03}.parameters", module.parameters.encode()))
+        entries.append(_file(f"ihsm/modules/{index:03}.name", os.fsencode(module.name)))
+        entries.append(_file(f"ihsm/modules/{index:03}.parameters", os.fsencode(module.parameters)))
     return newc(entries)
 
 

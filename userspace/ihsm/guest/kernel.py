@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ihsm.guest import bzimage
-from ihsm.guest.errors import KernelNotFoundError
-from ihsm.guest.toolchain import cache_root
+from ihsm.guest.errors import KernelNotFoundError, ToolchainError
+from ihsm.guest.toolchain import cache_root, keep
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,14 @@ class GuestKernel:
     def bootable(self) -> Path:
         """What QEMU is given: the ELF kernel out of the image (kept in the cache), or the image itself."""
         stat = self.image.stat()
-        target = cache_root() / "vmlinux" / f"{self.release}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
-        if target.exists():
-            return target
-        elf = bzimage.elf_kernel(self.image.read_bytes())
-        if elf is None:
+        try:
+            target = cache_root() / "vmlinux" / f"{self.release}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+            if target.exists():
+                return target
+        except (ToolchainError, OSError):
             return self.image
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}")
-        part.write_bytes(elf)
-        part.replace(target)
-        return target
+        elf = bzimage.elf_kernel(self.image.read_bytes())
+        return target if elf is not None and keep(target, elf) else self.image
 
 
 def module_name(file: str) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,10 +23,38 @@ MEND = "scripts/setup provides one"
 
 
 def cache_root() -> Path:
-    """Folder that set-up fills, `$XDG_CACHE_HOME/ihsm`."""
+    """Folder that set-up fills: `$XDG_CACHE_HOME/ihsm`, or `~/.cache/ihsm`.
+
+    Raises:
+        ToolchainError: neither is known. A relative path counts as none (XDG Base Directory Specification).
+    """
     # Said again in scripts/bootstrap/layout.py: set-up runs before this package is there, and this one without a
     # checkout. A test keeps them equal.
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ihsm"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named, "ihsm")
+    # "~" stays as it is for a user without an entry in passwd; an empty HOME would be the root.
+    home = os.environ["HOME"] if "HOME" in os.environ else os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise ToolchainError(f"no cache folder: user {os.getuid()} has no home; set HOME or XDG_CACHE_HOME")
+    return Path(home, ".cache", "ihsm")
+
+
+def keep(file: Path, data: bytes) -> bool:
+    """Put a file into the cache, whole or not at all; False if the cache takes nothing (read-only, full).
+
+    What is kept saves time only, so that nothing fails without it.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +75,10 @@ def candidates() -> list[Path]:
     if named := os.environ.get(QEMU_VARIABLE):
         return [Path(named)]
     on_path = shutil.which(QEMU_PROGRAM)
-    private = (cache_root() / "qemu").glob(f"[!.]*/bin/{QEMU_PROGRAM}")
+    try:
+        private = list((cache_root() / "qemu").glob(f"[!.]*/bin/{QEMU_PROGRAM}"))
+    except (ToolchainError, OSError):
+        private = []  # no cache, or a closed one: the one on PATH may do
     newest_first = sorted(private, key=lambda path: _numbers(path.parts[-3]), reverse=True)
     return [*([Path(on_path)] if on_path else []), *newest_first]
 
@@ -100,7 +132,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _output(program: Path, *words: str) -> str:
     try:
         done = subprocess.run(
-            [program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+            [program, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=60,
         )
     except OSError as error:
         raise QemuNotFoundError(f"{program}: {error.strerror}; {MEND}") from None
