@@ -37,27 +37,34 @@ from ihsm_device.hsm.keystore.types import (
     WrongKindError,
 )
 
-_ERRORS: Final[dict[int, type[KeyStoreError]]] = {
-    lib.KS_STALE: StaleHandleError,
-    lib.KS_KIND: WrongKindError,
-    lib.KS_ARG: ArgumentError,
-    lib.KS_NOMEM: KeyStoreMemoryError,
-    lib.KS_CRYPTO: CryptoFailureError,
-    lib.KS_DECODE: DecodeError,
-    lib.KS_SIZE: KeySizeError,
-    lib.KS_STRUCTURE: KeyStructureError,
-    lib.KS_AUTH: AuthenticationError,
-    lib.KS_OAEP: OaepError,
-    lib.KS_KWP: KeyUnwrapError,
-    lib.KS_RANGE: RangeError,
-    lib.KS_LENGTH: LengthError,
-    lib.KS_POINT_RANGE: PointRangeError,
-    lib.KS_POINT_CURVE: PointNotOnCurveError,
-    lib.KS_POINT_INFINITY: PointAtInfinityError,
-    lib.KS_PAIRWISE: PairwiseTestError,
-    lib.KS_PERMISSION: StatePermissionError,
-    lib.KS_HOOKS: HooksDisabledError,
-    lib.KS_STATE_FORMAT: StateFileError,
+_ERRORS: Final[dict[int, tuple[type[KeyStoreError], str]]] = {
+    # Said here, for docstrings are not there with -OO.
+    lib.KS_STALE: (StaleHandleError, "The handle's key was destroyed, or the handle never existed"),
+    lib.KS_KIND: (WrongKindError, "The handle refers to another kind of key than the operation needs"),
+    lib.KS_ARG: (ArgumentError, "A length or value outside the documented range"),
+    lib.KS_NOMEM: (KeyStoreMemoryError, "The locked arena cannot grow"),
+    lib.KS_CRYPTO: (CryptoFailureError, "The crypto library refused the operation"),
+    lib.KS_DECODE: (DecodeError, "An imported key is not of the documented form"),
+    lib.KS_SIZE: (KeySizeError, "An imported or given key has an unsupported size (RSA modulus, AES key, curve)"),
+    lib.KS_STRUCTURE: (KeyStructureError, "The parts of an imported key contradict each other"),
+    lib.KS_AUTH: (AuthenticationError, "An authentication tag or seal does not verify"),
+    lib.KS_OAEP: (OaepError, "RSA-OAEP decoding failed"),
+    lib.KS_KWP: (KeyUnwrapError, "AES key unwrap with padding (RFC 5649) failed"),
+    lib.KS_RANGE: (RangeError, "An RSA input is not in 1 < y < n-1"),
+    lib.KS_LENGTH: (
+        LengthError,
+        "An RSA input has not the modulus length, or a point or signature not the length of its curve",
+    ),
+    lib.KS_POINT_RANGE: (PointRangeError, "A coordinate is 0 or >= p"),
+    lib.KS_POINT_CURVE: (PointNotOnCurveError, "The coordinates are in range but do not satisfy the curve equation"),
+    lib.KS_POINT_INFINITY: (PointAtInfinityError, "The point at infinity, encoded as a single zero byte"),
+    lib.KS_PAIRWISE: (PairwiseTestError, "A pairwise consistency test failed; the caller must destroy the key"),
+    lib.KS_PERMISSION: (StatePermissionError, "The device-secret file is no regular file of this user with mode 0600"),
+    lib.KS_HOOKS: (HooksDisabledError, "A validation hook or fault was used in a store opened without them"),
+    lib.KS_STATE_FORMAT: (
+        StateFileError,
+        "The device-secret file is damaged, of another version, or cannot be read or written",
+    ),
 }
 _U16: Final = 0xFFFF
 _SESSION_SHIFT: Final = 16
@@ -68,8 +75,8 @@ _U8: Final = 0xFF
 def check(status: int) -> None:
     """Raise the exception of a `ks_status` other than KS_OK."""
     if status != lib.KS_OK:
-        error = _ERRORS[status]
-        raise error((error.__doc__ or "").split("\n", 1)[0].rstrip("."))
+        error, text = _ERRORS[status]
+        raise error(text)
 
 
 def check_import(status: int, size_bytes: int) -> None:
