@@ -6,12 +6,43 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 LogFormat = Literal["text", "json"]
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+TRACEBACK_VARIABLE: Final = "IHSM_TRACEBACK"
+"""Environment variable that, set to something, lets users see tracebacks."""
+
+
+def tracebacks_wanted() -> bool:
+    """Whether the user asked for them, by the variable or by logging everything."""
+    return bool(os.environ.get(TRACEBACK_VARIABLE)) or logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def brief(error: BaseException) -> str:
+    """An exception in one line: type, first line of its text, and where it was raised."""
+    text = str(error).partition("\n")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record: an exception is named at its end, its traceback follows only if the user asked for it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or tracebacks_wanted():
+            return super().format(record)
+        short = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None})
+        return f"{super().format(short)}: {brief(error)}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,5 +65,5 @@ class JsonFormatter(logging.Formatter):
 def configure(level: str, log_format: LogFormat) -> None:
     """Send every log record of `level` (a name of the logging module) and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -5,17 +5,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 from click.testing import CliRunner, Result
 
 from ihsm.cli import main
 from ihsm.embedded import EmbeddedDevice
+from support.waiting import HANG_S
 
 
 def run(*arguments: str) -> Result:
     """Output and exit status of a command."""
     return CliRunner().invoke(main, arguments)
+
+
+def run_process(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """A command as a process of its own; `options` are those of `subprocess.run`."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("stdout", subprocess.PIPE)
+    command = [sys.executable, "-P", "-m", "ihsm", *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=HANG_S, **options)
 
 
 def run_json(*arguments: str) -> Any:

@@ -1,8 +1,33 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m ihsm`: the same as the `ihsm` command."""
+"""`python -m ihsm` and the `ihsm` command: both begin here.
 
-from ihsm.cli import main
+Nothing but the standard library is imported before the first handler stands, so that a broken installation and an
+interrupt during the imports end with one line as well.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def run() -> None:
+    """Run the command that the process's arguments name; never returns."""
+    try:
+        from ihsm.cli import main
+        from ihsm.cli.streams import prepare_process
+
+        prepare_process()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("IHSM_TRACEBACK"):
+            raise
+        sys.exit(f"Error: ihsm cannot start: {type(error).__name__}: {error}")
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    run()

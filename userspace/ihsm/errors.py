@@ -46,6 +46,12 @@ class UriError(IhsmError, ValueError):
     exit_code = 2
 
 
+class OutputError(IhsmError):
+    """Standard output or a file for results cannot be written."""
+
+    exit_code = 2
+
+
 class DeviceNotFoundError(IhsmError):
     """No device at the given address, or nothing there that answers."""
 

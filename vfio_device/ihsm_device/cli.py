@@ -32,7 +32,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     return value
 
 
-@click.command()
+@click.command(help="Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT.")
 @click.option(
     "--socket", "path", type=click.Path(path_type=Path),
     help="Socket of the first function; with --count the others get PATH.1, PATH.2, ... "
@@ -90,7 +90,7 @@ def serve(
     log_level: str | None,
     log_format: logs.LogFormat | None,
 ) -> None:
-    """Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT."""
+    """Run `ihsm serve`."""
     defaults = context.find_root().params
     logs.configure(log_level or defaults["log_level"] or "warning", log_format or defaults["log_format"] or "text")
     # Threads inherit the mask, so that only this one receives them. Libraries that start some are imported below;
@@ -126,7 +126,7 @@ def serve(
                 )
             running.callback(server.stop)
             server.start()
-            click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))
+        click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))
         signal.sigwait(signals)
 
 

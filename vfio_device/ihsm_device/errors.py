@@ -3,6 +3,7 @@
 """Errors of the device process that a user can cause; each message names what is wrong and how to mend it."""
 
 import errno
+import os
 
 _LIMITS = {
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or serve fewer functions",
@@ -21,7 +22,8 @@ class SocketPathTooLong(DeviceError):
 
     def __init__(self, path: str, limit: int) -> None:
         """`limit` is the longest path in bytes."""
-        super().__init__(f"socket path {path!r} has {len(path.encode())} bytes, the limit is {limit}: choose another")
+        length = len(os.fsencode(path))
+        super().__init__(f"socket path {path!r} has {length} bytes, the limit is {limit}: choose another")
 
 
 class SocketPathTaken(DeviceError):

@@ -28,7 +28,7 @@ def load(path: Path) -> dict[str, Any]:
         CompareError: it is none, or of another format.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CompareError(f"{path}: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

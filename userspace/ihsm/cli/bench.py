@@ -16,13 +16,20 @@ from typing import Any, Final
 import click
 
 from ihsm.cli.common import print_json, print_table
+from ihsm.cli.output_files import OUTPUT_FILE, write_output
 
 NAMES: Final = ("ring", "aes", "ddi", "scale", "guest", "soak")
 BUSY_SHARE: Final = 0.1
 """Share of all CPUs' time taken by others, or stolen, above which figures should not be trusted."""
 
 
-@click.command()
+@click.command(
+    help="""Measure rings, AES, DDI operations and scale, and peers in the same run.
+
+    SUITE is ring, aes, ddi, scale, guest or soak; without any: the quick figures. soak puts mixed load on 16 queues and
+    fails if a completion is lost, comes twice or tells of an error.
+    """,
+)
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
 @click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
 @click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
@@ -30,7 +37,7 @@ BUSY_SHARE: Final = 0.1
     "--seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="How long soak goes on."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write an HTML page.")
+@click.option("--report", type=OUTPUT_FILE, metavar="FILE", help="Write an HTML page.")
 @click.option(
     "--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
     help="Show changes against results printed with --json before.",
@@ -44,11 +51,7 @@ def bench(
     report: Path | None,
     compare: Path | None,
 ) -> None:
-    """Measure rings, AES, DDI operations and scale, and peers in the same run.
-
-    SUITE is ring, aes, ddi, scale, guest or soak; without any: the quick figures. soak puts mixed load on 16 queues and
-    fails if a completion is lost, comes twice or tells of an error.
-    """
+    """Run `ihsm bench`."""
     from ihsm.bench.compare import changes, load
 
     old = load(compare) if compare else None
@@ -56,7 +59,7 @@ def bench(
     if report:
         from ihsm.bench.report import render
 
-        report.write_text(render(document))
+        write_output(report, render(document).encode(errors="replace"))
     if as_json:
         print_json(document)
     else:

@@ -22,7 +22,6 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     help="vfio-user:PATH, pci:BDF, or auto: the one device found, else a private one for the duration.",
 )
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-OUTPUT_FILE: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

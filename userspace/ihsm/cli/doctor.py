@@ -15,14 +15,16 @@ from ihsm.guest.doctor import Health, examine
 _STYLE = {Health.OK: "green", Health.NOTE: "yellow", Health.BROKEN: "red"}
 
 
-@click.command()
+@click.command(
+    help="""Check the tool chain and say how to mend what is broken.
+
+    Exit status: 0 if nothing is broken, 1 otherwise.
+    """,
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of findings.")
 @click.option("--boot", is_flag=True, help="Boot a guest that has the device, too.")
 def doctor(as_json: bool, boot: bool) -> None:
-    """Check the tool chain and say how to mend what is broken.
-
-    Exit status: 0 if nothing is broken, 1 otherwise.
-    """
+    """Run `ihsm doctor`."""
     findings = []
     for finding in examine(boot=boot):
         findings.append(finding)

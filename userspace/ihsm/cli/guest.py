@@ -11,13 +11,28 @@ from pathlib import Path
 import click
 
 from ihsm.guest import Accelerator, GuestConfig, Iommu, Streams
+from ihsm.guest.errors import system_errors
 from ihsm.guest.kernel import find_kernel
 from ihsm.guest.session import Session
 
 _EXISTING = click.Path(exists=True, path_type=Path)
 
 
-@click.command()
+def _words(text: str) -> tuple[str, ...]:
+    """Type of an option that takes several words, quoted as for a shell."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}") from None
+
+
+@click.command(
+    help="""Start the device and a QEMU guest that has it; run a command there and return its exit status.
+
+    The guest sees the host's files at their own paths, read-only underneath: what it writes is lost with it, save
+    below --share. Exit status: the command's; 125 if the guest could not run it; 124 after a time limit.
+    """,
+)
 @click.option("--exec", "shell", metavar="CMD", help="Shell command to run in the guest; without it, a shell.")
 @click.option(
     "--module",
@@ -57,7 +72,9 @@ _EXISTING = click.Path(exists=True, path_type=Path)
     metavar="PORT",
     help="Wait for a debugger on this port before the first instruction.",
 )
-@click.option("--device-args", default="", metavar="ARGS", help="Further arguments for the device's `ihsm serve`.")
+@click.option(
+    "--device-args", type=_words, default="", metavar="ARGS", help="Further arguments for the device's `ihsm serve`."
+)
 @click.option("--devices", type=click.IntRange(0, 16), help="Functions to start. [default: 1; 0 with --socket]")
 @click.option("--socket", "sockets", type=_EXISTING, multiple=True, help="Attach a device that runs already.")
 @click.option(
@@ -67,7 +84,7 @@ _EXISTING = click.Path(exists=True, path_type=Path)
     multiple=True,
     help="Host folder that the guest may write to, at the same path.",
 )
-@click.option("--qemu-args", default="", metavar="ARGS", help="Further arguments for QEMU.")
+@click.option("--qemu-args", type=_words, default="", metavar="ARGS", help="Further arguments for QEMU.")
 @click.option("--kernel-args", default="", metavar="ARGS", help="Further words for the kernel's command line.")
 @click.option(
     "--timeout",
@@ -88,41 +105,39 @@ def guest(
     memory: str,
     cpus: int,
     gdb_port: int | None,
-    device_args: str,
+    device_args: tuple[str, ...],
     devices: int | None,
     sockets: tuple[Path, ...],
     shares: tuple[Path, ...],
-    qemu_args: str,
+    qemu_args: tuple[str, ...],
     kernel_args: str,
     timeout: float,
     progress: bool | None,
 ) -> None:
-    """Start the device and a QEMU guest that has it; run a command there and return its exit status.
-
-    The guest sees the host's files at their own paths, read-only underneath: what it writes is lost with it, save
-    below --share. Exit status: the command's; 125 if the guest could not run it; 124 after a time limit.
-    """
+    """Run `ihsm guest`."""
     show = sys.stderr.isatty() if progress is None else progress
-    session = Session(
-        config=GuestConfig(
-            kernel=find_kernel(kernel),
-            accelerator=Accelerator(accel),
-            iommu=Iommu(iommu),
-            memory=memory,
-            cpus=cpus,
-            sockets=sockets,
-            shares=shares,
-            gdb_port=gdb_port,
-            extra=tuple(shlex.split(qemu_args)),
-            kernel_arguments=kernel_args,
-            command_limit_s=(timeout or None) if shell is not None else None,
-        ),
-        shell=shell,
-        modules=modules,
-        build=sources,
-        devices=(0 if sockets else 1) if devices is None else devices,
-        device_arguments=shlex.split(device_args),
-        progress=(lambda text: click.echo(text, err=True)) if show else (lambda text: None),
-    )
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer) if shell is not None else None
-    sys.exit(session.run(streams))
+    with system_errors():
+        session = Session(
+            config=GuestConfig(
+                kernel=find_kernel(kernel),
+                accelerator=Accelerator(accel),
+                iommu=Iommu(iommu),
+                memory=memory,
+                cpus=cpus,
+                sockets=sockets,
+                shares=shares,
+                gdb_port=gdb_port,
+                extra=qemu_args,
+                kernel_arguments=kernel_args,
+                command_limit_s=(timeout or None) if shell is not None else None,
+            ),
+            shell=shell,
+            modules=modules,
+            build=sources,
+            devices=(0 if sockets else 1) if devices is None else devices,
+            device_arguments=device_args,
+            progress=(lambda text: click.echo(text, err=True)) if show else (lambda text: None),
+        )
+        status = session.run(streams)
+    sys.exit(status)

@@ -13,14 +13,21 @@ import click
 from ihsm import ddi
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
-from ihsm.cli.common import OUTPUT_FILE, device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, GetDeviceInfoReq, GetDeviceInfoResp
 from ihsm_abi.pci import PAGE_BYTES
 
 
-@click.command()
+@click.command(
+    help="""Bring a device up and print what it is.
+
+    A device that somebody else uses is not disturbed: a socket takes one client at a time, and a PCI function with a
+    driver is refused.
+    """,
+)
 @device_option
 @json_option
 @click.option("--poll", is_flag=True, help="Poll the rings instead of taking interrupts.")
@@ -28,11 +35,7 @@ from ihsm_abi.pci import PAGE_BYTES
     "--chain", "chain_file", type=OUTPUT_FILE, help="Save the partition's certificates here (PEM, leaf first)."
 )
 def info(device: str, as_json: bool, poll: bool, chain_file: Path | None) -> None:
-    """Bring a device up and print what it is.
-
-    A device that somebody else uses is not disturbed: a socket takes one client at a time, and a PCI function with a
-    driver is refused.
-    """
+    """Run `ihsm info`."""
     with open_function(device) as function:
         record: dict[str, Any] = {"uri": function.uri, "pci": describe_function(function)}
         # Little memory: in a guest each page that is mapped for DMA costs a round trip to the host.
@@ -51,7 +54,7 @@ def save_chain(controller: Controller, path: Path) -> None:
     """Write the certificate chain, if it holds together."""
     chain = ddi.Partition(controller).certificate_chain()
     chain.verify(strict_leaf=False)
-    path.write_bytes(chain.pem())
+    write_output(path, chain.pem())
 
 
 def describe_function(function: PciFunction) -> dict[str, Any]:

@@ -17,7 +17,13 @@ from ihsm.uri import open_controller
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
 
 
-@click.command()
+@click.command(
+    help="""Provision a partition, establish its credential and open a session.
+
+    What is not given is random. The credential lives as long as the client: with this command over a socket or VFIO,
+    until the next subsystem reset behind a kernel driver.
+    """,
+)
 @device_option
 @credential_options
 @click.option(
@@ -33,11 +39,7 @@ def init(
     owner_key: Path | None,
     as_json: bool,
 ) -> None:
-    """Provision a partition, establish its credential and open a session.
-
-    What is not given is random. The credential lives as long as the client: with this command over a socket or VFIO,
-    until the next subsystem reset behind a kernel driver.
-    """
+    """Run `ihsm init`."""
     credential = ddi.Credential(
         credential_id or os.urandom(CREDENTIAL_ID_BYTES), read_pin(pin_file) if pin_file else os.urandom(PIN_BYTES)
     )

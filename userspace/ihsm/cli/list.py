@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import click
@@ -13,14 +12,17 @@ from ihsm.bus.discovery import FoundFunction, find_all, watch
 from ihsm.cli.common import json_option, print_json, print_table
 
 
-@click.command("list")
+@click.command(
+    "list",
+    help="""List HSM functions: PCI devices of this machine, and sockets in the default folder.
+
+    With --watch --json each change is one line.
+    """,
+)
 @click.option("--watch", "watching", is_flag=True, help="Print again whenever something changes, until interrupted.")
 @json_option
 def list_command(watching: bool, as_json: bool) -> None:
-    """List HSM functions: PCI devices of this machine, and sockets in the default folder.
-
-    With --watch --json each change is one line.
-    """
+    """Run `ihsm list`."""
     if not watching:
         found = find_all()
         if as_json:
@@ -28,13 +30,12 @@ def list_command(watching: bool, as_json: bool) -> None:
         else:
             _print(found)
         return
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        for found in watch():
-            if as_json:
-                click.echo(json.dumps([function.record() for function in found]))
-            else:
-                _print(found)
-                click.echo()
+    for found in watch():
+        if as_json:
+            click.echo(json.dumps([function.record() for function in found]))
+        else:
+            _print(found)
+            click.echo()
 
 
 def _print(found: list[FoundFunction]) -> None:

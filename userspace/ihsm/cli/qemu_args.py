@@ -11,10 +11,16 @@ from pathlib import Path
 import click
 
 from ihsm.guest.machine import Accelerator, Iommu, device_arguments, iommu_arguments, machine_argument, memory_arguments
-from ihsm_abi.sockets import default_path
+from ihsm_abi.sockets import default_path, is_utf8
 
 
-@click.command("qemu-args")
+@click.command(
+    "qemu-args",
+    help="""Print the arguments that give a QEMU (10.1 or later) the device.
+
+    The guest's memory must be shared, as in these arguments; start `ihsm serve` before QEMU.
+    """,
+)
 @click.option(
     "--socket",
     "sockets",
@@ -32,13 +38,13 @@ from ihsm_abi.sockets import default_path
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of words instead of shell text.")
 def qemu_args(sockets: tuple[Path, ...], memory: str, iommu: str, as_json: bool) -> None:
-    """Print the arguments that give a QEMU (10.1 or later) the device.
-
-    The guest's memory must be shared, as in these arguments; start `ihsm serve` before QEMU.
-    """
+    """Run `ihsm qemu-args`."""
     kind = Iommu(iommu)
     machine = machine_argument(Accelerator.KVM, kind)
     paths = [path.absolute() for path in sockets] or [default_path(0)]
+    for path in paths:
+        if not is_utf8(path):
+            raise click.UsageError(f"{click.format_filename(path)!r}: not UTF-8, which QEMU's device options must be")
     words = ["-machine", machine, *memory_arguments(memory), *iommu_arguments(kind), *device_arguments(paths)]
     if as_json:
         click.echo(json.dumps(words))

@@ -11,14 +11,21 @@ from typing import Final
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import OUTPUT_FILE, device_option, json_option, print_json
+from ihsm.cli.common import device_option, json_option, print_json
+from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.cli.secrets import credential_options, read_pin
 from ihsm.uri import open_controller
 
 _NAME_COLUMNS: Final = 22
 
 
-@click.command()
+@click.command(
+    help="""Check a device: the golden path, one operation of every family, attestation; then remove everything made.
+
+    A partition that is provisioned already needs its credential; it stays as it is. Exit status: 0 only if every
+    step passed.
+    """,
+)
 @device_option
 @credential_options
 @click.option("--report", "report_file", type=OUTPUT_FILE, help="Save a verified attestation report here (COSE_Sign1).")
@@ -32,11 +39,7 @@ def selftest(
     chain_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Check a device: the golden path, one operation of every family, attestation; then remove everything made.
-
-    A partition that is provisioned already needs its credential; it stays as it is. Exit status: 0 only if every
-    step passed.
-    """
+    """Run `ihsm selftest`."""
     from ihsm.selftest import StepResult, run_selftest
 
     def show(step: StepResult) -> None:
@@ -50,9 +53,9 @@ def selftest(
     with open_controller(device) as controller:
         report = run_selftest(controller, credential, progress=show)
     if report_file is not None and report.attestation:
-        report_file.write_bytes(report.attestation)
+        write_output(report_file, report.attestation)
     if chain_file is not None and report.chain is not None:
-        chain_file.write_bytes(report.chain.pem())
+        write_output(chain_file, report.chain.pem())
     if as_json:
         print_json(report.record())
     else:

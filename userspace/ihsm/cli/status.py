@@ -20,15 +20,17 @@ from ihsm.errors import DeviceNotFoundError
 from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
 
 
-@click.command()
-@device_option
-@json_option
-def status(device: str, as_json: bool) -> None:
-    """Print the state of a function: partition, sessions, vault use, self-tests, registers, queues, counters.
+@click.command(
+    help="""Print the state of a function: partition, sessions, vault use, self-tests, registers, queues, counters.
 
     Asked at its control socket, a served function and its guest are not disturbed. A device without one is brought
     up, as for `ihsm info`, and tells less.
-    """
+    """,
+)
+@device_option
+@json_option
+def status(device: str, as_json: bool) -> None:
+    """Run `ihsm status`."""
     uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
     if uri is None:
         raise DeviceNotFoundError("no device found")

@@ -16,7 +16,14 @@ from ihsm.cli.secrets import hex_bytes
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES, REPORT_VERSION
 
 
-@click.command("verify-report")
+@click.command(
+    "verify-report",
+    help="""Verify an attestation report against a certificate chain and print its claims.
+
+    Without --root the chain proves that its certificates belong together, not whose they are: compare the printed
+    fingerprint of the root. Exit status: 0 verified, 6 not.
+    """,
+)
 @click.argument("report", type=EXISTING_FILE)
 @click.option(
     "--chain", "chain_file", type=EXISTING_FILE, required=True, help="Certificates, PEM or DER, in any order."
@@ -38,11 +45,7 @@ def verify_report(
     report_data: bytes | None,
     as_json: bool,
 ) -> None:
-    """Verify an attestation report against a certificate chain and print its claims.
-
-    Without --root the chain proves that its certificates belong together, not whose they are: compare the printed
-    fingerprint of the root. Exit status: 0 verified, 6 not.
-    """
+    """Run `ihsm verify-report`."""
     from ihsm.ddi.certificates import load_certificates, order_chain
 
     chain = order_chain(load_certificates(chain_file.read_bytes(), str(chain_file)))

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from ihsm.errors import IhsmError
@@ -15,6 +16,16 @@ class GuestError(IhsmError):
 
     exit_code: ClassVar[int] = 125
     """Apart from what commands themselves return, as env(1) and timeout(1) do it."""
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """What the system refuses on the way to a running guest is a GuestError; errors of the command's output are not."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename!r}: " if error.filename is not None else ""
+        raise GuestError(f"{what}{error.strerror or error}") from error
 
 
 class ToolchainError(GuestError):
@@ -50,13 +61,14 @@ class ModuleLoadError(GuestError):
 
 
 class ConsoleError(GuestError):
-    """A failure that the end of the guest's console explains."""
+    """A failure that QEMU's own words and the end of the guest's console explain."""
 
-    def __init__(self, what: str, console: Sequence[str]) -> None:
-        """`console`: the last lines."""
+    def __init__(self, what: str, console: Sequence[str], qemu: Sequence[str] = ()) -> None:
+        """`console`, `qemu`: the last lines of the guest's console, and of what QEMU itself printed."""
+        words = ["the last lines of QEMU:", *_indented(qemu)] if qemu else []
         text = ["the last lines of its console:", *_indented(console)] if console else ["its console is empty"]
-        super().__init__("\n".join([what, *text]))
-        self.console = tuple(console)
+        super().__init__("\n".join([what, *words, *text]))
+        self.console, self.qemu = tuple(console), tuple(qemu)
 
 
 class GuestPanicError(ConsoleError):

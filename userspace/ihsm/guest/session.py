@@ -52,7 +52,7 @@ class Session:
                 device = stack.enter_context(_start_device(self.device_arguments, self.devices))
                 self.progress(f"device: listening on {', '.join(map(str, device.socket_paths))}")
                 sockets = (*sockets, *device.socket_paths)
-            command = GuestCommand(self.shell, Path.cwd(), guest_environment())
+            command = GuestCommand(self.shell, _current_folder(), guest_environment())
             return Guest(replace(config, sockets=sockets, modules=tuple(modules)), command, self.progress).run(streams)
 
     def _modules(self, folder: Path) -> list[GuestModule]:
@@ -68,6 +68,14 @@ class Session:
         return list({module.name: module for module in modules}.values())
 
 
+def _current_folder() -> Path:
+    """Where the command starts; the root for a folder that was removed meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
+
+
 def _start_device(arguments: Sequence[str], count: int) -> EmbeddedDevice:
     try:
         return EmbeddedDevice(arguments, count)
@@ -77,7 +85,10 @@ def _start_device(arguments: Sequence[str], count: int) -> EmbeddedDevice:
 
 def read_module(text: str, kernel: GuestKernel) -> list[GuestModule]:
     """The module "KO [NAME=VALUE ...]" and, before it, the modules of the guest's kernel that it needs."""
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise GuestError(f"module {text!r}: {error}") from None
     if not words:
         raise GuestError("a module was named by an empty string")
     file, parameters = Path(words[0]), " ".join(words[1:])
@@ -105,7 +116,12 @@ def guest_environment() -> dict[str, str]:
 def _needs(file: Path) -> list[str]:
     """Names of the modules a module file depends on (modinfo)."""
     done = subprocess.run(
-        ["/sbin/modinfo", "-F", "depends", file], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ["/sbin/modinfo", "-F", "depends", file],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode != 0:
         raise GuestError(f"{file}: not a kernel module: {done.stderr.strip()}")
