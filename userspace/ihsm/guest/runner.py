@@ -8,17 +8,20 @@ import contextlib
 import os
 import secrets
 import select
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from ihsm.embedded import die_with_parent
+from ihsm.errors import OutputError
 from ihsm.guest import accel, initramfs
 from ihsm.guest.errors import (
     ConsoleError,
@@ -31,13 +34,17 @@ from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.kernel import GuestKernel, find_kernel
 from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
 from ihsm.guest.toolchain import Qemu, find_qemu
+from ihsm_abi.sockets import SOCKET_SUFFIX, is_utf8, private_folder
 
 CONSOLE_LINES = 30
+QEMU_LINES = 15
 _PANIC = "Kernel panic"
 _TROUBLE = ("BUG:", "Oops", "general protection fault", _PANIC)
 _CHUNK = 1 << 16
 _CHECK_INTERVAL_S = 0.5
 _QUIT_LIMIT_S = 20.0
+_QEMU_LOG = "qemu.log"
+_CONSOLE = "console"
 _CHANNELS = ("control", "stdin", "stdout", "stderr")
 
 
@@ -91,6 +98,7 @@ class Guest:
         self._ready_at: float | None = None
         self._listening = threading.Event()
         self._last_sign = 0.0
+        self._lost: list[OSError] = []
 
     def run(self, streams: Streams | None) -> int:
         """Boot, run the command, return its exit status; `streams` None gives the guest our terminal.
@@ -107,20 +115,22 @@ class Guest:
             theirs: dict[str, socket.socket] = {}
             for channel in names:
                 ours[channel], theirs[channel] = map(stack.enter_context, socket.socketpair())
-            machine = self._machine(folder, accelerator, theirs, terminal=streams is None)
-            process = subprocess.Popen(
-                [self.config.qemu.program, *machine.arguments()],
-                stdin=subprocess.DEVNULL if streams else None,
-                stdout=subprocess.DEVNULL if streams else None,
-                stderr=(folder / "qemu.log").open("wb"),
-                pass_fds=[channel.descriptor for channel in machine.channels],
-                preexec_fn=die_with_parent,
-            )
+            sockets = tuple(_named_in_utf8(self.config.sockets, stack))
+            machine = self._machine(folder, accelerator, theirs, sockets, terminal=streams is None)
+            with (folder / _QEMU_LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    [self.config.qemu.program, *machine.arguments()],
+                    stdin=subprocess.DEVNULL if streams else None,
+                    stdout=log if streams else None,
+                    stderr=log,
+                    pass_fds=[channel.descriptor for channel in machine.channels],
+                    preexec_fn=die_with_parent,
+                )
             for end in theirs.values():
                 end.close()
             outputs, feed = self._carry(ours, streams) if streams else ([], None)
             try:
-                self._attend(ours["control"], machine.console)
+                self._attend(ours["control"], folder)
                 if self._status is not None:
                     for carrier in outputs:
                         carrier.join(_QUIT_LIMIT_S)
@@ -133,10 +143,19 @@ class Guest:
                 self._listening.set()
                 for carrier in (*outputs, *([feed] if feed else [])):
                     carrier.join()
-            return self._verdict(process.returncode, folder)
+            status = self._verdict(process.returncode, folder)
+            if self._lost:
+                raise OutputError(f"output of the command: {self._lost[0].strerror}")
+            return status
 
     def _machine(
-        self, folder: Path, accelerator: Accelerator, ends: dict[str, socket.socket], *, terminal: bool
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        ends: dict[str, socket.socket],
+        sockets: tuple[Path, ...],
+        *,
+        terminal: bool,
     ) -> MachineConfig:
         config = self.config
         # Interactive guests live long enough to meet edits of the host's files, which a loose cache would miss.
@@ -148,12 +167,12 @@ class Guest:
         return MachineConfig(
             kernel=config.kernel.bootable(),
             initramfs=archive,
-            console=folder / "console",
+            console=folder / _CONSOLE,
             accelerator=accelerator,
             iommu=config.iommu,
             memory=config.memory,
             cpus=config.cpus,
-            sockets=config.sockets,
+            sockets=sockets,
             shares=config.shares,
             channels=tuple(Channel(f"ihsm.{name}", end.fileno()) for name, end in ends.items()),
             terminal=terminal,
@@ -167,13 +186,15 @@ class Guest:
     ) -> tuple[list[threading.Thread], threading.Thread]:
         """Start a thread per stream of the command; the ones for output end with the command, all with QEMU."""
         pairs = ((ends["stdout"], streams.stdout), (ends["stderr"], streams.stderr))
-        threads = [threading.Thread(target=_carry_out, args=(*pair, self._end), daemon=True) for pair in pairs]
+        threads = [
+            threading.Thread(target=_carry_out, args=(*pair, self._end, self._lost), daemon=True) for pair in pairs
+        ]
         feed = threading.Thread(target=_carry_in, args=(ends["stdin"], streams.stdin, self._listening), daemon=True)
         for thread in (*threads, feed):
             thread.start()
         return threads, feed
 
-    def _attend(self, control: socket.socket, console: Path) -> None:
+    def _attend(self, control: socket.socket, folder: Path) -> None:
         """Listen to the guest until it reports an exit status or is gone; enforce the time limits."""
         start = self._last_sign = time.monotonic()
         control.settimeout(_CHECK_INTERVAL_S)
@@ -187,7 +208,7 @@ class Guest:
             if data:
                 self._last_sign = time.monotonic()
                 self._hear(data, start)
-            self._check_limits(start, console)
+            self._check_limits(start, folder)
 
     def _hear(self, data: bytes, start: float) -> None:
         """Take in lines of the guest's init: alive, ready, text LINE, failed WHAT, exit STATUS."""
@@ -205,7 +226,7 @@ class Guest:
             elif word == "exit" and rest.isdigit():
                 self._status = int(rest)
 
-    def _check_limits(self, start: float, console: Path) -> None:
+    def _check_limits(self, start: float, folder: Path) -> None:
         """Raise GuestTimeoutError when a limit is exceeded."""
         if self.config.gdb_port is not None:
             return
@@ -213,12 +234,12 @@ class Guest:
         boot, command = self.config.boot_limit_s, self.config.command_limit_s
         if self._ready_at is None:
             if boot is not None and now - start > boot:
-                raise GuestTimeoutError(f"the guest was not ready within {boot:.0f} s", _tail(console))
+                raise GuestTimeoutError(f"the guest was not ready within {boot:.0f} s", *_last_words(folder))
         elif now - self._last_sign > self.config.silence_limit_s:
             silence = f"no sign of life for {self.config.silence_limit_s:.0f} s"
-            raise GuestTimeoutError(f"the guest hangs: {silence}", _tail(console))
+            raise GuestTimeoutError(f"the guest hangs: {silence}", *_last_words(folder))
         elif command is not None and now - self._ready_at > command:
-            raise GuestTimeoutError(f"the command did not end within {command:.0f} s", _tail(console))
+            raise GuestTimeoutError(f"the command did not end within {command:.0f} s", *_last_words(folder))
 
     def _verdict(self, qemu_status: int, folder: Path) -> int:
         """The command's exit status, or the exception that says why there is none."""
@@ -228,17 +249,38 @@ class Guest:
             what, _, detail = self._failed.partition(" ")
             if what == "module":
                 raise ModuleLoadError(detail, self._texts)
-            raise ConsoleError(f"the guest could not mount {detail or what}", _tail(folder / "console"))
-        console = _tail(folder / "console")
-        if trouble := _trouble(folder / "console"):
-            raise GuestPanicError("the guest's kernel panicked", trouble)
-        complaint = (folder / "qemu.log").read_text(errors="replace").strip().splitlines()
-        if complaint:
-            raise GuestEndedError(f"QEMU ended with status {qemu_status}: {complaint[-1]}", console)
-        raise GuestEndedError("the guest shut down before its command ended", console)
+            raise ConsoleError(f"the guest could not mount {detail or what}", *_last_words(folder))
+        console, qemu = _last_words(folder)
+        if trouble := _trouble(folder / _CONSOLE):
+            raise GuestPanicError("the guest's kernel panicked", trouble, qemu)
+        if qemu_status == 0 and self._ready_at is not None:
+            raise GuestEndedError("the guest shut down before its command ended", console, qemu)
+        raise GuestEndedError(f"QEMU {_how(qemu_status)} before the command did", console, qemu)
 
 
-def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes) -> None:
+def _named_in_utf8(sockets: Sequence[Path], stack: contextlib.ExitStack) -> Iterator[Path]:
+    """The sockets, under other names where QEMU, whose device options are JSON, cannot be told the one they have."""
+    for number, path in enumerate(sockets):
+        if is_utf8(path):
+            yield path
+            continue
+        folder = private_folder(link := f"{number}{SOCKET_SUFFIX}")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        (folder / link).symlink_to(path.absolute())
+        yield folder / link
+
+
+def _how(status: int) -> str:
+    """How a process ended, by its exit status, or by the signal -`status`."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes, lost: list[OSError]) -> None:
     held, complete = b"", False
     while not complete:
         data = end.recv(_CHUNK)
@@ -246,10 +288,13 @@ def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes) -> None:
         passed, complete = held.find(mark), True
         if passed < 0:
             passed, complete = len(held) - (_overlap(held, mark) if data else 0), not data
-        # A sink that was closed early (a pager, head) must not stop the guest.
-        with contextlib.suppress(BrokenPipeError):
+        try:
             sink.write(held[:passed])
             sink.flush()
+        except BrokenPipeError:
+            pass  # a sink that was closed early (a pager, head) must not stop the guest
+        except OSError as error:
+            lost.append(error)  # nor must one that is full, but somebody shall know
         held = held[passed:]
 
 
@@ -268,7 +313,10 @@ def _carry_in(end: socket.socket, source: BinaryIO | None, listening: threading.
             ready, _, _ = select.select([source.fileno(), end.fileno()], [], [])
             if end.fileno() in ready:
                 return
-            data = os.read(source.fileno(), _CHUNK)
+            try:
+                data = os.read(source.fileno(), _CHUNK)
+            except OSError:
+                data = b""  # a folder, a terminal that is gone: as an empty one
             if not data:
                 break
             end.sendall(data)
@@ -276,13 +324,14 @@ def _carry_in(end: socket.socket, source: BinaryIO | None, listening: threading.
         end.shutdown(socket.SHUT_WR)
 
 
-def _lines(console: Path) -> list[str]:
-    text = console.read_text(errors="replace") if console.exists() else ""
+def _lines(file: Path) -> list[str]:
+    text = file.read_text(errors="replace") if file.exists() else ""
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def _tail(console: Path) -> list[str]:
-    return _lines(console)[-CONSOLE_LINES:]
+def _last_words(folder: Path) -> tuple[list[str], list[str]]:
+    """The last lines of the guest's console, and those of QEMU."""
+    return _lines(folder / _CONSOLE)[-CONSOLE_LINES:], _lines(folder / _QEMU_LOG)[-QEMU_LINES:]
 
 
 def _trouble(console: Path) -> list[str]:
