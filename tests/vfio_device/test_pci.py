@@ -14,12 +14,9 @@ import pytest
 from ihsm.bus.function import PciFunction
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.pci import BAR_BYTES
-from ihsm_device import pci
+from ihsm_abi.pci_config import BARS_OFFSET, COMMAND_OFFSET, CommandRegister
 from support.devices import open_device
 from support.polled import PolledDriver
-
-BAR_REGISTERS = 0x10
-POWER_CONTROL = pci.POWER_MANAGEMENT_POSITION + 4
 
 
 @pytest.fixture
@@ -59,33 +56,18 @@ def test_lspci_decodes_everything(function: PciFunction, tmp_path: Path) -> None
 def test_bars_are_sized_as_one_page_of_64_bit_memory(function: PciFunction, bar: int) -> None:
     assert function.bar_bytes(bar) == BAR_BYTES
     assert function.bar_bytes(bar + 1) == 0
-    register = BAR_REGISTERS + 4 * bar
+    register = BARS_OFFSET + 4 * bar
     function.write_config(register, b"\xff" * 4)
     function.write_config(register + 4, b"\xff" * 4)
     low, high = (int.from_bytes(function.read_config(at, 4), "little") for at in (register, register + 4))
     assert (low & 0xF, high << 32 | low & ~0xF) == (0x4, 2**64 - BAR_BYTES)
 
 
-def test_no_soft_reset_survives_power_states(function: PciFunction) -> None:
-    for state in (3, 0):
-        control = pci.PowerManagementControl(int.from_bytes(function.read_config(POWER_CONTROL, 2), "little"))
-        function.write_config(POWER_CONTROL, control.replace(power_state=state).to_bytes(2, "little"))
-        control = pci.PowerManagementControl(int.from_bytes(function.read_config(POWER_CONTROL, 2), "little"))
-        assert (control.power_state, control.no_soft_reset) == (state, 1)
-
-
-def test_serial_number_is_read_only(function: PciFunction) -> None:
-    before = function.read_config(pci.SERIAL_NUMBER_POSITION, 12)
-    with pytest.raises(Exception, match=r"refused|Permission|EPERM|not permitted"):
-        function.write_config(pci.SERIAL_NUMBER_POSITION + 4, bytes(4))
-    assert function.read_config(pci.SERIAL_NUMBER_POSITION, 12) == before
-
-
 def test_bus_master_enable_is_counted_not_enforced(socket_folder: Path) -> None:
     with open_device("vfio-user", socket_folder) as device:
         driver = PolledDriver(device.function)
-        for command, expected in ((0, 1), (pci.CommandRegister.of(memory_space=1, bus_master=1), 1), (0, 2)):
-            device.function.write_config(pci.COMMAND_POSITION, int(command).to_bytes(2, "little"))
+        for command, expected in ((0, 1), (CommandRegister.of(memory_space=1, bus_master=1), 1), (0, 2)):
+            device.function.write_config(COMMAND_OFFSET, int(command).to_bytes(2, "little"))
             driver.enable()
             assert driver.run_admin(AdminOpcode.GET_RES_CNT, dw10=1).status == AdminStatus.SUCCESS
             assert device.device.status()["counters"]["bus_master_clear"] == expected

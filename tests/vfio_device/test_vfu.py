@@ -23,6 +23,7 @@ from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import drain_event
 from ihsm.bus.vfio_abi import IrqSetFlags
 from ihsm.errors import BusError, RequestRefusedError
+from ihsm_abi.pci_config import ConfigRegister
 from ihsm_device import vfu
 from support.descriptors import open_descriptors
 from support.waiting import HANG_S, ended, until
@@ -108,6 +109,38 @@ def test_a_64_bit_bar_below_any_size_of_address(client: VfioUserFunction) -> Non
     client.write_config(0x10, (0x12345000).to_bytes(4, "little"))
     client.write_config(0x14, (0x38).to_bytes(4, "little"))
     assert client.read_config(0x10, 8) == (0x38_12345004).to_bytes(8, "little")
+
+
+def test_bars_of_32_bits_and_bars_that_do_not_exist(socket_folder: Path) -> None:
+    context = vfu.Context(str(socket_folder / "n"))
+    context.region(1, 3 * PAGE, bits64=False)
+    with pytest.raises(OSError, match="BAR5"):
+        context.region(5, PAGE)
+    context.realize()
+    thread = threading.Thread(target=lambda: context.attach() and context.run(), daemon=True)
+    thread.start()
+    with VfioUserFunction(socket_folder / "n", timeout_s=HANG_S) as client:
+        client.write_config(0x10, b"\xff" * 24)
+        assert client.read_config(0x10, 24) == bytes(4) + (2**32 - 4 * PAGE).to_bytes(4, "little") + bytes(16)
+    ended(thread)
+    context.close()
+
+
+def test_registers_of_a_vendor_specific_capability(socket_folder: Path) -> None:
+    """Written as they are declared; the header and what is not declared are read only."""
+    context = vfu.Context(str(socket_folder / "v"))
+    registers = (ConfigRegister(4, 2, writable=0x0FF0), ConfigRegister(6, 1, clearable=0x81))
+    position = context.add_capability(bytes.fromhex("0900080012345fff"), registers=registers)
+    context.realize()
+    thread = threading.Thread(target=lambda: context.attach() and context.run(), daemon=True)
+    thread.start()
+    with VfioUserFunction(socket_folder / "v", timeout_s=HANG_S) as client:
+        client.write_config(position, b"\xff" * 8)
+        assert client.read_config(position, 8) == bytes.fromhex("09000800f23f5eff")
+        client.reset()
+        assert client.read_config(position, 8) == bytes.fromhex("0900080012345fff")
+    ended(thread)
+    context.close()
 
 
 def test_writes_outside_of_header_and_capabilities_have_no_effect(client: VfioUserFunction) -> None:
@@ -311,6 +344,23 @@ def test_interrupts_wait_for_the_function_mask(device: Device, client: VfioUserF
         os.eventfd_read(event)
     client.write_config(0x42, (1 << 15).to_bytes(2, "little"))
     assert interrupts(event) == 1
+    os.close(event)
+
+
+@pytest.mark.parametrize("ends", ["reset", "close"])
+def test_a_function_mask_does_not_outlive_a_reset_or_its_client(device: Device, ends: str) -> None:
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    client = VfioUserFunction(device.path, timeout_s=HANG_S)
+    client.write_config(0x42, (1 << 14 | 1 << 15).to_bytes(2, "little"))
+    if ends == "close":
+        client.close()
+        client = VfioUserFunction(device.path, timeout_s=HANG_S)
+    else:
+        client.reset()
+    client.enable_interrupts([event])
+    device.context.trigger(0)
+    assert interrupts(event) == 1
+    client.close()
     os.close(event)
 
 

@@ -22,6 +22,7 @@ from ihsm_abi.pci import (
     VENDOR_ID,
     Bar,
 )
+from ihsm_abi.pci_config import COMMAND_OFFSET, CommandRegister
 from ihsm_device import pci, vfu
 from ihsm_device.engine import Engine, Scheduler, VfuHost
 from ihsm_device.function import Function, Module
@@ -80,7 +81,7 @@ class Endpoint:
         self._context.set_ids(VENDOR_ID, DEVICE_ID, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)
         self._context.set_class(CLASS_CODE, REVISION_ID)
         for block in pci.capabilities(module.serial):
-            self._context.add_capability(block.data, block.position, extended=block.extended, read_only=block.read_only)
+            self._context.add_capability(block.data, block.position, extended=block.extended)
         self.engine = Engine(scheduler, VfuHost(self._context), doorbell_page=doorbell_page)
         undone.callback(self.engine.close)
         self.function = Function(self.engine, module, index=index, resources=resources, bus_master=self._is_bus_master)
@@ -134,8 +135,8 @@ class Endpoint:
             self.function.controller.reset()
 
     def _is_bus_master(self) -> bool:
-        low = self._context.config_space[pci.COMMAND_POSITION : pci.COMMAND_POSITION + 2]
-        return bool(pci.CommandRegister(int.from_bytes(low, "little")).bus_master)
+        low = self._context.config_space[COMMAND_OFFSET : COMMAND_OFFSET + 2]
+        return bool(CommandRegister(int.from_bytes(low, "little")).bus_master)
 
     @staticmethod
     def _library_log(level: int, text: str) -> None:

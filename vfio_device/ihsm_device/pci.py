@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration space of the function: its capabilities (spec 01 §1, §14.9; PCI Express Base Specification 7.5)."""
+"""Configuration space of the function: its capabilities (spec 01 §1, §14.9).
+
+The registers in them, and what writes do to those, are `ihsm_abi.pci_config`'s.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_abi.bits import Bits, Word
 from ihsm_abi.pci import (
     MSIX_PBA_OFFSET,
     MSIX_TABLE_OFFSET,
@@ -17,107 +19,25 @@ from ihsm_abi.pci import (
     Capability,
     ExtendedCapability,
 )
+from ihsm_abi.pci_config import (
+    BarAddress,
+    DeviceCapabilities,
+    DeviceControl,
+    ExpressCapabilities,
+    ExtendedHeader,
+    LinkCapabilities,
+    LinkCapabilities2,
+    LinkControl2,
+    LinkStatus,
+    MsixControl,
+    PowerManagementCapabilities,
+    PowerManagementControl,
+)
 
 POWER_MANAGEMENT_POSITION: Final = 0x40
 PCI_EXPRESS_POSITION: Final = 0x70
 MSIX_POSITION: Final = 0xB0
 SERIAL_NUMBER_POSITION: Final = 0x100
-COMMAND_POSITION: Final = 0x04
-"""Command register of the standard header."""
-
-
-class CommandRegister(Word):
-    """Command register of the standard header."""
-
-    memory_space = Bits(1)
-    bus_master = Bits(2)
-
-
-class PowerManagementCapabilities(Word):
-    """PMC: D0 and D3hot only, no PME."""
-
-    version = Bits(0, 3)
-
-
-class PowerManagementControl(Word):
-    """PMCSR."""
-
-    power_state = Bits(0, 2)
-    no_soft_reset = Bits(3)
-
-
-class ExpressCapabilities(Word):
-    """PCI Express Capabilities register; device type 0 is an endpoint."""
-
-    version = Bits(0, 4)
-    device_type = Bits(4, 4)
-
-
-class DeviceCapabilities(Word):
-    """Device Capabilities register."""
-
-    extended_tag = Bits(5)
-    role_based_error_reporting = Bits(15)
-    function_level_reset = Bits(28)
-
-
-class DeviceControl(Word):
-    """Device Control register."""
-
-    relaxed_ordering = Bits(4)
-    no_snoop = Bits(11)
-    max_read_request = Bits(12, 3)
-
-
-class LinkCapabilities(Word):
-    """Link Capabilities register; no ASPM (spec 01 §14.6)."""
-
-    max_speed = Bits(0, 4)
-    max_width = Bits(4, 6)
-    aspm_optionality = Bits(22)
-
-
-class LinkStatus(Word):
-    """Link Status register."""
-
-    speed = Bits(0, 4)
-    width = Bits(4, 6)
-
-
-class LinkCapabilities2(Word):
-    """Link Capabilities 2 register."""
-
-    supported_speeds = Bits(1, 7)
-
-
-class LinkControl2(Word):
-    """Link Control 2 register."""
-
-    target_speed = Bits(0, 4)
-
-
-class MsixControl(Word):
-    """Message Control of MSI-X."""
-
-    last_entry = Bits(0, 11)
-    function_mask = Bits(14)
-    enable = Bits(15)
-
-
-class BarAddress(Word):
-    """Table and PBA location of MSI-X: offset in a BAR, a multiple of 8."""
-
-    bar = Bits(0, 3)
-    offset_units = Bits(3, 29)
-
-
-class ExtendedHeader(Word):
-    """Header of an extended capability."""
-
-    id = Bits(0, 16)
-    version = Bits(16, 4)
-    next = Bits(20, 12)
-
 
 LINK_SPEED_16GT: Final = 4
 LINK_SPEEDS_TO_16GT: Final = 0b1111
@@ -133,7 +53,6 @@ class CapabilityBlock:
     position: int
     data: bytes
     extended: bool = False
-    read_only: bool = False
 
 
 def power_management() -> CapabilityBlock:
@@ -174,7 +93,7 @@ def msix() -> CapabilityBlock:
 def serial_number(serial: int) -> CapabilityBlock:
     """Device serial number: a 64-bit number, never 0."""
     header = ExtendedHeader.of(id=ExtendedCapability.DEVICE_SERIAL_NUMBER, version=1)
-    return CapabilityBlock(SERIAL_NUMBER_POSITION, struct.pack("<IQ", header, serial), extended=True, read_only=True)
+    return CapabilityBlock(SERIAL_NUMBER_POSITION, struct.pack("<IQ", header, serial), extended=True)
 
 
 def capabilities(serial: int) -> tuple[CapabilityBlock, ...]:

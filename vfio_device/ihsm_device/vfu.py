@@ -15,19 +15,25 @@ import logging
 import os
 import select
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
 from typing import Final
 
+from ihsm_abi.pci_config import (
+    CAPABILITY_REGISTERS,
+    CONFIG_SPACE_BYTES,
+    HEADER_REGISTERS,
+    ConfigRegister,
+    bar_register,
+)
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.memory_files import file_system
 
 _log = logging.getLogger(__name__)
 
-CONFIG_SPACE_BYTES: Final = 4096
 MSIX_IRQ: Final = 2
 """Interrupt index of MSI-X in the protocol, as in the kernel's vfio.h."""
 
@@ -102,6 +108,8 @@ class Context:
         self._on_map: DmaCallback | None = None
         self._on_unmap: DmaCallback | None = None
         self._attached = False
+        self._registers: list[tuple[int, ConfigRegister]] = [(0, register) for register in HEADER_REGISTERS]
+        """What clients can write in configuration space: registers, and the offsets of what they are part of."""
         self._number = next(_numbers)
         _contexts[self._number] = self
         self._refused: set[str] = set()
@@ -131,14 +139,20 @@ class Context:
         base, sub, interface = class_code.to_bytes(3, "big")
         _check(lib.ihsm_vfu_set_class(self.handle, base, sub, interface, revision), "class")
 
-    def add_capability(self, data: bytes, position: int = 0, *, extended: bool = False, read_only: bool = False) -> int:
+    def add_capability(
+        self, data: bytes, position: int = 0, *, extended: bool = False, registers: Sequence[ConfigRegister] = ()
+    ) -> int:
         """Add a capability, header included, its next pointer is filled in; returns its offset in config space.
 
-        `position` 0 lets the library choose. Known to the library are power management, PCI Express, MSI, MSI-X and
-        vendor-specific; among extended ones device serial number and vendor-specific.
+        `position` 0 lets the library choose. Known to the library are power management, PCI Express, MSI-X and
+        vendor-specific; among extended ones device serial number and vendor-specific. `registers` says what a client
+        can write in a vendor-specific one; the others follow the standard (`CAPABILITY_REGISTERS`).
         """
         buffer = ffi.new("uint8_t[]", data)
-        return _check(lib.ihsm_vfu_add_capability(self.handle, buffer, position, extended, read_only), "capability")
+        offset = _check(lib.ihsm_vfu_add_capability(self.handle, buffer, position, extended), "capability")
+        known = () if extended else CAPABILITY_REGISTERS.get(data[0], ())
+        self._registers += [(offset, register) for register in (*known, *registers)]
+        return offset
 
     def region(
         self,
@@ -157,13 +171,16 @@ class Context:
         """
         self._reads[index] = read if read is not None else lambda offset, size: bytes(size)
         self._writes[index] = write if write is not None else lambda offset, data: None
-        fd = -1 if mmap_fd is None else mmap_fd
-        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, lib.IHSM_VFU_PYTHON, fd, bits64), f"BAR{index}")
+        self._set_region(index, size_bytes, lib.IHSM_VFU_PYTHON, mmap_fd, bits64=bits64)
 
     def native_region(self, index: int, size_bytes: int, access: int, *, mmap_fd: int | None = None) -> None:
         """Set up 64-bit memory BAR `index` served by C code of this package (`enum ihsm_vfu_access`)."""
+        self._set_region(index, size_bytes, access, mmap_fd, bits64=True)
+
+    def _set_region(self, index: int, size_bytes: int, access: int, mmap_fd: int | None, *, bits64: bool) -> None:
         fd = -1 if mmap_fd is None else mmap_fd
-        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, access, fd, True), f"BAR{index}")
+        _check(lib.ihsm_vfu_region(self.handle, index, size_bytes, access, fd, bits64), f"BAR{index}")
+        self._registers.append((0, bar_register(index, size_bytes, bits64=bits64)))
 
     def io_event(self, index: int, fd: int, size_bytes: int) -> None:
         """Offer an eventfd that the client may write to for accesses to the first bytes of BAR `index`."""
@@ -182,8 +199,16 @@ class Context:
         self._on_map, self._on_unmap = mapped, unmapped
 
     def realize(self) -> None:
-        """End the set-up; the device can be attached to from now on."""
-        _check(lib.ihsm_vfu_realize(self.handle), "device")
+        """End the set-up; the device can be attached to from now on.
+
+        What configuration space holds now is its state at power-on, which every reset and loss of a client restores.
+        """
+        writable, clearable = bytearray(CONFIG_SPACE_BYTES), bytearray(CONFIG_SPACE_BYTES)
+        for base, register in self._registers:
+            place = slice(base + register.offset, base + register.offset + register.width)
+            writable[place] = register.writable.to_bytes(register.width, "little")
+            clearable[place] = register.clearable.to_bytes(register.width, "little")
+        _check(lib.ihsm_vfu_realize(self.handle, bytes(writable), bytes(clearable)), "device")
 
     @property
     def config_space(self) -> memoryview:

@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <syslog.h>
 
+#include "config_space.h"
 #include "descriptors.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
@@ -30,9 +31,6 @@
 #define IHSM_IOEVENTFD_MORE /* further arguments that the library's revision wants, set by meson.build */
 #endif
 #define REGIONS VFU_PCI_DEV_NUM_REGIONS
-#define MSIX_CONTROL_OFFSET 2 /* message control within the MSI-X capability */
-#define MSIX_FUNCTION_MASK (1u << 14)
-#define BAR_TYPE_64 0x4u
 /* Failures of the connection in a row after which the client is dropped. */
 #define MAX_FAILURES 8
 
@@ -43,8 +41,8 @@ struct ihsm_vfu {
     struct ihsm_engine *engine;
     enum ihsm_vfu_access access[REGIONS];
     bool bits64[REGIONS];
-    size_t msix_capability; /* offset in config space, 0: none */
-    bool triggering;        /* the library complains of vectors without an eventfd; we count them instead */
+    struct ihsm_config_space config;
+    bool triggering; /* the library complains of vectors without an eventfd; we count them instead */
 };
 
 static struct ihsm_vfu *of(vfu_ctx_t *context) { return vfu_get_private(context); }
@@ -110,10 +108,31 @@ ACCESS(4)
 ACCESS(5)
 static vfu_region_access_cb_t *const bar_access[] = {access_0, access_1, access_2, access_3, access_4, access_5};
 
-/* Config space outside the header and the capabilities: reads as it is, writes have no effect. */
+static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
+    struct ihsm_vfu *vfu = of(context);
+    /* Before anybody hears of it: no client finds what another has left, and none of ours runs with its settings. */
+    ihsm_config_space_reset(&vfu->config);
+    vfu->host.msix.function_mask = false;
+    bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
+    if (type == VFU_RESET_LOST_CONN && vfu->engine != NULL && ihsm_engine_renew_page(vfu->engine) != 0)
+        ihsm_py_log(vfu->handle, LOG_WARNING, "no new doorbell page: the next client shares that of the last");
+    if (done)
+        return 0;
+    errno = EIO;
+    return -1;
+}
+
+/* Every access to configuration space; the library has compared it with the region's size. */
 static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {
-    if (!is_write)
-        memcpy(data, (char *)vfu_pci_get_config_space(context) + offset, count);
+    struct ihsm_vfu *vfu = of(context);
+    if (!is_write) {
+        memcpy(data, vfu->config.bytes + offset, count);
+        return (ssize_t)count;
+    }
+    bool level_reset = ihsm_config_space_write(&vfu->config, (size_t)offset, (const uint8_t *)data, count);
+    vfu->host.msix.function_mask = ihsm_config_space_function_mask(&vfu->config);
+    if (level_reset && on_reset(context, VFU_RESET_PCI_FLR) < 0)
+        return -1;
     return (ssize_t)count;
 }
 
@@ -169,17 +188,6 @@ static void discard(vfu_ctx_t *context, int fd) {
 static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, is_event, notify, discard};
 #endif
 
-static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
-    struct ihsm_vfu *vfu = of(context);
-    bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
-    if (type == VFU_RESET_LOST_CONN && vfu->engine != NULL && ihsm_engine_renew_page(vfu->engine) != 0)
-        ihsm_py_log(vfu->handle, LOG_WARNING, "no new doorbell page: the next client shares that of the last");
-    if (done)
-        return 0;
-    errno = EIO;
-    return -1;
-}
-
 static bool raise_vector(struct ihsm_host *host, unsigned vector) {
     struct ihsm_vfu *vfu = (struct ihsm_vfu *)host;
     vfu->triggering = true;
@@ -205,7 +213,7 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
     if (vfu->context == NULL || vfu_setup_log(vfu->context, on_log, log_level) < 0 ||
         vfu_pci_init(vfu->context, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) < 0 ||
         vfu_setup_region(vfu->context, VFU_PCI_DEV_CFG_REGION_IDX, PCI_CFG_SPACE_EXP_SIZE, config_access,
-                         VFU_REGION_FLAG_RW, NULL, 0, -1, 0) < 0 ||
+                         VFU_REGION_FLAG_RW | VFU_REGION_FLAG_ALWAYS_CB, NULL, 0, -1, 0) < 0 ||
         vfu_setup_device_reset_cb(vfu->context, on_reset) < 0 ||
         vfu_setup_device_dma(vfu->context, on_map, on_unmap) < 0 ||
         /* The library keeps the eventfds of these two in the places of MSI-X vectors: offer none. */
@@ -245,27 +253,26 @@ int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsign
     return 0;
 }
 
-int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended, bool read_only) {
-    int flags = (extended ? VFU_CAP_FLAG_EXTENDED : 0) | (read_only ? VFU_CAP_FLAG_READONLY : 0);
-    ssize_t offset = vfu_pci_add_capability(vfu->context, position, flags, data);
+int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended) {
+    ssize_t offset = vfu_pci_add_capability(vfu->context, position, extended ? VFU_CAP_FLAG_EXTENDED : 0, data);
     if (offset < 0)
         return -errno;
-    if (!extended && data[0] == PCI_CAP_ID_MSIX)
-        vfu->msix_capability = (size_t)offset;
+    if (!extended && data[0] == PCI_CAP_ID_PM)
+        vfu->config.power_management = (size_t)offset;
+    else if (!extended && data[0] == PCI_CAP_ID_EXP)
+        vfu->config.express = (size_t)offset;
+    else if (!extended && data[0] == PCI_CAP_ID_MSIX)
+        vfu->config.msix = (size_t)offset;
     return (int)offset;
 }
 
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64) {
-    if (index < VFU_PCI_DEV_BAR0_REGION_IDX || index > VFU_PCI_DEV_BAR5_REGION_IDX)
+    if (index < VFU_PCI_DEV_BAR0_REGION_IDX || index > VFU_PCI_DEV_BAR5_REGION_IDX - bits64)
         return -EINVAL;
-    int flags = VFU_REGION_FLAG_RW | VFU_REGION_FLAG_MEM;
-#ifdef VFU_REGION_FLAG_64_BITS
-    if (bits64)
-        flags |= VFU_REGION_FLAG_64_BITS;
-#endif
     vfu->access[index] = access;
     vfu->bits64[index] = bits64;
-    if (vfu_setup_region(vfu->context, index, size, bar_access[index], flags, NULL, 0, mmap_fd, 0) < 0)
+    if (vfu_setup_region(vfu->context, index, size, bar_access[index], VFU_REGION_FLAG_RW | VFU_REGION_FLAG_MEM, NULL,
+                         0, mmap_fd, 0) < 0)
         return -errno;
     return 0;
 }
@@ -279,22 +286,14 @@ int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count) {
     return vfu_setup_device_nr_irqs(vfu->context, type, count) < 0 ? -errno : 0;
 }
 
-int ihsm_vfu_realize(struct ihsm_vfu *vfu) {
+int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_t *clearable) {
     if (vfu_realize_ctx(vfu->context) < 0)
         return -errno;
-#ifndef VFU_REGION_FLAG_64_BITS
-    /*
-     * This revision knows 32-bit BARs only, but keeps the type bits of a BAR as they are. The upper half, a BAR of
-     * its own to the library, must not show the I/O type it gives to BARs without a region.
-     */
+    /* The library knows 32-bit BARs alone, and gives those that do not exist the type of I/O space. */
     vfu_pci_hdr_t *header = &vfu_pci_get_config_space(vfu->context)->hdr;
-    for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index < VFU_PCI_DEV_BAR5_REGION_IDX; index++) {
-        if (vfu->bits64[index]) {
-            header->bars[index].raw |= BAR_TYPE_64;
-            header->bars[index + 1].raw = 0;
-        }
-    }
-#endif
+    for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index <= VFU_PCI_DEV_BAR5_REGION_IDX; index++)
+        header->bars[index].raw = vfu->bits64[index] ? IHSM_BAR_64_BITS : 0;
+    ihsm_config_space_begin(&vfu->config, ihsm_vfu_config_space(vfu), writable, clearable);
     return 0;
 }
 
@@ -313,11 +312,6 @@ int ihsm_vfu_attach(struct ihsm_vfu *vfu) {
 static int run_once(struct ihsm_vfu *vfu) {
     ihsm_host_lock(&vfu->host);
     int result = vfu_run_ctx(vfu->context) < 0 ? -errno : 0;
-    if (vfu->msix_capability != 0) {
-        uint16_t control;
-        memcpy(&control, ihsm_vfu_config_space(vfu) + vfu->msix_capability + MSIX_CONTROL_OFFSET, sizeof control);
-        vfu->host.msix.function_mask = control & MSIX_FUNCTION_MASK;
-    }
     ihsm_host_unlock(&vfu->host);
     return result;
 }

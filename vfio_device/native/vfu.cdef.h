@@ -21,12 +21,13 @@ void ihsm_vfu_free(struct ihsm_vfu *vfu);
 int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, unsigned subsystem_vendor,
                      unsigned subsystem);
 int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsigned interface, unsigned revision);
-int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended, bool read_only);
+int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended);
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64);
 /* Offer `fd` to the client as the descriptor to write to for accesses to a region (GET_REGION_IO_FDS). */
 int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size);
 int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count);
-int ihsm_vfu_realize(struct ihsm_vfu *vfu);
+/* 4096 bytes each: the bits of configuration space that take what is written, and those that a written 1 clears. */
+int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_t *clearable);
 uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu);
 int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu);
 int ihsm_vfu_attach(struct ihsm_vfu *vfu);

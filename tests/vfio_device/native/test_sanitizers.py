@@ -59,6 +59,7 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], doorbells: str) -> None:
         "engine",
         "test_vfu.py",
         "test_vfu_messages.py",
+        "test_config_space.py",
         "fastpath",
         "test_storm.py",
         "test_msix.py",
