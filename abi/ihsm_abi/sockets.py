@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where sockets of served functions lie and whether somebody serves them; `ihsm serve` and discovery agree on both."""
 
-import errno
+import contextlib
 import os
 import socket
 import tempfile
@@ -16,9 +16,8 @@ SOCKET_SUFFIX: Final = ".sock"
 MAX_PATH_BYTES: Final = 107
 """Longest path of a Unix socket: sun_path holds 108 bytes with its NUL."""
 
-_PRIVATE_PREFIX: Final = "ihsm-"
 _RANDOM_CHARACTERS: Final = 8
-"""What `tempfile` appends."""
+"""What `tempfile` appends to a prefix."""
 
 
 def default_folder() -> Path:
@@ -70,26 +69,19 @@ def accepts(path: str | os.PathLike[str]) -> bool:
         return True
 
 
-def private_folder(longest: str) -> Path:
-    """Make a folder of mode 0700 in which a socket of the name `longest` can be: in $TMPDIR if that is short enough.
+def private_parents(prefix: str, longest: str) -> list[str]:
+    """Where a temporary folder of that prefix can be made with a socket of the name `longest` in it, best first.
 
-    Where it is not, or is no UTF-8, which QEMU does not take, the folder lies in $XDG_RUNTIME_DIR, /tmp, /var/tmp or
-    /dev/shm.
-
-    Raises:
-        OSError: none of them can be used; the first one's reason.
+    $TMPDIR if that is short enough; where it is not, or is no UTF-8, which QEMU does not take, $XDG_RUNTIME_DIR, /tmp,
+    /var/tmp or /dev/shm. Whether one of them exists and can be written is not looked at.
     """
-    parents = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"]
-    room = MAX_PATH_BYTES - len(f"/{_PRIVATE_PREFIX}{'x' * _RANDOM_CHARACTERS}/{longest}")
-    reasons: list[OSError] = []
-    for parent in parents:
-        if not os.path.isabs(parent) or len(os.fsencode(parent)) > room or not is_utf8(parent):
-            continue
-        try:
-            return Path(tempfile.mkdtemp(prefix=_PRIVATE_PREFIX, dir=parent))
-        except OSError as error:
-            reasons.append(error)
-    raise reasons[0] if reasons else OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), parents[0])
+    parents = [os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"]
+    with contextlib.suppress(FileNotFoundError):  # nowhere that `tempfile` knows
+        parents.insert(0, tempfile.gettempdir())
+    room = MAX_PATH_BYTES - len(os.fsencode(f"/{prefix}{'x' * _RANDOM_CHARACTERS}/{longest}"))
+    return [
+        parent for parent in parents if os.path.isabs(parent) and len(os.fsencode(parent)) <= room and is_utf8(parent)
+    ]
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import EmbeddedDeviceError
 from ihsm.uri import open_controller
 from ihsm_abi.hsm_queue import ControlKind
-from support.waiting import until
+from support.waiting import HANG_S, until
 
 ORPHAN = """
 import signal
@@ -58,6 +59,16 @@ def test_it_does_not_outlive_a_killed_user() -> None:
     user.wait()
     user.stdout.close()
     until(lambda: not alive(pid), "the end of the device")
+
+
+def test_it_outlives_the_thread_that_started_it() -> None:
+    made: list[EmbeddedDevice] = []
+    starter = threading.Thread(target=lambda: made.append(EmbeddedDevice()))
+    starter.start()
+    starter.join(HANG_S)
+    until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists(), "the end of the thread")
+    with made[0] as device, open_controller(f"vfio-user:{device.socket_path}") as controller:
+        assert controller.identity.vendor_id == 0x1414
 
 
 def test_one_that_does_not_start_says_why() -> None:

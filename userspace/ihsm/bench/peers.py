@@ -8,7 +8,6 @@ import ctypes.util
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from ihsm.bench import _native
 from ihsm.bench._native import ffi, lib
 from ihsm.bench.rings import check, sample_of
 from ihsm.bench.sample import Sample, timed
+from ihsm.kept import Kept
 
 SOFTHSM_MODULES: Final = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm.so")
 TOKEN_LABEL: Final = "bench"
@@ -102,11 +102,12 @@ class SoftHsm:
 
     def __init__(self, module: Path) -> None:
         """Initialise the token; `OSError` if that fails."""
-        self._folder = Path(tempfile.mkdtemp(prefix="ihsm-softhsm-"))
-        (self._folder / "tokens").mkdir()
-        configuration = self._folder / "softhsm2.conf"
+        self._kept = Kept("ihsm-softhsm-")
+        folder = self._kept.folder
+        (folder / "tokens").mkdir()
+        configuration = folder / "softhsm2.conf"
         configuration.write_text(
-            f"directories.tokendir = {self._folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
+            f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
         )
         os.environ["SOFTHSM2_CONF"] = str(configuration)
         try:
@@ -119,7 +120,7 @@ class SoftHsm:
             if self._token == ffi.NULL:
                 raise OSError(f"{module}: PKCS#11 error {error[0]:#x}")
         except (OSError, subprocess.CalledProcessError) as problem:
-            shutil.rmtree(self._folder)
+            self._kept.close()
             raise OSError(f"SoftHSM2 cannot be set up: {problem}") from None
 
     @property
@@ -145,7 +146,7 @@ class SoftHsm:
     def close(self) -> None:
         """Log out and remove the token."""
         lib.ihsm_bench_token_close(self._token)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._kept.close()
 
 
 def soft_hsm() -> SoftHsm | None:

@@ -8,11 +8,8 @@ import contextlib
 import os
 import secrets
 import select
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ihsm.embedded import die_with_parent
 from ihsm.errors import OutputError
 from ihsm.guest import accel, initramfs
 from ihsm.guest.errors import (
@@ -34,7 +30,8 @@ from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.kernel import GuestKernel, find_kernel
 from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
 from ihsm.guest.toolchain import Qemu, find_qemu
-from ihsm_abi.sockets import SOCKET_SUFFIX, is_utf8, private_folder
+from ihsm.kept import Kept
+from ihsm_abi.sockets import SOCKET_SUFFIX, is_utf8
 
 CONSOLE_LINES = 30
 QEMU_LINES = 15
@@ -108,24 +105,19 @@ class Guest:
         accelerator = accel.choose(self.config.accelerator, self.config.qemu, self.config.kernel)
         version = self.config.qemu.version_text
         self._progress(f"guest: booting Linux {self.config.kernel.release} in QEMU {version} ({accelerator})")
-        with tempfile.TemporaryDirectory(prefix="ihsm-guest-") as name, contextlib.ExitStack() as stack:
-            folder = Path(name)
+        with contextlib.ExitStack() as stack:
             names = ("control",) if streams is None else _CHANNELS
             ours: dict[str, socket.socket] = {}
             theirs: dict[str, socket.socket] = {}
             for channel in names:
                 ours[channel], theirs[channel] = map(stack.enter_context, socket.socketpair())
+            descriptors = [end.fileno() for end in theirs.values()]
+            qemu = stack.enter_context(Kept("ihsm-guest-", descriptors, terminal=streams is None))
+            folder = qemu.folder
             sockets = tuple(_named_in_utf8(self.config.sockets, stack))
             machine = self._machine(folder, accelerator, theirs, sockets, terminal=streams is None)
-            with (folder / _QEMU_LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    [self.config.qemu.program, *machine.arguments()],
-                    stdin=subprocess.DEVNULL if streams else None,
-                    stdout=log if streams else None,
-                    stderr=log,
-                    pass_fds=[channel.descriptor for channel in machine.channels],
-                    preexec_fn=die_with_parent,
-                )
+            logged = (1, 2) if streams else (2,)
+            qemu.start([self.config.qemu.program, *machine.arguments()], logged=logged, log=_QEMU_LOG)
             for end in theirs.values():
                 end.close()
             outputs, feed = self._carry(ours, streams) if streams else ([], None)
@@ -134,19 +126,19 @@ class Guest:
                 if self._status is not None:
                     for carrier in outputs:
                         carrier.join(_QUIT_LIMIT_S)
-                    process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_QUIT_LIMIT_S)
+                    qemu.send_signal(signal.SIGTERM)
+                qemu.wait(_QUIT_LIMIT_S)
             finally:
-                process.kill()
-                process.wait()
+                qemu.send_signal(signal.SIGKILL)
+                status = qemu.wait()
                 self._listening.set()
                 for carrier in (*outputs, *([feed] if feed else [])):
                     carrier.join()
-            status = self._verdict(process.returncode, folder)
+            assert status is not None  # it was started
+            verdict = self._verdict(status, folder)
             if self._lost:
                 raise OutputError(f"output of the command: {self._lost[0].strerror}")
-            return status
+            return verdict
 
     def _machine(
         self,
@@ -264,10 +256,10 @@ def _named_in_utf8(sockets: Sequence[Path], stack: contextlib.ExitStack) -> Iter
         if is_utf8(path):
             yield path
             continue
-        folder = private_folder(link := f"{number}{SOCKET_SUFFIX}")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        (folder / link).symlink_to(path.absolute())
-        yield folder / link
+        name = f"{number}{SOCKET_SUFFIX}"
+        link = stack.enter_context(Kept("ihsm-guest-", socket_name=name)).folder / name
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def _how(status: int) -> str:

@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.kernel import GuestKernel, module_bytes
 from ihsm.guest.modbuild import build_modules
 from ihsm.guest.runner import Guest, GuestConfig, Streams
+from ihsm.kept import Kept
 
 _KEPT_VARIABLES = ("HOME", "TERM", "LANG", "COLUMNS", "LINES", "USER", "LOGNAME", "NO_COLOR")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,8 +45,7 @@ class Session:
         """Run it; the command's exit status. Raises GuestError or one of its kind."""
         config = self.config
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ihsm-session-")))
-            modules = self._modules(folder)
+            modules = self._modules(stack)
             sockets = config.sockets
             if self.devices:
                 device = stack.enter_context(_start_device(self.device_arguments, self.devices))
@@ -55,12 +54,12 @@ class Session:
             command = GuestCommand(self.shell, _current_folder(), guest_environment())
             return Guest(replace(config, sockets=sockets, modules=tuple(modules)), command, self.progress).run(streams)
 
-    def _modules(self, folder: Path) -> list[GuestModule]:
+    def _modules(self, stack: contextlib.ExitStack) -> list[GuestModule]:
         modules: list[GuestModule] = []
         for source in self.build:
             self.progress(f"module: building {source} against Linux {self.config.kernel.release}")
-            work = Path(tempfile.mkdtemp(dir=folder))
-            for file in build_modules(source, self.config.kernel, work):
+            work = stack.enter_context(Kept("ihsm-modules-"))
+            for file in build_modules(source, self.config.kernel, work.folder):
                 modules += read_module(str(file), self.config.kernel)
         for text in self.modules:
             modules += read_module(text, self.config.kernel)
