@@ -36,4 +36,8 @@ def guest_records(suites: tuple[str, ...] = ("ring",)) -> list[dict[str, Any]]:
             last = (kept.folder / "guest.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise GuestBenchError(f"the guest ended with status {status}: {' '.join(last)}")
         document = json.loads(output.read_text())
-    return [record | {"id": f"guest-{record['id']}"} for record in document["results"]]
+    noise = document["machine"]["noise"]
+    return [
+        record | {"id": f"guest-{record['id']}"} | ({"noisy": [*record.get("noisy", []), *noise]} if noise else {})
+        for record in document["results"]
+    ]

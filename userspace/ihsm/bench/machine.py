@@ -7,21 +7,38 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 VECTOR_AES: Final = frozenset({"avx512f", "vaes", "vpclmulqdq"})
 """CPU features that the targets assume."""
+FEATURES: Final = (
+    "aes", "pclmulqdq", "vaes", "vpclmulqdq", "sha_ni", "bmi2", "adx", "avx", "avx2", "avx512f", "avx512bw", "avx512vl",
+    "avx512ifma", "rdrand", "rdseed", "constant_tsc", "nonstop_tsc",
+)  # fmt: skip
+"""CPU features that cryptography and its measuring depend on, in the kernel's words."""
+BUSY_SHARE: Final = 0.1
+"""Share of all CPUs' time taken by others, or stolen, above which figures should not be trusted."""
+_CPUS: Final = Path("/sys/devices/system/cpu")
+
+
+def cpu_facts() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first CPU, by its own names."""
+    facts: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, colon, value = line.partition(":")
+        if not colon:
+            break
+        facts[name.strip()] = value.strip()
+    return facts
 
 
 def cpu_flags() -> frozenset[str]:
     """Feature flags of the first CPU (x86 `flags`, Arm `Features`)."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    facts = cpu_facts()
+    return frozenset(facts.get("flags", facts.get("Features", "")).split())
 
 
 def has_vector_aes() -> bool:
@@ -31,11 +48,36 @@ def has_vector_aes() -> bool:
 
 def cpu_model() -> str:
     """Name of the CPU."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
+    return cpu_facts().get("model name", platform.machine())
+
+
+def cpu_family() -> dict[str, int | str | None]:
+    """What tells CPUs of one name apart: vendor, family, model, stepping, microcode; None for what is not said."""
+    facts = cpu_facts()
+
+    def number(name: str) -> int | None:
+        return int(facts[name]) if facts.get(name, "").isdecimal() else None
+
+    return {
+        "vendor": facts.get("vendor_id"),
+        "family": number("cpu family"),
+        "model": number("model"),
+        "stepping": number("stepping"),
+        "microcode": facts.get("microcode"),
+    }
+
+
+def smt_siblings(cpus: Iterable[int] | None = None, root: Path = _CPUS) -> list[list[int]]:
+    """The usable CPUs (or those given), those together that are threads of one core."""
+    wanted = set(os.sched_getaffinity(0) if cpus is None else cpus)
+    groups: dict[str, list[int]] = {}
+    for cpu in sorted(wanted):
+        try:
+            core = (root / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+        except OSError:
+            core = f"cpu{cpu}"  # a system that does not tell: each for itself
+        groups.setdefault(core, []).append(cpu)
+    return list(groups.values())
 
 
 def describe() -> dict[str, Any]:
@@ -43,6 +85,9 @@ def describe() -> dict[str, Any]:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "cpu": cpu_model(),
+        "cpu_family": cpu_family(),
+        "cpu_features": [name for name in FEATURES if name in cpu_flags()],
+        "smt_siblings": smt_siblings(),
         "cpus": os.cpu_count(),
         "usable_cpus": len(os.sched_getaffinity(0)),
         "vector_aes": has_vector_aes(),
@@ -75,5 +120,5 @@ class OtherLoad:
         """Shares of all CPUs' time: `other_load`, `steal`."""
         tick = os.sysconf("SC_CLK_TCK")
         busy, steal = (now - then for now, then in zip(self._read(), self._start, strict=True))
-        total_s = wall_s * (os.cpu_count() or 1)
+        total_s = max(wall_s * (os.cpu_count() or 1), 1 / tick)
         return {"other_load": max(0.0, busy / tick - own_cpu_s) / total_s, "steal": steal / tick / total_s}

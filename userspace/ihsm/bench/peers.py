@@ -18,11 +18,16 @@ from ihsm.bench import _native
 from ihsm.bench._native import ffi, lib
 from ihsm.bench.rings import check, sample_of
 from ihsm.bench.sample import Sample, timed
+from ihsm.errors import IhsmError
 from ihsm.kept import Kept
 
 SOFTHSM_MODULES: Final = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm.so")
 TOKEN_LABEL: Final = "bench"
 TOKEN_PIN: Final = "1234"
+
+
+class PeerError(IhsmError):
+    """A peer that is installed cannot be used."""
 
 
 class Buffers:
@@ -101,7 +106,7 @@ class SoftHsm:
     """SoftHSM2 in this process, with a token of its own in a temporary folder."""
 
     def __init__(self, module: Path) -> None:
-        """Initialise the token; `OSError` if that fails."""
+        """Initialise the token; `PeerError` if that fails."""
         self._kept = Kept("ihsm-softhsm-")
         folder = self._kept.folder
         (folder / "tokens").mkdir()
@@ -115,13 +120,13 @@ class SoftHsm:
             subprocess.run([*command, "--so-pin", TOKEN_PIN], check=True, capture_output=True)
             error = ffi.new("int *")
             self._token = lib.ihsm_bench_token_open(
-                str(module).encode(), TOKEN_LABEL.encode(), TOKEN_PIN.encode(), error
+                os.fsencode(module), TOKEN_LABEL.encode(), TOKEN_PIN.encode(), error
             )
             if self._token == ffi.NULL:
-                raise OSError(f"{module}: PKCS#11 error {error[0]:#x}")
-        except (OSError, subprocess.CalledProcessError) as problem:
+                raise PeerError(f"{module}: PKCS#11 error {error[0]:#x}")
+        except (PeerError, OSError, subprocess.CalledProcessError) as problem:
             self._kept.close()
-            raise OSError(f"SoftHSM2 cannot be set up: {problem}") from None
+            raise PeerError(f"SoftHSM2 cannot be set up: {problem}") from None
 
     @property
     def version(self) -> str:

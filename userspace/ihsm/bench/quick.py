@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.device import BenchDevice, bulk_keys, provision, provisioned
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
-from ihsm.bench.results import Result, latency, throughput
+from ihsm.bench.results import CPU, WALL, Result, latency, throughput
 from ihsm.bench.rings import primitive
-from ihsm.bench.sample import PAIRS, Runner, Sample, Series, interleave, median_ratio, timed
+from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios, timed
 from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
@@ -164,14 +164,13 @@ class QuickRun(Closing):
                     hsm = self.soft_hsm
                     variants["softhsm2"] = lambda seconds: hsm.gcm(work.buffers, work.aad_bytes, size, seconds)
             series = self._interleave(variants)
-        names: list[str] = [name for name in ("openssl", "aws_lc", "softhsm2") if name in series]
         runs = {name: samples for name, samples in series.items() if name != "numpy"}
-        ratios = {name: median_ratio(series, "device", name) for name in names}
-        results = [throughput(f"{cipher}-{size}", runs, ratios, bytes=size, batch=batch, depth=depth)]
+        results = [throughput(f"{cipher}-{size}", runs, ratios(runs, "device"), bytes=size, batch=batch, depth=depth)]
         if numpy is not None:
-            wall = {name: median_ratio(series, "numpy", name, lambda sample: sample.wall_per_op_s) for name in names}
+            peers = {name: samples for name, samples in series.items() if name != "device"}
+            wall = ratios(peers, "numpy", lambda sample: sample.wall_per_op_s)
             runs = {"numpy": series["numpy"]}
-            results.append(throughput("gcm-64-numpy", runs, wall, bytes=size, batch=batch))
+            results.append(throughput("gcm-64-numpy", runs, wall, ratio_clock=WALL, bytes=size, batch=batch))
         return results
 
     # ---- latency and scale ----
@@ -184,9 +183,7 @@ class QuickRun(Closing):
                     "shared_memory": lambda seconds: primitive("shared_memory", seconds / 2),
                 }
             )
-        return latency(
-            "ring-poll-c", series, {"primitives": median_p50_ratio(series, "device", "shared_memory")}, bytes=16
-        )
+        return latency("ring-poll-c", series, median_p50_ratio(series, "device", "shared_memory"), bytes=16)
 
     def _ring_poll_python(self, controller: Controller, session: Session) -> Result:
         queue, ids, text = controller.aes_queues[0], session.fast_path, bytes(16)
@@ -209,8 +206,7 @@ class QuickRun(Closing):
                 }
             )
             count = len(wide.aes_queues)
-        ratio = {"single_queue": median_ratio(series, "queues", "single_queue")}
-        return throughput("scale-queues", series, ratio, bytes=4096, queues=count)
+        return throughput("scale-queues", series, ratios(series, "queues"), bytes=4096, queues=count)
 
     # ---- trapped doorbells, DDI, idle functions ----
 
@@ -252,7 +248,7 @@ class QuickRun(Closing):
         """Percent of a CPU since the reading's start, and memory now."""
         megabytes = proportional_bytes(self._idle.process.pid) / 1e6
         facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
-        return Result("idle-64", reading.percent(), "%", more=facts)
+        return Result("idle-64", reading.percent(), "%", clock=CPU, more=facts)
 
     def _ring_trap(self, controller: Controller, session: Session) -> Result:
         with aes_work(controller, session, "gcm", 16, load=self._trap.load) as work:
@@ -263,9 +259,7 @@ class QuickRun(Closing):
                     "eventfd": lambda seconds: primitive("eventfd", seconds / 2),
                 }
             )
-        return latency(
-            "ring-trap", series, {"primitives": median_p50_ratio(series, "device", "socket", "eventfd")}, bytes=16
-        )
+        return latency("ring-trap", series, median_p50_ratio(series, "device", "socket", "eventfd"), bytes=16)
 
     def _ddi(
         self,
@@ -290,8 +284,7 @@ class QuickRun(Closing):
             variants["softhsm2"] = functools.partial(self.soft_hsm.ecdsa_p256, digest)
         series = self._interleave(variants)
         work.release()
-        ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
-        return throughput(id, series, ratios, outstanding=outstanding)
+        return throughput(id, series, ratios(series, "device"), outstanding=outstanding)
 
 
 @contextlib.contextmanager
@@ -311,7 +304,7 @@ def numpy_batches(work: AesWork, controller: Controller, batch: int, under_test:
     queue, entries = controller.aes_queues[0], work.tables[0][:batch]
 
     def run(seconds: float) -> Sample:
-        before, cpu, start = under_test.load(), time.thread_time(), time.perf_counter()
+        watch, cpu, start = Watch(under_test.load), time.thread_time(), time.perf_counter()
         end, done = start + seconds, 0
         ahead = queue.submit(entries, 5.0)
         while time.perf_counter() < end:
@@ -320,8 +313,8 @@ def numpy_batches(work: AesWork, controller: Controller, batch: int, under_test:
             ahead = following
         done += _completed(ahead.result())
         wall = time.perf_counter() - start
-        after = under_test.load()
-        return Sample(done, wall, time.thread_time() - cpu, (after[0] - before[0]) / 1e9, after[1] - before[1])
+        own_cpu_s = time.thread_time() - cpu
+        return Sample(done, wall, own_cpu_s, *watch.end(wall))
 
     return run
 
@@ -332,12 +325,14 @@ def _completed(completions: np.ndarray[Any, Any]) -> int:
     return len(completions)
 
 
-def median_p50_ratio(series: Series, subject: str, *primitives: str) -> float:
-    """Median over the rounds of the subject's median latency divided by the sum of the primitives'."""
+def median_p50_ratio(series: Series, subject: str, *primitives: str) -> dict[str, float]:
+    """Median over the rounds of the subject's median latency by the sum of the primitives', if there is one."""
 
     def p50(sample: Sample) -> float:
-        assert sample.latencies_ns is not None
-        return float(np.median(sample.latencies_ns))
+        latencies = sample.latencies_ns
+        return float(np.median(latencies)) if latencies is not None and len(latencies) else 0.0
 
     rounds = zip(series[subject], *(series[name] for name in primitives), strict=True)
-    return statistics.median(p50(ours) / sum(p50(theirs) for theirs in others) for ours, *others in rounds)
+    pairs = [(p50(ours), sum(p50(theirs) for theirs in others)) for ours, *others in rounds]
+    found = [ours / theirs for ours, theirs in pairs if theirs > 0]
+    return {"primitives": statistics.median(found)} if found else {}

@@ -9,23 +9,28 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ihsm.bench.results import decoded_histogram
+from ihsm.bench.results import CPU, WALL, decoded_histogram
 from ihsm.bench.svg import Point, bar_chart, line_chart, number
-from ihsm.bench.targets import TARGETS
+from ihsm.bench.targets import verdict
 
 STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --line: #d5d9de; --weak: #5b6470; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --paper: #15181c; --line: #363c44; --weak: #97a1ad; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem;
        margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; }
 td, th { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
-figure { display: inline-block; width: 100%; max-width: 40rem; margin: 1rem 1rem 1rem 0; }
+figure { display: inline-block; width: 100%; max-width: 40rem; margin: 1rem 1rem 1rem 0; overflow-x: auto; }
+svg { width: 100%; min-width: 32rem; }
 figcaption { font-weight: 600; } svg text { fill: var(--ink); font-size: 12px; }
 svg .grid { stroke: var(--line); } svg .mark { stroke: #c23b3b; stroke-dasharray: 4 3; }
-.yes { color: #2c9c69; } .no { color: #c23b3b; } .weak { color: var(--weak); }
+.yes { color: #2c9c69; } .no { color: #c23b3b; } .weak { color: var(--weak); } .noisy { color: #b06a00; }
+@media (max-width: 40rem) { body { margin: .5rem auto; padding: 0 .5rem; } td, th { padding: .2rem .4rem; } }
 """
+NOISY_MARK: Final = "≈"
+"""Stands behind the name of a figure that should not be trusted."""
+VERDICTS: Final = {"met": "yes", "missed": "no", "noisy": "noisy", "not measured": "weak"}
 PEERS: Final = ("openssl", "aws_lc", "softhsm2", "pyca", "single_queue")
 CDF_PERCENTILES: Final = (*range(100), 99.5, 99.9, 99.99, 100)
 
@@ -40,45 +45,50 @@ def render(document: Record) -> str:
         "<h1>ihsm bench</h1>",
         f'<p class="weak">{html.escape(machine["time"])} · {html.escape(machine["cpu"])}</p>',
         _noise(document),
-        _targets(records, machine),
+        _targets(document["targets"], machine),
         *_charts(records),
         _results(records),
+        _changes(document.get("changes", [])),
         _machine(machine),
     ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>ihsm bench</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>ihsm bench</title>'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML already; numbers go to the right."""
-    lines = ["<table><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr>"]
+    lines = ['<div class="wide"><table><tr>', *(f"<th>{cell}</th>" for cell in head), "</tr>"]
     for row in rows:
         cells = (f'<td class="n">{cell}</td>' if re.match(r"^[\d.]", cell) else f"<td>{cell}</td>" for cell in row)
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "".join(lines) + "</table>"
+    return "".join(lines) + "</table></div>"
 
 
 def _noise(document: Record) -> str:
     reasons = document["machine"].get("noise", [])
-    if not reasons:
-        return ""
-    return f'<p class="no">The machine was too noisy for these figures: {html.escape("; ".join(reasons))}.</p>'
+    text = ""
+    if reasons:
+        text = f'<p class="no">The machine was too noisy for these figures: {html.escape("; ".join(reasons))}.</p>'
+    if any(record.get("noisy") for record in document["results"]):
+        text += f'<p class="noisy">{NOISY_MARK}: noisy, not to be trusted; the results below say why.</p>'
+    return text
 
 
-def _targets(records: Sequence[Record], machine: Record) -> str:
+def _name(record: Record) -> str:
+    """A record's id, marked if it is noisy."""
+    return f"{record['id']} {NOISY_MARK}" if record.get("noisy") else str(record["id"])
+
+
+def _targets(lines: Sequence[Record], machine: Record) -> str:
     rows = []
-    for target in TARGETS:
-        record = next((record for record in records if record["id"] == target.id), None)
-        if record is None:
-            continue
-        found, met = target.found(record), target.met(record)
-        verdict = '<span class="weak">not measured</span>'
-        if found is not None:
-            verdict = '<span class="yes">met</span>' if met else '<span class="no">missed</span>'
-        shown = "–" if found is None else f"{found:.2f}"
-        rows.append((target.id, html.escape(target.what), html.escape(str(target)), shown, verdict))
+    for line in lines:
+        word = verdict(line)
+        shown = "–" if line["found"] is None else f"{line['found']:.2f}"
+        marked = f'<span class="{VERDICTS[word]}">{word}</span>'
+        rows.append((line["id"], html.escape(line["what"]), html.escape(line["target"]), shown, marked))
     if not rows:
         return ""
     held = "" if machine["vector_aes"] else "<p>The CPU lacks AVX-512 or VAES; the targets assume both.</p>"
@@ -87,7 +97,7 @@ def _targets(records: Sequence[Record], machine: Record) -> str:
 
 def _charts(records: Sequence[Record]) -> Iterator[str]:
     yield "<h2>Charts</h2>"
-    cdf = {record["id"]: _cdf(record) for record in records if _histogram(record)}
+    cdf = {_name(record): _cdf(record) for record in records if _histogram(record)}
     yield line_chart("Latency, cumulative", cdf, "microseconds", "% of operations", log_x=True)
     for cipher in ("gcm", "xts"):
         yield _by_size(records, cipher)
@@ -95,8 +105,14 @@ def _charts(records: Sequence[Record]) -> Iterator[str]:
         lines = _percentile_lines(records, stem, label)
         yield line_chart(f"Latency by {label}", lines, label, "microseconds", log_y=True)
     for peer in PEERS:
-        ratios = {record["id"]: record["ratio"][peer] for record in records if peer in record["ratio"]}
-        yield bar_chart(f"Against {peer}", ratios, f"times {peer} for the same CPU time, higher is better", mark=1.0)
+        for clock, words in ((CPU, "CPU time"), (WALL, "wall time")):
+            ratios = {
+                _name(record): record["ratio"][peer]
+                for record in records
+                if peer in record["ratio"] and record["ratio_clock"] == clock
+            }
+            label = f"times {peer} for the same {words}, higher is better"
+            yield bar_chart(f"Against {peer}, {words}", ratios, label, mark=1.0)
 
 
 def _histogram(record: Record) -> str | None:
@@ -115,7 +131,8 @@ def _by_size(records: Sequence[Record], cipher: str) -> str:
         if re.fullmatch(rf"{cipher}-\d+", record["id"]):
             for name, run in record["runs"].items():
                 cost_ns = run.get("device_cpu_ns", run["client_cpu_ns"])
-                lines.setdefault(name, []).append((record["bytes"], record["bytes"] / cost_ns * 1e9))
+                if cost_ns > 0:  # a run can be too short for the CPU's clock
+                    lines.setdefault(name, []).append((record["bytes"], record["bytes"] / cost_ns * 1e9))
     for line in lines.values():
         line.sort()
     return line_chart(
@@ -128,6 +145,8 @@ def _percentile_lines(records: Sequence[Record], stem: str, label: str) -> dict[
     for record in records:
         if record["id"].startswith(stem):
             run = next(iter(record["runs"].values()))
+            if "latency_us" not in run:
+                continue
             for name in ("p50", "p99", "p99.9"):
                 lines.setdefault(name, []).append((float(record[label]), run["latency_us"][name]))
     return lines
@@ -136,11 +155,12 @@ def _percentile_lines(records: Sequence[Record], stem: str, label: str) -> dict[
 def _results(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
+        noisy = html.escape("; ".join(record.get("noisy", [])))
         for name, run in record["runs"].items() or [("", {})]:
             latency = run.get("latency_us", {})
             rows.append(
                 (
-                    record["id"],
+                    html.escape(_name(record)),
                     html.escape(name),
                     number(round(run["operations_per_s"], 1)) if run else f"{record['value']:.2f} {record['unit']}",
                     *(
@@ -149,13 +169,35 @@ def _results(records: Sequence[Record]) -> str:
                     ),
                     *(f"{latency[key]:.2f}" if key in latency else "–" for key in ("p50", "p99", "p99.9", "p100")),
                     f"{run['involuntary_switches']}" if run else "–",
+                    f'<span class="noisy">{noisy}</span>',
                 )
             )
-    head = ("id", "variant", "per second", "wall ns", "client CPU ns", "device CPU ns", "p50 µs", "p99 µs", "p99.9 µs",
-            "max µs", "switches")  # fmt: skip
+            noisy = ""  # once for each record
+    head = ("id", "variant", "per second of wall time", "wall ns", "client CPU ns", "device CPU ns", "p50 µs, wall",
+            "p99 µs, wall", "p99.9 µs, wall", "max µs, wall", "involuntary switches", "noisy")  # fmt: skip
     return "<h2>Results</h2>" + _table(head, rows)
 
 
+def _changes(changes: Sequence[Record]) -> str:
+    if not changes:
+        return ""
+    rows = [
+        (
+            html.escape(change["id"]), *(f"{change[when]:.4g} {change['unit']}" for when in ("before", "now")),
+            change["clock"], f"{change['change']:+.1%}", f"±{change['spread']:.0%}", html.escape(change["verdict"]),
+        )
+        for change in changes
+    ]  # fmt: skip
+    return "<h2>Changes</h2>" + _table(("id", "before", "now", "time", "change", "spread", ""), rows)
+
+
 def _machine(machine: Record) -> str:
-    rows = [(name.replace("_", " "), html.escape(str(value))) for name, value in machine.items()]
+    rows = []
+    for name, value in machine.items():
+        shown = value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key.replace('_', ' ')} {part}" for key, part in value.items() if part is not None)
+        elif isinstance(value, list):
+            shown = ", ".join("+".join(map(str, part)) if isinstance(part, list) else str(part) for part in value)
+        rows.append((name.replace("_", " "), html.escape(str(shown))))
     return "<h2>Machine</h2>" + _table(("", ""), rows)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ihsm.bench import _native
 from ihsm.bench._native import ffi, lib
-from ihsm.bench.sample import Load, Sample
+from ihsm.bench.sample import LEAST_S, Load, Sample, Watch
 from ihsm.bus import VfioUserFunction
 from ihsm.driver import Controller
 from ihsm.driver.queue_pair import LentRings, QueuePair
@@ -44,18 +44,23 @@ def check(status: int, what: str) -> None:
 def sample_of(
     result: _native.ihsm_bench_result,
     latencies: NDArray[np.uint32] | None = None,
-    before: tuple[int, int] | None = None,
-    after: tuple[int, int] | None = None,
+    watch: tuple[float | None, int, float | None] = (None, 0, None),
 ) -> Sample:
-    """A C result as a sample; `before` and `after` are readings of the device's load."""
-    device_ns = after[0] - before[0] if before and after else None
-    switches = after[1] - before[1] if before and after else 0
+    """A C result as a sample; `watch` is what `Watch.end` gives.
+
+    Raises:
+        BenchLoopError: no operation was done, so that there is no cost of one.
+    """
+    if not result.operations:
+        raise BenchLoopError(f"no operation within {result.wall_ns / 1e9:.3g} s")
+    device_s, switches, others = watch
     return Sample(
         result.operations,
         result.wall_ns / 1e9,
         result.cpu_ns / 1e9,
-        None if device_ns is None else device_ns / 1e9,
+        device_s,
         result.involuntary + switches,
+        others,
         None if latencies is None else latencies[: result.recorded].copy(),
     )
 
@@ -99,7 +104,12 @@ class RingLoad:
         """Submit `rate` commands per second on the first queue, whether or not earlier ones have completed."""
         return self._run(
             lambda rings, count, result: lib.ihsm_bench_open_loop(
-                rings, int(1e9 / rate), int(seconds * 1e9), self._buffer(MAX_LATENCIES), MAX_LATENCIES, result
+                rings,
+                _interval_ns(rate, seconds),
+                int(seconds * 1e9),
+                self._buffer(MAX_LATENCIES),
+                MAX_LATENCIES,
+                result,
             ),
             True,
         )
@@ -114,13 +124,13 @@ class RingLoad:
     ) -> Sample:
         result = ffi.new("struct ihsm_bench_result *")
         with self._lent() as rings:
-            before = self._load() if self._load else None
+            watch = Watch(self._load)
             status = loop(rings, len(self._queues), result)
-            after = self._load() if self._load else None
+            seen = watch.end(result.wall_ns / 1e9)
             check(status, str(self._queues[0]))
         if result.failed:
             raise BenchLoopError(f"{self._queues[0]}: {result.failed} of {result.operations} commands failed")
-        return sample_of(result, self._latencies if latencies else None, before, after)
+        return sample_of(result, self._latencies if latencies else None, seen)
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[_native.Array[_native.ihsm_bench_ring]]:
@@ -167,6 +177,11 @@ class RingLoad:
             raise BenchLoopError(f"{function.uri}: BAR2 cannot be mapped")
 
 
+def _interval_ns(rate: float, seconds: float) -> int:
+    """Time between commands; such that at least one is due, and the clock tells one from the next."""
+    return max(1, int(min(1e9 / rate if rate > 0 else float("inf"), max(seconds, LEAST_S) * 1e9)))
+
+
 def _address(array: NDArray[np.uint8]) -> _native.Pointer[_native.uint8_t]:
     return ffi.cast("uint8_t *", array.ctypes.data)
 
@@ -180,8 +195,10 @@ def primitive(name: str, seconds: float) -> Sample:
         "socket": lib.ihsm_bench_socket,
         "eventfd": lib.ihsm_bench_eventfd,
     }[name]
+    watch = Watch(None)
     status = loop(
         int(seconds * 1e9), ffi.from_buffer("uint32_t[]", latencies, require_writable=True), MAX_LATENCIES, result
     )
+    seen = watch.end(result.wall_ns / 1e9, alone=True)
     check(status, name)
-    return sample_of(result, latencies)
+    return sample_of(result, latencies, seen)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ihsm.bench.device import BenchDevice, provision, provisioned
 from ihsm.bench.peers import Library
-from ihsm.bench.sample import Load, Runner
+from ihsm.bench.sample import LEAST_S, Load, Runner
 from ihsm.bench.workloads import AesWork
 from ihsm.ddi import Session
 from ihsm.driver import Controller, DriverOptions
@@ -64,7 +64,7 @@ class IdleReading:
 
     def percent(self) -> float:
         """Share of a CPU since the start."""
-        return (self._device.load()[0] - self._cpu_ns) / 1e7 / (time.monotonic() - self._start)
+        return (self._device.load()[0] - self._cpu_ns) / 1e7 / max(time.monotonic() - self._start, LEAST_S)
 
 
 def proportional_bytes(pid: int) -> int:

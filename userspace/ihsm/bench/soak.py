@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def soak(place: Place, advance: Callable[[str], None], seconds: float) -> list[R
             advance("soak")
         beside.stop()
     operations = sum(sample.operations for sample in samples)
-    facts = {"aes_commands": operations, "hsm_commands": beside.commands, "mappings": beside.mappings}
+    facts: dict[str, Any] = {"aes_commands": operations, "hsm_commands": beside.commands, "mappings": beside.mappings}
     return [throughput("soak", {"device": samples}, {}, **facts)]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -17,7 +17,7 @@ from ihsm.bench.device import BenchDevice, provision
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
-from ihsm.bench.sample import Load, Runner, Sample, interleave, median_ratio, timed
+from ihsm.bench.sample import Load, Runner, Sample, interleave, ratios, timed
 from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
@@ -121,8 +121,7 @@ def _aes_beside_peers(
         if cipher == "gcm":
             variants["pyca"] = functools.partial(pyca_gcm, work.aad_bytes, size)
         series = interleave(variants, pairs=PEER_PAIRS)
-    ratios = {name: median_ratio(series, "device", name) for name in series if name != "device"}
-    return throughput(f"{cipher}-{size}", series, ratios, bytes=size, depth=depth)
+    return throughput(f"{cipher}-{size}", series, ratios(series, "device"), bytes=size, depth=depth)
 
 
 def _aes_by_queues(place: Place, advance: Advance) -> list[Result]:
@@ -161,9 +160,9 @@ def ddi(place: Place, advance: Advance) -> list[Result]:
                     if outstanding == max(OUTSTANDING):
                         variants |= peers
                     series = interleave(variants, pairs=PEER_PAIRS)
-                    ratios = {peer: median_ratio(series, "device", peer) for peer in series if peer != "device"}
+                    costs = ratios(series, "device")
                     results.append(
-                        throughput(f"{name}-outstanding-{outstanding}", series, ratios, outstanding=outstanding)
+                        throughput(f"{name}-outstanding-{outstanding}", series, costs, outstanding=outstanding)
                     )
                     advance(results[-1].id)
                 work.release()
@@ -244,7 +243,7 @@ def scale(place: Place, advance: Advance) -> list[Result]:
             sessions = [provision(controller) for controller in controllers]
             idle = _idle_percent(device)
             samples = [_one_after_the_other(device, controllers, sessions)]
-            facts = {
+            facts: dict[str, Any] = {
                 "functions": count,
                 "idle_cpu_percent": idle,
                 "megabytes_per_function": proportional_bytes(device.process.pid) / count / 1e6,

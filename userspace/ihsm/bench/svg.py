@@ -24,11 +24,13 @@ class Axis:
         """From `start` for the least value to `end` for the greatest; a logarithmic axis needs positive values."""
         low, high = min(values), max(values)
         if log:
-            self.low, self.high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+            first = math.floor(math.log10(low))
+            # One decade at least, also around a single value.
+            self.low, self.high = 10.0**first, 10.0 ** max(math.ceil(math.log10(high)), first + 1)
         else:
             self.low, self.high = min(0.0, low), high
-        if self.low == self.high:
-            self.high = self.low + 1
+            if self.low == self.high:
+                self.high = self.low + 1
         self._start, self._end, self._log = start, end, log
 
     def place(self, value: float) -> float:
@@ -64,7 +66,14 @@ def line_chart(
     title: str, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, *, log_x: bool = False,
     log_y: bool = False, tick: Callable[[float], str] = number,
 ) -> str:  # fmt: skip
-    """Lines through points, a legend at the right; `tick` writes the values of the x axis."""
+    """Lines through points, a legend at the right; `tick` writes the values of the x axis.
+
+    A line of one point is a dot. Points that a logarithmic axis has no place for are left out.
+    """
+    series = {
+        name: [point for point in line if (point[0] > 0 or not log_x) and (point[1] > 0 or not log_y)]
+        for name, line in series.items()
+    }
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
@@ -73,8 +82,12 @@ def line_chart(
     parts = [_frame(x, y, x_label, y_label, tick)]
     for index, (name, line) in enumerate(series.items()):
         colour = COLOURS[index % len(COLOURS)]
-        path = " ".join(f"{x.place(px):.1f},{y.place(py):.1f}" for px, py in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        places = [(x.place(px), y.place(py)) for px, py in line]
+        if len(places) == 1:
+            parts.append(f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="4" fill="{colour}"/>')
+        elif places:
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(_legend(index, name, colour))
     return _document(title, parts)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +29,22 @@ class Target:
         """Whether a result's JSON form reaches it; None if it was not measured."""
         value = self.found(record)
         return None if value is None else value <= self.bound if self.at_most else value >= self.bound
+
+    def judged(self, record: dict[str, Any], document_noise: Sequence[str]) -> dict[str, Any]:
+        """The target's line in a document: what was found, and `met`, which is None where there is no verdict.
+
+        There is none on what was not measured, nor on a noisy figure, nor where the machine was too noisy for all.
+        """
+        noisy = [*document_noise, *record.get("noisy", [])]
+        found = self.found(record)
+        return {
+            "id": self.id,
+            "what": self.what,
+            "target": str(self),
+            "found": found,
+            "met": None if noisy else self.met(record),
+            "noisy": found is not None and bool(noisy),
+        }
 
     def __str__(self) -> str:
         """Like `openssl >= 2`."""
@@ -60,3 +77,12 @@ TARGETS: Final = (
     Target("idle-64", "64 idle functions in one process, MB each", "megabytes_per_function", 8.0, at_most=True),
     Target("scale-queues", "126 AES queues against 1", "single_queue", 0.9),
 )
+
+
+def verdict(line: dict[str, Any]) -> str:
+    """A line of `Target.judged` in one word or two."""
+    if line["found"] is None:
+        return "not measured"
+    if line["met"] is None:
+        return "noisy"
+    return "met" if line["met"] else "missed"

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ihsm.cli.common import print_json, print_table
+from ihsm.cli.common import Number, print_json, print_table
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 
+if TYPE_CHECKING:
+    from ihsm.bench.compare import Change
+
 NAMES: Final = ("ring", "aes", "ddi", "scale", "guest", "soak")
-BUSY_SHARE: Final = 0.1
-"""Share of all CPUs' time taken by others, or stolen, above which figures should not be trusted."""
 
 
 @click.command(
@@ -33,14 +34,16 @@ BUSY_SHARE: Final = 0.1
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
 @click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
 @click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="How long soak goes on."
-)
+@click.option("--seconds", type=Number(min=1), default=600.0, show_default=True, help="How long soak goes on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--report", type=OUTPUT_FILE, metavar="FILE", help="Write an HTML page.")
 @click.option(
     "--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
     help="Show changes against results printed with --json before.",
+)  # fmt: skip
+@click.option(
+    "--fail-on", type=Number(min=0), metavar="PERCENT",
+    help="With --compare: exit status 1 if a figure is worse by more than PERCENT and its spread, or none is judged.",
 )  # fmt: skip
 def bench(
     suites: tuple[str, ...],
@@ -50,12 +53,18 @@ def bench(
     as_json: bool,
     report: Path | None,
     compare: Path | None,
+    fail_on: float | None,
 ) -> None:
     """Run `ihsm bench`."""
-    from ihsm.bench.compare import changes, load
+    from ihsm.bench.compare import HEADERS, changes, load
 
+    if fail_on is not None and compare is None:
+        raise click.UsageError("--fail-on needs --compare")
     old = load(compare) if compare else None
     document = measure(suites, quick or not suites, device, seconds)
+    found = [] if old is None else changes(old, document)
+    if old is not None:
+        document["changes"] = [change.to_json() for change in found]
     if report:
         from ihsm.bench.report import render
 
@@ -64,15 +73,31 @@ def bench(
         print_json(document)
     else:
         _print(document)
-    if old is not None:
-        rows = changes(old, document)
-        print_table(rows, ("id", "before", "now", "change", "")) if rows else click.echo("nothing to compare")
+        if found:
+            click.echo()
+            print_table([change.row() for change in found], HEADERS)
+        elif old is not None:
+            click.echo("nothing to compare")
+    if fail_on is not None:
+        _judge(found, fail_on)
+
+
+def _judge(found: Sequence[Change], fail_on: float) -> None:
+    """End with status 1 if a figure has become worse by more than `fail_on` percent, or nothing could be judged."""
+    failed = [change for change in found if change.fails(fail_on)]
+    if failed:
+        worst = max(failed, key=lambda change: change.worse_by)
+        others = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise click.ClickException(f"{worst.id} is worse by {worst.worse_by:.1%}{others}; allowed: {fail_on:g}%")
+    if all(change.noisy for change in found):
+        raise click.ClickException("no figure could be judged: they are noisy, or none is in both documents")
 
 
 def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: float) -> dict[str, Any]:
     """Run everything asked for; the result document."""
-    from ihsm.bench.machine import OtherLoad, describe
+    from ihsm.bench.machine import BUSY_SHARE, OtherLoad, describe
     from ihsm.bench.results import FORMAT
+    from ihsm.bench.targets import TARGETS
 
     start, others = time.monotonic(), OtherLoad()
     machine = describe()
@@ -90,23 +115,9 @@ def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: flo
         for name in ("other_load", "steal")
         if machine[name] > BUSY_SHARE
     ]
-    return {"format": FORMAT, "seconds": wall_s, "results": records, "machine": machine, "targets": _judged(records)}
-
-
-def _judged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    from ihsm.bench.targets import TARGETS
-
     by_id = {record["id"]: record for record in records}
-    return [
-        {
-            "id": target.id,
-            "target": str(target),
-            "found": target.found(by_id[target.id]),
-            "met": target.met(by_id[target.id]),
-        }
-        for target in TARGETS
-        if target.id in by_id
-    ]
+    judged = [target.judged(by_id[target.id], machine["noise"]) for target in TARGETS if target.id in by_id]
+    return {"format": FORMAT, "seconds": wall_s, "results": records, "machine": machine, "targets": judged}
 
 
 def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
@@ -156,20 +167,21 @@ def _progress(title: str, total: int | None) -> Iterator[tuple[Callable[[str], N
 
 
 def _print(document: dict[str, Any]) -> None:
+    from ihsm.bench.targets import verdict
+
     rows = []
     for record in document["results"]:
-        ratios = "  ".join(f"{name} {value:.2f}" for name, value in record["ratio"].items())
-        rows.append(
-            (record["id"], f"{record['value']:.4g} {record['unit']}", ratios, "noisy" if record.get("noisy") else "")
-        )
-    print_table(rows, ("id", "value", "ratios", ""))
+        costs = "  ".join(f"{name} {value:.2f}" for name, value in record["ratio"].items())
+        value = f"{record['value']:.4g} {record['unit']}"
+        against = f"{costs} ({record['ratio_clock']})" if costs else ""
+        rows.append((record["id"], value, record["clock"], against, "noisy" if record.get("noisy") else ""))
+    print_table(rows, ("id", "value", "time", "ratios (time)", ""))
     if document["targets"]:
         click.echo()
-        verdict = {True: "met", False: "missed", None: "not measured"}
         judged = []
         for line in document["targets"]:
             found = "" if line["found"] is None else f"{line['found']:.2f}"
-            judged.append((line["id"], line["target"], found, verdict[line["met"]]))
+            judged.append((line["id"], line["target"], found, verdict(line)))
         print_table(judged, ("id", "target", "found", ""))
         if not document["machine"]["vector_aes"]:
             click.echo("This CPU lacks AVX-512 or VAES, which the targets assume.")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,19 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     show_default=True,
     help="vfio-user:PATH, pci:BDF, or auto: the one device found, else a private one for the duration.",
 )
+
+
+class Number(click.FloatRange):
+    """Type of an option that takes a number within bounds; nan lies in none, though it compares as if it did."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is no number", param, ctx)
+        return number
+
+
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

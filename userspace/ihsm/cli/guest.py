@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from ihsm.cli.common import Number
 from ihsm.guest import Accelerator, GuestConfig, Iommu, Streams
 from ihsm.guest.errors import system_errors
 from ihsm.guest.kernel import find_kernel
@@ -88,7 +89,7 @@ def _words(text: str) -> tuple[str, ...]:
 @click.option("--kernel-args", default="", metavar="ARGS", help="Further words for the kernel's command line.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=600.0,
     show_default=True,
     metavar="SECONDS",
