@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ihsm.bus import discovery
-from ihsm.bus.discovery import FoundFunction, find_pci, find_sockets, listening_sockets
+from ihsm.bus.discovery import FoundFunction, find_pci, find_sockets
 from ihsm_abi import sockets
 
 
@@ -28,7 +28,33 @@ def test_listening_and_left_over_sockets(tmp_path: Path) -> None:
             FoundFunction(f"vfio-user:{live}"),
             FoundFunction(f"vfio-user:{dead}", listening=False),
         ]
-    assert str(live) not in listening_sockets()
+        live.rename(tmp_path / "3.sock")
+        assert [found.listening for found in find_sockets(tmp_path)] == [False, True], "it is the file that counts"
+
+
+@pytest.mark.parametrize("name", [b"\0caf\xe9", b"\0a\n1 2 3 zz 5 6 7 8", b"\0\xff\r\x85\x1c 00010000"])
+def test_names_of_other_sockets_do_not_matter(tmp_path: Path, name: bytes) -> None:
+    """Names of abstract sockets are any bytes."""
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as listener:
+        other.bind(name)
+        other.listen()
+        listener.bind(os.fspath(tmp_path / "0.sock"))
+        listener.listen()
+        assert find_sockets(tmp_path) == [FoundFunction(f"vfio-user:{tmp_path / '0.sock'}")]
+
+
+def test_a_served_function_is_not_disturbed(socket_folder: Path) -> None:
+    """It is asked at its control socket; its own would make a client of whoever asks."""
+    path = socket_folder / "0.sock"
+    with socket.socket(socket.AF_UNIX) as function, socket.socket(socket.AF_UNIX) as control:
+        for listener, name in ((function, os.fspath(path)), (control, os.fspath(path) + ".ctl")):
+            listener.bind(name)
+            listener.listen()
+            listener.setblocking(False)
+        assert find_sockets(socket_folder)[0].listening
+        control.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            function.accept()
 
 
 def test_no_folder_no_sockets(tmp_path: Path) -> None:

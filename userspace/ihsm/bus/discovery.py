@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,9 +16,6 @@ from ihsm_abi import sockets
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 
 PCI_SUBSYSTEM: Final = "pci"
-PROC_NET_UNIX: Final = Path("/proc/net/unix")
-ACCEPTS_CONNECTIONS: Final = 0x10000
-"""Flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +60,9 @@ def find_sockets(folder: Path | None = None) -> list[FoundFunction]:
     folder = folder or sockets.default_folder()
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == sockets.SOCKET_SUFFIX and _is_socket(path))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except OSError:
         return []
-    listening = listening_sockets()
-    return [FoundFunction(f"vfio-user:{path}", listening=str(path) in listening) for path in paths]
+    return [FoundFunction(f"vfio-user:{path}", listening=_is_listening(path)) for path in paths]
 
 
 def find_all() -> list[FoundFunction]:
@@ -75,14 +70,11 @@ def find_all() -> list[FoundFunction]:
     return [*find_pci(), *find_sockets()]
 
 
-def listening_sockets() -> set[str]:
-    """Paths of all Unix sockets that somebody listens on; seen without connecting, which a server would notice."""
-    paths = set()
-    for line in PROC_NET_UNIX.read_bytes().split(b"\n")[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and int(fields[3], 16) & ACCEPTS_CONNECTIONS:
-            paths.add(os.fsdecode(fields[7]))
-    return paths
+def _is_listening(path: Path) -> bool:
+    try:
+        return sockets.is_listening(path)
+    except OSError:  # somebody else's, which we could not use either
+        return False
 
 
 def _is_socket(path: Path) -> bool:
