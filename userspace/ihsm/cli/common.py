@@ -44,9 +44,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def printable(text: str) -> str:
+    """Text that every stream takes: a byte of a path that is no character is shown as \\xNN."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def print_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
     """Left-aligned columns, never truncated, so that a pipe sees what a terminal sees."""
-    lines = [tuple(headers), *rows] if headers else list(rows)
+    lines = [tuple(map(printable, line)) for line in ([headers, *rows] if headers else rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
