@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from ihsm_abi import json_text
 
 LogFormat = Literal["text", "json"]
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -50,20 +52,36 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
-        entry = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "thread": record.threadName,
             "message": record.getMessage(),
         }
+        if (function := function_of(record)) is not None:
+            entry["function"] = function
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+        return json_text.dump(entry)
 
 
-def configure(level: str, log_format: LogFormat) -> None:
-    """Send every log record of `level` (a name of the logging module) and above to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+_concerned = threading.local()
+
+
+def concern(function: int | None) -> None:
+    """What this thread logs from now on concerns a function of the process, by its number from 0; None: no function."""
+    _concerned.function = function
+
+
+def function_of(record: logging.LogRecord) -> int | None:
+    """The function that a record concerns, asked on the thread that logs it or of a record made for another."""
+    function: int | None = getattr(record, "function", None)
+    return getattr(_concerned, "function", None) if function is None else function
+
+
+def configure(level: str, log_format: LogFormat, handler: logging.Handler | None = None) -> None:
+    """Send every log record of `level` (a name of the logging module) and above to `handler`, or to standard error."""
+    handler = handler or logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

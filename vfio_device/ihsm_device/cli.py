@@ -18,9 +18,11 @@ import click
 from ihsm_abi import logs
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
 from ihsm_device.errors import DeviceError, StartError
+from ihsm_device.log_writer import LogWriter
 
 _log = logging.getLogger(__name__)
 
+STDERR: Final = 2
 LEVELS: Final = ("debug", "info", "warning", "error")
 KINDS: Final = ("virtual", "physical")
 PROFILES: Final = ("default", "firmware")
@@ -92,14 +94,19 @@ def serve(
 ) -> None:
     """Run `ihsm serve`."""
     defaults = context.find_root().params
-    logs.configure(log_level or defaults["log_level"] or "warning", log_format or defaults["log_format"] or "text")
+    writer = LogWriter(STDERR)
+    logs.configure(
+        log_level or defaults["log_level"] or "warning", log_format or defaults["log_format"] or "text", writer
+    )
     # Threads inherit the mask, so that only this one receives them. Libraries that start some are imported below;
     # numpy's would be for linear algebra, of which there is none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with contextlib.ExitStack() as running:
+        running.callback(writer.close)
         with _start_errors():
+            writer.start()
             # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
             from ihsm_abi.ddi import DeviceKind
             from ihsm_device.hsm.device import DeviceOptions, HsmDevice

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from ihsm_abi import logs
 from ihsm_abi.pci import (
     BAR_BYTES,
     CLASS_CODE,
@@ -117,12 +118,17 @@ class Endpoint:
 
     def _own(self) -> None:
         """Attach client after client; nothing a client does ends this thread."""
+        logs.concern(self.function.index)
         while not self._stopping.is_set():
             try:
                 if self._context.attach(self._stop_fd):
                     _log.info("client attached to %s", self.path)
                     self._context.run(self._stop_fd)
                     _log.info("client of %s gone", self.path)
+            except OSError as error:
+                # of this process or of the system, such as too many open files: the next attempt may do
+                _log.error("serving %s failed: %s", self.path, error.strerror or error)
+                self._stopping.wait(RETRY_DELAY_S)
             except Exception:
                 _log.exception("serving %s failed", self.path)
                 self._stopping.wait(RETRY_DELAY_S)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
+from ihsm_abi import logs
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
@@ -91,6 +92,7 @@ class Function:
 
     def execute_admin(self, command: Command) -> None:
         """Execute and complete an admin command."""
+        logs.concern(self.index)
         try:
             self.controller.execute_admin(command)
         except Exception:
@@ -103,6 +105,7 @@ class Function:
 
     def execute_hsm(self, command: Command) -> None:
         """Execute and complete an HSM command; the completion of one whose queue has gone meanwhile is dropped."""
+        logs.concern(self.index)
         try:
             completion = self._call_module(command)
         except Exception:

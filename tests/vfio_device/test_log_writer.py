@@ -1,0 +1,208 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The server's log: what guests cause is limited, and nobody waits for whoever reads it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ihsm.bus import VfioUserFunction
+from ihsm_abi import logs
+from ihsm_device import log_writer
+from ihsm_device.log_writer import FUNCTION_LINES, KIND_LINES, MAX_KINDS, MAX_QUEUED, PERIOD_S, LogWriter
+from support.process import SERVE, json_lines, serve
+from support.waiting import HANG_S, until
+
+UNKNOWN_COMMAND = 77
+HEADER = struct.Struct("<HHIII")
+
+
+class Rig:
+    """A writer into a file, with a clock that the test sets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 0.0
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.writer = LogWriter(self.descriptor, lambda: self.now)
+        self.writer.setFormatter(logs.JsonFormatter())
+        self.log = logging.Logger("test")
+        self.log.addHandler(self.writer)
+
+    def lines(self) -> list[str]:
+        """Messages written, all of them: the writer is closed."""
+        self.writer.close()
+        return [entry["message"] for entry in json_lines(self.path.read_text().splitlines())]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path / "log")
+    made.writer.start()
+    yield made
+    made.writer.close()
+    os.close(made.descriptor)
+    logs.concern(None)
+
+
+def test_a_kind_gets_some_lines_and_a_count(rig: Rig) -> None:
+    for value in range(1000):
+        rig.log.error("bad value %d", value)
+    rig.log.warning("bad value %d", 5)
+    assert rig.lines() == [
+        *(f"bad value {value}" for value in range(KIND_LINES)),
+        "bad value 5",
+        f"repeated {1000 - KIND_LINES} times within {PERIOD_S:g} s: bad value 999",
+    ]
+
+
+def test_lines_of_a_library_that_differ_in_numbers_are_one_kind(rig: Rig) -> None:
+    for value in range(100):
+        rig.log.error("%s", f"bad write of {value} bytes at {value:#x}")
+    assert len(rig.lines()) == KIND_LINES + 1
+
+
+def test_the_next_period_begins_anew(rig: Rig) -> None:
+    for _ in range(2):
+        for _ in range(100):
+            rig.log.error("bad")
+        rig.now += PERIOD_S
+    said = rig.lines()
+    assert [line.startswith("repeated 95 times") for line in said] == 2 * [*([False] * KIND_LINES), True]
+
+
+def test_the_count_comes_though_nothing_follows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "LOOK_EVERY_S", 0.001)
+    for _ in range(100):
+        rig.log.error("bad")
+    rig.now += PERIOD_S
+    until(lambda: "repeated 95 times" in rig.path.read_text(), "the count")
+
+
+def test_one_function_does_not_use_up_the_lines_of_another(rig: Rig) -> None:
+    for function in (0, 1):
+        logs.concern(function)
+        for _ in range(100):
+            rig.log.error("bad")
+    logs.concern(None)
+    rig.log.error("bad")
+    rig.writer.close()
+    entries = json_lines(rig.path.read_text().splitlines())
+    assert [entry.get("function") for entry in entries].count(0) == KIND_LINES + 1
+    assert [entry.get("function") for entry in entries].count(1) == KIND_LINES + 1
+    assert [entry.get("function") for entry in entries].count(None) == 1
+
+
+def test_many_kinds_are_limited_too(rig: Rig) -> None:
+    logs.concern(0)
+    for kind in range(10 * MAX_KINDS):
+        for _ in range(3):
+            rig.log.error("%s", "bad " + "x" * kind)
+    assert len(rig.lines()) <= FUNCTION_LINES + MAX_KINDS + 1
+
+
+def test_whoever_debugs_sees_everything(rig: Rig) -> None:
+    for _ in range(100):
+        rig.log.debug("detail")
+    assert rig.lines() == ["detail"] * 100
+
+
+def test_a_pipe_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines beyond a number are lost and counted; the lock of the log is free while a line cannot be written."""
+    monkeypatch.setattr(log_writer, "CLOSE_TIMEOUT_S", 0.0)
+    read_end, write_end = os.pipe()
+    writer = LogWriter(write_end)
+    writer.start()
+    log = logging.Logger("test")
+    log.addHandler(writer)
+    for _ in range(MAX_QUEUED + 5000):
+        log.debug("x" * 100)
+    assert writer.lock is not None
+    assert writer.lock.acquire(timeout=HANG_S)
+    writer.lock.release()
+    writer.close()
+    with os.fdopen(read_end, "rb") as file:
+        first = file.read(1 << 16)
+        assert first.startswith(b"x" * 100)
+        until(lambda: writer._queue.qsize() == 0 or not file.read(1 << 12), "room for the rest")
+        log.debug("heard again")
+    os.close(write_end)
+
+
+def test_a_descriptor_that_takes_nothing_is_no_error() -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        writer = LogWriter(full.fileno())
+        writer.start()
+        log = logging.Logger("test")
+        log.addHandler(writer)
+        log.error("lost")
+        writer.close()
+
+
+def test_what_was_logged_before_a_start_that_fails_is_written(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "log")
+    rig.log.error("first words")
+    assert rig.lines() == ["first words"]
+    os.close(rig.descriptor)
+
+
+def flood(path: Path, messages: int) -> None:
+    """Commands that do not exist, each of which the library reports."""
+    with VfioUserFunction(path, timeout_s=HANG_S) as function:
+        connection = function._connection._live()
+        for number in range(messages):
+            connection.sendall(HEADER.pack(number, UNKNOWN_COMMAND, HEADER.size, 0, 0))
+            connection.recv(64)
+
+
+def test_a_guest_does_not_fill_the_log(socket_folder: Path) -> None:
+    with serve("--socket", str(socket_folder / "a.sock"), "--log-format", "json") as server:
+        flood(server.paths[0], 2000)
+        assert server.stop() == 0
+    entries = json_lines(server.errors)
+    assert len(entries) < 100
+    assert {entry["function"] for entry in entries} == {0}
+    assert any("repeated" in entry["message"] and "77" in entry["message"] for entry in entries)
+
+
+def test_a_log_that_nobody_reads_stops_no_function(socket_folder: Path) -> None:
+    """Neither the one that fills it nor another, nor the end of the process."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(write_end, False)
+    os.write(write_end, b"x" * 4096)
+    os.set_blocking(write_end, True)
+    paths = [socket_folder / "a.sock", socket_folder / "a.sock.1"]
+    with subprocess.Popen(
+        [*SERVE, "--socket", str(paths[0]), "--count", "2"], stdout=subprocess.PIPE, stderr=write_end
+    ) as server:
+        os.close(write_end)
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith(b"ready")
+        flooding = threading.Thread(target=flood, args=(paths[0], 1000))
+        flooding.start()
+        with VfioUserFunction(paths[1], timeout_s=HANG_S) as other:
+            assert other.read_bar(0, 0, 8)
+        flooding.join(HANG_S)
+        assert not flooding.is_alive()
+        server.terminate()
+        assert server.wait(HANG_S) == 0
+    os.close(read_end)
+
+
+def test_a_line_of_json_names_its_function() -> None:
+    record = logging.makeLogRecord({"name": "n", "levelname": "ERROR", "msg": "m", "threadName": "t"})
+    assert "function" not in json.loads(logs.JsonFormatter().format(record))
+    logs.concern(3)
+    assert json.loads(logs.JsonFormatter().format(record))["function"] == 3
+    logs.concern(None)
