@@ -33,7 +33,7 @@ def run_json(*arguments: str) -> Any:
     """What a command that succeeds prints with --json."""
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.output)
+    return json.loads(result.stdout)
 
 
 def uri(device: EmbeddedDevice) -> str:

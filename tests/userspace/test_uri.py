@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ihsm.bus.discovery import FoundFunction
 from ihsm.errors import AmbiguousDeviceError, BindError, DeviceNotFoundError, UriError
-from ihsm.uri import DeviceUri, Scheme, choose_auto, open_function
+from ihsm.uri import GUEST_VARIABLE, DeviceUri, Scheme, choose_auto, open_function
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,42 @@ def test_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with pytest.raises(AmbiguousDeviceError, match=r"2 devices found.*0\.sock, .*1\.sock") as caught:
             choose_auto()
         assert len(caught.value.uris) == 2
+
+
+def test_auto_takes_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A PCI function has to be named, but in a guest that this user started; so has a socket of another user."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
+    monkeypatch.delenv(GUEST_VARIABLE, raising=False)
+    monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda: [FoundFunction("pci:0000:00:04.0")])
+    with pytest.raises(DeviceNotFoundError, match=r"did not start.*--device: pci:0000:00:04\.0"), open_function():
+        pass
+    assert not caplog.messages
+    folder = tmp_path / "ihsm"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as served:
+        served.bind(os.fspath(folder / "0.sock"))
+        served.listen()
+        assert str(choose_auto()) == f"vfio-user:{folder}/0.sock"
+        assert caplog.messages == [f"auto: taking vfio-user:{folder}/0.sock"]
+        uid = os.geteuid()
+        monkeypatch.setattr("os.geteuid", lambda: uid + 1)
+        with pytest.raises(DeviceNotFoundError, match=r"pci:0000:00:04\.0, vfio-user:.*0\.sock"):
+            choose_auto()
+    (folder / "0.sock").unlink()
+    monkeypatch.setenv(GUEST_VARIABLE, "1")
+    assert str(choose_auto()) == "pci:0000:00:04.0"
+
+
+def test_auto_says_that_it_started_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
+    monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda: [])
+    with open_function() as function:
+        assert function.bar_bytes(0) == 4096
+    assert any("a private one" in message for message in caplog.messages)
 
 
 def test_what_is_not_there_is_not_opened(tmp_path: Path) -> None:

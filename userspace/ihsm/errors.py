@@ -104,7 +104,7 @@ class BusTimeoutError(BusError, TimeoutError):
     """No answer within the time limit."""
 
 
-class RequestRefusedError(BusError):
+class RequestRefusedError(BusError, OSError):
     """The other end refused a well-formed request; `errno` says why."""
 
     def __init__(self, what: str, errno: int) -> None:
@@ -113,8 +113,25 @@ class RequestRefusedError(BusError):
         self.errno = errno
 
 
+class InterruptsUnavailableError(BusError):
+    """The function's interrupts cannot be had on this machine; completions can be polled instead."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        """The message says how to poll."""
+        super().__init__(f"{uri}: {reason}; poll instead: --poll, or DriverOptions(interrupts=False)")
+
+
 class BindError(BusError):
     """A function could not be bound to vfio-pci, or its IOMMU group cannot be used."""
+
+
+class ResourceError(IhsmError, OSError):
+    """The machine has no descriptors, threads or memory left for this; `errno` says which."""
+
+    def __init__(self, what: str, errno: int) -> None:
+        """`what` names what was asked for and why there is none."""
+        super().__init__(what)
+        self.errno = errno
 
 
 class ArenaError(IhsmError):
@@ -147,6 +164,10 @@ class ControllerFatalError(DriverError):
 
 class DeviceGoneError(DriverError):
     """Registers read all ones: the device has disappeared."""
+
+
+class ControllerLostError(DriverError):
+    """Somebody else reset or disabled the controller: this driver's queues are gone. `Controller.reset` helps."""
 
 
 class QueueClosedError(DriverError):

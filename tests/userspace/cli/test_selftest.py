@@ -56,10 +56,11 @@ def test_a_good_device_passes_and_is_left_empty(options: list[str]) -> None:
 def test_a_line_per_step_on_a_device_of_its_own() -> None:
     result = run("selftest")
     assert result.exit_code == 0, result.output
-    *lines, last = result.output.splitlines()
+    *lines, last = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", line.split()[1]] for line in lines]
     assert {line.split()[1] for line in lines} == FAMILIES
     assert last == f"{len(FAMILIES)} passed, 0 failed"
+    assert "taking a private one" in result.stderr
 
 
 class CorruptingController(Controller):

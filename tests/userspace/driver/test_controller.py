@@ -15,9 +15,11 @@ import pytest
 
 from ihsm import aio
 from ihsm.driver import Controller, DriverOptions, FastPathSession
+from ihsm.driver.hsm_queue import reply_of
 from ihsm.errors import (
     AdminCommandError,
     AesCommandError,
+    ArgumentError,
     BusError,
     CommandTimeoutError,
     ControllerFatalError,
@@ -28,6 +30,7 @@ from ihsm.errors import (
 from ihsm_abi.aes_queue import GCM_SQE, GcmError
 from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus
 from ihsm_abi.registers import Csts, Register
+from ihsm_abi.resources import MAX_RESOURCES
 from support.devices import DeviceUnderTest, open_device
 from support.modules import LONG_ANSWER_BYTES
 from support.waiting import HANG_S, ended, stays
@@ -238,5 +241,30 @@ def test_a_fatal_controller_is_reported(device: DeviceUnderTest, monkeypatch: py
 
 
 def test_too_much_memory_is_refused(device: DeviceUnderTest) -> None:
-    with pytest.raises(ValueError, match="DMA memory"):
-        Controller(device.function, DriverOptions(buffer_bytes=64 << 20))
+    with pytest.raises(ArgumentError, match=r"Controller: options: .* 67108865 bytes of DMA memory"):
+        Controller(device.function, DriverOptions(buffer_bytes=(64 << 20) + 1))
+
+
+@pytest.mark.parametrize("entries", [2, 3, 5, 6, 17, 256])
+def test_a_queue_needs_no_more_memory_than_it_says(device: DeviceUnderTest, entries: int) -> None:
+    options = DriverOptions(hsm_entries=entries, aes_entries=entries, buffer_bytes=0)
+    with Controller(device.function, options) as controller:
+        assert controller.exchange(b"ab", ControlKind.NONE, None).message == b"ba"
+        assert controller.arena.free_bytes == 0
+
+
+def test_as_many_queues_as_a_function_can_have(tmp_path: Path) -> None:
+    """Their memory exceeds one arena."""
+    with (
+        open_device("vfio-user", tmp_path, resources=MAX_RESOURCES) as device,
+        Controller(device.function) as controller,
+    ):
+        assert (len(controller.hsm_queues), len(controller.aes_queues)) == (MAX_RESOURCES, 2 * MAX_RESOURCES)
+        for queue in controller.hsm_queues:
+            assert reply_of(queue.submit_message(b"ab", ControlKind.NONE, None, timeout_s=HANG_S)).message == b"ba"
+        for aes in controller.aes_queues:
+            for size in (16, 5000):
+                with pytest.raises(AesCommandError):
+                    aes.gcm_encrypt(FastPathSession(0, 0), 1, bytes(size), timeout_s=HANG_S)
+        controller.reset()
+        assert controller.exchange(b"ab", ControlKind.NONE, None).message == b"ba"

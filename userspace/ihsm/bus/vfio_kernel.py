@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 from ihsm._native import ffi, lib
 from ihsm.bus import vfio_abi
@@ -19,7 +19,14 @@ from ihsm.bus.function import check_access
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, RegionInfo
 from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
 from ihsm.bus.vfio_function import VfioFunction
-from ihsm.errors import ArenaError, BindError, BusError, ConnectionLostError, RequestRefusedError
+from ihsm.errors import (
+    ArenaError,
+    BindError,
+    BusError,
+    ConnectionLostError,
+    InterruptsUnavailableError,
+    RequestRefusedError,
+)
 from ihsm_abi.pci import PAGE_BYTES
 
 # _IO(';', 100 + n) of <linux/vfio.h>: neither size nor direction is part of the number.
@@ -37,6 +44,13 @@ DEVICE_RESET: Final = 0x3B6F
 IOMMU_GET_INFO: Final = 0x3B70
 IOMMU_MAP_DMA: Final = 0x3B71
 IOMMU_UNMAP_DMA: Final = 0x3B72
+
+_REQUESTS: Final = {
+    number: name
+    for name, number in list(globals().items())
+    if isinstance(number, int) and name.isupper() and number >> 8 == ord(";")
+}
+"""Name of each request, for messages."""
 
 API_VERSION: Final = 0
 TYPE1_IOMMU: Final = 1
@@ -86,7 +100,7 @@ class KernelVfioFunction(VfioFunction):
         binding = VfioBinding(self._bdf)
         self._closing.callback(binding.restore)
         self._container = self._open_node(VFIO_DEV / "vfio")
-        if fcntl.ioctl(self._container, GET_API_VERSION) != API_VERSION:
+        if self._ioctl(self._container, GET_API_VERSION) != API_VERSION:
             raise BindError(f"{self.uri}: the kernel's VFIO has another API version than {API_VERSION}")
         group = self._open_node(binding.group_node)
         status = bytearray(GROUP_STATUS.pack(GROUP_STATUS.size, 0))
@@ -94,10 +108,7 @@ class KernelVfioFunction(VfioFunction):
         if not GROUP_STATUS.unpack(status)[1] & GROUP_VIABLE:
             raise BindError(f"{self.uri}: another driver has a function of IOMMU group {binding.group}")
         self._ioctl(group, GROUP_SET_CONTAINER, bytearray(Struct("@i").pack(self._container)))
-        kind = next((k for k in (TYPE1V2_IOMMU, TYPE1_IOMMU) if fcntl.ioctl(self._container, CHECK_EXTENSION, k)), None)
-        if kind is None:
-            raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU (modprobe vfio_iommu_type1)")
-        fcntl.ioctl(self._container, SET_IOMMU, kind)
+        self._set_iommu()
         self._iova_ranges = self._read_iova_ranges()
         name = bytearray(self._bdf.encode() + b"\0")
         self._device = int(self._ioctl(group, GROUP_GET_DEVICE_FD, name))
@@ -111,6 +122,23 @@ class KernelVfioFunction(VfioFunction):
         self._ioctl(self._device, DEVICE_GET_IRQ_INFO, irq)
         self._vectors = vfio_abi.IRQ_INFO.unpack(irq)[3]
 
+    def _set_iommu(self) -> None:
+        kinds = (TYPE1V2_IOMMU, TYPE1_IOMMU)
+        kind = next((kind for kind in kinds if self._ioctl(self._container, CHECK_EXTENSION, kind)), None)
+        if kind is None:
+            raise BindError(f"{self.uri}: the kernel offers no type 1 IOMMU (modprobe vfio_iommu_type1)")
+        try:
+            self._ioctl(self._container, SET_IOMMU, kind)
+        except RequestRefusedError as error:
+            if error.errno != errno.EPERM:
+                raise
+            # vfio_iommu_type1_attach_group: the kernel asks before it knows who will take interrupts.
+            raise BindError(
+                f"{self.uri}: this machine has no interrupt remapping, without which the kernel gives no device away, "
+                "not even to those who --poll: start it with that (intremap=on), or, if the device may be trusted with "
+                "interrupts of its own choice, modprobe vfio_iommu_type1 allow_unsafe_interrupts=1"
+            ) from None
+
     def _open_node(self, path: os.PathLike[str]) -> int:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -120,11 +148,13 @@ class KernelVfioFunction(VfioFunction):
         self._closing.callback(os.close, fd)
         return fd
 
-    def _ioctl(self, fd: int, number: int, argument: bytearray) -> int:
+    def _ioctl(self, fd: int, number: int, argument: bytearray | int = 0) -> int:
+        """One request to VFIO: every one of them goes through here, so that a refusal has a type."""
         try:
             return int(fcntl.ioctl(fd, number, argument))
         except OSError as error:
-            raise RequestRefusedError(f"{self.uri}: VFIO request {number:#x}", error.errno or 0) from None
+            name = _REQUESTS.get(number, f"request {number:#x}")
+            raise RequestRefusedError(f"{self.uri}: VFIO {name}", error.errno or 0) from None
 
     def _sized(self, fd: int, number: int, first: bytes) -> bytes:
         """Answer of a request whose first field says how long it is, asked again if it is longer than `first`."""
@@ -203,7 +233,10 @@ class KernelVfioFunction(VfioFunction):
             raise BusError(f"{self.uri}: {written} of {len(data)} bytes written at {offset:#x} of region {region}")
 
     def _map(self, info: RegionInfo) -> mmap.mmap:
-        return mmap.mmap(self._fd, info.size, offset=info.offset)
+        try:
+            return mmap.mmap(self._fd, info.size, offset=info.offset)
+        except (OSError, ValueError, OverflowError) as error:
+            raise BusError(f"{self.uri}: region {info.region} cannot be mapped: {error}") from None
 
     def write_event(self, bar: int) -> int | None:
         """None: a store reaches the device by itself."""
@@ -211,7 +244,10 @@ class KernelVfioFunction(VfioFunction):
 
     def _map_memory(self, size_bytes: int) -> tuple[mmap.mmap, int, Callable[[], None]]:
         """Anonymous shared memory, pinned and mapped in pieces of at most 1 MiB."""
-        memory = mmap.mmap(-1, size_bytes)
+        try:
+            memory = mmap.mmap(-1, size_bytes)
+        except OSError as error:
+            raise ArenaError(f"{self.uri}: {size_bytes} bytes of DMA memory: {error.strerror}") from None
         iova = self._reserve_iova(size_bytes)
         pieces = [(start, min(MAP_PIECE_BYTES, size_bytes - start)) for start in range(0, size_bytes, MAP_PIECE_BYTES)]
         mapped: list[tuple[int, int]] = []
@@ -247,7 +283,12 @@ class KernelVfioFunction(VfioFunction):
         """All eventfds at once: before Linux 6.5 no vector can be added while others are enabled."""
         if events:
             fds = Struct(f"@{len(events)}i").pack(*(-1 if event is None else event for event in events))
-            self._set_irqs(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, len(events), fds)
+            try:
+                self._set_irqs(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, len(events), fds)
+            except RequestRefusedError as error:
+                # A kernel without MSI (pci=nomsi), or one that has too few vectors left.
+                reason = f"the kernel does not set up MSI-X: {os.strerror(error.errno or 0)}"
+                raise InterruptsUnavailableError(self.uri, reason) from None
 
     def disable_interrupts(self) -> None:
         """Take all eventfds back."""
@@ -263,11 +304,7 @@ class KernelVfioFunction(VfioFunction):
         """Function reset by the kernel: FLR."""
         if not self._resettable:
             raise BusError(f"{self.uri}: the kernel knows no way to reset this function")
-        argument: Any = 0
-        try:
-            fcntl.ioctl(self._fd, DEVICE_RESET, argument)
-        except OSError as error:
-            raise RequestRefusedError(f"{self.uri}: reset", error.errno or 0) from None
+        self._ioctl(self._fd, DEVICE_RESET)
 
     def close(self) -> None:
         """Unmap, close, and give the function back if it was bound here."""

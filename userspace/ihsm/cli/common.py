@@ -20,7 +20,7 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     metavar="URI",
     default=AUTO,
     show_default=True,
-    help="vfio-user:PATH, pci:BDF, or auto: the one device found, else a private one for the duration.",
+    help="vfio-user:PATH, pci:BDF, or auto: the one device that you started, else a private one for the duration.",
 )
 
 
@@ -36,6 +36,9 @@ class Number(click.FloatRange):
 
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+poll_option: Final[Callable[[Any], Any]] = click.option(
+    "--poll", is_flag=True, help="Poll the rings instead of taking interrupts."
+)
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

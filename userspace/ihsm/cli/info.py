@@ -13,7 +13,7 @@ import click
 from ihsm import ddi
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
-from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
@@ -30,7 +30,7 @@ from ihsm_abi.pci import PAGE_BYTES
 )
 @device_option
 @json_option
-@click.option("--poll", is_flag=True, help="Poll the rings instead of taking interrupts.")
+@poll_option
 @click.option(
     "--chain", "chain_file", type=OUTPUT_FILE, help="Save the partition's certificates here (PEM, leaf first)."
 )

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import EXISTING_FILE, device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.common import EXISTING_FILE, device_option, flatten, json_option, poll_option, print_json, print_table
 from ihsm.cli.secrets import credential_options, read_pin, read_secret
+from ihsm.driver import DriverOptions
 from ihsm.uri import open_controller
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
 
@@ -30,6 +31,7 @@ from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
     "--bk3-file", type=EXISTING_FILE, help=f"File with the owner's backup key: {BK3_BYTES} bytes, or hexadecimal."
 )
 @click.option("--owner-key", type=EXISTING_FILE, help="PEM file of the P-384 private key that endorses the partition.")
+@poll_option
 @json_option
 def init(
     device: str,
@@ -37,6 +39,7 @@ def init(
     pin_file: Path | None,
     bk3_file: Path | None,
     owner_key: Path | None,
+    poll: bool,
     as_json: bool,
 ) -> None:
     """Run `ihsm init`."""
@@ -45,7 +48,7 @@ def init(
     )
     bk3 = read_secret(bk3_file, BK3_BYTES, "--bk3-file") if bk3_file else os.urandom(BK3_BYTES)
     anchor = _anchor(owner_key)
-    with open_controller(device) as controller:
+    with open_controller(device, DriverOptions(interrupts=not poll)) as controller:
         partition = ddi.Partition(controller)
         info = partition.info()
         chain = partition.certificate_chain()

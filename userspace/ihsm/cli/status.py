@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import device_option, flatten, json_option, print_json, print_table
+from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table
 from ihsm.control import ControlClient
-from ihsm.driver import Controller
+from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import DeviceNotFoundError
 from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
 
@@ -28,8 +28,9 @@ from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
     """,
 )
 @device_option
+@poll_option
 @json_option
-def status(device: str, as_json: bool) -> None:
+def status(device: str, poll: bool, as_json: bool) -> None:
     """Run `ihsm status`."""
     uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
     if uri is None:
@@ -38,7 +39,7 @@ def status(device: str, as_json: bool) -> None:
         with ControlClient(uri.address) as client:
             record = client.status()
     else:
-        with Controller(open_uri(uri)) as controller:
+        with Controller(open_uri(uri), DriverOptions(interrupts=not poll)) as controller:
             record = {"uri": str(uri), "module": describe_partition(ddi.Partition(controller))}
     if as_json:
         print_json(record)

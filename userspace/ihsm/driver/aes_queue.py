@@ -38,6 +38,7 @@ from ihsm_abi.aes_queue import (
     Cipher,
     SglType,
 )
+from ihsm_abi.pci import PAGE_BYTES
 
 DATA_UNIT_CODE: Final = {0: 0, **{size: code for code, size in DATA_UNIT_BYTES.items()}}
 """`dul` by bytes of a data unit; 0 bytes: the whole source is one unit."""
@@ -150,10 +151,19 @@ def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
 class AesQueue(QueuePair):
     """An AES queue pair with a small staging buffer for each of its command ids."""
 
-    def __init__(self, queue_id: int, entries: int, arena: DmaArena, bells: Doorbells, line: CompletionLine) -> None:
-        """Allocate rings and staging buffers."""
+    def __init__(
+        self,
+        queue_id: int,
+        entries: int,
+        arena: DmaArena,
+        bells: Doorbells,
+        line: CompletionLine,
+        *,
+        buffers: DmaArena | None = None,
+    ) -> None:
+        """Allocate rings and staging buffers; `buffers` is where larger commands have theirs, if not in `arena`."""
         super().__init__(AES_RING, queue_id, entries, arena, bells, line)
-        self._arena = arena
+        self._arena = arena if buffers is None else buffers
         self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
         self._stagings: list[_Staging | None] = [None] * (entries - 1)
         self.gcm_workaround = True
@@ -162,7 +172,7 @@ class AesQueue(QueuePair):
     @classmethod
     def memory_bytes(cls, entries: int) -> int:
         """DMA memory that a queue takes."""
-        return AES_RING.ring_bytes(entries) + entries * _SLOT_BYTES
+        return AES_RING.ring_bytes(entries) + -(-(entries - 1) * _SLOT_BYTES // PAGE_BYTES) * PAGE_BYTES
 
     def gcm_encrypt(
         self,

@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -27,7 +28,17 @@ from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.registers import Registers
 from ihsm.driver.rings import ADMIN_RING
-from ihsm.errors import AdminCommandError, BusError, DriverError, IhsmError, QueueClosedError, UnsupportedDeviceError
+from ihsm.errors import (
+    AdminCommandError,
+    ArgumentError,
+    BusError,
+    ControllerLostError,
+    DriverError,
+    IhsmError,
+    QueueClosedError,
+    ResourceError,
+    UnsupportedDeviceError,
+)
 from ihsm_abi.admin import AES_FW_CAPS_GCM_WORKAROUND, IDENTIFY, Feature
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.pci import (
@@ -109,8 +120,11 @@ class Controller(Closing):
         self._lines: dict[int, CompletionLine] = {}
         self._life = threading.Lock()
         self._state = ControllerState.ATTACHED
+        self._enabled: tuple[()] | tuple[int] = ()
+        """I/O address of the admin SQ while the device has to be enabled with it; another object each time."""
         try:
             self._check_function()
+            self._enable_function()
             self._prepare()
             self._bring_up()
         except BaseException:
@@ -128,6 +142,9 @@ class Controller(Closing):
                 raise UnsupportedDeviceError(
                     f"{self.function.uri}: BAR{bar} has {self.function.bar_bytes(bar)} bytes, {BAR_BYTES} expected"
                 )
+
+    def _enable_function(self) -> None:
+        """Memory space and bus mastering; a reset of the function takes them away."""
         command = int.from_bytes(self.function.read_config(PCI_COMMAND, 2), "little")
         command |= PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER
         self.function.write_config(PCI_COMMAND, command.to_bytes(2, "little"))
@@ -142,10 +159,10 @@ class Controller(Closing):
         if self.options.interrupts:
             if self.function.vectors <= AES_VECTORS.start:
                 raise UnsupportedDeviceError(
-                    f"{self.function.uri}: {self.function.vectors} MSI-X vectors, {AES_VECTORS.start + 1} needed"
+                    f"{self.function.uri}: {self.function.vectors} MSI-X vectors, {AES_VECTORS.start + 1} needed; "
+                    "poll instead: --poll, or DriverOptions(interrupts=False)"
                 )
-            flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-            self._events = [os.eventfd(0, flags) for _ in range(self.function.vectors)]
+            self._events = _eventfds(self.function.vectors)
             self.function.enable_interrupts(self._events)
         arena = self._new_arena(ADMIN_RING.ring_bytes(ADMIN_ENTRIES) + PAGE_BYTES)
         self._bells = Doorbells(self.function)
@@ -175,6 +192,7 @@ class Controller(Closing):
         self._state = ControllerState.ENABLED
         registers.write(Register.CC, registers.cc.replace(en=1))
         registers.wait_ready(1)
+        self._enabled = (self.admin.sq_iova,)
         self.admin.open()
         self.admin.identify(self._identify_page.iova)
         self.identity = Identity.parse(self._identify_page.view)
@@ -199,27 +217,43 @@ class Controller(Closing):
 
     def _make_queues(self, hsm_count: int, aes_count: int) -> None:
         options = self.options
-        hsm_bytes = hsm_count * HsmQueue.memory_bytes(options.hsm_entries)
-        aes_bytes = aes_count * AesQueue.memory_bytes(options.aes_entries)
-        needed = hsm_bytes + aes_bytes + options.buffer_bytes
-        if needed > MAX_ARENA_BYTES:
-            raise ValueError(
-                f"{hsm_count} HSM queues of {options.hsm_entries} and {aes_count} AES queues of {options.aes_entries} "
-                f"entries with {options.buffer_bytes} bytes of buffers need {needed} bytes of DMA memory, "
-                f"{MAX_ARENA_BYTES} possible"
-            )
-        self.arena = self._new_arena(needed)
+        hsm_bytes = HsmQueue.memory_bytes(options.hsm_entries)
+        aes_bytes = AesQueue.memory_bytes(options.aes_entries)
+        arenas = self._share_out([hsm_bytes] * hsm_count + [aes_bytes] * aes_count)
         hsm_vectors = HSM_VECTORS[: (self.function.vectors - 1) // 2] if options.interrupts else HSM_VECTORS
         for index in range(hsm_count):
             line = self._line(hsm_vectors[index % len(hsm_vectors)])
             queue_id = FIRST_HSM_QUEUE_ID + index
-            self.hsm_queues.append(HsmQueue(queue_id, options.hsm_entries, self.arena, self._bells, line))
+            self.hsm_queues.append(HsmQueue(queue_id, options.hsm_entries, next(arenas), self._bells, line))
         present = self.function.vectors - AES_VECTORS.start
         aes_vectors = AES_VECTORS[:present] if options.interrupts else AES_VECTORS
         for index in range(aes_count):
             line = self._line(aes_vectors[index % len(aes_vectors)])
-            queue_id = FIRST_AES_QUEUE_ID + index
-            self.aes_queues.append(AesQueue(queue_id, options.aes_entries, self.arena, self._bells, line))
+            queue = AesQueue(
+                FIRST_AES_QUEUE_ID + index, options.aes_entries, next(arenas), self._bells, line, buffers=self.arena
+            )
+            self.aes_queues.append(queue)
+
+    def _share_out(self, sizes: Sequence[int]) -> Iterator[DmaArena]:
+        """The arena of each queue: as few as hold them all, the first of them with the buffers.
+
+        An arena has a limit, and so many queues of so many entries may need more.
+        """
+        totals, places = [self.options.buffer_bytes], []
+        for size in sizes:
+            if totals[-1] + size > MAX_ARENA_BYTES:
+                totals.append(0)
+            totals[-1] += size
+            places.append(len(totals) - 1)
+        if not 0 < max(totals) <= MAX_ARENA_BYTES:
+            raise ArgumentError(
+                "Controller",
+                "options",
+                f"a queue or its buffers need {max(totals)} bytes of DMA memory, {MAX_ARENA_BYTES} possible",
+            )
+        made = [self._new_arena(total) for total in totals if total]
+        self.arena = made[0]
+        return iter([made[place] for place in places])
 
     def _create_queues(self) -> None:
         """Spec 01 §12 steps 13-20; queue counts may not shrink between two bring-ups of the same controller."""
@@ -237,8 +271,17 @@ class Controller(Closing):
     def _line(self, vector: int) -> CompletionLine:
         if vector not in self._lines:
             event = self._events[vector] if self._events else None
-            self._lines[vector] = CompletionLine(event, self.options.spin_us, self.registers.check_health)
+            self._lines[vector] = CompletionLine(event, self.options.spin_us, self._check_health)
         return self._lines[vector]
+
+    def _check_health(self) -> None:
+        """Whether the device still works for this controller; it does not have to while we reset it ourselves."""
+        expected = self._enabled
+        try:
+            self.registers.check_health(*expected)
+        except ControllerLostError:
+            if self._enabled is expected:
+                raise
 
     def _vector_of(self, queue: QueuePair) -> int | None:
         if not self._events:
@@ -320,7 +363,12 @@ class Controller(Closing):
             subsystem: NSSR instead of a disable; the sessions of the function end (spec 04 §12).
         """
         with self._life:
+            self._enabled = ()
             self._fail_all(QueueClosedError("the controller was reset while the command was outstanding"))
+            # Whoever reset the function under us has taken these away.
+            self._enable_function()
+            if self._events:
+                self.function.enable_interrupts(self._events)
             if subsystem:
                 self.registers.subsystem_reset()
             else:
@@ -342,7 +390,9 @@ class Controller(Closing):
             return
         if state is ControllerState.ENABLED:
             try:
+                self._check_health()
                 self._delete_queues()
+                self._enabled = ()
                 self.registers.disable()
             except (BusError, DriverError) as error:
                 _log.debug("teardown cut short: %s", error)
@@ -378,3 +428,16 @@ class Controller(Closing):
 
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
+
+
+def _eventfds(count: int) -> list[int]:
+    """Non-blocking eventfds; none is left behind if there are too few descriptors."""
+    events: list[int] = []
+    try:
+        for _ in range(count):
+            events.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    except OSError as error:
+        for event in events:
+            os.close(event)
+        raise ResourceError(f"{count} eventfds for the interrupts: {error.strerror}", error.errno or 0) from None
+    return events

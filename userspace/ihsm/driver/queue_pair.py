@@ -63,6 +63,8 @@ class QueuePair:
         self.line = line
         self.lock = threading.RLock()
         self._open = False
+        self._failure: IhsmError | None = None
+        """What failed everything outstanding last."""
         self._sq = SubmissionRing(ring, entries, arena, bells, doorbells.sq_tail_offset(queue_id))
         self._cq = CompletionRing(ring, entries, arena, bells, doorbells.cq_head_offset(queue_id))
         self._outstanding = Outstanding(str(self), ring, entries)
@@ -233,11 +235,18 @@ class QueuePair:
             raise QueueClosedError(f"{self} is closed")
 
     def _wait_for_room(self, submission: Submission) -> None:
+        before = self._failure
         timeout_s = submission.deadline - time.monotonic()
-        if not self.line.wait(lambda: not self._open or self.room > 0, self, max(0.0, timeout_s)):
+
+        def over() -> bool:
+            return not self._open or self.room > 0 or self._failure is not before
+
+        if not self.line.wait(over, self, max(0.0, timeout_s)):
             raise CommandTimeoutError(f"{self}: no room in the ring of {self.entries} entries in time")
         if submission.error is not None:
             raise submission.error
+        if self._open and self._failure is not None and self._failure is not before:
+            raise self._failure  # whose ids stay taken: there will be no room
 
     def spin(self, spin_ns: int) -> None:
         """Look at the ring, without the interpreter lock, until an entry is there."""
@@ -264,6 +273,7 @@ class QueuePair:
 
     def fail(self, error: IhsmError) -> None:
         """Fail everything outstanding; the command ids stay taken until the device completes or forgets them."""
+        self._failure = error
         with self.lock:
             failed = self._outstanding.fail(error)
         for submission in failed:

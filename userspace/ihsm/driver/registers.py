@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from ihsm.bus import PciFunction
-from ihsm.errors import ControllerFatalError, ControllerTimeoutError, DeviceGoneError
+from ihsm.errors import ControllerFatalError, ControllerLostError, ControllerTimeoutError, DeviceGoneError
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import GONE, NSSR_MAGIC, Cap, Cc, Csts, Register, Vs
 
@@ -57,10 +57,27 @@ class Registers:
             raise DeviceGoneError("CSTS reads all ones: the device has disappeared")
         return Csts(value)
 
-    def check_health(self) -> None:
-        """Raise `ControllerFatalError` if CFS is set, `DeviceGoneError` or `BusError` if nobody answers."""
-        if self.csts.cfs:
+    def check_health(self, admin_sq_iova: int | None = None) -> None:
+        """Look whether the device still works for the one who enabled it.
+
+        Args:
+            admin_sq_iova: what was written to ASQ; None while the controller is not enabled.
+
+        Raises:
+            ControllerFatalError: CFS is set.
+            ControllerLostError: enabled no longer, or with another admin queue: it was reset meanwhile.
+            DeviceGoneError, BusError: nobody answers.
+        """
+        csts = self.csts
+        if csts.cfs:
             raise ControllerFatalError("the controller reports a fatal status (CSTS.CFS)")
+        if admin_sq_iova is None:
+            return
+        if not csts.rdy or not self.cc.en or self.read(Register.ASQ) != admin_sq_iova:
+            raise ControllerLostError(
+                f"the controller was reset by somebody else (CC.EN is {self.cc.en}, CSTS.RDY {csts.rdy}): the queues "
+                "of this driver are gone"
+            )
 
     def wait_ready(self, target: int) -> None:
         """Wait until CSTS.RDY is `target` (spec 01 §4.1).

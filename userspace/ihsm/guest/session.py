@@ -21,6 +21,7 @@ from ihsm.guest.kernel import GuestKernel, module_bytes
 from ihsm.guest.modbuild import build_modules
 from ihsm.guest.runner import Guest, GuestConfig, Streams
 from ihsm.kept import Kept
+from ihsm.uri import GUEST_VARIABLE
 
 _KEPT_VARIABLES = ("HOME", "TERM", "LANG", "COLUMNS", "LINES", "USER", "LOGNAME", "NO_COLOR")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -109,6 +110,7 @@ def guest_environment() -> dict[str, str]:
     environment["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment["XDG_RUNTIME_DIR"] = "/run/user"
+    environment[GUEST_VARIABLE] = "1"
     return environment
 
 
