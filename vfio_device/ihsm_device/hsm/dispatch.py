@@ -61,6 +61,7 @@ def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
         return _failure(context, kind, error)
     finally:
         context.finish()
+        partition.device.store.check_memory()
     return _success(context, kind, message)
 
 

@@ -103,6 +103,7 @@ class SecurityModule:
     def status(self) -> dict[str, Any]:
         """What `ihsm status` shows; nothing secret."""
         partition, device = self.partition, self.partition.device
+        memory = device.store.statistics()
         with partition.lock:
             state = partition.state
             phase = "ready" if state.provisioned else "migrated" if partition.sessions.snapshot() else "fresh"
@@ -112,6 +113,7 @@ class SecurityModule:
                 "state": phase,
                 "sessions": {str(key): value for key, value in partition.sessions.snapshot().items()},
                 "vault": state.vault.usage(),
+                "key_memory": {"reserved_bytes": memory.bytes_reserved, "locked_bytes": memory.bytes_locked},
                 "error": device.error,
                 "self_tests": {"passed": device.self_tests.passed, "failed": list(device.self_tests.failed)},
                 "fips_approved": device.fips_approved,

@@ -46,6 +46,7 @@ struct slab {
     uint32_t used; /* bytes handed out at least once, header included */
     size_t block;  /* bytes per block */
     size_t mapped; /* large blocks: size of the mapping, guards included */
+    bool locked;   /* large blocks: the mapping is locked */
     struct slab *next;
 };
 _Static_assert(sizeof(struct slab) <= HEADER_SIZE, "slab header");
@@ -59,7 +60,7 @@ struct size_class {
 static struct size_class classes[CLASSES] = {[0 ... CLASSES - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 static pthread_mutex_t chunk_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct slab *spare_slabs;
-static _Atomic uint64_t in_use, peak, reserved, locked;
+static _Atomic uint64_t in_use, peak, reserved, locked, unlocked;
 
 static unsigned class_of(size_t size) {
     if (size <= FINE_LIMIT)
@@ -90,9 +91,9 @@ static void count(uint64_t size) {
 
 /*
  * Readable and writable memory of `size` bytes (a multiple of SLAB_SIZE), slab-aligned, with guards on both sides.
- * The whole mapping starts one slab below and ends one slab above.
+ * The whole mapping starts one slab below and ends one slab above. `is_locked`: whether the system let it be locked.
  */
-static void *map_guarded(size_t size) {
+static void *map_guarded(size_t size, bool *is_locked) {
     size_t span = size + 3 * (size_t)SLAB_SIZE;
     uint8_t *base = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
@@ -111,14 +112,13 @@ static void *map_guarded(size_t size) {
     madvise(memory, size, MADV_DONTDUMP);
     madvise(memory, size, MADV_DONTFORK);
     atomic_fetch_add(&reserved, size);
-    if (mlock(memory, size) == 0)
-        atomic_fetch_add(&locked, size);
+    *is_locked = mlock(memory, size) == 0;
+    atomic_fetch_add(*is_locked ? &locked : &unlocked, size);
     return memory;
 }
 
-static void unmap_guarded(void *memory, size_t size) {
-    if (munlock(memory, size) == 0 && atomic_load(&locked) >= size)
-        atomic_fetch_sub(&locked, size);
+static void unmap_guarded(void *memory, size_t size, bool is_locked) {
+    atomic_fetch_sub(is_locked ? &locked : &unlocked, size);
     atomic_fetch_sub(&reserved, size);
     munmap((uint8_t *)memory - SLAB_SIZE, size + 2 * (size_t)SLAB_SIZE);
 }
@@ -132,7 +132,8 @@ static struct slab *take_slab(unsigned class) {
             limit.rlim_cur = limit.rlim_max;
             setrlimit(RLIMIT_MEMLOCK, &limit);
         }
-        uint8_t *chunk = map_guarded(CHUNK_SIZE);
+        bool is_locked; /* chunks stay for good: the sums tell */
+        uint8_t *chunk = map_guarded(CHUNK_SIZE, &is_locked);
         for (size_t at = chunk == NULL ? 0 : CHUNK_SIZE; at != 0; at -= SLAB_SIZE) {
             struct slab *slab = (struct slab *)(chunk + at - SLAB_SIZE);
             slab->next = spare_slabs;
@@ -156,9 +157,11 @@ static void *large_alloc(size_t size) {
     if (size > SIZE_MAX / 2)
         return NULL;
     size_t mapped = (size + HEADER_SIZE + SLAB_SIZE - 1) & ~(size_t)(SLAB_SIZE - 1);
-    struct slab *slab = map_guarded(mapped);
+    bool is_locked = false;
+    struct slab *slab = map_guarded(mapped, &is_locked);
     if (slab == NULL)
         return NULL;
+    slab->locked = is_locked;
     slab->class = LARGE;
     slab->block = mapped - HEADER_SIZE;
     slab->mapped = mapped;
@@ -201,7 +204,7 @@ void ks_arena_free(void *block) {
     atomic_fetch_sub_explicit(&in_use, size, memory_order_relaxed);
     if (slab->class == LARGE) {
         ks_wipe(block, size);
-        unmap_guarded(slab, slab->mapped);
+        unmap_guarded(slab, slab->mapped, slab->locked);
         return;
     }
     UNPOISON(block, size);
@@ -226,6 +229,8 @@ void ks_arena_stats(struct arena_stats *out) {
     out->reserved = atomic_load(&reserved);
     out->locked = atomic_load(&locked);
 }
+
+uint64_t ks_arena_unlocked(void) { return atomic_load(&unlocked); }
 
 /* The crypto library's own allocations: these symbols replace its allocator at link time. */
 void *OPENSSL_memory_alloc(size_t size);

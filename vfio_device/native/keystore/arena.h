@@ -19,3 +19,5 @@ void ks_arena_free(void *block);
 /* Usable bytes of a block, at least the size asked for. */
 size_t ks_arena_size(void *block);
 void ks_arena_stats(struct arena_stats *out);
+/* Bytes mapped that mlock refused. */
+uint64_t ks_arena_unlocked(void);

@@ -32,6 +32,8 @@ void ks_close(void) {
     opened = false;
 }
 
+uint64_t ks_unlocked_bytes(void) { return ks_arena_unlocked(); }
+
 void ks_statistics(ks_stats *out) {
     struct arena_stats arena;
     ks_arena_stats(&arena);

@@ -66,7 +66,8 @@ class KeyStore(Algorithms):
         self._self_tests = tuple(
             ffi.string(lib.ks_self_test_name(index)).decode() for index in range(lib.ks_self_test_count())
         )
-        self._warn_if_not_locked()
+        self._warned = False
+        self.check_memory()
 
     def close(self) -> None:
         """Destroy and wipe every key, whoever owns it. The store can then be opened anew."""
@@ -83,13 +84,12 @@ class KeyStore(Algorithms):
         lib.ks_statistics(out)
         return Statistics(*(int(getattr(out, name)) for name in Statistics._fields))
 
-    def _warn_if_not_locked(self) -> None:
-        statistics = self.statistics()
-        if statistics.bytes_locked < statistics.bytes_reserved:
-            _log.warning(
-                "key memory is not locked: raise the memlock limit (ulimit -l)",
-                extra={"reserved_bytes": statistics.bytes_reserved, "locked_bytes": statistics.bytes_locked},
-            )
+    def check_memory(self) -> None:
+        """Warn when key memory has come up that the system does not let be locked; cheap, for after each command."""
+        unlocked = int(lib.ks_unlocked_bytes())
+        if unlocked and not self._warned:
+            _log.warning("%d KiB of key memory are not locked: raise the memlock limit (ulimit -l)", unlocked >> 10)
+        self._warned = bool(unlocked)
 
     # -- handles -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Key memory that the system does not let be locked: told when it happens, in the log and in the status.
+
+Root may lock as much as it likes, so what has few locks is a process of its own, as another user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import Any, Final
+
+from support.waiting import HANG_S
+
+MIB: Final = 1 << 20
+NOBODY: Final = 65534
+GROW: Final = """
+import json, logging, sys
+from ihsm_device.hsm.device import DeviceOptions, HsmDevice
+from ihsm_device.hsm.keystore import Owner
+from support.hsm import Scene
+
+lines = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+logging.getLogger().addHandler(Keep())
+with HsmDevice(DeviceOptions()) as device:
+    scene = Scene(device.function())
+    def look():
+        scene.client.info()
+        memory = scene.module.status()["key_memory"]
+        return {"lines": list(lines), **memory}
+    before = look()
+    for _ in range(int(sys.argv[1])):
+        device.store.generate_secret(4096, Owner())
+    scene.client.info()
+    print(json.dumps([before, look()]))
+"""
+
+
+def grow(limit: int, secrets: int) -> list[dict[str, Any]]:
+    """Lines and status of a store before and after it holds that many secrets of 4 KiB."""
+
+    def as_somebody_else() -> None:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+
+    done = subprocess.run(
+        [sys.executable, "-c", GROW, str(secrets)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=HANG_S,
+        check=True,
+        preexec_fn=as_somebody_else,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    answer: list[dict[str, Any]] = json.loads(done.stdout)
+    return answer
+
+
+def test_memory_that_is_locked_is_no_news() -> None:
+    for seen in grow(8 * MIB, 10):
+        assert seen["lines"] == []
+        assert seen["reserved_bytes"] == seen["locked_bytes"] > 0
+
+
+def test_what_cannot_be_locked_later_is_told_once() -> None:
+    before, after = grow(4 * MIB, 1500)
+    assert before["lines"] == []
+    assert before["reserved_bytes"] == before["locked_bytes"]
+    assert len(after["lines"]) == 1
+    assert "memlock" in after["lines"][0]
+    assert 0 < after["locked_bytes"] <= 4 * MIB < after["reserved_bytes"]
+
+
+def test_what_cannot_be_locked_at_the_start_is_told_then() -> None:
+    before, after = grow(0, 1500)
+    assert len(before["lines"]) == len(after["lines"]) == 1
+    assert before["locked_bytes"] == after["locked_bytes"] == 0
