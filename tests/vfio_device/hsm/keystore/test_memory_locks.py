@@ -32,13 +32,12 @@ logging.getLogger().addHandler(Keep())
 with HsmDevice(DeviceOptions()) as device:
     scene = Scene(device.function())
     def look():
-        scene.client.info()
+        scene.client.certificate_chain()
         memory = scene.module.status()["key_memory"]
         return {"lines": list(lines), **memory}
     before = look()
     for _ in range(int(sys.argv[1])):
         device.store.generate_secret(4096, Owner())
-    scene.client.info()
     print(json.dumps([before, look()]))
 """
 
