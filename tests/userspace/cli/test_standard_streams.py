@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ihsm.cli.streams import bytes_or_escapes
-from support.commands import run_process
+from support.commands import run, run_process
 from support.process import serve
 from support.waiting import HANG_S
 
@@ -139,6 +139,25 @@ def test_a_served_socket_keeps_its_bytes(tmp_path: Path) -> None:
         finally:
             server.terminate()
             server.wait()
+
+
+@pytest.mark.parametrize(("file", "reason"), [("/dev/zero", "longer than"), ("/proc/self/mem", "Input/output error")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("init", "--pin-file", "{}"),
+        ("init", "--bk3-file", "{}"),
+        ("init", "--owner-key", "{}"),
+        ("selftest", "--id", "00" * 16, "--pin-file", "{}"),
+        ("verify-report", "{}", "--chain", "{}"),
+    ],
+)
+def test_a_file_without_end_or_that_cannot_be_read_is_wrong_usage(
+    arguments: tuple[str, ...], file: str, reason: str
+) -> None:
+    result = run(*(word.format(file) for word in arguments))
+    assert result.exit_code == 2, result.output
+    assert reason in result.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -36,10 +36,28 @@ class Number(click.FloatRange):
 
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+LONGEST_INPUT: Final = 1 << 20
+"""Bytes of a file that a command reads: keys, chains and reports have a few thousand."""
 poll_option: Final[Callable[[Any], Any]] = click.option(
     "--poll", is_flag=True, help="Poll the rings instead of taking interrupts."
 )
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def read_file(path: Path, option: str) -> bytes:
+    """What is in a file that the user named with `option`.
+
+    Raises:
+        click.BadParameter: it cannot be read, or is longer than LONGEST_INPUT, such as a device without end.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LONGEST_INPUT + 1)
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint=option) from None
+    if len(data) > LONGEST_INPUT:
+        raise click.BadParameter(f"{path}: longer than {LONGEST_INPUT} bytes", param_hint=option)
+    return data
 
 
 def print_json(value: Any) -> None:

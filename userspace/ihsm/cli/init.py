@@ -11,7 +11,16 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import EXISTING_FILE, device_option, flatten, json_option, poll_option, print_json, print_table
+from ihsm.cli.common import (
+    EXISTING_FILE,
+    device_option,
+    flatten,
+    json_option,
+    poll_option,
+    print_json,
+    print_table,
+    read_file,
+)
 from ihsm.cli.secrets import credential_options, read_pin, read_secret
 from ihsm.driver import DriverOptions
 from ihsm.uri import open_controller
@@ -87,7 +96,7 @@ def _anchor(owner_key: Path | None) -> ddi.SoftwareTrustAnchor:
     if owner_key is None:
         return ddi.SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
     try:
-        key = load_pem_private_key(owner_key.read_bytes(), None)
+        key = load_pem_private_key(read_file(owner_key, "--owner-key"), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError("not an EC key")
         return ddi.SoftwareTrustAnchor(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ihsm.cli.common import EXISTING_FILE
+from ihsm.cli.common import EXISTING_FILE, read_file
 from ihsm_abi.ddi.limits import CREDENTIAL_ID_BYTES, PIN_BYTES
 
 
@@ -38,7 +38,7 @@ def read_secret(path: Path, size: int, option: str) -> bytes:
     Raises:
         click.BadParameter: something else is in it.
     """
-    data = path.read_bytes()
+    data = read_file(path, option)
     if len(data) == size:
         return data
     try:

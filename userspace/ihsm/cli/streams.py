@@ -25,8 +25,8 @@ STDOUT_FD: Final = 1
 BYTES_OR_ESCAPES: Final = "ihsm-bytes-or-escapes"
 """Name of an error handler for text streams, see `bytes_or_escapes`."""
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
-OUTPUT_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
-"""What a write to a stream fails with; errors of devices and files have types or names of their own."""
+OUTPUT_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EDQUOT, errno.EFBIG})
+"""What only writing fails with; files and sockets that we write to have errors with types or names of their own."""
 
 
 def prepare_process() -> None:

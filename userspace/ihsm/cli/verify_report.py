@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table
+from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table, read_file
 from ihsm.cli.secrets import hex_bytes
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES, REPORT_VERSION
 
@@ -48,10 +48,10 @@ def verify_report(
     """Run `ihsm verify-report`."""
     from ihsm.ddi.certificates import load_certificates, order_chain
 
-    chain = order_chain(load_certificates(chain_file.read_bytes(), str(chain_file)))
-    roots = [root for file in root_files for root in load_certificates(file.read_bytes(), str(file))]
+    chain = order_chain(load_certificates(read_file(chain_file, "--chain"), str(chain_file)))
+    roots = [root for file in root_files for root in load_certificates(read_file(file, "--root"), str(file))]
     chain.verify(roots or None, strict_leaf=False)
-    verified = ddi.verify_report(report.read_bytes(), chain.identity_key, report_data=report_data)
+    verified = ddi.verify_report(read_file(report, "REPORT"), chain.identity_key, report_data=report_data)
     if key_file is not None and _public_pem(verified) != _pem_of(key_file):
         raise ddi.AttestationError(f"attestation report: about another key than {key_file}")
     record = describe(verified, chain, trusted=bool(roots))
@@ -107,7 +107,7 @@ def _pem_of(path: Path) -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_file(path, "--key"))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--key") from None
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
