@@ -76,13 +76,14 @@ class AesRig:
     def __init__(
         self, store: KeyStore, memory_bytes: int = 1 << 22, *, region_ends: Sequence[int] = (), entries: int = 16,
         queues: int = 1, fips: bool = False, device_iv: bool = False, aes_workers: int = 1,
-        table: BulkTable | None = None,
+        table: BulkTable | None = None, scheduler: Scheduler | None = None,
     ) -> None:  # fmt: skip
         self.store = store
         self.owns_table = table is None
         self.table = store.bulk_table(0) if table is None else table
         self.handles: list[Handle] = []
-        self.scheduler = Scheduler(aes_workers=aes_workers)
+        self.owns_scheduler = scheduler is None
+        self.scheduler = Scheduler(aes_workers=aes_workers) if scheduler is None else scheduler
         self.host = LoopbackHost()
         self.engine = Engine(self.scheduler, self.host)
         self.engine.set_keys(self.table, fips=fips, device_iv=device_iv)
@@ -123,7 +124,8 @@ class AesRig:
     def close(self) -> None:
         """Disable the function and free everything."""
         self.engine.close()
-        self.scheduler.close()
+        if self.owns_scheduler:
+            self.scheduler.close()
         if self.owns_table:
             self.table.close()
         for handle in self.handles:

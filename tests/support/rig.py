@@ -93,7 +93,7 @@ class RigQueue:
 
 
 class EngineRig:
-    """Scheduler, loopback host with 1 MiB of guest memory, and one engine."""
+    """Scheduler (or another rig's), loopback host with 1 MiB of guest memory, and one engine."""
 
     def __init__(
         self,
@@ -103,8 +103,10 @@ class EngineRig:
         doorbell_page: bool = False,
         spin_us: float = 0,
         memory: NDArray[np.uint8] | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
-        self.scheduler = Scheduler(aes_workers=aes_workers, spin_us=spin_us)
+        self.owns_scheduler = scheduler is None
+        self.scheduler = Scheduler(aes_workers=aes_workers, spin_us=spin_us) if scheduler is None else scheduler
         self.host = LoopbackHost()
         self.memory = np.zeros(MEMORY_BYTES, np.uint8) if memory is None else memory
         self.host.map(MEMORY_IOVA, self.memory)
@@ -120,9 +122,11 @@ class EngineRig:
         self.close()
 
     def close(self) -> None:
-        self.scheduler.wake()
+        if self.owns_scheduler:
+            self.scheduler.wake()
         self.engine.close()
-        self.scheduler.close()
+        if self.owns_scheduler:
+            self.scheduler.close()
 
     def allocate(self, size: int) -> int:
         """I/O address of fresh pages."""

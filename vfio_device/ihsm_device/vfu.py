@@ -306,8 +306,8 @@ class Context:
             self._refused.add(name)
             self._log(
                 logging.ERROR,
-                f"guest memory at {iova:#x} ({size_bytes} bytes) is a file of {name}: not used, for its pages may "
-                "never come; give QEMU memory of memfd, tmpfs or hugetlbfs "
+                f"guest memory at {iova:#x} ({size_bytes} bytes) is a file of {name}, not used: its pages may never "
+                "come; give QEMU memory of memfd, tmpfs or hugetlbfs "
                 "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
             )
 

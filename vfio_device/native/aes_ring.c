@@ -134,12 +134,14 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
                             .context = {.regions = &engine->host->regions,
                                         .checkpoint = checkpoint,
                                         .function = &engine->fp,
+                                        .max_steps = whole_command ? UINT32_MAX : IHSM_LONG_STEPS,
                                         .scratch = ihsm_fp_scratch()}};
     struct ihsm_turn done = {0};
 
     ihsm_regions_read_lock(server.context.regions);
     map_rings(&server);
-    while (done.commands < max_commands && !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
+    while (done.commands < max_commands && server.context.steps < IHSM_TURN_STEPS &&
+           !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
            !atomic_load_explicit(&ring->stopped, memory_order_relaxed)) {
         if (ring->fetched_next == ring->fetched_count && !fetch(&server))
             break;
@@ -155,9 +157,15 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
             ihsm_fp_execute(&server.context, entry, &cqe);
         else
             cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
+        ring->next_put_off = server.context.put_off;
+        if (ring->next_put_off) {
+            ring->fetched_next--;
+            break;
+        }
         complete(&server, &cqe);
         done.commands++;
     }
+    done.steps = server.context.steps;
     ihsm_fp_end(&server.context);
     ihsm_regions_unlock(server.context.regions);
     return done;

@@ -108,6 +108,7 @@ static int create_sq(struct ihsm_ring *ring, uint64_t base, uint32_t entries) {
         ring->generation++;
         ring->in_flight = 0;
         ring->fetched_next = ring->fetched_count = 0;
+        ring->next_put_off = false;
         atomic_store(&ring->sq_head, 0);
         atomic_store(&ring->sq_tail, 0);
         atomic_store(&ring->stopped, false);
@@ -148,7 +149,7 @@ int ihsm_engine_create_sq(struct ihsm_engine *engine, unsigned id, uint64_t base
     if (!ihsm_engine_cq_exists(engine, cqid))
         return -ENOENT;
     if (ring->class == IHSM_CLASS_AES)
-        ihsm_scheduler_start_workers(engine->scheduler);
+        ihsm_scheduler_start_workers(engine->scheduler, engine);
     return create_sq(ring, base, entries);
 }
 

@@ -33,8 +33,10 @@ struct ihsm_engine {
     struct ihsm_ready *ready; /* the scheduler's */
     struct ihsm_host *host;
     uint64_t id;
-    bool inline_aes;   /* the thread that rings a doorbell may do short AES work itself */
-    unsigned busy;     /* threads that popped one of our rings; ready->lock */
+    bool inline_aes;                               /* the thread that rings a doorbell may do short AES work itself */
+    unsigned busy;                                 /* threads that popped one of our rings; ready->lock */
+    bool has_aes;                                  /* an AES queue has been made; ready->lock */
+    struct ihsm_waiting waiting[IHSM_READY_LISTS]; /* ready->lock */
     atomic_uint users; /* calls from Python that may touch the host after they released a ring */
     bool closed;
     struct ihsm_fp_function fp;

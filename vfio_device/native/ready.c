@@ -10,8 +10,8 @@ static __thread bool serves_itself;
 void ihsm_ready_serves_itself(void) { serves_itself = true; }
 
 /* The head of a list changes under the lock, but ihsm_ready_is_empty reads it without. */
-static void set_link(struct ihsm_ring **link, struct ihsm_ring *ring) {
-    __atomic_store_n(link, ring, __ATOMIC_RELAXED);
+static void set_link(struct ihsm_engine **link, struct ihsm_engine *engine) {
+    __atomic_store_n(link, engine, __ATOMIC_RELAXED);
 }
 
 void ihsm_ready_init(struct ihsm_ready *ready) {
@@ -36,20 +36,34 @@ void ihsm_ready_close(struct ihsm_ready *ready) {
     pthread_mutex_unlock(&ready->lock);
 }
 
+/* Put an engine that has rings at the end of a list. */
+static void enlist(struct ihsm_ready *ready, enum ihsm_ready_list list, struct ihsm_engine *engine) {
+    engine->waiting[list].listed = true;
+    engine->waiting[list].next = NULL;
+    if (ready->lists[list].first == NULL)
+        set_link(&ready->lists[list].first, engine);
+    else
+        ready->lists[list].last->waiting[list].next = engine;
+    ready->lists[list].last = engine;
+}
+
 static void push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
     pthread_mutex_lock(&ready->lock);
     unsigned list = ring->class;
     if (list == IHSM_READY_AES && ready->long_served && ihsm_ring_next_is_long(ring))
         list = IHSM_READY_LONG;
+    struct ihsm_waiting *waiting = &ring->engine->waiting[list];
     bool first = ready->lists[list].first == NULL;
     ring->next_ready = NULL;
-    if (first)
-        set_link(&ready->lists[list].first, ring);
+    if (waiting->first == NULL)
+        waiting->first = ring;
     else
-        ready->lists[list].last->next_ready = ring;
-    ready->lists[list].last = ring;
+        waiting->last->next_ready = ring;
+    waiting->last = ring;
+    if (!waiting->listed && !waiting->served)
+        enlist(ready, list, ring->engine);
     /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
-    if (!(first && list == IHSM_READY_AES && serves_itself))
+    if (!waiting->served && !(first && list == IHSM_READY_AES && serves_itself))
         pthread_cond_signal(&ready->lists[list].filled);
     pthread_mutex_unlock(&ready->lock);
 }
@@ -62,17 +76,30 @@ void ihsm_ring_make_ready(struct ihsm_ring *ring) {
 }
 
 struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list list) {
-    struct ihsm_ring *ring = ready->lists[list].first;
-    if (ring != NULL) {
-        set_link(&ready->lists[list].first, ring->next_ready);
-        if (ring->next_ready == NULL)
-            ready->lists[list].last = NULL;
-        ring->engine->busy++;
-    }
+    struct ihsm_engine *engine = ready->lists[list].first;
+    if (engine == NULL)
+        return NULL;
+    struct ihsm_waiting *waiting = &engine->waiting[list];
+    struct ihsm_ring *ring = waiting->first;
+    set_link(&ready->lists[list].first, waiting->next);
+    waiting->listed = false;
+    waiting->first = ring->next_ready;
+    waiting->served = list == IHSM_READY_LONG;
+    if (waiting->first != NULL && !waiting->served)
+        enlist(ready, list, engine);
+    engine->busy++;
     return ring;
 }
 
-void ihsm_ready_leave(struct ihsm_ready *ready, struct ihsm_engine *engine) {
+void ihsm_ready_leave(struct ihsm_ready *ready, enum ihsm_ready_list list, struct ihsm_engine *engine) {
+    struct ihsm_waiting *waiting = &engine->waiting[list];
+    if (waiting->served) {
+        waiting->served = false;
+        if (waiting->first != NULL) {
+            enlist(ready, list, engine);
+            pthread_cond_signal(&ready->lists[list].filled);
+        }
+    }
     if (--engine->busy == 0)
         pthread_cond_broadcast(&ready->idle);
 }
@@ -89,16 +116,17 @@ bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list) {
 void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine) {
     pthread_mutex_lock(&ready->lock);
     for (unsigned list = 0; list < IHSM_READY_LISTS; list++) {
-        struct ihsm_ring **link = &ready->lists[list].first, *last = NULL;
+        struct ihsm_engine **link = &ready->lists[list].first, *last = NULL;
         while (*link != NULL) {
-            if ((*link)->engine == engine) {
-                set_link(link, (*link)->next_ready);
+            if (*link == engine) {
+                set_link(link, engine->waiting[list].next);
             } else {
                 last = *link;
-                link = &last->next_ready;
+                link = &last->waiting[list].next;
             }
         }
         ready->lists[list].last = last;
+        engine->waiting[list] = (struct ihsm_waiting){.served = engine->waiting[list].served};
     }
     while (engine->busy > 0)
         pthread_cond_wait(&ready->idle, &ready->lock);

@@ -1,6 +1,9 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ready lists: the rings (of all functions) that have work, one list per class, first in first out. */
+/*
+ * Ready lists, one per class: the functions that have rings with work, each with those rings, both first in first out.
+ * Functions are served in turn, whatever the number of their rings, and the rings of a function in turn.
+ */
 #pragma once
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,15 +20,23 @@ enum ihsm_ready_list {
     IHSM_READY_LISTS,
 };
 
+/* The rings of one engine on one list; ready->lock. */
+struct ihsm_waiting {
+    struct ihsm_engine *next; /* on the list */
+    struct ihsm_ring *first, *last;
+    bool listed;
+    bool served; /* a long command is at work: one at a time for each function, so that no other waits for it */
+};
+
 struct ihsm_ready {
     pthread_mutex_t lock; /* a leaf */
     struct {
-        struct ihsm_ring *first, *last;
+        struct ihsm_engine *first, *last;
         pthread_cond_t filled;
     } lists[IHSM_READY_LISTS];
     pthread_cond_t idle; /* some engine's busy count became 0 */
     bool closed;
-    atomic_bool long_served; /* a thread takes IHSM_READY_LONG; without it long commands are everybody's */
+    atomic_bool long_served; /* threads take IHSM_READY_LONG; without them long commands are everybody's */
 };
 
 void ihsm_ready_init(struct ihsm_ready *ready);
@@ -38,9 +49,9 @@ void ihsm_ring_make_ready(struct ihsm_ring *ring);
 /* From now on the calling thread looks at the AES list again and again: no worker need wake for what it puts there. */
 void ihsm_ready_serves_itself(void);
 
-/* With ready->lock held: the first ring of a list, its engine marked busy until ihsm_ready_leave; NULL: none. */
+/* With ready->lock held: the next ring of a list, its engine marked busy until ihsm_ready_leave; NULL: none. */
 struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list list);
-void ihsm_ready_leave(struct ihsm_ready *ready, struct ihsm_engine *engine);
+void ihsm_ready_leave(struct ihsm_ready *ready, enum ihsm_ready_list list, struct ihsm_engine *engine);
 
 /* Without it: */
 bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list); /* until there is a ring; false: closed */

@@ -50,7 +50,7 @@ bool ihsm_ring_has_work(struct ihsm_ring *ring) {
 
 bool ihsm_ring_next_is_long(struct ihsm_ring *ring) {
     return ring->fetched_next < ring->fetched_count &&
-           ring->fetched[ring->fetched_next].common.src_len > IHSM_LONG_BYTES;
+           (ring->next_put_off || ring->fetched[ring->fetched_next].common.src_len > IHSM_LONG_BYTES);
 }
 
 bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {

@@ -20,11 +20,16 @@
 #define IHSM_AES_RINGS (IHSM_LAST_AES_QUEUE_ID - IHSM_FIRST_AES_QUEUE_ID + 1)
 #define IHSM_RINGS (1 + IHSM_HSM_RINGS + IHSM_AES_RINGS)
 
-/* One turn of an AES ring ends after so many commands or bytes, then the next ring is served. */
+/* One turn of an AES ring ends after so many commands, bytes, or steps in their lists, then the next ring is served. */
 #define IHSM_TURN_COMMANDS 32
 #define IHSM_TURN_BYTES (UINT64_C(256) * 1024)
-/* A longer AES command is left to a thread of its own, so that it holds up neither doorbells nor other rings. */
+#define IHSM_TURN_STEPS 2048
+/*
+ * A longer AES command, in bytes or in the steps of its lists, is left to other threads, so that it holds up neither
+ * doorbells nor other rings. Of a list one knows only in the middle of it: then it is walked anew there.
+ */
 #define IHSM_LONG_BYTES IHSM_TURN_BYTES
+#define IHSM_LONG_STEPS 1024
 /* AES entries read from a ring at once; what has been read counts as in flight. */
 #define IHSM_AES_FETCH 8
 
@@ -53,6 +58,7 @@ struct ihsm_ring {
     atomic_uint sq_head; /* next entry to fetch; what CQEs report as sqhd */
     atomic_uint sq_tail, cq_head, cq_tail;
     uint32_t fetched_next, fetched_count;
+    bool next_put_off;             /* the lists of the next fetched entry have turned out to be long */
     union ihsm_aes_entry *fetched; /* AES rings: entries read and not yet executed */
 };
 
@@ -64,7 +70,7 @@ size_t ihsm_ring_cqe_bytes(const struct ihsm_ring *ring);
 uint32_t ihsm_ring_pending(struct ihsm_ring *ring); /* entries between head and tail */
 uint32_t ihsm_ring_cq_room(struct ihsm_ring *ring); /* CQ places neither used nor promised */
 bool ihsm_ring_has_work(struct ihsm_ring *ring);
-bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* an AES command of more than IHSM_LONG_BYTES has been fetched */
+bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* a long AES command has been fetched */
 /* With the region lock held too: read the entry at head, head++, in_flight++. False: stopped. */
 bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe);
 /* Likewise: fill in sqhd, sqid and phase and post, in_flight--; the rest, status bits too, is there. False: stopped. */
@@ -77,12 +83,13 @@ bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
 /* -- aes_ring.c */
 struct ihsm_turn {
     unsigned commands;
-    uint64_t bytes;
+    uint64_t bytes, steps;
 };
 
 /*
  * Serve an AES ring for one turn; the caller kicks the host. popped: it was taken from a ready list. A command of more
- * than max_bytes is carried out only with long_commands, else it stays next and the ring becomes ready again.
+ * than max_bytes or IHSM_LONG_STEPS is carried out only with long_commands, else it stays next and the ring becomes
+ * ready again.
  */
 struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
                                 uint32_t max_bytes);

@@ -1,8 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Serving what is ready: first in, first out, so that rings (of all functions) are served in turn. Python threads pull
- * from the admin and HSM lists; C threads serve AES rings.
+ * Serving what is ready: functions in turn, and of each its rings in turn. Python threads pull from the admin and HSM
+ * lists; C threads serve AES rings.
  */
 #include "scheduler.h"
 
@@ -29,7 +29,7 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
             bool taken = ihsm_ring_take(ring, command);
             ihsm_host_kick(engine->host);
             pthread_mutex_lock(&ready->lock);
-            ihsm_ready_leave(ready, engine);
+            ihsm_ready_leave(ready, (enum ihsm_ready_list)class, engine);
             if (taken) {
                 result = IHSM_PULL_COMMAND;
                 break;
@@ -52,29 +52,31 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_
     struct ihsm_turn total = {0};
     struct ihsm_engine *engine = NULL;
     unsigned rings = 0;
-    /* Without the thread for them, long commands are everybody's. */
+    /* Without threads for them, long commands are everybody's. */
     bool long_commands = list == IHSM_READY_LONG || !ready->long_served;
 
     if (ihsm_ready_is_empty(ready, list))
         return 0;
     pthread_mutex_lock(&ready->lock);
-    while (rings < max_rings && total.commands < IHSM_TURN_COMMANDS && total.bytes < IHSM_TURN_BYTES) {
+    while (rings < max_rings && total.commands < IHSM_TURN_COMMANDS && total.bytes < IHSM_TURN_BYTES &&
+           total.steps < IHSM_TURN_STEPS) {
         struct ihsm_ring *ring = ihsm_ready_pop(ready, list);
         if (ring == NULL)
             break;
         if (engine == ring->engine)
-            ihsm_ready_leave(ready, engine); /* held already */
+            ihsm_ready_leave(ready, list, engine); /* held already */
         pthread_mutex_unlock(&ready->lock);
         if (engine != NULL && engine != ring->engine) {
             ihsm_host_kick(engine->host);
             pthread_mutex_lock(&ready->lock);
-            ihsm_ready_leave(ready, engine);
+            ihsm_ready_leave(ready, list, engine);
             pthread_mutex_unlock(&ready->lock);
         }
         engine = ring->engine;
         struct ihsm_turn turn = ihsm_aes_serve(ring, true, long_commands, IHSM_TURN_COMMANDS, IHSM_TURN_BYTES);
         total.commands += turn.commands;
         total.bytes += turn.bytes;
+        total.steps += turn.steps;
         rings++;
         pthread_mutex_lock(&ready->lock);
     }
@@ -83,7 +85,7 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_
         /* Rings that share a vector, or a client, are done before it is woken. */
         ihsm_host_kick(engine->host);
         pthread_mutex_lock(&ready->lock);
-        ihsm_ready_leave(ready, engine);
+        ihsm_ready_leave(ready, list, engine);
         pthread_mutex_unlock(&ready->lock);
     }
     return rings;

@@ -26,9 +26,9 @@ struct ihsm_scheduler {
     struct ihsm_ready ready;
     struct ihsm_pages pages;
     struct ihsm_poller poller;
-    unsigned workers_wanted, workers_running; /* these and the next two: ready.lock */
+    unsigned workers_wanted, workers_running, long_workers_running; /* these and the next two: ready.lock */
     pthread_t *workers;
-    pthread_t long_worker; /* runs if ready.long_served */
+    pthread_t *long_workers; /* one for each engine that has had an AES queue */
 };
 
 /* -- scheduler.c */
@@ -43,5 +43,5 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_
 void ihsm_poller_close(struct ihsm_scheduler *scheduler);
 
 /* -- workers.c */
-/* Start the threads that serve AES rings, unless they run. */
-void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler);
+/* Start the threads that serve AES rings, unless they run; the engine has got an AES queue. */
+void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);

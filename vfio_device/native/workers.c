@@ -5,6 +5,11 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+
+#include "engine.h"
+
+#define LONG_NICE 5
 
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us) {
     struct ihsm_scheduler *scheduler = calloc(1, sizeof *scheduler);
@@ -29,8 +34,9 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     ihsm_poller_close(scheduler);
     for (unsigned i = 0; i < scheduler->workers_running; i++)
         pthread_join(scheduler->workers[i], NULL);
-    if (scheduler->ready.long_served)
-        pthread_join(scheduler->long_worker, NULL);
+    for (unsigned i = 0; i < scheduler->long_workers_running; i++)
+        pthread_join(scheduler->long_workers[i], NULL);
+    free(scheduler->long_workers);
     free(scheduler->workers);
     ihsm_pages_destroy(&scheduler->pages);
     ihsm_ready_destroy(&scheduler->ready);
@@ -48,18 +54,39 @@ static void *aes_worker(void *scheduler) {
     return NULL;
 }
 
-/* Carries out AES commands so long that nobody else should wait for them. */
+/*
+ * Carries out AES commands so long that nobody else should wait for them. There are as many of these threads as
+ * functions that may have such a command, of each of which one is carried out at a time: they share the processors as
+ * threads do, and none waits for another's command.
+ */
 static void *long_worker(void *scheduler) {
     pthread_setname_np(pthread_self(), "ihsm-aes-long");
+    /* Nobody waits for these as closely: what is short goes first where processors are few. Linux: of this thread. */
+    (void)setpriority(PRIO_PROCESS, 0, LONG_NICE);
     work(scheduler, IHSM_READY_LONG);
     return NULL;
 }
 
-void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler) {
+/* One more; without memory or threads for it the others do its work. ready->lock held. */
+static void add_long_worker(struct ihsm_scheduler *scheduler) {
+    size_t count = scheduler->long_workers_running;
+    pthread_t *threads = realloc(scheduler->long_workers, (count + 1) * sizeof *threads);
+    if (threads == NULL)
+        return;
+    scheduler->long_workers = threads;
+    if (pthread_create(&threads[count], NULL, long_worker, scheduler) == 0) {
+        scheduler->long_workers_running++;
+        scheduler->ready.long_served = true;
+    }
+}
+
+void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
     struct ihsm_ready *ready = &scheduler->ready;
     pthread_mutex_lock(&ready->lock);
-    if (!ready->closed && !ready->long_served && (scheduler->workers_wanted > 0 || scheduler->poller.running))
-        ready->long_served = pthread_create(&scheduler->long_worker, NULL, long_worker, scheduler) == 0;
+    if (!ready->closed && !engine->has_aes && (scheduler->workers_wanted > 0 || scheduler->poller.running)) {
+        engine->has_aes = true;
+        add_long_worker(scheduler);
+    }
     while (!ready->closed && scheduler->workers_running < scheduler->workers_wanted &&
            pthread_create(&scheduler->workers[scheduler->workers_running], NULL, aes_worker, scheduler) == 0)
         scheduler->workers_running++;

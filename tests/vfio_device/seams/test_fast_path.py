@@ -21,10 +21,13 @@ from support.aes_rig import (
     XTS_KEY_2,
     AesRig,
     Block,
+    GcmJob,
     descriptor,
     gcm_job,
     gcm_sqe,
     read_blocks,
+    write_blocks,
+    write_sgl,
     xts_job,
 )
 from support.guest_memory import GuestMemory
@@ -164,3 +167,64 @@ def test_nothing_ends_while_a_command_is_carried_out(seams: Seams, aes_rig: AesR
     seams.open("AES_FETCHED")
     ending.result()
     waiting.result()
+
+
+def test_a_long_command_of_another_function_waits_for_none(seams: Seams, aes_rig: AesRig) -> None:
+    """One is at work and stands still; that of a second function is carried out meanwhile."""
+    other = AesRig(aes_rig.store, scheduler=aes_rig.scheduler)
+    try:
+        other.add_standard_keys()
+        seams.close("AES_FETCHED")
+        submit(aes_rig, long_job(aes_rig, "GCM"))
+        seams.wait_standing("AES_FETCHED")
+        seams.close("AES_FETCHED", let_pass=1)
+        assert other.run(long_job(other, "GCM").tobytes()).status == SUCCESS
+        assert aes_rig.engine.counters()["aes_commands"] == 0
+        seams.open("AES_FETCHED")
+        assert aes_rig.queues[QUEUE].reap(1)[0].status == SUCCESS
+    finally:
+        seams.reset()
+        other.close()
+
+
+def scattered_job(rig: AesRig) -> tuple[GcmJob, bytes]:
+    """A command whose lists are long though its payload is not, and its text."""
+    text = bytes(range(256)) * 8
+    page = rig.memory.allocate(len(text) * 2)
+    sides = []
+    for side in range(2):
+        blocks = [(page + 4 * number + 2048 * side, 4) for number in range(len(text) // 4)]
+        sides.append(blocks)
+    write_blocks(rig.memory, sides[0], text)
+    sqe = gcm_sqe(
+        key_id=GCM_ID, iv=IV, src_len=len(text), dst_len=len(text),
+        src=write_sgl(rig.memory, sides[0]), dst=write_sgl(rig.memory, sides[1]),
+    )  # fmt: skip
+    return GcmJob(sqe, sides[1], 0, None), text
+
+
+def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) -> None:
+    """Walking a list lets it in, and the pieces found before are looked up again."""
+    job, text = scattered_job(aes_rig)
+    seams.close("AES_CHECKPOINT")
+    submit(aes_rig, job.sqe)
+    seams.wait_standing("AES_CHECKPOINT")
+    mapping = Aside(aes_rig.host.map, 0x1000, bytearray(4096))
+    seams.open("AES_CHECKPOINT")
+    mapping.result()
+    [completion] = aes_rig.queues[QUEUE].reap(1)
+    expected, tag = aes_model.gcm(GCM_KEY, IV, b"", 0, text, decrypt=False)
+    assert (completion.status, completion.tag, job.output(aes_rig.memory)) == (SUCCESS, tag, expected)
+
+
+def test_a_list_under_way_is_left_when_its_queue_goes(seams: Seams, aes_rig: AesRig) -> None:
+    job, _ = scattered_job(aes_rig)
+    seams.close("AES_CHECKPOINT")
+    submit(aes_rig, job.sqe)
+    seams.wait_standing("AES_CHECKPOINT")
+    deletion = Aside(aes_rig.engine.delete_sq, QUEUE)
+    seams.wait_reached("AES_ASKED_TO_LEAVE")
+    seams.open("AES_CHECKPOINT")
+    assert deletion.result()
+    [completion] = aes_rig.queues[QUEUE].reap(1)
+    assert completion.status == (AesStatus.DELETE_QUEUE, 0)

@@ -3,6 +3,8 @@
 /* What GCM and XTS commands have in common: their lists, and a look at the engine from time to time. */
 #include "fastpath/command.h"
 
+#include <stddef.h>
+
 bool ihsm_fp_same_length(struct ihsm_fp_command *c) {
     const struct aes_sqe *sqe = c->sqe;
     if (sqe->dst_len == sqe->src_len)
@@ -12,25 +14,65 @@ bool ihsm_fp_same_length(struct ihsm_fp_command *c) {
                                                     : IHSM_FETCH_ERROR_LENGTH_OVERRUN);
 }
 
+/* In the middle of a list: the end of what a short command may take, or a checkpoint. */
+static bool go_on(struct ihsm_list_meter *meter) {
+    struct ihsm_fp_command *c = (struct ihsm_fp_command *)((char *)meter - offsetof(struct ihsm_fp_command, meter));
+    if (!c->mapped && meter->steps >= c->context->max_steps) {
+        c->context->put_off = true;
+        return false;
+    }
+    return c->context->checkpoint(c->context) || ihsm_fp_fail(c, IHSM_AES_STATUS_DELETE_QUEUE, 0);
+}
+
+/* Find the pieces from a cursor on anew, as far as the mappings stay as they are; false: the command has ended. */
+static bool remap_list(struct ihsm_fp_command *c, const struct ihsm_cursor *cursor, bool destination) {
+    unsigned remapped = c->context->remapped;
+    size_t hint = 0;
+    for (struct ihsm_piece *piece = cursor->piece; piece < cursor->end && c->context->remapped == remapped; piece++) {
+        if (!ihsm_piece_remap(piece, c->context->regions, &hint, destination))
+            return ihsm_fp_fail(c, IHSM_AES_STATUS_RETRIES_EXCEEDED, 0);
+        if (!ihsm_list_step(&c->meter))
+            return false;
+    }
+    return true;
+}
+
+/* After a checkpoint that may have changed the mappings since `remapped`. */
+static bool remap(struct ihsm_fp_command *c, unsigned remapped) {
+    while (c->context->remapped != remapped) {
+        remapped = c->context->remapped;
+        if (!remap_list(c, &c->src, false) || !remap_list(c, &c->dst, true))
+            return false;
+    }
+    return true;
+}
+
 bool ihsm_fp_map(struct ihsm_fp_command *c, bool lengths_first) {
     struct ihsm_fp_scratch *s = c->scratch;
     const struct aes_sqe *sqe = c->sqe;
     const struct ihsm_regions *regions = c->context->regions;
     bool is_sgl = sqe->attr >> IHSM_AES_ATTR_PSDT_SHIFT & IHSM_AES_ATTR_PSDT_MASK;
-    struct ihsm_list_result fault = ihsm_list_walk(regions, &sqe->src, is_sgl, false, sqe->src_len, s->page, &s->src);
+    unsigned remapped = c->context->remapped;
+    c->meter.go_on = go_on;
+    struct ihsm_list_result fault =
+        ihsm_list_walk(regions, &sqe->src, is_sgl, false, sqe->src_len, s->page, &s->src, &c->meter);
     struct ihsm_list_result dst = {.rank = IHSM_LIST_GOOD};
     s->dst.count = 0;
-    if (sqe->dst_len > 0)
-        dst = ihsm_list_walk(regions, &sqe->dst, is_sgl, true, sqe->dst_len, s->page, &s->dst);
+    if (sqe->dst_len > 0 && fault.rank != IHSM_LIST_LEFT)
+        dst = ihsm_list_walk(regions, &sqe->dst, is_sgl, true, sqe->dst_len, s->page, &s->dst, &c->meter);
+    c->context->steps += c->meter.steps;
     if (dst.rank < fault.rank)
         fault = dst;
+    if (fault.rank == IHSM_LIST_LEFT)
+        return false;
     if (lengths_first && fault.rank > IHSM_LIST_LENGTH && !ihsm_fp_same_length(c))
         return false;
     if (fault.rank != IHSM_LIST_GOOD)
         return ihsm_fp_fail(c, fault.sts, fault.err);
     c->src = (struct ihsm_cursor){s->src.piece, s->src.piece + s->src.count, 0};
     c->dst = (struct ihsm_cursor){s->dst.piece, s->dst.piece + s->dst.count, 0};
-    return true;
+    c->mapped = remap(c, remapped);
+    return c->mapped;
 }
 
 bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes) {
@@ -41,10 +83,7 @@ bool ihsm_fp_progress(struct ihsm_fp_command *c, uint32_t bytes) {
     unsigned remapped = c->context->remapped;
     if (!c->context->checkpoint(c->context))
         return ihsm_fp_fail(c, IHSM_AES_STATUS_DELETE_QUEUE, 0);
-    if (c->context->remapped != remapped && !(ihsm_cursor_remap(&c->src, c->context->regions, false) &&
-                                              ihsm_cursor_remap(&c->dst, c->context->regions, true)))
-        return ihsm_fp_fail(c, IHSM_AES_STATUS_RETRIES_EXCEEDED, 0);
-    return true;
+    return remap(c, remapped);
 }
 
 uint32_t ihsm_fp_span(struct ihsm_fp_command *c, uint32_t wanted) {

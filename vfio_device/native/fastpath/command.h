@@ -28,7 +28,9 @@ struct ihsm_fp_command {
     const struct aes_sqe *sqe;
     struct aes_cqe *cqe;
     struct ihsm_cursor src, dst;
+    struct ihsm_list_meter meter;
     uint64_t unchecked; /* bytes since the last checkpoint */
+    bool mapped;        /* the lists are known, payload may have been touched: too late to put it off */
     bool decrypt;
 };
 
@@ -40,7 +42,8 @@ static inline bool ihsm_fp_fail(struct ihsm_fp_command *command, unsigned sts, u
 }
 
 /*
- * Walk both lists and put the cursors at their start; false: the completion says what is wrong with them.
+ * Walk both lists and put the cursors at their start; false: the completion says what is wrong with them, or the
+ * command is put off (ihsm_fp_context).
  * lengths_first: whether ihsm_fp_same_length is due before the structure of the lists.
  */
 bool ihsm_fp_map(struct ihsm_fp_command *command, bool lengths_first);

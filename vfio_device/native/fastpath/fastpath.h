@@ -43,13 +43,16 @@ struct ihsm_fp_held {
 struct ihsm_fp_context {
     struct ihsm_regions *regions;
     /*
-     * Who serves the command looks in about every 256 KiB of a long one and lets a waiting mapping callback through.
-     * False: the queue goes away, leave at once.
+     * Who serves the command looks in about every 256 KiB or 256 list entries of a long one and lets a waiting mapping
+     * callback through. False: the queue goes away, leave at once.
      */
     bool (*checkpoint)(struct ihsm_fp_context *context);
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
     struct ihsm_fp_held held[2]; /* the first and the second key of the last command; released by ihsm_fp_end */
+    uint32_t max_steps;          /* of the lists of one command (struct ihsm_list_meter); with more it is put off */
+    bool put_off;                /* the command has not been carried out, and its completion is void */
+    uint64_t steps;              /* of the lists of all commands so far */
     unsigned remapped;           /* how often a checkpoint has let a mapping callback in: pointers of before are void */
 };
 
@@ -59,5 +62,5 @@ struct ihsm_fp_context {
  */
 void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe);
 
-/* End of a row of commands with one context: lets go of the keys. Due soon, for a number is not used anew before. */
+/* End of a row of commands with one context: lets go of the keys. Due soon, for a deleted key is not wiped before. */
 void ihsm_fp_end(struct ihsm_fp_context *context);

@@ -7,11 +7,13 @@
 struct walk {
     const struct ihsm_regions *regions;
     struct ihsm_pieces *pieces;
+    struct ihsm_list_meter *meter;
     uint64_t total;  /* bytes of the blocks seen so far */
     uint32_t length; /* bytes of the transfer */
     uint32_t blocks, segments;
     bool destination;
     bool fetch_failed, malformed, unmapped, too_many;
+    bool left;      /* because of the meter */
     bool cut_short; /* a malformed link hides the rest of the list, so the sum says nothing */
 };
 
@@ -19,7 +21,8 @@ struct walk {
 static bool count(struct walk *w, uint32_t *counter, uint32_t limit) {
     w->too_many |= *counter == limit;
     ++*counter;
-    return !w->too_many;
+    w->left |= !ihsm_list_step(w->meter);
+    return !w->too_many && !w->left;
 }
 
 /* Append a data block. The pieces are complete only if nothing is wrong with the list. */
@@ -46,6 +49,10 @@ static void add_block(struct walk *w, uint64_t iova, uint64_t len) {
         }
         iova += got;
         len -= got;
+        if (!ihsm_list_step(w->meter)) {
+            w->left = true;
+            return;
+        }
     }
 }
 
@@ -92,6 +99,8 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page) {
             if (w->total > w->length || !count(w, &w->blocks, IHSM_LIST_BLOCKS))
                 return;
             visit_block(w, d);
+            if (w->left)
+                return;
         }
         if (!more)
             return;
@@ -111,6 +120,8 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
     w->malformed |= prp[0] % 4 != 0;
     add_block(w, prp[0], first < left ? first : left);
     left -= w->total;
+    if (w->left)
+        return;
     uint64_t list = prp[1];
     if (left > 0 && left <= IHSM_LIST_PAGE_BYTES) {
         w->malformed |= list % IHSM_LIST_PAGE_BYTES != 0;
@@ -143,6 +154,8 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
             w->malformed |= entry % IHSM_LIST_PAGE_BYTES != 0;
             uint64_t block = left < IHSM_LIST_PAGE_BYTES ? left : IHSM_LIST_PAGE_BYTES;
             add_block(w, entry, block);
+            if (w->left)
+                return;
             left -= block;
         }
     }
@@ -150,8 +163,9 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
 
 struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const struct sgl_descriptor *pointer,
                                        bool is_sgl, bool destination, uint32_t length, uint8_t *page,
-                                       struct ihsm_pieces *pieces) {
-    struct walk w = {.regions = regions, .pieces = pieces, .length = length, .destination = destination};
+                                       struct ihsm_pieces *pieces, struct ihsm_list_meter *meter) {
+    struct walk w = {
+        .regions = regions, .pieces = pieces, .meter = meter, .length = length, .destination = destination};
     pieces->count = 0;
     uint16_t fetch, structure;
     if (is_sgl) {
@@ -162,6 +176,8 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
         walk_prp(&w, pointer, page);
         fetch = structure = destination ? IHSM_FETCH_ERROR_DEST_PRP : IHSM_FETCH_ERROR_SRC_PRP;
     }
+    if (w.left)
+        return (struct ihsm_list_result){.rank = IHSM_LIST_LEFT};
     if (w.fetch_failed)
         return (struct ihsm_list_result){IHSM_LIST_FETCH, IHSM_AES_STATUS_FETCH_ERROR, fetch};
     if (w.total > length)
@@ -197,16 +213,12 @@ void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t l
     }
 }
 
-bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination) {
-    size_t hint = 0;
-    for (struct ihsm_piece *piece = cursor->piece; piece < cursor->end; piece++) {
-        for (uint64_t done = 0, got; done < piece->len; done += got) {
-            uint8_t *base =
-                ihsm_regions_translate(regions, &hint, piece->iova + done, piece->len - done, destination, &got);
-            if (!base || (done > 0 && base != piece->base + done))
-                return false;
-            piece->base = base - done;
-        }
+bool ihsm_piece_remap(struct ihsm_piece *piece, const struct ihsm_regions *regions, size_t *hint, bool destination) {
+    for (uint64_t done = 0, got; done < piece->len; done += got) {
+        uint8_t *base = ihsm_regions_translate(regions, hint, piece->iova + done, piece->len - done, destination, &got);
+        if (!base || (done > 0 && base != piece->base + done))
+            return false;
+        piece->base = base - done;
     }
     return true;
 }

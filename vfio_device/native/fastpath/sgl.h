@@ -26,12 +26,34 @@ struct ihsm_pieces {
     size_t hint; /* region found last, which most lists of a client share */
 };
 
+/*
+ * What walking lists costs: blocks, segments and pieces of memory, of which a few bytes of payload may have a million.
+ */
+struct ihsm_list_meter {
+    uint32_t steps;
+    /* Asked every IHSM_LIST_STRIDE steps; mappings may change in it. False: leave the walk. */
+    bool (*go_on)(struct ihsm_list_meter *meter);
+};
+#define IHSM_LIST_STRIDE 256
+
+/* One more step; false: leave the walk. */
+static inline bool ihsm_list_step(struct ihsm_list_meter *meter) {
+    return ++meter->steps % IHSM_LIST_STRIDE != 0 || meter->go_on(meter);
+}
+
 /* What is wrong with a list, in the order in which faults win over each other (`fast_path` in the conditions). */
-enum ihsm_list_rank { IHSM_LIST_FETCH, IHSM_LIST_LENGTH, IHSM_LIST_STRUCTURE, IHSM_LIST_DATA, IHSM_LIST_GOOD };
+enum ihsm_list_rank {
+    IHSM_LIST_LEFT,
+    IHSM_LIST_FETCH,
+    IHSM_LIST_LENGTH,
+    IHSM_LIST_STRUCTURE,
+    IHSM_LIST_DATA,
+    IHSM_LIST_GOOD
+};
 
 struct ihsm_list_result {
     enum ihsm_list_rank rank;
-    uint16_t sts, err; /* valid unless rank is IHSM_LIST_GOOD */
+    uint16_t sts, err; /* valid unless rank is IHSM_LIST_GOOD, or IHSM_LIST_LEFT: the meter's answer ended the walk */
 };
 
 /*
@@ -41,7 +63,7 @@ struct ihsm_list_result {
  */
 struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const struct sgl_descriptor *pointer,
                                        bool is_sgl, bool destination, uint32_t length, uint8_t *page,
-                                       struct ihsm_pieces *pieces);
+                                       struct ihsm_pieces *pieces, struct ihsm_list_meter *meter);
 
 /* Position in a list of pieces. */
 struct ihsm_cursor {
@@ -67,8 +89,5 @@ static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t byte
 void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
 void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
 
-/*
- * After the mappings may have changed: find the pieces from the cursor on anew; false if one is no longer there as a
- * whole.
- */
-bool ihsm_cursor_remap(const struct ihsm_cursor *cursor, const struct ihsm_regions *regions, bool destination);
+/* After the mappings may have changed: find one piece anew; false if it is no longer there as a whole. */
+bool ihsm_piece_remap(struct ihsm_piece *piece, const struct ihsm_regions *regions, size_t *hint, bool destination);

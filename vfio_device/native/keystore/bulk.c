@@ -3,11 +3,15 @@
 /*
  * Publication of fast-path keys.
  *
- * A table maps the two bytes of a key number to a page and a slot. Pages appear on first use and stay until the table
- * goes, so readers need no protection for slots. A slot's state word counts readers in its low half and has one of the
- * flags ALIVE (usable), DYING (withdrawn, readers left), WIPING (one thread is freeing the context) or none (free).
- * A reader adds itself and looks at the flags of the same atomic operation; whoever takes DYING with no readers to
- * WIPING frees the context. A failed acquire counts as a reader for a moment and so may be the one who has to.
+ * A table maps the two bytes of a key number to a page and a place, which names a slot. Pages and slots appear on first
+ * use and stay until the table goes, so readers need no protection for them. A slot's state word counts readers in its
+ * low half and has one of the flags ALIVE (usable), DYING (withdrawn, readers left), WIPING (one thread is freeing the
+ * context) or none (free). A reader adds itself and looks at the flags of the same atomic operation; whoever takes
+ * DYING with no readers to WIPING frees the context. A failed acquire counts as a reader for a moment and so may be the
+ * one who has to.
+ *
+ * A number may be used anew while a command on its last key still runs, which can take seconds: then the new key gets
+ * another slot of the place. There are never more slots than keys of one number in use at once.
  */
 #include "bulk.h"
 
@@ -20,7 +24,7 @@
 
 #include "keystore.h"
 
-enum { PAGE_SLOTS = 256, PAGES = 256, BULK_KEY = 32 };
+enum { PAGE_PLACES = 256, PAGES = 256, BULK_KEY = 32 };
 #define ALIVE (UINT64_C(1) << 63)
 #define DYING (UINT64_C(1) << 62)
 #define WIPING (UINT64_C(1) << 61)
@@ -36,11 +40,17 @@ struct ks_bulk_key {
     _Atomic uint64_t state;
     struct context *context;
     struct ks_bulk_info info;
-    struct ks_object *object; /* guarded by the bulk lock */
+    struct ks_object *object; /* this and the next: guarded by the bulk lock */
+    struct ks_bulk_key *next; /* of the place */
+};
+
+struct place {
+    struct ks_bulk_key *_Atomic newest; /* published last; NULL: none yet */
+    struct ks_bulk_key *slots;          /* guarded by the bulk lock */
 };
 
 struct page {
-    struct ks_bulk_key slots[PAGE_SLOTS];
+    struct place places[PAGE_PLACES];
 };
 
 struct ks_bulk_table {
@@ -71,15 +81,18 @@ static void try_wipe(struct ks_bulk_key *key) {
 }
 
 struct ks_bulk_key *ks_bulk_acquire(ks_bulk_table *table, uint32_t key_id) {
-    if (key_id >= PAGES * PAGE_SLOTS)
+    if (key_id >= PAGES * PAGE_PLACES)
         return NULL;
-    struct page *page = atomic_load_explicit(&table->pages[key_id / PAGE_SLOTS], memory_order_acquire);
+    struct page *page = atomic_load_explicit(&table->pages[key_id / PAGE_PLACES], memory_order_acquire);
     if (page == NULL)
         return NULL;
-    struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
-    if (atomic_fetch_add(&key->state, 1) & ALIVE)
-        return key;
-    ks_bulk_release(key);
+    struct ks_bulk_key *_Atomic *newest = &page->places[key_id % PAGE_PLACES].newest;
+    for (struct ks_bulk_key *key = atomic_load(newest), *tried = NULL; key != tried; key = atomic_load(newest)) {
+        if (atomic_fetch_add(&key->state, 1) & ALIVE)
+            return key;
+        ks_bulk_release(key);
+        tried = key; /* once more if the number has got another key meanwhile */
+    }
     return NULL;
 }
 
@@ -109,26 +122,33 @@ static struct context *prepare(const uint8_t *key) {
     return context;
 }
 
-static void pause_briefly(void) {
-    const struct timespec pause = {.tv_nsec = 20000};
-    nanosleep(&pause, NULL);
+/* A slot of the place that nobody uses, made if there is none; NULL: no memory. With the bulk lock held. */
+static struct ks_bulk_key *free_slot(struct place *place) {
+    struct ks_bulk_key *slot = place->slots;
+    while (slot != NULL && atomic_load(&slot->state) & FLAGS)
+        slot = slot->next;
+    if (slot == NULL && (slot = calloc(1, sizeof *slot)) != NULL) {
+        slot->next = place->slots;
+        place->slots = slot;
+    }
+    return slot;
 }
 
 /* With the bulk lock held. */
 static int publish(ks_bulk_table *table, uint32_t key_id, struct ks_object *object, struct ks_bulk_info info) {
-    struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
+    struct page *page = atomic_load(&table->pages[key_id / PAGE_PLACES]);
     if (page == NULL) {
         page = calloc(1, sizeof *page);
         if (page == NULL)
             return KS_NOMEM;
-        atomic_store_explicit(&table->pages[key_id / PAGE_SLOTS], page, memory_order_release);
+        atomic_store_explicit(&table->pages[key_id / PAGE_PLACES], page, memory_order_release);
     }
-    struct ks_bulk_key *key = &page->slots[key_id % PAGE_SLOTS];
-    if (object->published != NULL || atomic_load(&key->state) & ALIVE)
+    struct place *place = &page->places[key_id % PAGE_PLACES];
+    struct ks_bulk_key *newest = atomic_load(&place->newest);
+    if (object->published != NULL || (newest != NULL && atomic_load(&newest->state) & ALIVE))
         return KS_ARG;
-    while (atomic_load(&key->state) & FLAGS) /* a command on the key that had this number is still running */
-        pause_briefly();
-    struct context *context = prepare(object->bytes);
+    struct ks_bulk_key *key = free_slot(place);
+    struct context *context = key == NULL ? NULL : prepare(object->bytes);
     if (context == NULL)
         return KS_NOMEM;
     key->context = context;
@@ -137,13 +157,14 @@ static int publish(ks_bulk_table *table, uint32_t key_id, struct ks_object *obje
     object->published = table;
     object->key_id = key_id;
     atomic_fetch_or(&key->state, ALIVE);
+    atomic_store(&place->newest, key);
     atomic_fetch_add(&published, 1);
     return KS_OK;
 }
 
 int ks_bulk_publish(ks_bulk_table *table, uint32_t key_id, uint64_t key, int type, uint32_t session_id, uint32_t app_id,
                     int session_only) {
-    if (key_id >= PAGES * PAGE_SLOTS || type < KS_BULK_XTS || type > KS_BULK_GCM_UNAPPROVED ||
+    if (key_id >= PAGES * PAGE_PLACES || type < KS_BULK_XTS || type > KS_BULK_GCM_UNAPPROVED ||
         session_id > UINT16_MAX || app_id > UINT8_MAX) {
         return KS_ARG;
     }
@@ -175,8 +196,8 @@ int ks_bulk_publish(ks_bulk_table *table, uint32_t key_id, uint64_t key, int typ
 
 /* With the bulk lock held. */
 static bool withdraw(ks_bulk_table *table, uint32_t key_id) {
-    struct page *page = atomic_load(&table->pages[key_id / PAGE_SLOTS]);
-    struct ks_bulk_key *key = page == NULL ? NULL : &page->slots[key_id % PAGE_SLOTS];
+    struct page *page = atomic_load(&table->pages[key_id / PAGE_PLACES]);
+    struct ks_bulk_key *key = page == NULL ? NULL : atomic_load(&page->places[key_id % PAGE_PLACES].newest);
     if (key == NULL || (atomic_load(&key->state) & ALIVE) == 0)
         return false;
     key->object->published = NULL;
@@ -189,7 +210,7 @@ static bool withdraw(ks_bulk_table *table, uint32_t key_id) {
 
 int ks_bulk_withdraw(ks_bulk_table *table, uint32_t key_id) {
     bool found = false;
-    if (key_id < PAGES * PAGE_SLOTS) {
+    if (key_id < PAGES * PAGE_PLACES) {
         pthread_mutex_lock(&bulk_lock);
         found = withdraw(table, key_id);
         pthread_mutex_unlock(&bulk_lock);
@@ -204,19 +225,28 @@ void ks_bulk_forget(struct ks_object *object) {
     pthread_mutex_unlock(&bulk_lock);
 }
 
+/* Nobody publishes or acquires any more, but a command may still use a key. */
+static void free_slots(struct place *place) {
+    const struct timespec pause = {.tv_nsec = 20000};
+    while (place->slots != NULL) {
+        struct ks_bulk_key *slot = place->slots;
+        while (atomic_load(&slot->state) != 0)
+            nanosleep(&pause, NULL);
+        place->slots = slot->next;
+        free(slot);
+    }
+}
+
 void ks_bulk_table_free(ks_bulk_table *table) {
     if (table == NULL)
         return;
-    pthread_mutex_lock(&bulk_lock);
     for (uint32_t i = 0; i < PAGES; i++) {
         struct page *page = atomic_load(&table->pages[i]);
-        for (uint32_t j = 0; page != NULL && j < PAGE_SLOTS; j++) {
-            withdraw(table, i * PAGE_SLOTS + j);
-            while (atomic_load(&page->slots[j].state) != 0)
-                pause_briefly();
+        for (uint32_t j = 0; page != NULL && j < PAGE_PLACES; j++) {
+            ks_bulk_withdraw(table, i * PAGE_PLACES + j);
+            free_slots(&page->places[j]);
         }
         free(page);
     }
-    pthread_mutex_unlock(&bulk_lock);
     free(table);
 }

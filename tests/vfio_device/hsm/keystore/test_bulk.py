@@ -23,7 +23,7 @@ from ihsm_device.hsm.keystore import (
     Scope,
     StaleHandleError,
 )
-from support.waiting import ended, stays, until
+from support.waiting import ended, until
 
 OWNER = Owner(0, Scope.PARTITION)
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
@@ -126,23 +126,29 @@ def test_a_reader_outlives_withdrawal(store: KeyStore, table: BulkTable) -> None
     same.release()
 
 
-def test_a_number_is_free_when_the_last_reader_leaves(store: KeyStore, table: BulkTable) -> None:
-    publish(store, table, 5, KEY, BulkType.XTS)
-    reader = Reader(table, 5)
-    assert table.withdraw(5)
-    done = threading.Event()
-
-    def publish_again() -> None:
-        publish(store, table, 5, OTHER, BulkType.XTS)
-        done.set()
-
-    thread = threading.Thread(target=publish_again)
-    thread.start()
-    assert stays(lambda: not done.is_set())
-    assert lib.ks_bulk_deleted(reader.key)
-    reader.release()
-    ended(thread)
-    assert done.is_set()
+def test_a_number_is_free_while_readers_of_its_last_keys_are_left(store: KeyStore, table: BulkTable) -> None:
+    """A command may run for seconds: whoever makes a key meanwhile waits for nobody, and each reader keeps its own."""
+    publish(store, table, 6, KEY, BulkType.XTS)
+    publish(store, table, 7, OTHER, BulkType.XTS)
+    key, other = Reader(table, 6), Reader(table, 7)
+    readers = []
+    for value in (KEY, OTHER, KEY):
+        publish(store, table, 5, value, BulkType.XTS)
+        readers.append(Reader(table, 5))
+        assert table.withdraw(5)
+        assert lib.ks_bulk_acquire(table.native, 5) == ffi.NULL
+    publish(store, table, 5, OTHER, BulkType.XTS)
+    last = Reader(table, 5)
+    assert [lib.ks_bulk_deleted(reader.key) for reader in (*readers, last)] == [True, True, True, False]
+    assert [reader.is_like(key) for reader in (*readers, last)] == [True, False, True, False]
+    assert last.is_like(other)
+    before = store.statistics().bytes_in_use
+    for reader in readers:
+        reader.release()
+    assert store.statistics().bytes_in_use < before
+    assert last.is_like(other)
+    for reader in (last, key, other):
+        reader.release()
 
 
 def test_groups_and_closing_withdraw(store: KeyStore) -> None:
