@@ -121,6 +121,13 @@ def _square_payload() -> bytes:
     return _rsa_payload(n=p * p, p=p, q=p, d=d, dp=d % (p - 1), dq=d % (p - 1), qinv=1)
 
 
+def _unequal_payload() -> bytes:
+    """Primes of 1028 and 1020 bits: a sound key, which the form with CRT has no room for."""
+    p, q, e = 9 * 2**1024 + 2345, 15 * 2**1016 + 743, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    return _rsa_payload(n=p * q, p=p, q=q, d=d, dp=d % (p - 1), dq=d % (q - 1), qinv=pow(q, -1, p))
+
+
 def _private_der(key: Any) -> bytes:
     encoded: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return encoded
@@ -191,6 +198,7 @@ RSA_UNWRAP = subject(
     payload("rsa-modulus-size", "class", "usage", **_RSA, payload=_private_der(rsa.generate_private_key(65537, 1024))),
     fault("bulk-slots", "payload", "class", "usage", "room", plain=put(**_BULK), late=BULK_SLOTS.late),
     payload("crt-values", "class", **_RSA | {"key_class": KeyClass.RsaCrt}, payload=_square_payload()),
+    payload("crt-values", "class", **_RSA | {"key_class": KeyClass.RsaCrt}, payload=_unequal_payload()),
     payload(
         "rsa-usage-unwrap",
         "class",

@@ -23,9 +23,15 @@ void ks_rsa_numbers_free(struct rsa_numbers *numbers) {
 
 static bool size_supported(unsigned bits) { return bits == 2048 || bits == 3072 || bits == 4096; }
 
-/* dP, dQ and qInv are computed here, whatever an import said they were. KS_CRYPTO if there are none (p = q, p = 0). */
+/*
+ * dP, dQ and qInv are computed here, whatever an import said they were. KS_CRYPTO if there are none (p = q, p = 0), or
+ * none for the vault form, which has half the modulus' length for each prime and what follows from it (spec 05 §5.6).
+ */
 static int with_crt(const struct rsa_numbers *k, RSA **rsa) {
     int status = KS_CRYPTO;
+    unsigned half = BN_num_bits(k->n) / 2;
+    if (BN_num_bits(k->p) > half || BN_num_bits(k->q) > half)
+        return status;
     BN_CTX *ctx = BN_CTX_new();
     BIGNUM *minus1 = BN_new(), *dp = BN_new(), *dq = BN_new(), *inverse = BN_new();
     if (ctx != NULL && minus1 != NULL && dp != NULL && dq != NULL && inverse != NULL && !BN_is_zero(k->p) &&

@@ -249,3 +249,22 @@ def test_kinds_are_checked(store: KeyStore) -> None:
             store.rsa_private(handle, bytes(256))
         with pytest.raises(WrongKindError):
             store.rsa_public(handle)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [(9 * 2**1024 + 2345, 15 * 2**1016 + 743), (15 * 2**1084 + 4601, 15 * 2**956 + 361)],
+    ids=["1028-and-1020-bits", "1088-and-960-bits"],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_primes_of_unequal_length(store: KeyStore, p: int, q: int, swapped: bool) -> None:
+    """A key like any other without CRT; the form with CRT has half the modulus' length for a prime, so it is refused."""
+    if swapped:
+        p, q = q, p
+    n, d = p * q, pow(E, -1, lcm(p - 1, q - 1))
+    secret = store.import_secret(der(n, E, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p)), OWNER)
+    with pytest.raises(CryptoFailureError):
+        store.rsa_import_der(secret, True, OWNER)
+    key = store.rsa_import_der(secret, False, OWNER)
+    store.rsa_pairwise_test(key, PairwiseTest.ENCRYPT)
+    assert int.from_bytes(store.rsa_private(key, (5).to_bytes(256, "big")), "big") == pow(5, d, n)
