@@ -8,10 +8,11 @@ or ``{"id": same, "ok": false, "error": {"code": name, "message": text}}``. One 
 are answered in order.
 """
 
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
+
+from ihsm_abi import json_text
 
 SUFFIX: Final = ".ctl"
 """What is appended to a function's socket path to name its control socket."""
@@ -89,15 +90,15 @@ class ControlAnswer:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return json_text.dump(record).encode() + b"\n"
 
 
 def _object(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ControlProtocolError(f"line of {len(line)} bytes exceeds {MAX_LINE_BYTES}")
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = json_text.parse(line)
+    except ValueError as error:
         raise ControlProtocolError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ControlProtocolError("not a JSON object")

@@ -77,6 +77,11 @@ def test_requests_may_come_in_pieces(path: Path) -> None:
         (b'{"command": "refuse"}\n', ControlErrorCode.BAD_REQUEST, "count: 7 exceeds 5"),
         (b'{"command": "fail"}\n', ControlErrorCode.FAILED, "log"),
         (b"\xff\xfe\n", ControlErrorCode.BAD_REQUEST, "JSON"),
+        (b'{"command": "echo", "id": NaN}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
+        (b'{"command": "echo", "id": -Infinity}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
+        (b'{"command": "echo", "id": [1e999]}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
+        (b'{"command": "echo", "arguments": {"a": Infinity}}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
+        (b'{"command": "echo", "id": ' + b"[" * 990 + b"]" * 990 + b"}\n", ControlErrorCode.BAD_REQUEST, "JSON"),
     ],
 )
 def test_errors(path: Path, line: bytes, code: ControlErrorCode, text: str) -> None:

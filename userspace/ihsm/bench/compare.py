@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 from ihsm.bench.results import FORMAT, WALL
 from ihsm.bench.sample import NOISY_SPREAD
 from ihsm.errors import IhsmError
+from ihsm_abi import json_text
 
 LEAST_SPREAD: Final = 0.02
 """Relative change that counts as none even between runs that hardly differ."""
@@ -33,7 +33,7 @@ def load(path: Path) -> dict[str, Any]:
         CompareError: it is none, or of another format.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json_text.parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CompareError(f"{path}: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, Final
 
 from ihsm.bench.setups import LATENCY_DEVICE
 from ihsm.errors import IhsmError
 from ihsm.kept import MODULE_OPTIONS, Kept
+from ihsm_abi import json_text
 
 MODULES: Final = ("vfio_iommu_type1", "vfio-pci")
 TIMEOUT_S: Final = 600
@@ -35,7 +35,7 @@ def guest_records(suites: tuple[str, ...] = ("ring",)) -> list[dict[str, Any]]:
         if status or not output.exists():
             last = (kept.folder / "guest.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise GuestBenchError(f"the guest ended with status {status}: {' '.join(last)}")
-        document = json.loads(output.read_text())
+        document = json_text.parse(output.read_bytes())
     noise = document["machine"]["noise"]
     return [
         record | {"id": f"guest-{record['id']}"} | ({"noisy": [*record.get("noisy", []), *noise]} if noise else {})

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import threading
@@ -24,6 +23,7 @@ from ihsm.errors import (
     ProtocolError,
     RequestRefusedError,
 )
+from ihsm_abi import json_text
 from ihsm_abi.sockets import MAX_PATH_BYTES
 
 
@@ -181,7 +181,7 @@ class Connection:
 
     def _negotiate(self) -> None:
         capabilities = {"capabilities": {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_DATA_BYTES}}
-        text = json.dumps(capabilities, separators=(",", ":")).encode() + b"\0"
+        text = json_text.dump(capabilities).encode() + b"\0"
         try:
             reply = self.request(Command.VERSION, VERSION.pack(MAJOR, MINOR) + text, reply_bytes=VERSION.size)
             _close_all(reply.fds)
@@ -198,11 +198,11 @@ class Connection:
 
     def _take_capabilities(self, text: bytes) -> None:
         try:
-            record: Any = json.loads(text.rstrip(b"\0") or b"{}")
+            record: Any = json_text.parse(text.rstrip(b"\0") or b"{}")
             offered = record.get("capabilities", {})
             max_fds = offered.get("max_msg_fds", 1)
             max_data = offered.get("max_data_xfer_size", MAX_DATA_BYTES)
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, AttributeError):
             raise ProtocolError(f"{self.path}: version reply carries no JSON object with capabilities") from None
         for name, value in (("max_msg_fds", max_fds), ("max_data_xfer_size", max_data)):
             if type(value) is not int or value < 0:

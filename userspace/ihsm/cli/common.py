@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 
 from ihsm.uri import AUTO
+from ihsm_abi import json_text
 
 device_option: Final[Callable[[Any], Any]] = click.option(
     "--device",
@@ -62,7 +62,7 @@ def read_file(path: Path, option: str) -> bytes:
 
 def print_json(value: Any) -> None:
     """One JSON document."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json_text.dump(value, indent=2))
 
 
 def printable(text: str) -> str:
@@ -85,5 +85,5 @@ def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict) and value:
             rows += flatten(value, f"{prefix}{name}.")
         else:
-            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json_text.dump(value)))
     return rows

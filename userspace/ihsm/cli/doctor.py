@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 
 import click
 
+from ihsm.cli.common import print_json
 from ihsm.guest.doctor import Health, examine
 
 _STYLE = {Health.OK: "green", Health.NOTE: "yellow", Health.BROKEN: "red"}
@@ -34,5 +34,5 @@ def doctor(as_json: bool, boot: bool) -> None:
             if finding.mend:
                 click.echo(f"       to mend: {finding.mend}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print_json([asdict(finding) for finding in findings])
     sys.exit(1 if any(finding.health is Health.BROKEN for finding in findings) else 0)

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import json
 
 import click
 
 from ihsm.bus.discovery import FoundFunction, find_all, watch
 from ihsm.cli.common import json_option, print_json, print_table
+from ihsm_abi import json_text
 
 
 @click.command(
@@ -32,7 +32,7 @@ def list_command(watching: bool, as_json: bool) -> None:
         return
     for found in watch():
         if as_json:
-            click.echo(json.dumps([function.record() for function in found]))
+            click.echo(json_text.dump([function.record() for function in found]))
         else:
             _print(found)
             click.echo()

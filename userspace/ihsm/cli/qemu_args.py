@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
 from ihsm.guest.machine import Accelerator, Iommu, device_arguments, iommu_arguments, machine_argument, memory_arguments
+from ihsm_abi import json_text
 from ihsm_abi.sockets import default_path, is_utf8
 
 
@@ -47,7 +47,7 @@ def qemu_args(sockets: tuple[Path, ...], memory: str, iommu: str, as_json: bool)
             raise click.UsageError(f"{click.format_filename(path)!r}: not UTF-8, which QEMU's device options must be")
     words = ["-machine", machine, *memory_arguments(memory), *iommu_arguments(kind), *device_arguments(paths)]
     if as_json:
-        click.echo(json.dumps(words))
+        click.echo(json_text.dump(words))
         return
     pairs = [shlex.join(words[index : index + 2]) for index in range(0, len(words), 2)]
     click.echo(" \\\n".join(pairs))
