@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-
 import click
 
 from ihsm.bus.discovery import FoundFunction, find_all, watch
