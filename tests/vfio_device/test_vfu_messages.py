@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import logging
 import os
 import resource
@@ -274,6 +275,39 @@ def test_a_client_that_takes_no_replies_is_given_up(path: Path) -> None:
                 client.socket.sendall(request)
         with RawClient(path) as following:
             assert following.in_step()
+
+
+JSON = (
+    "", "{", "null", "1", "[]", '"x"', "{}", "[" * 200, '{"a":' * 100, '{"capabilities":null}', '{"capabilities":[]}',
+    *(
+        f'{{"capabilities":{{{json.dumps(name)}:{value}}}}}'
+        for name in ("max_msg_fds", "max_data_xfer_size", "migration")
+        for value in (-1, 0, 1, 2**31, 2**32 + 1, 2**63, 10**40, 1.5, "null", '"1"', "[]", "{}", '{"pgsize":0}')
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", [b"\0", b"", b"\0\0", b"\xff\0"], ids=["terminated", "open", "twice", "not UTF-8"])
+def test_greetings_of_every_content(path: Path, ends: bytes) -> None:
+    """Taken or refused; a client with a proper greeting comes after each."""
+    with nothing_left_open(path):
+        for text in JSON:
+            with RawClient(path, greet=False) as stranger, suppress(ConnectionResetError):
+                if stranger.request(Command.VERSION, bytes(4) + text.encode() + ends).error == 0:
+                    assert stranger.in_step()
+    with RawClient(path) as client:
+        assert client.in_step()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_greetings_of_every_command_and_length(path: Path, memory: int, command: int) -> None:
+    """With descriptors too, which no greeting has."""
+    with nothing_left_open(path):
+        for size, fds in itertools.product((0, 1, 3, 4, 5, 24), ([], [memory] * 3)):
+            with RawClient(path, greet=False) as stranger, suppress(ConnectionError):
+                stranger.send(stranger.message(command, b"\0" * size), fds)
+                answer = stranger.receive()
+                assert answer.error or (command == Command.VERSION and size >= 4 and not fds)
 
 
 def test_requests_without_reply_keep_the_stream_in_step(client: RawClient) -> None:
