@@ -72,13 +72,18 @@ class FunctionController:
         resources: int,
         *,
         bus_master: Callable[[], bool] = lambda: True,
+        private_memory: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`resources`: 1 HSM and 2 AES queue pairs each; `bus_master` tells whether Bus Master Enable is set."""
+        """`resources`: 1 HSM and 2 AES queue pairs each; `bus_master` tells whether Bus Master Enable is set.
+
+        `private_memory` tells an address of guest memory whose client writes to private copies, None if there is none.
+        """
         self.identity = identity
         self.resources = resources
         self._engine = engine
         self._module = module
         self._bus_master = bus_master
+        self._private_memory = private_memory
         self._lock = threading.Lock()
         self._admin = AdminCommands(identity, resources, engine, self._lock)
         self._registers = RegisterFile()
@@ -137,20 +142,26 @@ class FunctionController:
             self._bus_master_clear += 1
             if self._bus_master_clear == 1:
                 _log.warning("controller enabled while Bus Master Enable is clear; memory is used all the same")
+        if (private := self._private_memory()) is not None:
+            self._refuse_memory(f"the client writes to private copies of its memory at {private:#x} (share=off)")
+            return
         try:
             self._engine.enable_admin(
                 self._registers[Register.ASQ], self._registers[Register.ACQ], aqa.asqs + 1, aqa.acqs + 1
             )
         except NoPointerError as error:
-            self._counters["enable_failures"] += 1
-            _log.error(
-                "enable refused: %s; the client's memory is not shared: give QEMU's memory backend share=on "
-                "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
-                error,
-            )
+            self._refuse_memory(str(error))
             return
         self._state = EnableState.READY
         _log.info("enabled: admin queues of %d and %d entries", aqa.asqs + 1, aqa.acqs + 1)
+
+    def _refuse_memory(self, why: str) -> None:
+        self._counters["enable_failures"] += 1
+        _log.error(
+            "enable refused: %s; the client's memory is not shared: give each of QEMU's memory backends share=on "
+            "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
+            why,
+        )
 
     def _stop(self) -> None:
         """Queues end; RDY and CFS change together (spec 01 §4.1)."""

@@ -25,6 +25,7 @@ from ihsm_abi.pci import (
 )
 from ihsm_abi.pci_config import COMMAND_OFFSET, CommandRegister
 from ihsm_device import pci, vfu
+from ihsm_device.client_memory import ClientMemory
 from ihsm_device.engine import Engine, Scheduler, VfuHost
 from ihsm_device.function import Function, Module
 from ihsm_device.socket_paths import SocketFile, claimed
@@ -85,11 +86,20 @@ class Endpoint:
             self._context.add_capability(block.data, block.position, extended=block.extended)
         self.engine = Engine(scheduler, VfuHost(self._context), doorbell_page=doorbell_page)
         undone.callback(self.engine.close)
-        self.function = Function(self.engine, module, index=index, resources=resources, bus_master=self._is_bus_master)
+        self._memory = ClientMemory()
+        self.function = Function(
+            self.engine,
+            module,
+            index=index,
+            resources=resources,
+            bus_master=self._is_bus_master,
+            private_memory=lambda: self._memory.private_address(self._context.client_pid),
+        )
         controller = self.function.controller
         self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
         self._context.irqs(MSIX_VECTORS)
         self._context.on_reset(self._reset)
+        self._context.on_dma(self._memory.mapped, self._memory.unmapped)
         self._context.realize()
 
     def start(self) -> None:

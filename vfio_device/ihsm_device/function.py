@@ -80,6 +80,7 @@ class Function:
         index: int = 0,
         resources: int = 1,
         bus_master: Callable[[], bool] = lambda: True,
+        private_memory: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`index`: number of the function in its process, from 0; it reports controller id `index` + 1 as a VF does."""
         self.index = index
@@ -88,7 +89,9 @@ class Function:
         if module.bulk_table is not None:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
-        self.controller = FunctionController(engine, module, identity, resources, bus_master=bus_master)
+        self.controller = FunctionController(
+            engine, module, identity, resources, bus_master=bus_master, private_memory=private_memory
+        )
 
     def execute_admin(self, command: Command) -> None:
         """Execute and complete an admin command."""

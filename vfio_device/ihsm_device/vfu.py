@@ -69,7 +69,9 @@ class DmaRegion:
     iova: int
     size_bytes: int
     has_pointer: bool
-    """False: the client shares no memory behind it (a ROM, a BAR, RAM without share=on)."""
+    """False: the client shares no memory behind it (a ROM, a BAR, RAM without a file)."""
+    file: tuple[int, int] | None = None
+    """Device number and inode of the file that was mapped; None when it goes."""
 
 
 DmaCallback = Callable[[DmaRegion], None]
@@ -257,6 +259,11 @@ class Context:
                 self._attached = False
             return RunResult(result)
 
+    @property
+    def client_pid(self) -> int | None:
+        """Process id of the attached client; None if it lives in another pid namespace."""
+        return max(0, lib.ihsm_vfu_client(self.handle)) or None
+
     def trigger(self, vector: int) -> None:
         """Raise an MSI-X vector; any thread. Dropped if the client gave it no eventfd."""
         _check(lib.ihsm_vfu_trigger(self.handle, vector), f"vector {vector}")
@@ -342,10 +349,11 @@ def _on_reset(number: int, kind: int) -> int:
 ffi.def_extern(name="ihsm_py_reset", error=-1, onerror=_failed)(_on_reset)
 
 
-def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool) -> None:
+def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool, device: int, inode: int) -> None:
     context = _contexts.get(number)
     if context is not None:
-        context._dma(mapped, DmaRegion(iova, size, has_pointer))
+        file = (device, inode) if mapped and has_pointer else None
+        context._dma(mapped, DmaRegion(iova, size, has_pointer, file))
 
 
 ffi.def_extern(name="ihsm_py_dma", onerror=_failed)(_on_dma)

@@ -42,7 +42,8 @@ struct ihsm_vfu {
     enum ihsm_vfu_access access[REGIONS];
     bool bits64[REGIONS];
     struct ihsm_config_space config;
-    bool triggering; /* the library complains of vectors without an eventfd; we count them instead */
+    struct stat file; /* the last that a client gave as memory */
+    bool triggering;  /* the library complains of vectors without an eventfd; we count them instead */
 };
 
 static struct ihsm_vfu *of(vfu_ctx_t *context) { return vfu_get_private(context); }
@@ -149,19 +150,20 @@ static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
                                      .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
                                  });
     if (error == 0)
-        ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL);
+        ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev,
+                    vfu->file.st_ino);
 }
 
 static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
     if (ihsm_regions_remove(&vfu->host.regions, iova, info->iova.iov_len) == 0)
-        ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL);
+        ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
 }
 
 #ifdef VFU_DESCRIPTOR_CALLBACKS
 static bool is_memory(vfu_ctx_t *context, int fd, uint64_t iova, uint64_t size) {
-    if (ihsm_is_memory_file(fd))
+    if (ihsm_is_memory_file(fd) && fstat(fd, &of(context)->file) == 0)
         return true;
     struct statx status = {0};
     (void)!statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status); /* what is known already: nobody is asked */
@@ -300,6 +302,12 @@ int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_
 uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu) { return (uint8_t *)vfu_pci_get_config_space(vfu->context); }
 
 int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu) { return vfu_get_poll_fd(vfu->context); }
+
+int ihsm_vfu_client(struct ihsm_vfu *vfu) {
+    struct ucred client;
+    socklen_t len = sizeof client;
+    return getsockopt(vfu_get_poll_fd(vfu->context), SOL_SOCKET, SO_PEERCRED, &client, &len) == 0 ? client.pid : -errno;
+}
 
 int ihsm_vfu_attach(struct ihsm_vfu *vfu) {
     ihsm_host_lock(&vfu->host);

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a client writes to the files it gave as memory, or to private copies of their pages.
+
+With QEMU's share=off the client passes the file of its memory all the same, but has mapped it privately: what it writes
+never reaches the file, and the device sees zeros. The file's contents prove nothing (rings are zeros at first in any
+case); the client's own mappings do (proc(5), maps).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from ihsm_device.vfu import DmaRegion
+
+LOOK_TIMEOUT_S: Final = 1.0
+"""How long a client's mappings are waited for: the kernel may need a lock that the client holds."""
+MAX_MAPS_BYTES: Final = 16 << 20
+"""Of a client's mappings, as the kernel lists them, so much is read."""
+
+File = tuple[int, int]
+"""Device number and inode."""
+
+
+def private_files(maps: bytes) -> set[File]:
+    """Files that a process, whose /proc/PID/maps this is, has mapped writable and private, and nowhere shared."""
+    private: set[File] = set()
+    shared: set[File] = set()
+    for line in maps.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) < 5 or fields[4] == b"0":
+            continue
+        major, _, minor = fields[3].partition(b":")
+        file = (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+        if fields[1].endswith(b"s"):
+            shared.add(file)
+        elif fields[1][1:2] == b"w":
+            private.add(file)
+    return private - shared
+
+
+class ClientMemory:
+    """The files behind the guest memory of one function; used by the thread that owns it."""
+
+    def __init__(self) -> None:
+        """No client yet."""
+        self._files: dict[int, File] = {}
+        self._looking: threading.Thread | None = None
+
+    def mapped(self, region: DmaRegion) -> None:
+        """The client has mapped memory."""
+        if region.file is not None:
+            self._files[region.iova] = region.file
+
+    def unmapped(self, region: DmaRegion) -> None:
+        """The client has removed it."""
+        self._files.pop(region.iova, None)
+
+    def private_address(self, pid: int | None) -> int | None:
+        """Lowest address of memory that the client `pid` sees private copies of; None: none, or nobody knows."""
+        private = self._look(pid) if pid is not None and self._files else set()
+        return min((iova for iova, file in self._files.items() if file in private), default=None)
+
+    def _look(self, pid: int) -> set[File]:
+        """Look at the mappings of a process, on a thread that may be left behind."""
+        found: set[File] = set()
+
+        def read() -> None:
+            try:
+                with Path(f"/proc/{pid}/maps").open("rb") as maps:
+                    found.update(private_files(maps.read(MAX_MAPS_BYTES)))
+            except OSError:
+                return  # another user's, or gone
+
+        if self._looking is not None and self._looking.is_alive():
+            return set()
+        self._looking = threading.Thread(target=read, name="client-memory", daemon=True)
+        self._looking.start()
+        self._looking.join(LOOK_TIMEOUT_S)
+        return set() if self._looking.is_alive() else found
