@@ -92,6 +92,10 @@ class BusError(IhsmError):
     exit_code = 4
 
 
+class DeviceBusyError(BusError):
+    """Another client has the function; the message says who, and since when."""
+
+
 class ConnectionLostError(BusError):
     """The other end is gone; the function object cannot be used any more."""
 

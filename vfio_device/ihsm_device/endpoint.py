@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ihsm_abi import logs
 from ihsm_abi.pci import (
@@ -93,7 +93,7 @@ class Endpoint:
             index=index,
             resources=resources,
             bus_master=self._is_bus_master,
-            private_memory=lambda: self._memory.private_address(self._context.client_pid),
+            private_memory=self._private_memory,
         )
         controller = self.function.controller
         self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
@@ -101,6 +101,12 @@ class Endpoint:
         self._context.on_reset(self._reset)
         self._context.on_dma(self._memory.mapped, self._memory.unmapped)
         self._context.realize()
+
+    @property
+    def client(self) -> dict[str, Any] | None:
+        """The process that has the function, as the control socket shows it; None without one."""
+        client = self._context.client
+        return None if client is None else client.record()
 
     def start(self) -> None:
         """Serve clients."""
@@ -153,6 +159,10 @@ class Endpoint:
     def _is_bus_master(self) -> bool:
         low = self._context.config_space[COMMAND_OFFSET : COMMAND_OFFSET + 2]
         return bool(CommandRegister(int.from_bytes(low, "little")).bus_master)
+
+    def _private_memory(self) -> int | None:
+        client = self._context.client
+        return self._memory.private_address(client.pid if client else None)
 
     @staticmethod
     def _library_log(level: int, text: str) -> None:

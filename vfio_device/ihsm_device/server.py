@@ -109,6 +109,7 @@ class Server:
             "pid": os.getpid(),
             "open_files": len(os.listdir("/proc/self/fd")) - 1,
             "socket": os.fspath(endpoint.path),
+            "client": endpoint.client,
             **endpoint.function.status(),
         }
 

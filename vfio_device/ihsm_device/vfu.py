@@ -30,6 +30,7 @@ from ihsm_abi.pci_config import (
 )
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
+from ihsm_device.client_process import ClientProcess
 from ihsm_device.memory_files import file_system
 
 _log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Context:
         self._attached = False
         self._registers: list[tuple[int, ConfigRegister]] = [(0, register) for register in HEADER_REGISTERS]
         """What clients can write in configuration space: registers, and the offsets of what they are part of."""
+        self._client: ClientProcess | None = None
         self._number = next(_numbers)
         _contexts[self._number] = self
         self._refused: set[str] = set()
@@ -236,6 +238,7 @@ class Context:
             if result == 0:
                 self._attached = True
                 self._refused.clear()
+                self._client = ClientProcess.of(lib.ihsm_vfu_poll_fd(self.handle))
             elif result in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
                 raise OSError(-result, os.strerror(-result))
             else:
@@ -251,18 +254,24 @@ class Context:
         while True:
             result = lib.ihsm_vfu_run(self.handle, -1 if stop_fd is None else stop_fd, timeout_ms)
             if result < 0:
-                self._attached = False
+                self._detached()
                 raise OSError(-result, os.strerror(-result))
             if result == RunResult.INTERRUPTED:
                 continue
             if result == RunResult.DISCONNECTED:
-                self._attached = False
+                self._detached()
             return RunResult(result)
 
     @property
-    def client_pid(self) -> int | None:
-        """Process id of the attached client; None if it lives in another pid namespace."""
-        return max(0, lib.ihsm_vfu_client(self.handle)) or None
+    def client(self) -> ClientProcess | None:
+        """The process that is attached; any thread."""
+        return self._client
+
+    def _detached(self) -> None:
+        self._attached = False
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def trigger(self, vector: int) -> None:
         """Raise an MSI-X vector; any thread. Dropped if the client gave it no eventfd."""
@@ -289,6 +298,7 @@ class Context:
     def close(self) -> None:
         """Drop the client and stop listening (the socket file stays). Nobody may be in another method."""
         if self._handle is not None:
+            self._detached()
             handle, self._handle = self._handle, None
             lib.ihsm_vfu_free(handle)
             # An engine on this context is kept by its callbacks and keeps the context until it is freed.

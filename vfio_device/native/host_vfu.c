@@ -303,12 +303,6 @@ uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu) { return (uint8_t *)vfu_pci
 
 int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu) { return vfu_get_poll_fd(vfu->context); }
 
-int ihsm_vfu_client(struct ihsm_vfu *vfu) {
-    struct ucred client;
-    socklen_t len = sizeof client;
-    return getsockopt(vfu_get_poll_fd(vfu->context), SOL_SOCKET, SO_PEERCRED, &client, &len) == 0 ? client.pid : -errno;
-}
-
 int ihsm_vfu_attach(struct ihsm_vfu *vfu) {
     ihsm_host_lock(&vfu->host);
     int result = vfu_attach_ctx(vfu->context) < 0 ? -errno : 0;

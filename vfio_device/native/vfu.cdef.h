@@ -30,8 +30,6 @@ int ihsm_vfu_irqs(struct ihsm_vfu *vfu, int type, unsigned count);
 int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_t *clearable);
 uint8_t *ihsm_vfu_config_space(struct ihsm_vfu *vfu);
 int ihsm_vfu_poll_fd(struct ihsm_vfu *vfu);
-/* Process id of the attached client as this process sees it, 0 if it does not; -errno. */
-int ihsm_vfu_client(struct ihsm_vfu *vfu);
 int ihsm_vfu_attach(struct ihsm_vfu *vfu);
 int ihsm_vfu_run(struct ihsm_vfu *vfu, int stop_fd, int timeout_ms);
 int ihsm_vfu_trigger(struct ihsm_vfu *vfu, unsigned vector);

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+from pathlib import Path
 
 import pytest
 
+from ihsm.bus import VfioUserFunction
 from ihsm.embedded import EmbeddedDevice
 from ihsm_abi.sockets import default_folder
 from support.commands import run, uri
@@ -53,9 +56,27 @@ def test_list_and_auto(device: EmbeddedDevice) -> None:
     assert json.loads(run("list", "--json").output) == []
     os.link(device.socket_path, link)
     found = json.loads(run("list", "--json").output)
-    # the kernel knows a listening socket under the name it was bound to
-    assert found == [{"uri": f"vfio-user:{link}", "driver": None, "iommu_group": None, "nodes": [], "listening": False}]
-    assert "nobody listens" in run("list").output
+    usual = {"uri": f"vfio-user:{link}", "driver": None, "iommu_group": None, "nodes": [], "holder": None}
+    assert found == [usual | {"listening": True}]
+    link.unlink()
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(os.fspath(link))
+        assert json.loads(run("list", "--json").output) == [usual | {"listening": False}]
+        assert "nobody listens" in run("list").output
+
+
+def test_who_has_a_device_is_told(device: EmbeddedDevice) -> None:
+    os.link(device.socket_path, default_folder() / "0.sock")
+    os.link(f"{device.socket_path}.ctl", default_folder() / "0.sock.ctl")
+    assert json.loads(run("status", "--device", uri(device), "--json").output)["client"] is None
+    with VfioUserFunction(device.socket_path):
+        client = json.loads(run("status", "--device", uri(device), "--json").output)["client"]
+        assert (client["pid"], client["name"]) == (os.getpid(), Path("/proc/self/comm").read_text().strip())
+        assert json.loads(run("list", "--json").output)[0]["holder"]["pid"] == os.getpid()
+        assert f"in use by process {os.getpid()} (" in run("list").output
+        result = run("info", "--device", uri(device))
+        assert result.exit_code == 4
+        assert f"is in use by process {os.getpid()} (" in result.output
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyudev
 
+from ihsm.bus.holder import Holder, find_holder
 from ihsm_abi import sockets
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 
@@ -30,10 +31,13 @@ class FoundFunction:
     """Character devices below it."""
     listening: bool = True
     """Whether somebody listens on the socket; a left-over file has nobody."""
+    holder: Holder | None = None
+    """The client of a served function."""
 
     def record(self) -> dict[str, Any]:
         """The fields as JSON has them."""
-        return {**asdict(self), "nodes": list(self.nodes)}
+        holder = None if self.holder is None else self.holder.record()
+        return {**asdict(self), "nodes": list(self.nodes), "holder": holder}
 
 
 def find_pci(context: pyudev.Context | None = None) -> list[FoundFunction]:
@@ -62,7 +66,12 @@ def find_sockets(folder: Path | None = None) -> list[FoundFunction]:
         paths = sorted(path for path in folder.iterdir() if path.suffix == sockets.SOCKET_SUFFIX and _is_socket(path))
     except OSError:
         return []
-    return [FoundFunction(f"vfio-user:{path}", listening=_is_listening(path)) for path in paths]
+    return [_describe_socket(path) for path in paths]
+
+
+def _describe_socket(path: Path) -> FoundFunction:
+    listening = _is_listening(path)
+    return FoundFunction(f"vfio-user:{path}", listening=listening, holder=find_holder(path) if listening else None)
 
 
 def find_all() -> list[FoundFunction]:

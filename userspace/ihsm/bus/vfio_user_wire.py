@@ -7,18 +7,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from enum import IntEnum
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
+from ihsm.bus.holder import find_holder
 from ihsm.errors import (
     BusError,
     BusTimeoutError,
     ConnectionLostError,
+    DeviceBusyError,
     DeviceNotFoundError,
     ProtocolError,
     RequestRefusedError,
@@ -76,6 +80,9 @@ MAX_FDS: Final = 32
 """Descriptors we accept with one reply."""
 DEFAULT_TIMEOUT_S: Final = 20.0
 """A reset waits for work in flight, so replies may take a while; longer than any honest answer."""
+BUSY_CHECK_S: Final = 0.25
+"""How long a server may take to accept us until we ask who has the function: most answer within a millisecond."""
+BUSY_RECHECK_S: Final = 2.0
 
 
 class Reply(NamedTuple):
@@ -103,6 +110,7 @@ class Connection:
 
         Raises:
             DeviceNotFoundError: nobody listens there.
+            DeviceBusyError: another client has the function.
             BusError: the path is too long, or the server does not speak version 0 of the protocol.
         """
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
@@ -113,15 +121,25 @@ class Connection:
         self._message_id = 0
         self._received = bytearray()
         self._fds: list[int] = []
-        self._socket: socket.socket | None = _connect(path, timeout_s)
+        self._begin = datetime.now(UTC)
+        self._socket: socket.socket | None = self._connect()
         self.max_fds = 1
         self.max_data_bytes = MAX_DATA_BYTES
         self._negotiate()
 
     def request(
-        self, command: Command, payload: bytes, *, reply_bytes: int = 0, fds: Sequence[int] = (), what: str = ""
+        self,
+        command: Command,
+        payload: bytes,
+        *,
+        reply_bytes: int = 0,
+        fds: Sequence[int] = (),
+        what: str = "",
+        wait: Callable[[], None] = lambda: None,
     ) -> Reply:
         """Send a command and wait for its reply, whose payload must have at least `reply_bytes` bytes.
+
+        `wait` may wait for the reply's first byte, and raise a BusError.
 
         Raises:
             RequestRefusedError: the reply carries an error; the connection remains usable.
@@ -131,6 +149,7 @@ class Connection:
             self._message_id = (self._message_id + 1) & 0xFFFF
             try:
                 self._send(message(command, payload, self._message_id), fds)
+                wait()
                 error, reply = self._receive_reply(command, reply_bytes)
             except BusError:
                 self._shut()
@@ -183,7 +202,12 @@ class Connection:
         capabilities = {"capabilities": {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_DATA_BYTES}}
         text = json_text.dump(capabilities).encode() + b"\0"
         try:
-            reply = self.request(Command.VERSION, VERSION.pack(MAJOR, MINOR) + text, reply_bytes=VERSION.size)
+            reply = self.request(
+                Command.VERSION,
+                VERSION.pack(MAJOR, MINOR) + text,
+                reply_bytes=VERSION.size,
+                wait=self._refuse_to_queue,
+            )
             _close_all(reply.fds)
             major, _ = VERSION.unpack_from(reply.payload)
             if major != MAJOR:
@@ -195,6 +219,42 @@ class Connection:
         except BusError:
             self.close()
             raise
+
+    def _refuse_to_queue(self) -> None:
+        """Wait for the server's first answer; it accepts a client when the one before has gone.
+
+        Raises:
+            DeviceBusyError: another client had the function before we came.
+            BusTimeoutError: no answer came within the time limit.
+        """
+        poller = select.poll()
+        poller.register(self._live(), select.POLLIN)
+        deadline = time.monotonic() + self._timeout_s
+        patience_s = min(BUSY_CHECK_S, self._timeout_s)
+        while not poller.poll(1000 * patience_s):
+            self._require_free()
+            if time.monotonic() > deadline:
+                raise BusTimeoutError(f"{self.path}: no answer within {self._timeout_s:g} s")
+            patience_s = min(BUSY_RECHECK_S, max(deadline - time.monotonic(), 0.0))
+
+    def _require_free(self) -> None:
+        holder = find_holder(self.path)
+        if holder is not None and holder.since < self._begin:
+            raise DeviceBusyError(f"{self.path} is in use by {holder}")
+
+    def _connect(self) -> socket.socket:
+        """A connection whose calls give up after the time limit; that may find the queue of those who wait full."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return _connect(self.path, self._timeout_s, min(self._timeout_s, BUSY_CHECK_S))
+            except BlockingIOError:
+                self._require_free()
+                if time.monotonic() > deadline:
+                    limit = f"{self._timeout_s:g} s"
+                    raise BusTimeoutError(
+                        f"{self.path}: server did not accept within {limit}, another client has it"
+                    ) from None
 
     def _take_capabilities(self, text: bytes) -> None:
         try:
@@ -282,21 +342,27 @@ class Connection:
         return self._socket
 
 
-def _connect(path: str, timeout_s: float) -> socket.socket:
+def _connect(path: str, timeout_s: float, connect_timeout_s: float) -> socket.socket:
+    """A connection whose calls give up after `timeout_s`; BlockingIOError if it is not made in its own limit."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Kernel time-outs instead of settimeout(): the descriptor stays blocking, no poll() before each call.
-        limit = Struct("@ll").pack(int(timeout_s), int(timeout_s % 1 * 1_000_000))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_timeout_s))
         connection.connect(path)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
     except BlockingIOError:
         connection.close()
-        raise BusTimeoutError(f"{path}: server did not accept within {timeout_s:g} s, another client has it") from None
+        raise
     except OSError as error:
         connection.close()
         raise DeviceNotFoundError(f"{path}: {error.strerror}") from None
     return connection
+
+
+def _timeval(seconds: float) -> bytes:
+    """struct timeval; the kernel takes 0 for no limit."""
+    return Struct("@ll").pack(int(seconds), max(int(seconds % 1 * 1_000_000), int(seconds < 1)))
 
 
 def _close_all(fds: Sequence[int]) -> None:

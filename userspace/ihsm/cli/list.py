@@ -37,6 +37,12 @@ def list_command(watching: bool, as_json: bool) -> None:
             click.echo()
 
 
+def _use(function: FoundFunction) -> str:
+    if function.holder is not None:
+        return f"in use by {function.holder}"
+    return "-" if function.listening else "nobody listens"
+
+
 def _print(found: list[FoundFunction]) -> None:
     if not found:
         click.echo("no device found")
@@ -46,7 +52,7 @@ def _print(found: list[FoundFunction]) -> None:
             function.uri,
             function.driver or "-",
             "-" if function.iommu_group is None else str(function.iommu_group),
-            " ".join(function.nodes) or ("-" if function.listening else "nobody listens"),
+            " ".join(function.nodes) or _use(function),
         )
         for function in found
     ]

@@ -258,7 +258,7 @@ def test_kinds_are_checked(store: KeyStore) -> None:
 )
 @pytest.mark.parametrize("swapped", [False, True])
 def test_primes_of_unequal_length(store: KeyStore, p: int, q: int, swapped: bool) -> None:
-    """A key like any other without CRT; the form with CRT has half the modulus' length for a prime: refused."""
+    """Without CRT a key like any other; the form with CRT has half the modulus' length for a prime: refused."""
     if swapped:
         p, q = q, p
     n, d = p * q, pow(E, -1, lcm(p - 1, q - 1))

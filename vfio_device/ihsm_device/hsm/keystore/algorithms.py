@@ -134,8 +134,8 @@ class Algorithms:
         """Import PKCS#8 (rsaEncryption, NULL parameters) held in a secret, as CRT key or as (n, e, d) alone.
 
         Raises `DecodeError` (form), `KeySizeError` (modulus not 2048/3072/4096), `CryptoFailureError` (no CRT values
-        exist for the primes, or one is longer than half the modulus), `KeyStructureError` (numbers that contradict
-        each other; without CRT a wrong d shows only in `rsa_pairwise_test`).
+        exist for the primes, or one is longer than half the modulus), `KeyStructureError` (numbers that contradict each
+        other; without CRT a wrong d shows only in `rsa_pairwise_test`).
         """
         out, size = new_handle(), ffi.new("size_t *")
         check_import(lib.ks_rsa_import_der(der, crt, pack_owner(owner), out, size), size[0])

@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a served function: a question to its control socket, which disturbs nobody."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Self
+
+from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlCommand, ControlProtocolError, ControlRequest
+
+TIMEOUT_S: Final = 1.0
+"""For the whole conversation: whoever asks has something else to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The client of a function."""
+
+    pid: int | None
+    """None for a process that the server does not see."""
+    name: str | None
+    since: datetime
+
+    @classmethod
+    def parse(cls, record: object) -> Self | None:
+        """The field `client` of a function's status; None if it says that there is none, or makes no sense."""
+        if not isinstance(record, dict):
+            return None
+        pid, name, since = record.get("pid"), record.get("name"), record.get("since")
+        try:
+            begin = datetime.fromisoformat(since) if isinstance(since, str) else None
+        except ValueError:
+            return None
+        if begin is None or begin.tzinfo is None:
+            return None
+        return cls(pid if type(pid) is int else None, name if isinstance(name, str) else None, begin)
+
+    def __str__(self) -> str:
+        """For people: who, and since when in their own time."""
+        who = f"process {self.pid}" if self.pid is not None else "a process of another namespace"
+        return f"{who} ({self.name or '?'}) since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
+
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {"pid": self.pid, "name": self.name, "since": self.since.isoformat()}
+
+
+def find_holder(socket_path: str | os.PathLike[str]) -> Holder | None:
+    """The client of the function at a socket path; None if it has none or its server does not say."""
+    try:
+        answer = _ask(os.fspath(socket_path) + SUFFIX)
+    except (OSError, ControlProtocolError):
+        return None
+    return Holder.parse((answer.result or {}).get("client"))
+
+
+def _ask(path: str) -> ControlAnswer:
+    deadline = time.monotonic() + TIMEOUT_S
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(TIMEOUT_S)
+        control.connect(path)
+        control.sendall(ControlRequest(ControlCommand.STATUS).encode())
+        received = b""
+        while not received.endswith(b"\n"):
+            if len(received) > MAX_LINE_BYTES or time.monotonic() > deadline:
+                raise ControlProtocolError("no proper answer")
+            data = control.recv(MAX_LINE_BYTES)
+            if not data:
+                raise ControlProtocolError("no answer")
+            received += data
+    return ControlAnswer.decode(received)

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a function: the process at the other end of its socket, as the kernel knows it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+_CREDENTIALS: Final = struct.Struct("=iII")
+"""struct ucred: pid, uid, gid."""
+
+
+@dataclass(slots=True)
+class ClientProcess:
+    """The client that is attached to a function, from its connection to its end."""
+
+    pid: int | None
+    """None for a process that this one's namespace does not show."""
+    name: str | None
+    since: datetime
+    _connection: socket.socket
+
+    @classmethod
+    def of(cls, descriptor: int) -> Self:
+        """The process that made a connection, of which a duplicate is kept until `close`; raises OSError."""
+        connection = socket.socket(fileno=os.dup(descriptor))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, _, _ = _CREDENTIALS.unpack(credentials)
+        return cls(pid or None, _name(pid), datetime.now(UTC), connection)
+
+    def record(self) -> dict[str, Any] | None:
+        """The fields for the control socket; None if the client has hung up and its end is merely under way."""
+        poller = select.poll()
+        try:
+            poller.register(self._connection, select.POLLRDHUP)
+        except ValueError:  # closed meanwhile
+            return None
+        if poller.poll(0):
+            return None
+        return {"pid": self.pid, "name": self.name, "since": self.since.isoformat(timespec="microseconds")}
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+
+def _name(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().strip().decode(errors="backslashreplace") or None
+    except OSError:
+        return None
