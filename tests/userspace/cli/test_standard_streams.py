@@ -122,21 +122,22 @@ def test_arguments_that_are_no_text(arguments: tuple[str | bytes, ...], status: 
 
 def test_a_served_socket_keeps_its_bytes(tmp_path: Path) -> None:
     """ready: and the answers of commands have the name's own bytes; JSON has them as Python's surrogates."""
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as most locales have it
     folder = os.fsencode(tmp_path) + b"/" + ODD
     os.mkdir(folder)
     path = folder + b"/0.sock"
     ready, uri = b"ready: vfio-user:" + path + b"\n", b"vfio-user:" + path
     command = [sys.executable, "-P", "-m", "ihsm", "serve", "--socket", path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=strict) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == ready
-            done = run_process("info", "--device", uri)
+            done = run_process("info", "--device", uri, env=strict)
             assert done.returncode == 0, done.stderr
             assert uri in done.stdout
-            done = run_process("info", "--device", uri, "--json")
+            done = run_process("info", "--device", uri, "--json", env=strict)
             assert os.fsencode(json.loads(done.stdout)["uri"]) == uri
-            done = run_process("status", "--device", uri, "--json")
+            done = run_process("status", "--device", uri, "--json", env=strict)
             assert os.fsencode(json.loads(done.stdout)["socket"]) == path
         finally:
             server.terminate()
