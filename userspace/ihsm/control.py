@@ -9,8 +9,9 @@ import socket
 import time
 from typing import Any, Final
 
+from ihsm.arguments import seconds
 from ihsm.closing import Closing
-from ihsm.errors import ControlError, DeviceNotFoundError
+from ihsm.errors import ArgumentError, ArgumentTypeError, ControlError, DeviceNotFoundError, ResourceError
 from ihsm_abi.control import (
     MAX_LINE_BYTES,
     SUFFIX,
@@ -24,6 +25,7 @@ from ihsm_abi.sockets import MAX_PATH_BYTES
 PROTOCOL: Final = "protocol"
 """`ControlError.code` of an answer that is none, or of no answer."""
 DEFAULT_TIMEOUT_S: Final = 10.0
+MAX_TIMEOUT_S: Final = 1_000_000
 
 
 class ControlClient(Closing):
@@ -39,11 +41,20 @@ class ControlClient(Closing):
         Raises:
             DeviceNotFoundError: nobody listens there.
         """
+        if not isinstance(socket_path, str | os.PathLike):
+            raise ArgumentTypeError("ControlClient", "socket_path", f"{type(socket_path).__name__}, must be a path")
         self.path = os.fspath(socket_path) + SUFFIX
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("ControlClient", "timeout_s", timeout_s)
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ArgumentError("ControlClient", "timeout_s", f"{timeout_s:g}, 0 to {MAX_TIMEOUT_S} possible")
+        if "\0" in self.path:
+            raise ArgumentError("ControlClient", "socket_path", f"{self.path!r} names no socket")
         self._number = 0
         self._received = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ResourceError(f"{self.path}: a socket: {error.strerror}", error.errno or 0) from None
         self._socket.settimeout(timeout_s)
         if len(os.fsencode(self.path)) > MAX_PATH_BYTES:
             self._socket.close()
@@ -60,9 +71,13 @@ class ControlClient(Closing):
         Raises:
             ControlError: refused, or no proper answer in time.
         """
+        try:
+            request = ControlRequest(command, arguments, self._number + 1).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ArgumentTypeError("ControlClient.call", "arguments", f"no JSON: {error}") from None
         self._number += 1
         try:
-            self._socket.sendall(ControlRequest(command, arguments, self._number).encode())
+            self._socket.sendall(request)
             answer = ControlAnswer.decode(self._read_line())
         except ControlProtocolError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error}") from None

@@ -46,19 +46,19 @@ class UriError(IhsmError, ValueError):
     exit_code = 2
 
 
-class OutputError(IhsmError):
+class OutputError(IhsmError, OSError):
     """Standard output or a file for results cannot be written."""
 
     exit_code = 2
 
 
-class DeviceNotFoundError(IhsmError):
+class DeviceNotFoundError(IhsmError, FileNotFoundError):
     """No device at the given address, or nothing there that answers."""
 
     exit_code = 3
 
 
-class AmbiguousDeviceError(IhsmError):
+class AmbiguousDeviceError(IhsmError, LookupError):
     """`auto` was asked for and there are several devices."""
 
     exit_code = 3
@@ -69,7 +69,7 @@ class AmbiguousDeviceError(IhsmError):
         self.uris = tuple(uris)
 
 
-class EmbeddedDeviceError(IhsmError):
+class EmbeddedDeviceError(IhsmError, OSError):
     """The private device could not be started."""
 
     exit_code = 3
@@ -92,15 +92,19 @@ class BusError(IhsmError):
     exit_code = 4
 
 
-class DeviceBusyError(BusError):
+class DeviceBusyError(BusError, BlockingIOError):
     """Another client has the function; the message says who, and since when."""
 
 
-class ConnectionLostError(BusError):
+class AccessError(BusError, ValueError):
+    """An access that a region does not have, or a value that does not fit it."""
+
+
+class ConnectionLostError(BusError, ConnectionError):
     """The other end is gone; the function object cannot be used any more."""
 
 
-class ProtocolError(BusError):
+class ProtocolError(BusError, ValueError):
     """An answer that the protocol does not admit; the message names the field, the value and the limit."""
 
 
@@ -140,6 +144,14 @@ class ResourceError(IhsmError, OSError):
 
 class ArenaError(IhsmError):
     """DMA memory is exhausted or was used wrongly."""
+
+
+class ArenaFullError(ArenaError, MemoryError):
+    """There is no DMA memory, no I/O address or no locked memory left."""
+
+
+class ArenaRequestError(ArenaError, ArgumentError):
+    """DMA memory of a size or alignment that there is not."""
 
 
 class SessionClosedError(IhsmError, ValueError):

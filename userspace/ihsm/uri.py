@@ -18,7 +18,7 @@ from ihsm.bus import PciFunction, VfioUserFunction
 from ihsm.bus.discovery import find_all
 from ihsm.driver import Controller, DriverOptions
 from ihsm.embedded import EmbeddedDevice
-from ihsm.errors import AmbiguousDeviceError, DeviceNotFoundError, UriError
+from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceNotFoundError, UriError
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class DeviceUri:
         Raises:
             UriError: the message says what is wrong.
         """
+        if not isinstance(text, str):
+            raise ArgumentTypeError("DeviceUri.parse", "text", f"{type(text).__name__}, must be text")
         scheme, colon, address = text.partition(":")
         if not colon or scheme not in {member.value for member in Scheme}:
             raise UriError(f"device URI {text!r}: vfio-user:PATH, pci:BDF or auto expected")

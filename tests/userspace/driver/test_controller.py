@@ -16,6 +16,7 @@ import pytest
 from ihsm import aio
 from ihsm.driver import Controller, DriverOptions, FastPathSession
 from ihsm.driver.hsm_queue import reply_of
+from ihsm.driver.queue_pair import MAX_ENTRIES
 from ihsm.errors import (
     AdminCommandError,
     AesCommandError,
@@ -241,8 +242,10 @@ def test_a_fatal_controller_is_reported(device: DeviceUnderTest, monkeypatch: py
 
 
 def test_too_much_memory_is_refused(device: DeviceUnderTest) -> None:
-    with pytest.raises(ArgumentError, match=r"Controller: options: .* 67108865 bytes of DMA memory"):
-        Controller(device.function, DriverOptions(buffer_bytes=(64 << 20) + 1))
+    with pytest.raises(ArgumentError, match=r"Controller: options: .* bytes of DMA memory"):
+        Controller(device.function, DriverOptions(aes_entries=MAX_ENTRIES))
+    with pytest.raises(ArgumentError, match="DriverOptions: buffer_bytes: 67108865"):
+        DriverOptions(buffer_bytes=(64 << 20) + 1)
 
 
 @pytest.mark.parametrize("entries", [2, 3, 5, 6, 17, 256])

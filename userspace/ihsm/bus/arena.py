@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.arguments import checked, whole
 from ihsm.closing import Closing
-from ihsm.errors import ArenaError
+from ihsm.errors import ArenaError, ArenaFullError, ArenaRequestError
 from ihsm_abi.pci import PAGE_BYTES
 
 MAX_ARENA_BYTES: Final = 64 << 20
@@ -61,16 +62,20 @@ class DmaArena(Closing):
         self.size_bytes = len(memory)
         self.array: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
 
+    @checked
     def allocate(self, size_bytes: int, alignment: int = DEFAULT_ALIGNMENT) -> DmaBuffer:
         """Buffer of `size_bytes` bytes at a multiple of `alignment` (a power of two, at most a page); not cleared.
 
         Raises:
-            ArenaError: nothing left that is large enough, or the arena is closed.
+            ArenaRequestError, ArgumentTypeError: no such size or alignment.
+            ArenaFullError: nothing left that is large enough.
+            ArenaError: the arena is closed.
         """
         if size_bytes <= 0:
-            raise ArenaError(f"size of a DMA buffer is {size_bytes} bytes, at least 1 needed")
+            raise ArenaRequestError("DmaArena.allocate", "size_bytes", f"{size_bytes} bytes, at least 1 needed")
         if alignment <= 0 or alignment & (alignment - 1) or alignment > PAGE_BYTES:
-            raise ArenaError(f"alignment {alignment} is no power of two up to {PAGE_BYTES}")
+            problem = f"alignment {alignment} is no power of two up to {PAGE_BYTES}"
+            raise ArenaRequestError("DmaArena.allocate", "alignment", problem)
         with self._lock:
             if self._unmap is None:
                 raise ArenaError("the DMA arena is closed")
@@ -82,13 +87,14 @@ class DmaArena(Closing):
                     self._free[index : index + 1] = [piece for piece in pieces if piece[1]]
                     return DmaBuffer(self, offset, size_bytes)
             largest = max((length for _, length in self._free), default=0)
-        raise ArenaError(
+        raise ArenaFullError(
             f"no room for {size_bytes} bytes in the DMA arena of {self.size_bytes}: largest free piece {largest}"
         )
 
     def allocate_pages(self, size_bytes: int) -> DmaBuffer:
         """Zeroed buffer of whole pages, page-aligned: ring memory (spec 01 §5)."""
-        buffer = self.allocate(-(-size_bytes // PAGE_BYTES) * PAGE_BYTES, PAGE_BYTES)
+        pages = -(-whole("DmaArena.allocate_pages", "size_bytes", size_bytes) // PAGE_BYTES)
+        buffer = self.allocate(pages * PAGE_BYTES, PAGE_BYTES)
         buffer.view[:] = 0
         return buffer
 

@@ -10,10 +10,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
+from ihsm.arguments import integer, whole
 from ihsm.bus.arena import DmaArena
 from ihsm.closing import Closing
-from ihsm.errors import BusError
+from ihsm.errors import AccessError, ArgumentTypeError
 
+BARS: Final = 6
 WIDTHS: Final = (1, 2, 4, 8)
 """Widths in bytes that a BAR access may have."""
 
@@ -93,11 +95,42 @@ class PciFunction(Closing):
 
 
 def check_access(size_bytes: int, offset: int, width: int, what: str) -> None:
-    """Raise `BusError` unless an access of `width` bytes at `offset` lies in `what`, which has `size_bytes` bytes."""
+    """See that an access of `width` bytes at `offset` lies in `what`, which has `size_bytes` bytes.
+
+    Raises:
+        AccessError: it does not.
+        ArgumentTypeError: offset or width is no whole number.
+    """
+    if type(offset) is not int or type(width) is not int:
+        offset, width = whole(what, "offset", offset), whole(what, "width", width)
     if width not in WIDTHS:
-        raise BusError(f"{what}: access width {width} is none of 1, 2, 4, 8 bytes")
+        raise AccessError(f"{what}: access width {width} is none of 1, 2, 4, 8 bytes")
     if not 0 <= offset <= size_bytes - width:
-        raise BusError(f"{what}: access of {width} bytes at {offset:#x} exceeds its {size_bytes:#x} bytes")
+        raise AccessError(f"{what}: access of {width} bytes at offset {offset:#x} exceeds its {size_bytes:#x} bytes")
+
+
+def check_bar(bar: int) -> None:
+    """See that a function can have a BAR of this number.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: it cannot.
+    """
+    integer("PciFunction", "bar", bar, 0, BARS - 1)
+
+
+def octets_of(value: int, width: int, what: str) -> bytes:
+    """A value to write, little-endian.
+
+    Raises:
+        AccessError: it does not fit `width` bytes.
+        ArgumentTypeError: it is no whole number.
+    """
+    try:
+        return value.to_bytes(width, "little")
+    except OverflowError:
+        raise AccessError(f"{what}: value: {value:#x} does not fit {width} bytes") from None
+    except AttributeError:
+        raise ArgumentTypeError(what, "value", f"{type(value).__name__}, must be a whole number") from None
 
 
 def drain_event(event: int) -> int:

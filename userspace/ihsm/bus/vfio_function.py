@@ -11,15 +11,18 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ihsm.arguments import checked, integer
 from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
-from ihsm.bus.function import PciFunction, check_access
+from ihsm.bus.function import PciFunction, check_access, check_bar, octets_of
 from ihsm.bus.vfio_abi import Region, RegionInfo
-from ihsm.errors import ArenaError, BusError
+from ihsm.errors import AccessError, ArenaRequestError, ArgumentTypeError, ConnectionLostError
 from ihsm_abi.pci import PAGE_BYTES
 
 IOVA_BASE: Final = 0x1_0000_0000
 """First I/O address given out: above the 32-bit window with its reserved ranges, so that a device which truncates
 addresses shows itself."""
+MAX_CONFIG_BYTES: Final = 4096
+MAX_DESCRIPTOR: Final = (1 << 31) - 1
 BARS: Final = range(Region.BAR0, Region.BAR5 + 1)
 
 
@@ -68,30 +71,45 @@ class VfioFunction(PciFunction):
         """Size of config space."""
         return self._regions[Region.CONFIG].size
 
+    @checked
     def read_config(self, offset: int, size_bytes: int) -> bytes:
         """Bytes of config space."""
+        integer("read_config", "offset", offset, 0, MAX_CONFIG_BYTES)
+        integer("read_config", "size_bytes", size_bytes, 0, MAX_CONFIG_BYTES)
         return self._read(Region.CONFIG, offset, size_bytes)
 
+    @checked
     def write_config(self, offset: int, data: bytes) -> None:
         """Write bytes of config space; a kernel in between keeps some fields to itself."""
+        integer("write_config", "offset", offset, 0, MAX_CONFIG_BYTES)
         self._write(Region.CONFIG, offset, data)
 
     def bar_bytes(self, bar: int) -> int:
         """Size of BAR 0-5."""
+        check_bar(bar)
         return self._regions[bar].size
 
     def read_bar(self, bar: int, offset: int, width: int) -> int:
         """One read of the region."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        check_access(self._bar(bar).size, offset, width, f"BAR{bar}")
         return int.from_bytes(self._read(bar, offset, width), "little")
 
     def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
         """One write of the region."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
-        self._write(bar, offset, value.to_bytes(width, "little"), posted=posted)
+        check_access(self._bar(bar).size, offset, width, f"BAR{bar}")
+        self._write(bar, offset, octets_of(value, width, f"BAR{bar}"), posted=posted)
+
+    def _bar(self, bar: int) -> RegionInfo:
+        """What is known of a BAR; errors as `check_bar`."""
+        try:
+            return self._regions[bar]
+        except (KeyError, TypeError):
+            check_bar(bar)
+            raise ConnectionLostError(f"{self.uri}: nothing is known of BAR{bar}: the function is closed") from None
 
     def map_bar(self, bar: int) -> mmap.mmap | None:
         """Mapping of a BAR that is offered as one whole area."""
+        check_bar(bar)
         with self._lock:
             if bar not in self._mappings:
                 info = self._regions[bar]
@@ -99,11 +117,13 @@ class VfioFunction(PciFunction):
                 self._mappings[bar] = self._map(info) if whole else None
             return self._mappings[bar]
 
+    @checked
     def allocate_arena(self, size_bytes: int) -> DmaArena:
         """Shared memory of whole pages, mapped for the device until the arena is closed."""
         size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
         if not 0 < size_bytes <= MAX_ARENA_BYTES:
-            raise ArenaError(f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible")
+            problem = f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible"
+            raise ArenaRequestError("allocate_arena", "size_bytes", problem)
         memory, iova, unmap = self._map_memory(size_bytes)
         arena = DmaArena(memory, iova, lambda: self._drop_arena(arena, unmap))
         with self._lock:
@@ -122,8 +142,13 @@ class VfioFunction(PciFunction):
 
     def enable_interrupts(self, events: Sequence[int | None]) -> None:
         """Pass the eventfds, instead of those passed before."""
+        if not isinstance(events, Sequence):
+            raise ArgumentTypeError("enable_interrupts", "events", f"{type(events).__name__}, must be a sequence")
         if len(events) > self._vectors:
-            raise BusError(f"{len(events)} interrupt vectors asked for, the function has {self._vectors}")
+            raise AccessError(f"enable_interrupts: events: {len(events)} vectors, the function has {self._vectors}")
+        for event in events:
+            if event is not None:
+                integer("enable_interrupts", "events", event, 0, MAX_DESCRIPTOR)
         self.disable_interrupts()
         self._signal(events)
 

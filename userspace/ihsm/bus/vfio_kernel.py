@@ -15,12 +15,12 @@ from typing import Final
 
 from ihsm._native import ffi, lib
 from ihsm.bus import vfio_abi
-from ihsm.bus.function import check_access
+from ihsm.bus.function import check_access, octets_of
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, RegionInfo
 from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
 from ihsm.bus.vfio_function import VfioFunction
 from ihsm.errors import (
-    ArenaError,
+    ArenaFullError,
     BindError,
     BusError,
     ConnectionLostError,
@@ -208,16 +208,18 @@ class KernelVfioFunction(VfioFunction):
         if mapping is None:
             super().write_bar(bar, offset, width, value, posted=posted)
         else:
+            octets_of(value, width, f"BAR{bar}")
             lib.ihsm_mmio_write(ffi.from_buffer(mapping, require_writable=True), offset, width, value)
 
     def _mapping_for(self, bar: int, offset: int, width: int) -> mmap.mmap | None:
         """The mapped BAR if one load or store in it does the access."""
-        check_access(self._regions[bar].size, offset, width, f"BAR{bar}")
+        check_access(self._bar(bar).size, offset, width, f"BAR{bar}")
         return self.map_bar(bar) if offset % width == 0 else None
 
     def _read(self, region: int, offset: int, count: int) -> bytes:
+        fd = self._fd
         try:
-            data = os.pread(self._fd, count, self._regions[region].offset + offset)
+            data = os.pread(fd, count, self._regions[region].offset + offset)
         except OSError as error:
             raise RequestRefusedError(f"{self.uri}: read of region {region}", error.errno or 0) from None
         if len(data) != count:
@@ -225,16 +227,18 @@ class KernelVfioFunction(VfioFunction):
         return data
 
     def _write(self, region: int, offset: int, data: bytes, *, posted: bool = False) -> None:
+        fd = self._fd
         try:
-            written = os.pwrite(self._fd, data, self._regions[region].offset + offset)
+            written = os.pwrite(fd, data, self._regions[region].offset + offset)
         except OSError as error:
             raise RequestRefusedError(f"{self.uri}: write of region {region}", error.errno or 0) from None
         if written != len(data):
             raise BusError(f"{self.uri}: {written} of {len(data)} bytes written at {offset:#x} of region {region}")
 
     def _map(self, info: RegionInfo) -> mmap.mmap:
+        fd = self._fd
         try:
-            return mmap.mmap(self._fd, info.size, offset=info.offset)
+            return mmap.mmap(fd, info.size, offset=info.offset)
         except (OSError, ValueError, OverflowError) as error:
             raise BusError(f"{self.uri}: region {info.region} cannot be mapped: {error}") from None
 
@@ -247,7 +251,7 @@ class KernelVfioFunction(VfioFunction):
         try:
             memory = mmap.mmap(-1, size_bytes)
         except OSError as error:
-            raise ArenaError(f"{self.uri}: {size_bytes} bytes of DMA memory: {error.strerror}") from None
+            raise ArenaFullError(f"{self.uri}: {size_bytes} bytes of DMA memory: {error.strerror}") from None
         iova = self._reserve_iova(size_bytes)
         pieces = [(start, min(MAP_PIECE_BYTES, size_bytes - start)) for start in range(0, size_bytes, MAP_PIECE_BYTES)]
         mapped: list[tuple[int, int]] = []
@@ -260,7 +264,7 @@ class KernelVfioFunction(VfioFunction):
                 mapped.append((iova + start, size))
         except RequestRefusedError as error:
             self._unmap(mapped)
-            raise ArenaError(
+            raise ArenaFullError(
                 f"{size_bytes} bytes of DMA memory: {error}; is the locked-memory limit too low?"
             ) from None
         return memory, iova, lambda: self._unmap(mapped)
@@ -272,7 +276,7 @@ class KernelVfioFunction(VfioFunction):
                 if start + size_bytes - 1 <= high:
                     self._next_iova = start + size_bytes
                     return start
-        raise ArenaError(f"{self.uri}: no I/O address left for {size_bytes} bytes")
+        raise ArenaFullError(f"{self.uri}: no I/O address left for {size_bytes} bytes")
 
     def _unmap(self, mapped: Sequence[tuple[int, int]]) -> None:
         for iova, size in mapped:

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ihsm.arguments import checked, integer
 from ihsm.bus import vfio_abi, vfio_user_wire
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
 from ihsm.bus.vfio_function import VfioFunction
-from ihsm.bus.vfio_user_wire import DEFAULT_TIMEOUT_S, Command, Connection, Reply
-from ihsm.errors import BusError, ProtocolError, RequestRefusedError
+from ihsm.bus.vfio_user_wire import DEFAULT_TIMEOUT_S, Command, Connection, Reply, socket_path
+from ihsm.errors import ArenaFullError, BusError, ProtocolError, RequestRefusedError
 from ihsm_abi.pci import PAGE_BYTES
 
 MAX_VECTORS: Final = 2048
@@ -32,8 +33,9 @@ class VfioUserFunction(VfioFunction):
             DeviceNotFoundError: nobody listens there.
             BusError: the server's answers are not those of a PCI function.
         """
-        super().__init__(f"vfio-user:{os.fspath(path)}")
-        self._connection = Connection(os.fspath(path), timeout_s)
+        name = socket_path(path)
+        super().__init__(f"vfio-user:{name}")
+        self._connection = Connection(name, timeout_s)
         self._events: dict[int, int | None] = {}
         self._region_fds: dict[int, int] = {}
         try:
@@ -167,16 +169,16 @@ class VfioUserFunction(VfioFunction):
 
     def _map_memory(self, size_bytes: int) -> tuple[mmap.mmap, int, Callable[[], None]]:
         """Sealed memfd, mapped here and passed to the server in one message."""
-        fd = os.memfd_create("ihsm-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(fd, size_bytes)
-            # The server maps it too and must not be exposed to a shrinking file.
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            fd, memory = _sealed_memory(size_bytes)
+        except OSError as error:
+            raise ArenaFullError(f"{self.uri}: {size_bytes} bytes of DMA memory: {error.strerror}") from None
+        try:
             with self._lock:
                 iova = self._next_iova
                 self._next_iova += size_bytes
             self.map_dma(fd, 0, iova, size_bytes)
-            return mmap.mmap(fd, size_bytes), iova, lambda: self._unmap_memory(iova, size_bytes)
+            return memory, iova, lambda: self._unmap_memory(iova, size_bytes)
         finally:
             os.close(fd)
 
@@ -184,6 +186,7 @@ class VfioUserFunction(VfioFunction):
         if not self._connection.closed:
             self.unmap_dma(iova, size_bytes)
 
+    @checked
     def map_dma(
         self, fd: int | None, offset: int, iova: int, size_bytes: int, flags: DmaFlags = DmaFlags.READ | DmaFlags.WRITE
     ) -> None:
@@ -191,6 +194,8 @@ class VfioUserFunction(VfioFunction):
 
         `allocate_arena` chooses addresses from 4 GiB on; mixing both is the caller's business.
         """
+        for argument, value in (("offset", offset), ("iova", iova), ("size_bytes", size_bytes)):
+            integer("map_dma", argument, value, 0, (1 << 64) - 1)
         request = vfio_user_wire.DMA_MAP.pack(vfio_user_wire.DMA_MAP.size, flags, offset, iova, size_bytes)
         reply = self._connection.request(
             Command.DMA_MAP, request, fds=() if fd is None else (fd,), what=f"DMA map of {size_bytes:#x} at {iova:#x}"
@@ -199,6 +204,8 @@ class VfioUserFunction(VfioFunction):
 
     def unmap_dma(self, iova: int, size_bytes: int) -> None:
         """Remove what is mapped at an I/O address; when it returns the server no longer touches that memory."""
+        for argument, value in (("iova", iova), ("size_bytes", size_bytes)):
+            integer("unmap_dma", argument, value, 0, (1 << 64) - 1)
         request = vfio_user_wire.DMA_UNMAP.pack(vfio_user_wire.DMA_UNMAP.size, 0, iova, size_bytes)
         self._ask(Command.DMA_UNMAP, request, 0, f"DMA unmap of {size_bytes:#x} at {iova:#x}")
 
@@ -237,6 +244,19 @@ class VfioUserFunction(VfioFunction):
             fds = [*self._region_fds.values(), *(event for event in self._events.values() if event is not None)]
             self._region_fds, self._events = {}, {}
         _close(fds)
+
+
+def _sealed_memory(size_bytes: int) -> tuple[int, mmap.mmap]:
+    """A memfd and its mapping; OSError if there is no descriptor or no memory left."""
+    fd = os.memfd_create("ihsm-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size_bytes)
+        # The server maps it too and must not be exposed to a shrinking file.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, size_bytes)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _close(fds: Sequence[int]) -> None:

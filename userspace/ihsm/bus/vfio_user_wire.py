@@ -17,8 +17,11 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
+from ihsm.arguments import seconds
 from ihsm.bus.holder import find_holder
 from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
     BusError,
     BusTimeoutError,
     ConnectionLostError,
@@ -26,6 +29,7 @@ from ihsm.errors import (
     DeviceNotFoundError,
     ProtocolError,
     RequestRefusedError,
+    ResourceError,
 )
 from ihsm_abi import json_text
 from ihsm_abi.sockets import MAX_PATH_BYTES
@@ -85,6 +89,27 @@ BUSY_CHECK_S: Final = 0.25
 BUSY_RECHECK_S: Final = 2.0
 
 
+MAX_TIMEOUT_S: Final = 1_000_000
+"""As the kernel keeps time limits of sockets, far below its own bound."""
+
+
+def socket_path(path: str | os.PathLike[str]) -> str:
+    """The path of a socket as text.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: it is no path.
+    """
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = None
+    if not isinstance(name, str):
+        raise ArgumentTypeError("VfioUserFunction", "path", f"{type(path).__name__}, must be a path")
+    if not name or "\0" in name:
+        raise ArgumentError("VfioUserFunction", "path", f"{name!r} names no socket")
+    return name
+
+
 class Reply(NamedTuple):
     """Payload and descriptors of a reply; the descriptors belong to the receiver."""
 
@@ -113,6 +138,9 @@ class Connection:
             DeviceBusyError: another client has the function.
             BusError: the path is too long, or the server does not speak version 0 of the protocol.
         """
+        timeout_s = seconds("VfioUserFunction", "timeout_s", timeout_s)
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ArgumentError("VfioUserFunction", "timeout_s", f"{timeout_s:g}, 0 to {MAX_TIMEOUT_S} possible")
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise DeviceNotFoundError(f"socket path of {len(os.fsencode(path))} bytes exceeds {MAX_PATH_BYTES}: {path}")
         self.path = path
@@ -311,17 +339,19 @@ class Connection:
         if flags & FLAG_NO_REPLY:
             return
         answer = HEADER.pack(message_id, command, HEADER.size, TYPE_REPLY | FLAG_ERROR, errno.EOPNOTSUPP)
+        connection = self._live()
         try:
-            self._live().sendall(answer)
+            connection.sendall(answer)
         except OSError as error:
             raise ConnectionLostError(f"{self.path}: {error.strerror}") from None
 
     def _fill(self, needed: int, wanted: int, deadline: float) -> None:
         """Receive until `needed` bytes are there; ask for `wanted` at once to spare a system call."""
         while len(self._received) < needed:
+            connection = self._live()
             try:
                 data, fds, flags, _ = socket.recv_fds(
-                    self._live(), max(needed, wanted) - len(self._received), MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                    connection, max(needed, wanted) - len(self._received), MAX_FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 raise BusTimeoutError(f"{self.path}: no answer within {self._timeout_s:g} s") from None
@@ -344,7 +374,10 @@ class Connection:
 
 def _connect(path: str, timeout_s: float, connect_timeout_s: float) -> socket.socket:
     """A connection whose calls give up after `timeout_s`; BlockingIOError if it is not made in its own limit."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ResourceError(f"{path}: a socket: {error.strerror}", error.errno or 0) from None
     try:
         # Kernel time-outs instead of settimeout(): the descriptor stays blocking, no poll() before each call.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_timeout_s))
@@ -356,7 +389,7 @@ def _connect(path: str, timeout_s: float, connect_timeout_s: float) -> socket.so
         raise
     except OSError as error:
         connection.close()
-        raise DeviceNotFoundError(f"{path}: {error.strerror}") from None
+        raise DeviceNotFoundError(f"{path}: {error.strerror or error}") from None
     return connection
 
 

@@ -29,6 +29,7 @@ _HOMES = {
     "KeyRequest": "keys",
     "Partition": "partition",
     "Reply": "transport",
+    "RequestError": "errors",
     "ResponseError": "errors",
     "Session": "session",
     "SessionTicket": "session",

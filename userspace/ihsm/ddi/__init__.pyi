@@ -11,6 +11,7 @@ from ihsm.ddi.errors import (
     CertificateChainError,
     DdiError,
     DeviceKeyError,
+    RequestError,
     ResponseError,
     StatusError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "KeyRequest",
     "Partition",
     "Reply",
+    "RequestError",
     "ResponseError",
     "Session",
     "SessionTicket",

@@ -5,9 +5,11 @@
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
-from ihsm.ddi.errors import ResponseError, StatusError
+from ihsm.arguments import checked, integer
+from ihsm.ddi.errors import RequestError, ResponseError, StatusError
 from ihsm.ddi.transforms import Dialect
 from ihsm.ddi.transport import Transport
+from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import (
     API_REV,
     OPERATION_OF_REQUEST,
@@ -16,7 +18,7 @@ from ihsm_abi.ddi import (
     decode_response,
     encode_request,
 )
-from ihsm_abi.mbor import MborDecodeError, MborMap
+from ihsm_abi.mbor import MborDecodeError, MborEncodeError, MborMap
 
 R = TypeVar("R", bound=MborMap)
 
@@ -36,6 +38,7 @@ class Channel:
             raise ResponseError(f"GetDeviceInfo: kind {int(kind)} is neither Virtual nor Physical")
         self.dialect = Dialect(kind)
 
+    @checked
     def call(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
         """Execute a command given and answered in host form.
 
@@ -45,12 +48,20 @@ class Channel:
             session_id: Session, for operations that need one.
 
         Raises:
-            ihsm_abi.mbor.MborEncodeError: a field does not fit its declaration or has no wire form.
+            RequestError: a field does not fit its declaration or has no wire form.
+            ArgumentError: `request` is the request of no operation, or `session_id` has more than 16 bits.
             StatusError: the device answered with an error status.
             ResponseError: the answer does not decode.
         """
-        operation = OPERATION_OF_REQUEST[type(request)]
-        message = encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
+        operation = OPERATION_OF_REQUEST.get(type(request))
+        if operation is None:
+            raise ArgumentError("Channel.call", "request", f"{type(request).__name__} belongs to no operation")
+        if session_id is not None:
+            integer(operation.op.name, "session_id", session_id, 0, 0xFFFF)
+        try:
+            message = encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
+        except MborEncodeError as error:
+            raise RequestError(operation.op, request, error) from None
         reply = self._transport.exchange(message, operation.kind, session_id)
         try:
             header, data = decode_response(reply.message, response)

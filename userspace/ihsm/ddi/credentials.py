@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from ihsm.arguments import octets
 from ihsm.ddi.errors import ResponseError
 from ihsm_abi.ddi import (
     DerPublicKey,
@@ -44,14 +46,9 @@ class Credential:
 
     def __post_init__(self) -> None:
         """Check the lengths."""
-        check_length("credential id", self.id, CREDENTIAL_ID_BYTES)
-        check_length("PIN", self.pin, PIN_BYTES)
-
-
-def check_length(what: str, value: bytes, size: int) -> None:
-    """ValueError unless `value` has `size` bytes."""
-    if len(value) != size:
-        raise ValueError(f"{what}: {len(value)} bytes, must be {size}")
+        for argument, field_name, size in (("credential id", "id", CREDENTIAL_ID_BYTES), ("PIN", "pin", PIN_BYTES)):
+            given = getattr(self, field_name)
+            object.__setattr__(self, field_name, octets("Credential", argument, given, size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class CredentialCipher:
         """
         try:
             peer = load_der_public_key(device_key.der)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise ResponseError(f"encryption key of the device: {error}") from None
         if not isinstance(peer, ec.EllipticCurvePublicKey) or not isinstance(peer.curve, ec.SECP384R1):
             raise ResponseError(f"encryption key of the device is no P-384 key but {device_key.key_kind!r}")
@@ -120,7 +117,7 @@ class CredentialCipher:
 
     def session_credential(self, credential: Credential, seed: bytes) -> EncryptedSessionCredential:
         """For OpenSession and ReopenSession; `seed` has 48 bytes."""
-        check_length("session seed", seed, SESSION_SEED_BYTES)
+        octets("OpenSession", "session seed", seed, SESSION_SEED_BYTES)
         ciphertext, tag = self._encrypt(credential.id + credential.pin + seed)
         seed_at = CREDENTIAL_ID_BYTES + PIN_BYTES
         return EncryptedSessionCredential(
@@ -134,6 +131,6 @@ class CredentialCipher:
 
     def new_pin(self, pin: bytes) -> EncryptedPin:
         """For ChangePin."""
-        check_length("PIN", pin, PIN_BYTES)
+        octets("ChangePin", "PIN", pin, PIN_BYTES)
         ciphertext, tag = self._encrypt(pin)
         return EncryptedPin(encrypted_pin=ciphertext, iv=self.iv, nonce=self.nonce, tag=tag)

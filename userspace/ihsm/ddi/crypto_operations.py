@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations of a session that use keys: sign, decrypt, authenticate, derive (spec 05 §7, §9-§12)."""
 
+from ihsm.arguments import checked, octets
 from ihsm.ddi.channel import InSession
-from ihsm.ddi.credentials import check_length
 from ihsm.ddi.keys import Key, KeyRequest
 from ihsm.ddi.wrapping import HASHES
 from ihsm.errors import ArgumentError
@@ -34,6 +34,7 @@ from ihsm_abi.ddi.limits import AES_CBC_MAX_BYTES
 class CryptoOperations(InSession):
     """Cryptography with keys of the device; every method raises StatusError with the device's status."""
 
+    @checked
     def ecc_sign(self, key: Key, digest: bytes, hash_algorithm: HashAlgorithm) -> bytes:
         """ECDSA over a digest that `hash_algorithm` made; r then s, big-endian, each as long as a coordinate.
 
@@ -42,13 +43,12 @@ class CryptoOperations(InSession):
         Raises:
             ArgumentError: bytes that are no digest of this hash.
         """
-        if hash_algorithm not in HASHES:
-            raise ArgumentError("ecc_sign", "hash_algorithm", f"{hash_algorithm!r} is no hash")
         size = HASHES[hash_algorithm]().digest_size
         if len(digest) != size:
             raise ArgumentError("ecc_sign", "digest", f"{len(digest)} bytes, a {hash_algorithm.name} digest has {size}")
         return self.ecc_sign_number(key, digest, hash_algorithm)
 
+    @checked
     def ecc_sign_number(self, key: Key, number: bytes, label: HashAlgorithm) -> bytes:
         """ECDSA over a number given as 1 to 96 bytes, big-endian, whatever made it; otherwise as `ecc_sign`.
 
@@ -59,10 +59,12 @@ class CryptoOperations(InSession):
         request = EccSignReq(key_id=key.key_id, digest=number, digest_algo=label)
         return self.call(request, EccSignResp).signature
 
+    @checked
     def rsa_mod_exp(self, key: Key, y: bytes, op_type: RsaOpType) -> bytes:
         """Raw RSA private operation y^d mod n, big-endian; `y` is as long as the modulus. Padding is the caller's."""
         return self.call(RsaModExpReq(key_id=key.key_id, y=y, op_type=op_type), RsaModExpResp).x
 
+    @checked
     def aes_cbc(self, key: Key, op: AesOp, data: bytes, iv: bytes) -> tuple[bytes, bytes]:
         """AES-CBC without padding over any number of blocks, 1024 bytes a command.
 
@@ -75,7 +77,7 @@ class CryptoOperations(InSession):
         Returns:
             The result, as long as `data`, and the IV that continues the chain.
         """
-        check_length("IV", iv, AES_BLOCK_BYTES)
+        iv = octets("aes_cbc", "IV", iv, AES_BLOCK_BYTES)
         parts = []
         for start in range(0, max(len(data), 1), AES_CBC_MAX_BYTES):
             request = AesEncryptDecryptReq(key_id=key.key_id, op=op, msg=data[start : start + AES_CBC_MAX_BYTES], iv=iv)
@@ -84,10 +86,12 @@ class CryptoOperations(InSession):
             iv = answer.iv
         return b"".join(parts), iv
 
+    @checked
     def hmac(self, key: Key, message: bytes) -> bytes:
         """HMAC of up to 1024 bytes; the key's type is the hash, the tag has its full 32, 48 or 64 bytes."""
         return self.call(HmacReq(key_id=key.key_id, msg=message), HmacResp).tag
 
+    @checked
     def ecdh(self, key: Key, peer_spki: bytes, key_type: KeyType, request: KeyRequest) -> Key:
         """ECDH with a peer's DER SubjectPublicKeyInfo; the shared secret becomes a key of `key_type` (Secret...)."""
         made = self.call(
@@ -102,6 +106,7 @@ class CryptoOperations(InSession):
         )
         return Key(made.key_id, key_type, masked_key=made.masked_key)
 
+    @checked
     def hkdf(
         self,
         secret: Key,
@@ -129,6 +134,7 @@ class CryptoOperations(InSession):
         )
         return Key(made.key_id, key_type, bulk_key_id=made.bulk_key_id, masked_key=made.masked_key)
 
+    @checked
     def kbkdf(
         self,
         secret: Key,

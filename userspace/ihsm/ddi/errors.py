@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can go wrong between a client and the security module."""
 
+import dataclasses
+
 from ihsm.errors import IhsmError
 from ihsm_abi.ddi import DdiOp, DdiStatus
+from ihsm_abi.mbor import MborEncodeError, MborMap
 
 
 class DdiError(IhsmError):
@@ -22,17 +25,31 @@ class StatusError(DdiError):
         self.status = status
 
 
-class ResponseError(DdiError):
+class RequestError(DdiError, MborEncodeError):
+    """A request that cannot be encoded: the message names operation, field and what is wrong with it."""
+
+    exit_code = 2
+
+    def __init__(self, op: DdiOp, request: MborMap, error: MborEncodeError) -> None:
+        """`error` is what the encoder says; it packs numbers together and does not tell which is too large."""
+        MborEncodeError.__init__(self, error.kind, error.where)
+        values = ((field.name, getattr(request, field.name)) for field in dataclasses.fields(request))  # type: ignore[arg-type]
+        numbers = ", ".join(f"{name} {int(value)}" for name, value in values if isinstance(value, int))
+        self.args = (f"{op.name}: {error}" + (f" ({numbers})" if numbers else ""),)
+        self.op = op
+
+
+class ResponseError(DdiError, ValueError):
     """A response that does not decode, or that contradicts its request."""
 
 
-class CertificateChainError(DdiError):
+class CertificateChainError(DdiError, ValueError):
     """The device's certificates do not form a chain that can be trusted; the message says why."""
 
 
-class DeviceKeyError(DdiError):
+class DeviceKeyError(DdiError, ValueError):
     """A key that the device offers for encryption is not signed by the partition's identity key."""
 
 
-class AttestationError(DdiError):
+class AttestationError(DdiError, ValueError):
     """A report that is malformed, or whose signature does not verify."""

@@ -5,10 +5,12 @@
 import time
 from typing import Final
 
+from ihsm.arguments import checked
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key, KeyRequest, der_of
 from ihsm.ddi.wrapping import wrap_key
+from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import (
     AesGenerateKeyReq,
     AesGenerateKeyResp,
@@ -43,6 +45,7 @@ _PENDING_INTERVAL_S: Final = 0.05
 class KeyOperations(InSession):
     """Key management; every method raises StatusError with the device's status."""
 
+    @checked
     def generate_ecc_key(self, curve: EccCurve, request: KeyRequest) -> Key:
         """Make an EC key pair for SignVerify or Derive."""
         made = self.call(
@@ -56,6 +59,7 @@ class KeyOperations(InSession):
             masked_key=made.masked_key,
         )
 
+    @checked
     def generate_aes_key(self, size: AesKeySize, request: KeyRequest) -> Key:
         """Make an AES key for EncryptDecrypt; bulk sizes serve the AES queues."""
         made = self.call(
@@ -69,6 +73,7 @@ class KeyOperations(InSession):
             masked_key=made.masked_key,
         )
 
+    @checked
     def unwrapping_key(self, *, wait_s: float = 0) -> Key:
         """The partition's RSA-2048 import key; ask again for up to `wait_s` seconds while firmware still makes it."""
         deadline = time.monotonic() + wait_s
@@ -87,6 +92,7 @@ class KeyOperations(InSession):
             masked_key=found.masked_key,
         )
 
+    @checked
     def rsa_unwrap(
         self,
         unwrapping_key: Key,
@@ -111,6 +117,7 @@ class KeyOperations(InSession):
         )
         return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
 
+    @checked
     def import_key(
         self,
         payload: bytes,
@@ -128,28 +135,33 @@ class KeyOperations(InSession):
             hash_algorithm: Hash of the OAEP wrapping.
 
         Raises:
-            ValueError: the wrapped key would exceed what a request can carry.
+            ArgumentError: the wrapped key would exceed what a request can carry.
         """
         unwrapping_key = self.unwrapping_key()
         blob = wrap_key(payload, unwrapping_key.public_key, hash_algorithm)
         if len(blob) > WRAPPED_BLOB_MAX_BYTES:
-            raise ValueError(f"wrapped key: {len(blob)} bytes, at most {WRAPPED_BLOB_MAX_BYTES}")
+            problem = f"wrapped key: {len(blob)} bytes, at most {WRAPPED_BLOB_MAX_BYTES}"
+            raise ArgumentError("import_key", "payload", problem)
         return self.rsa_unwrap(unwrapping_key, blob, key_class, request, hash_algorithm=hash_algorithm)
 
+    @checked
     def unmask(self, masked_key: bytes) -> Key:
         """Bring a masked key back into the device, under a new id."""
         made = self.call(UnmaskKeyReq(masked_key=masked_key), UnmaskKeyResp)
         return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
 
+    @checked
     def open_key(self, tag: int) -> Key:
         """Find an application key by its tag."""
         found = self.call(OpenKeyReq(key_tag=tag), OpenKeyResp)
         return Key(found.key_id, found.key_kind, der_of(found.pub_key), found.bulk_key_id)
 
+    @checked
     def attest(self, key: Key, report_data: bytes) -> bytes:
         """Attestation report over a key and up to 128 bytes of the caller's; see `ihsm.ddi.attestation`."""
         return self.call(AttestKeyReq(key_id=key.key_id, report_data=report_data), AttestKeyResp).report
 
+    @checked
     def delete_key(self, key: Key) -> None:
         """Delete a key."""
         self.call(DeleteKeyReq(key_id=key.key_id), DeleteKeyResp)

@@ -4,10 +4,13 @@
 
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from ihsm.arguments import checked_fields, octets
 from ihsm.ddi.errors import ResponseError
+from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import (
     DerPublicKey,
     KeyAttributeFlags,
@@ -36,6 +39,10 @@ class KeyRequest:
     label: bytes = b""
     """Up to 128 bytes, kept in the masked key."""
 
+    def __post_init__(self) -> None:
+        """Check the types."""
+        checked_fields(self)
+
     @property
     def properties(self) -> TargetKeyProperties:
         """The wire form; the tag is a field of its own in requests."""
@@ -60,8 +67,9 @@ class KeyInfo:
     @classmethod
     def of(cls, masked_key: bytes) -> "KeyInfo":
         """Read a masked key; ResponseError if it is none."""
+        data = octets("KeyInfo.of", "masked_key", masked_key)
         try:
-            metadata, _ = decode(MaskedKeyMetadata, MaskedKey.parse(masked_key).metadata)
+            metadata, _ = decode(MaskedKeyMetadata, MaskedKey.parse(data).metadata)
         except (MaskedKeyError, MborDecodeError) as error:
             raise ResponseError(f"masked key: {error}") from None
         return cls(
@@ -89,10 +97,18 @@ class Key:
 
     @property
     def public_key(self) -> PublicKey:
-        """The public half; ValueError for a symmetric key."""
+        """The public half.
+
+        Raises:
+            ArgumentError: a symmetric key has none.
+            ResponseError: what the device gave is no EC or RSA key.
+        """
         if self.public_key_der is None:
-            raise ValueError(f"a {self.key_type.name} key has no public half")
-        key = load_der_public_key(self.public_key_der)
+            raise ArgumentError("Key.public_key", "key", f"a {self.key_type.name} key has no public half")
+        try:
+            key = load_der_public_key(self.public_key_der)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ResponseError(f"public key of key {self.key_id}: {error}") from None
         if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
             raise ResponseError(f"public key of key {self.key_id} is neither EC nor RSA")
         return key

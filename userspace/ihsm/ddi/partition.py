@@ -11,9 +11,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ihsm.arguments import checked, octets
 from ihsm.ddi.certificates import CertificateChain, identity_key
 from ihsm.ddi.channel import Channel
-from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy, check_length
+from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy
 from ihsm.ddi.errors import CertificateChainError, DeviceKeyError, StatusError
 from ihsm.ddi.pota import TrustAnchor, der_signature, endorse
 from ihsm.ddi.session import Session, SessionTicket
@@ -61,6 +62,7 @@ NONCE_ATTEMPTS = 12
 class Partition:
     """The partition behind one transport."""
 
+    @checked
     def __init__(
         self,
         transport: Transport,
@@ -105,6 +107,7 @@ class Partition:
         self.info()
         return self._channel
 
+    @checked
     def certificate_chain(self, slot: int = 0) -> CertificateChain:
         """Read all certificates; CertificateChainError if they change meanwhile. Not verified: call its `verify`."""
         before = self._chain_info(slot)
@@ -128,9 +131,10 @@ class Partition:
         self._identity = identity_key(self._certificate(0, info.num_certs - 1))
         return self._identity
 
+    @checked
     def init_bk3(self, bk3: bytes) -> InitBk3Resp:
         """Have the owner's 48-byte backup key masked by the device; the result goes into `establish_credential`."""
-        check_length("BK3", bk3, BK3_BYTES)
+        octets("init_bk3", "BK3", bk3, BK3_BYTES)
         return self.channel.call(InitBk3Req(bk3=bk3), InitBk3Resp)
 
     def is_provisioned(self) -> bool:
@@ -152,10 +156,12 @@ class Partition:
                 return None
             raise
 
+    @checked
     def set_sealed_bk3(self, sealed_bk3: bytes) -> None:
         """Have the device keep up to 512 opaque bytes; possible once in the partition's life."""
         self.channel.call(SetSealedBk3Req(sealed_bk3=sealed_bk3), SetSealedBk3Resp)
 
+    @checked
     def establish_credential(
         self,
         credential: Credential,
@@ -198,9 +204,14 @@ class Partition:
         self._end_fast_paths()  # whatever took the old credential away took the sessions' keys, too
         return established
 
+    @checked
     def open_session(self, credential: Credential, *, seed: bytes | None = None) -> Session:
         """Open a session; `seed` (48 bytes, random by default) ties the masked keys of the session to it."""
-        session_seed = self._entropy.random(SESSION_SEED_BYTES) if seed is None else seed
+        session_seed = (
+            self._entropy.random(SESSION_SEED_BYTES)
+            if seed is None
+            else octets("open_session", "session seed", seed, SESSION_SEED_BYTES)
+        )
 
         def attempt() -> Session:
             cipher = self.session_cipher()
@@ -212,6 +223,7 @@ class Partition:
 
         return _retry_lost_nonce(attempt)
 
+    @checked
     def reopen_session(self, credential: Credential, ticket: SessionTicket) -> Session:
         """Revive a session after a reset and renewed provisioning, under its old id."""
 

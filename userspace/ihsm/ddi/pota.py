@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ihsm.arguments import checked, octets
+from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import DerPublicKey, KeyType
 from ihsm_abi.ddi.limits import POTA_SIGNATURE_BYTES
 
@@ -16,13 +18,17 @@ _HALF = POTA_SIGNATURE_BYTES // 2
 
 
 def raw_signature(der: bytes) -> bytes:
-    """P-384 signature as r then s, big-endian, from its DER form."""
-    r, s = decode_dss_signature(der)
-    return r.to_bytes(_HALF, "big") + s.to_bytes(_HALF, "big")
+    """P-384 signature as r then s, big-endian, from its DER form; ArgumentError if it is none."""
+    try:
+        r, s = decode_dss_signature(octets("raw_signature", "der", der))
+        return r.to_bytes(_HALF, "big") + s.to_bytes(_HALF, "big")
+    except (ValueError, OverflowError) as error:
+        raise ArgumentError("raw_signature", "der", f"no P-384 signature: {error}") from None
 
 
 def der_signature(raw: bytes) -> bytes:
     """DER form of r then s, big-endian, of equal length."""
+    raw = octets("der_signature", "raw", raw)
     half = len(raw) // 2
     return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
@@ -40,10 +46,11 @@ class TrustAnchor(Protocol):
 class SoftwareTrustAnchor:
     """A trust anchor whose key is in this process."""
 
+    @checked
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        """`key` must be a P-384 key."""
+        """`key` must be a P-384 key; ArgumentError, ArgumentTypeError otherwise."""
         if not isinstance(key.curve, ec.SECP384R1):
-            raise ValueError(f"POTA key: curve {key.curve.name}, must be secp384r1")
+            raise ArgumentError("SoftwareTrustAnchor", "key", f"curve {key.curve.name}, must be secp384r1")
         self._key = key
 
     def public_key(self) -> ec.EllipticCurvePublicKey:

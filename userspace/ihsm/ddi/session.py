@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from ihsm.arguments import checked, checked_fields
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
@@ -28,6 +29,10 @@ class SessionTicket:
     session_id: int
     seed: bytes = field(repr=False)
     bmk_session: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        checked_fields(self)
 
 
 class SessionHost(Protocol):
@@ -57,6 +62,7 @@ class Session(KeyOperations, CryptoOperations):
         self._seed = seed
         self._bmk_session = bmk_session
 
+    @checked
     def call(self, request: MborMap, response: type[R]) -> R:
         """Execute an in-session command given and answered in host form; errors as `Channel.call`.
 
@@ -72,6 +78,7 @@ class Session(KeyOperations, CryptoOperations):
         """What `Partition.reopen_session` needs after a reset."""
         return SessionTicket(self.session_id, self._seed, self._bmk_session)
 
+    @checked
     def change_pin(self, pin: bytes) -> None:
         """Replace the PIN (16 bytes) of the partition's credential; sessions stay open."""
         cipher = self.partition.session_cipher()

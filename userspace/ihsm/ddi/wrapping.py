@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 
+from ihsm.arguments import checked
 from ihsm.ddi.keys import PublicKey
+from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import HashAlgorithm
 from ihsm_abi.ddi.formats import WRAPPED_KEK_BYTES
 
@@ -19,8 +21,10 @@ HASHES: dict[HashAlgorithm, type[hashes.HashAlgorithm]] = {
     HashAlgorithm.Sha512: hashes.SHA512,
 }
 _KEK_BYTES = 32
+_KEK_SIZES = (16, 24, 32)
 
 
+@checked
 def wrap_key(
     payload: bytes, unwrapping_key: PublicKey, hash_algorithm: HashAlgorithm, *, kek: bytes | None = None
 ) -> bytes:
@@ -33,10 +37,14 @@ def wrap_key(
         kek: AES key of 16, 24 or 32 bytes between the two; random, 32 bytes, by default.
 
     Raises:
-        ValueError: the unwrapping key is no RSA-2048 key.
+        ArgumentError: the unwrapping key is no RSA-2048 key, or the AES key has another length.
     """
     if not isinstance(unwrapping_key, rsa.RSAPublicKey) or unwrapping_key.key_size != WRAPPED_KEK_BYTES * 8:
-        raise ValueError("the unwrapping key must be an RSA-2048 key")
+        raise ArgumentError("wrap_key", "unwrapping_key", "must be an RSA-2048 key")
+    if kek is not None and len(kek) not in _KEK_SIZES:
+        raise ArgumentError("wrap_key", "kek", f"{len(kek)} bytes, one of {_KEK_SIZES} needed")
+    if not payload:
+        raise ArgumentError("wrap_key", "payload", "empty")
     algorithm = HASHES[hash_algorithm]()
     oaep = padding.OAEP(mgf=padding.MGF1(algorithm), algorithm=algorithm, label=None)
     key_encryption_key = os.urandom(_KEK_BYTES) if kek is None else kek

@@ -11,6 +11,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.arguments import integer
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
@@ -90,6 +91,13 @@ class AdminQueue(QueuePair):
             AdminCommandError: status other than 0.
             CommandTimeoutError: no completion within 30 s.
         """
+        for argument, value, bits in (
+            ("opcode", opcode, 8),
+            ("prp1", prp1, 64),
+            ("dw10", dw10, 32),
+            ("dw11", dw11, 32),
+        ):
+            integer("admin command", argument, value, 0, (1 << bits) - 1)
         entry = np.zeros(1, admin.ADMIN_SQE)
         entry["opc"], entry["prp1"], entry["dw10"], entry["dw11"] = opcode, prp1, dw10, dw11
         cqe = self.submit(entry, ADMIN_TIMEOUT_S).result()[0]

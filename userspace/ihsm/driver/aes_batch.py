@@ -17,7 +17,8 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.driver.aes_queue import aes_attr, key_pair, unit_code
+from ihsm.arguments import flag
+from ihsm.driver.aes_queue import aes_attr, check_session, gcm_operation, key_pair, unit_code
 from ihsm.driver.columns import octet_rows, whole_numbers
 from ihsm.driver.sgl import data_blocks
 from ihsm.errors import ArgumentError
@@ -76,7 +77,7 @@ def gcm_entries(
         ArgumentError, ArgumentTypeError: a decryption without IVs or tags, one IV for several encryptions under a key,
             or numbers or shapes that do not fit.
     """
-    operation = "AES-GCM decryption" if decrypt else "AES-GCM encryption"
+    operation = gcm_operation(decrypt)
     source, target = _addresses(operation, sources, targets)
     aad = int(whole_numbers(operation, "aad_bytes", aad_bytes, np.uint32, 1))
     padded = padded_aad_bytes(aad)
@@ -147,7 +148,7 @@ def xts_entries(
         SessionClosedError: the session has ended.
         ArgumentError, ArgumentTypeError: numbers or shapes that do not fit.
     """
-    operation = "AES-XTS"
+    operation = "AES-XTS decryption" if flag("AES-XTS", "decrypt", decrypt) else "AES-XTS encryption"
     source, target = _addresses(operation, sources, targets)
     attr = aes_attr(Cipher.XTS, decrypt, unit_code(operation, data_unit_bytes))
     sizes = np.broadcast_to(whole_numbers(operation, "data_bytes", data_bytes, np.uint32, len(source)), source.shape)
@@ -175,6 +176,7 @@ def _common(
     target: NDArray[np.uint64],
     sizes: NDArray[np.uint32],
 ) -> NDArray[np.void]:
+    check_session("AES batch", session)
     entries["attr"] = attr
     entries["session_id"], entries["short_app_id"] = session.ids
     entries["src_len"] = entries["dst_len"] = sizes

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from ihsm.arguments import integer, octets
+from ihsm.arguments import flag, integer, octets
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.completion import CompletionLine
@@ -48,6 +48,7 @@ _XTS: Final = RecordCodec(XTS_SQE)
 _DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
 
 _MAX_KEY_ID: Final = 0xFFFF_FFFF
+_GCM_LENGTHS: Final = (GCM_IV_BYTES, GCM_TAG_BYTES)
 _NO_TAG: Final = bytes(GCM_TAG_BYTES)
 
 _SLOT_BYTES: Final = 1024
@@ -75,6 +76,36 @@ class AesOutput(NamedTuple):
 def draw_iv() -> bytes:
     """Random IV of 96 bits for one AES-GCM encryption (NIST SP 800-38D §8.2.2: at most 2^32 under one key)."""
     return os.urandom(GCM_IV_BYTES)
+
+
+def check_session(operation: str, session: FastPathSession) -> None:
+    """See that AES commands are given a session; ArgumentTypeError if not."""
+    if not isinstance(session, FastPathSession):
+        raise ArgumentTypeError(operation, "session", f"{type(session).__name__}, must be a FastPathSession")
+
+
+def gcm_operation(decrypt: bool) -> str:
+    """Name of an AES-GCM command in messages; ArgumentTypeError if `decrypt` is no direction."""
+    return "AES-GCM decryption" if flag("AES-GCM", "decrypt", decrypt) else "AES-GCM encryption"
+
+
+def _refuse_tag(decrypt: bool) -> None:
+    raise ArgumentError(gcm_operation(decrypt), "tag", "only a decryption takes one")
+
+
+def _gcm_arguments(
+    decrypt: bool, session: FastPathSession, key_id: int, text: bytes, aad: bytes, iv: bytes, tag: bytes | None
+) -> tuple[int, bytes, bytes, bytes, bytes]:
+    """Key id, text, AAD, IV and tag as an entry takes them; ArgumentError, ArgumentTypeError if they cannot be."""
+    operation = gcm_operation(decrypt)
+    check_session(operation, session)
+    return (
+        integer(operation, "key_id", key_id, 0, _MAX_KEY_ID),
+        octets(operation, "text", text),
+        octets(operation, "aad", aad),
+        octets(operation, "IV", iv, GCM_IV_BYTES),
+        octets(operation, "tag", tag, GCM_TAG_BYTES),
+    )
 
 
 def unit_code(operation: str, data_unit_bytes: int) -> int:
@@ -244,13 +275,19 @@ class AesQueue(QueuePair):
         Args as for `gcm_encrypt` and `gcm_decrypt`, but `iv` always has 12 bytes, see `draw_iv`; `tag` belongs to a
         decryption alone.
         """
-        operation = "AES-GCM decryption" if decrypt else "AES-GCM encryption"
-        key_id = integer(operation, "key_id", key_id, 0, _MAX_KEY_ID)
-        text, aad = octets(operation, "text", text), octets(operation, "aad", aad)
-        iv = octets(operation, "IV", iv, GCM_IV_BYTES)
-        if not decrypt and tag is not None:
-            raise ArgumentError(operation, "tag", "only a decryption takes one")
-        tag = octets(operation, "tag", tag, GCM_TAG_BYTES) if decrypt else _NO_TAG
+        if tag is None and decrypt is False:
+            tag = _NO_TAG
+        elif decrypt is not True:
+            _refuse_tag(decrypt)
+        # One look at what is nearly always right: each check by itself would cost as much as packing the entry.
+        if not (
+            type(text) is type(aad) is type(iv) is type(tag) is bytes
+            and (len(iv), len(tag)) == _GCM_LENGTHS
+            and type(key_id) is int
+            and 0 <= key_id <= _MAX_KEY_ID
+            and type(session) is FastPathSession
+        ):
+            key_id, text, aad, iv, tag = _gcm_arguments(decrypt, session, key_id, text, aad, iv, tag)
         padded = pad_aad(aad) if self.gcm_workaround else aad
         source = padded + text
         tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
@@ -318,10 +355,11 @@ class AesQueue(QueuePair):
         data_unit_bytes: int = 0,
     ) -> Submission:
         """Submit one AES-XTS command; its result is an `AesOutput`."""
-        operation = "AES-XTS decryption" if decrypt else "AES-XTS encryption"
+        operation = "AES-XTS decryption" if flag("AES-XTS", "decrypt", decrypt) else "AES-XTS encryption"
         data, tweak = octets(operation, "data", data), octets(operation, "tweak", tweak, AES_BLOCK_BYTES)
         data_key, tweak_key = key_pair(operation, key_ids)
         data_unit_code = unit_code(operation, data_unit_bytes)
+        check_session(operation, session)
         attr = aes_attr(Cipher.XTS, decrypt, data_unit_code)
         own = self._own_staging(len(data))
         size = len(data)

@@ -8,6 +8,7 @@ started only when somebody holds a future, whose callbacks must run without anyo
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ihsm._native import lib
-from ihsm.errors import IhsmError
+from ihsm.errors import IhsmError, ResourceError
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class CompletionLine:
             if done() or not self._leader.locked():
                 return
             self._waiting += 1
-            self._followers.wait(max(0.0, deadline - time.monotonic()))
+            self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             self._waiting -= 1
 
     def _reap(self) -> int:
@@ -176,8 +177,12 @@ class CompletionLine:
         self._work.set()
         with self._thread_guard:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="ihsm-reaper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ihsm-reaper", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise ResourceError(f"a thread for completions: {error}", errno.EAGAIN) from None
+                self._thread = thread
 
     def _run(self) -> None:
         poller = select.poll()

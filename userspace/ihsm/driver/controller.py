@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from ihsm.arguments import checked_fields, integer
 from ihsm.bus import DmaArena, DmaBuffer, PciFunction
 from ihsm.bus.arena import MAX_ARENA_BYTES
 from ihsm.closing import Closing
@@ -25,12 +26,13 @@ from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
-from ihsm.driver.queue_pair import QueuePair
+from ihsm.driver.queue_pair import MAX_ENTRIES, MIN_ENTRIES, QueuePair
 from ihsm.driver.registers import Registers
 from ihsm.driver.rings import ADMIN_RING
 from ihsm.errors import (
     AdminCommandError,
     ArgumentError,
+    ArgumentTypeError,
     BusError,
     ControllerLostError,
     DriverError,
@@ -58,6 +60,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 """Longer than any operation takes; RSA key generation is the slowest."""
+MAX_SPIN_US: Final = 1_000_000
 PCI_COMMAND: Final = 0x04
 PCI_COMMAND_MEMORY: Final = 1 << 1
 PCI_COMMAND_BUS_MASTER: Final = 1 << 2
@@ -80,6 +83,18 @@ class DriverOptions:
     """DMA memory for `Controller.allocate` and the one-shot AES calls, besides rings and message buffers."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Time limit of a command unless the call says otherwise, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges; ArgumentError, ArgumentTypeError."""
+        checked_fields(self)
+        for name in ("hsm_entries", "aes_entries"):
+            integer("DriverOptions", name, getattr(self, name), MIN_ENTRIES, MAX_ENTRIES)
+        for name in ("hsm_queues", "aes_queues", "buffer_bytes"):
+            value = getattr(self, name)
+            if value is not None:
+                integer("DriverOptions", name, value, 0, MAX_ARENA_BYTES)
+        if not 0 <= self.spin_us <= MAX_SPIN_US:
+            raise ArgumentError("DriverOptions", "spin_us", f"{self.spin_us:g}, 0 to {MAX_SPIN_US} possible")
 
 
 class ControllerState(Enum):
@@ -109,6 +124,10 @@ class Controller(Closing):
             AdminCommandError: it refuses a command that must succeed.
             BusError: it cannot be reached.
         """
+        if not isinstance(function, PciFunction):
+            raise ArgumentTypeError("Controller", "function", f"{type(function).__name__}, must be a PciFunction")
+        if not isinstance(options, DriverOptions | None):
+            raise ArgumentTypeError("Controller", "options", f"{type(options).__name__}, must be DriverOptions")
         self.function = function
         self.options = options or DriverOptions()
         self.registers = Registers(function)

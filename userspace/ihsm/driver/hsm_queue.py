@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ihsm.arguments import integer, octets
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
@@ -16,7 +17,7 @@ from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.records import RecordCodec
 from ihsm.driver.rings import HSM_RING
 from ihsm.driver.submission import Submission
-from ihsm.errors import HsmCommandError
+from ihsm.errors import ArgumentError, HsmCommandError
 from ihsm_abi.admin import Psf
 from ihsm_abi.hsm_queue import (
     HSM_SQE,
@@ -32,6 +33,7 @@ from ihsm_abi.pci import PAGE_BYTES
 MAX_MESSAGE_BYTES: Final = 2 * PAGE_BYTES
 """What two PRPs reach; the device refuses requests above 3584 bytes (spec 02 B.7)."""
 
+_OPERATION: Final = "HSM command"
 _SLOT_BYTES: Final = MAX_MESSAGE_BYTES + MAX_DST_BYTES
 _SQE: Final = RecordCodec(HSM_SQE)
 _FLAGS: Final = {kind: SessionControl.of(kind=kind) for kind in ControlKind}
@@ -88,13 +90,17 @@ class HsmQueue(QueuePair):
             response_bytes: room for the response, up to 8192 bytes.
 
         Raises:
-            ValueError: message or room longer than the buffers.
+            ArgumentError, ArgumentTypeError: no message, kind or id, or message or room longer than the buffers.
             CommandTimeoutError: the ring stayed full.
         """
+        message = octets(_OPERATION, "message", message)
         if len(message) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"request of {len(message)} bytes exceeds {MAX_MESSAGE_BYTES}")
-        if not 0 <= response_bytes <= MAX_DST_BYTES:
-            raise ValueError(f"room for a response of {response_bytes} bytes, 0 to {MAX_DST_BYTES} possible")
+            raise ArgumentError(_OPERATION, "message", f"{len(message)} bytes, at most {MAX_MESSAGE_BYTES} possible")
+        integer(_OPERATION, "response_bytes", response_bytes, 0, MAX_DST_BYTES)
+        if not isinstance(kind, int) or kind not in _FLAGS:
+            raise ArgumentError(_OPERATION, "kind", f"{kind!r} is no ControlKind")
+        if session_id is not None:
+            session_id = integer(_OPERATION, "session_id", session_id, 0, 0xFFFF)
         flags = _FLAGS[kind] if session_id is None else _FLAGS_WITH_ID[kind]
 
         def build(cid: int) -> bytes:
@@ -131,6 +137,7 @@ class HsmQueue(QueuePair):
 
     def submit_flush(self, session_id: int, *, timeout_s: float) -> Submission:
         """Submit the flush of a session (spec 02 B.5), as a driver does when its client goes away."""
+        session_id = integer("flush", "session_id", session_id, 0, 0xFFFF)
         command = HsmCommandWord.of(opc=HsmOpcode.FLUSH_SESSION)
         flags = _FLAGS_WITH_ID[ControlKind.CLOSE]
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.arguments import seconds
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
@@ -21,7 +22,15 @@ from ihsm.driver.outstanding import Outstanding
 from ihsm.driver.records import as_rows
 from ihsm.driver.rings import CompletionRing, RingFormat, SubmissionRing
 from ihsm.driver.submission import Collect, Submission
-from ihsm.errors import BusError, CommandTimeoutError, DriverError, IhsmError, QueueClosedError, QueueProtocolError
+from ihsm.errors import (
+    ArgumentError,
+    BusError,
+    CommandTimeoutError,
+    DriverError,
+    IhsmError,
+    QueueClosedError,
+    QueueProtocolError,
+)
 from ihsm_abi import doorbells
 
 MIN_ENTRIES: Final = 2
@@ -56,7 +65,8 @@ class QueuePair:
             line: how completions are waited for; the queue joins it.
         """
         if not MIN_ENTRIES <= entries <= MAX_ENTRIES:
-            raise ValueError(f"{entries} entries in a ring, {MIN_ENTRIES} to {MAX_ENTRIES} possible")
+            problem = f"{entries} entries in a ring, {MIN_ENTRIES} to {MAX_ENTRIES} possible"
+            raise ArgumentError(type(self).__name__, "entries", problem)
         self.ring = ring
         self.queue_id = queue_id
         self.entries = entries
@@ -154,7 +164,8 @@ class QueuePair:
         with self.lock:
             self._check_open()
             if self.outstanding:
-                raise ValueError(f"{self}: {self.outstanding} commands are outstanding, none may be")
+                problem = f"{self.outstanding} commands are outstanding, none may be"
+                raise ArgumentError("QueuePair.lent", "queue", f"{self}: {problem}")
             self._open = False
             rings = LentRings(self._sq.memory, self._cq.memory, self._sq.tail, self._cq.head, self._cq.phase)
         yield rings
@@ -178,6 +189,7 @@ class QueuePair:
             CommandTimeoutError: no room in time; what was submitted before is still outstanding.
             QueueClosedError: the queue is closed.
         """
+        timeout_s = seconds("QueuePair.submit", "timeout_s", timeout_s)
         rows = as_rows(entries, self.ring.sqe.itemsize)
         outcome = np.zeros(len(rows), self.ring.cqe)
         completions = as_rows(outcome, self.ring.cqe.itemsize)
@@ -203,6 +215,13 @@ class QueuePair:
 
         What `build` raises is raised here, and nothing has been submitted.
         """
+        if type(timeout_s) not in (float, int) or timeout_s != timeout_s:
+            try:
+                timeout_s = seconds("QueuePair.submit_one", "timeout_s", timeout_s)
+            except IhsmError:
+                if held is not None:
+                    held.release()
+                raise
         submission = Submission(self, 1, time.monotonic() + timeout_s, collect=collect, held=held)
         try:
             while not self._write_one(submission, build):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm.errors import ArgumentError, ArgumentTypeError
+
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -29,7 +31,7 @@ class RecordCodec:
         self._struct = Struct(text + f"{dtype.itemsize - position}x")
         order = sorted(range(len(parts)), key=lambda index: parts[index][0])
         if order != list(range(len(parts))):
-            raise ValueError(f"fields of {dtype} are not in the order of their offsets")
+            raise ArgumentError("RecordCodec", "dtype", f"fields of {dtype} are not in the order of their offsets")
         self.pack = self._struct.pack
         self._type: Any = namedtuple("Record", self.names)  # type: ignore[misc]
 
@@ -53,8 +55,11 @@ def as_rows(entries: NDArray[np.void], entry_bytes: int) -> NDArray[np.uint64]:
     """The same memory as a matrix of 64-bit words, one row per entry: whole entries are then copied at memory speed.
 
     Raises:
-        ValueError: the array is not contiguous, or its items do not have `entry_bytes` bytes.
+        ArgumentError, ArgumentTypeError: no such array, or its items do not have `entry_bytes` bytes.
     """
+    if not isinstance(entries, np.ndarray):
+        raise ArgumentTypeError("batch", "entries", f"{type(entries).__name__}, must be an array")
     if entries.dtype.itemsize != entry_bytes or entries.ndim != 1:
-        raise ValueError(f"one-dimensional array of {entry_bytes}-byte entries expected, got {entries.dtype}")
+        problem = f"one-dimensional array of {entry_bytes}-byte entries expected, got {entries.ndim} of {entries.dtype}"
+        raise ArgumentError("batch", "entries", problem)
     return np.ascontiguousarray(entries).view(np.uint64).reshape(len(entries), entry_bytes // 8)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from ihsm.arguments import seconds
 from ihsm.bus import DmaBuffer
 from ihsm.driver.completion import CompletionLine, Reapable
 from ihsm.errors import CommandTimeoutError, IhsmError
@@ -69,7 +70,7 @@ class Submission:
             QueueClosedError: the queue was closed or reset meanwhile.
             IhsmError: the command failed, or the device is gone.
         """
-        limit_s = self.deadline - time.monotonic() if timeout_s is None else timeout_s
+        limit_s = self.deadline - time.monotonic() if timeout_s is None else seconds("result", "timeout_s", timeout_s)
         if not self._queue.line.wait(self.done, self._queue, max(0.0, limit_s)):
             raise CommandTimeoutError(f"{self._queue}: {self.remaining} of {self.count} commands not completed in time")
         if self.error is not None:
