@@ -45,8 +45,12 @@ def enable(driver: PolledDriver, asq: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memfd", "tmpfs"])
-@pytest.mark.parametrize("rings", ["private", "shared"], ids=["all memory", "memory plugged in later"])
-def test_share_off(socket_folder: Path, kind: str, rings: str) -> None:
+@pytest.mark.parametrize(
+    ("rings", "later"),
+    [("private", False), ("shared", False), ("shared", True)],
+    ids=["all memory", "some memory", "memory plugged in while ready"],
+)
+def test_share_off(socket_folder: Path, kind: str, rings: str, later: bool) -> None:
     """QEMU passes the file in any case. One region is enough: buffers may lie there though the rings do not."""
     folder = Path("/dev/shm")
     if kind == "tmpfs" and not folder.is_dir():
@@ -60,14 +64,18 @@ def test_share_off(socket_folder: Path, kind: str, rings: str) -> None:
             arena = function.allocate_arena(BYTES)
             driver = PolledDriver(function)
             driver.enable()
+            if later:
+                function.map_dma(fd, 0, IOVA, BYTES)
+                driver.create_pair(1)
             driver.disable()
-            function.map_dma(fd, 0, IOVA, BYTES)
+            if not later:
+                function.map_dma(fd, 0, IOVA, BYTES)
             enable(driver, IOVA if rings == "private" else arena.allocate_pages(0x2000).iova)
             assert driver.csts == 0
             function.unmap_dma(IOVA, BYTES)
             driver.enable()
         assert server.stop() == 0
-    assert sum("share=on" in line and hex(IOVA) in line for line in server.errors) == 1
+    assert sum("share=on" in line and hex(IOVA) in line for line in server.errors) == 1 + later
     private.close()
     os.close(fd)
 

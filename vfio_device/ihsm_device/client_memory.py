@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -48,16 +49,24 @@ class ClientMemory:
     def __init__(self) -> None:
         """No client yet."""
         self._files: dict[int, File] = {}
+        self._regions: Counter[File] = Counter()
         self._looking: threading.Thread | None = None
 
-    def mapped(self, region: DmaRegion) -> None:
-        """The client has mapped memory."""
-        if region.file is not None:
-            self._files[region.iova] = region.file
+    def mapped(self, region: DmaRegion) -> bool:
+        """The client has mapped memory; True if it is of a file that none of its other memory is of."""
+        if region.file is None:
+            return False
+        self._files[region.iova] = region.file
+        self._regions[region.file] += 1
+        return self._regions[region.file] == 1
 
     def unmapped(self, region: DmaRegion) -> None:
         """The client has removed it."""
-        self._files.pop(region.iova, None)
+        file = self._files.pop(region.iova, None)
+        if file is not None:
+            self._regions[file] -= 1
+            if self._regions[file] == 0:
+                del self._regions[file]
 
     def private_address(self, pid: int | None) -> int | None:
         """Lowest address of memory that the client `pid` sees private copies of; None: none, or nobody knows."""

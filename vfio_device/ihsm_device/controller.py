@@ -29,6 +29,12 @@ _SHOWN: Final = (
 """Registers that the status names."""
 
 
+_SHARE: Final = (
+    "give each of QEMU's memory backends share=on "
+    "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)"
+)
+
+
 class EnableState(Enum):
     """What has come of the last write of CC.EN (spec 01 §4.1)."""
 
@@ -89,6 +95,7 @@ class FunctionController:
         self._registers = RegisterFile()
         self._state = EnableState.DISABLED
         self._bus_master_clear = 0
+        self._zeros_told = False
         self._counters = dict.fromkeys(("enables", "enable_failures", "disables", "nssrs", "resets", "clients_lost"), 0)
 
     @property
@@ -132,6 +139,7 @@ class FunctionController:
         """Latch AQA, ASQ and ACQ and become ready, or say why not."""
         self._counters["enables"] += 1
         self._state = EnableState.DISABLED
+        self._zeros_told = False
         aqa = Aqa(self._registers[Register.AQA])
         if not aqa.asqs or not aqa.acqs:
             self._counters["enable_failures"] += 1
@@ -157,11 +165,17 @@ class FunctionController:
 
     def _refuse_memory(self, why: str) -> None:
         self._counters["enable_failures"] += 1
-        _log.error(
-            "enable refused: %s; the client's memory is not shared: give each of QEMU's memory backends share=on "
-            "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
-            why,
-        )
+        _log.error("enable refused: %s; the client's memory is not shared: %s", why, _SHARE)
+
+    def memory_plugged_in(self) -> None:
+        """The client has mapped memory of another file; of a ready controller it may be too late to refuse it."""
+        if self._state is EnableState.READY and (private := self._private_memory()) is not None:
+            _log.error(
+                "the client writes to private copies of memory at %#x that it has plugged in (share=off), where the "
+                "device sees zeros and the client no answers: %s",
+                private,
+                _SHARE,
+            )
 
     def _stop(self) -> None:
         """Queues end; RDY and CFS change together (spec 01 §4.1)."""
@@ -202,6 +216,11 @@ class FunctionController:
         with self._lock:
             if not command.live:
                 return
+            if not any(command.sqe) and not self._zeros_told:
+                self._zeros_told = True
+                _log.warning(
+                    "an admin command is all zeros: does the client write to private copies of its memory? %s", _SHARE
+                )
             try:
                 status, result = AdminStatus.SUCCESS, self._admin.execute(command.sqe)
             except AdminError as error:

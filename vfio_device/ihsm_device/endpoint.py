@@ -99,7 +99,7 @@ class Endpoint:
         self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
         self._context.irqs(MSIX_VECTORS)
         self._context.on_reset(self._reset)
-        self._context.on_dma(self._memory.mapped, self._memory.unmapped)
+        self._context.on_dma(self._mapped, self._memory.unmapped)
         self._context.realize()
 
     @property
@@ -155,6 +155,10 @@ class Endpoint:
             self.function.controller.client_lost()
         else:
             self.function.controller.reset()
+
+    def _mapped(self, region: vfu.DmaRegion) -> None:
+        if self._memory.mapped(region):
+            self.function.controller.memory_plugged_in()
 
     def _is_bus_master(self) -> bool:
         low = self._context.config_space[COMMAND_OFFSET : COMMAND_OFFSET + 2]

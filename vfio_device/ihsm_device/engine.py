@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol, TypeVar
 
@@ -30,10 +31,13 @@ from ihsm_device.queues import QueueState
 __all__ = [
     "Command",
     "Engine",
+    "Fault",
+    "FaultKind",
     "LoopbackHost",
     "NoPointerError",
     "Outcome",
     "QueueError",
+    "Refusal",
     "RingClass",
     "Scheduler",
     "VfuHost",
@@ -82,6 +86,39 @@ class Outcome(IntEnum):
 
 
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+
+
+class FaultKind(IntEnum):
+    """What a command could not reach in guest memory."""
+
+    ENTRY = lib.IHSM_FAULT_ENTRY
+    COMPLETION = lib.IHSM_FAULT_COMPLETION
+    SOURCE = lib.IHSM_FAULT_SOURCE
+    DESTINATION = lib.IHSM_FAULT_DESTINATION
+
+
+class Refusal(IntEnum):
+    """Why guest memory is out of reach."""
+
+    NOT_MAPPED = lib.IHSM_NOT_MAPPED
+    WITHOUT_POINTER = lib.IHSM_WITHOUT_POINTER
+    NOT_ALLOWED = lib.IHSM_NOT_ALLOWED
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Guest memory that a command needs and that is out of reach."""
+
+    engine: Engine
+    kind: FaultKind
+    reason: Refusal
+    queue_id: int
+    cid: int
+    """Command id; of an entry that could not be read, its index in the queue."""
+    iova: int
+    """The first byte out of reach."""
+    count: int
+    """Faults of this engine and kind since the last `pull_fault` of one; the first of them is described."""
 
 
 class KeyTable(Protocol):
@@ -197,6 +234,20 @@ class Scheduler:
             return Command(engine, ring, queue_id, generation, cid, sqe, request)
         finally:
             puller.inside = False
+
+    def pull_fault(self) -> Fault | None:
+        """Wait for the next fault of any function; for one thread, which ends before `close`. None after `wake`."""
+        fault = ffi.new("struct ihsm_fault *")
+        while lib.ihsm_faults_pull(lib.ihsm_scheduler_faults(self.handle), -1, fault) == _PULLED:
+            reference = self._engines.get(fault.engine_id)
+            if reference is not None and (engine := reference()) is not None:
+                return Fault(
+                    engine,
+                    FaultKind(fault.kind),
+                    Refusal(fault.reason),
+                    *(int(value) for value in (fault.queue_id, fault.cid, fault.iova, fault.count)),
+                )
+        return None
 
     def wake(self) -> None:
         """End every `pull`, those running and those to come, and the AES workers."""

@@ -17,7 +17,8 @@ from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
 from ihsm_abi.sockets import numbered_path
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.endpoint import Endpoint
-from ihsm_device.engine import Command, Scheduler
+from ihsm_device.engine import Command, Engine, Scheduler
+from ihsm_device.fault_log import FaultLog
 from ihsm_device.function import Function, Module
 from ihsm_device.socket_paths import SocketFile, default_paths, listen
 from ihsm_device.workers import WorkerPool
@@ -87,6 +88,7 @@ class Server:
             self._close()
             raise
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
+        self._faults = FaultLog(self._scheduler, self._index_of)
         self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths))
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
@@ -98,6 +100,10 @@ class Server:
         listener, file = listen(control_path)
         self._control_files.append(file)
         self._control.add(listener, {ControlCommand.STATUS: lambda arguments: self._status(endpoint)})
+
+    def _index_of(self, engine: Engine) -> int | None:
+        function = self._by_engine.get(id(engine))
+        return None if function is None else function.index
 
     def _find(self, command: Command) -> Function | None:
         return self._by_engine.get(id(command.engine))
@@ -130,6 +136,7 @@ class Server:
             OSError, RuntimeError: the system gives no more descriptors or threads; `stop` ends what was started.
         """
         self._pool.start()
+        self._faults.start()
         self._control.start()
         for endpoint in self._endpoints:
             endpoint.start()
@@ -138,6 +145,7 @@ class Server:
         """Disconnect every client, end every thread, remove the sockets."""
         self._control.stop()
         self._pool.stop()
+        self._faults.stop()
         self._close()
 
     def _close(self) -> None:

@@ -126,6 +126,13 @@ static bool checkpoint(struct ihsm_fp_context *context) {
     return !atomic_load_explicit(&server->ring->stop, memory_order_relaxed);
 }
 
+static void note_unreachable(struct server *server, uint16_t cid) {
+    struct ihsm_stretch *stretch = &server->context.unreachable;
+    ihsm_note_fault(server->ring->engine, stretch->write ? IHSM_FAULT_DESTINATION : IHSM_FAULT_SOURCE, server->ring->id,
+                    cid, stretch->iova, stretch->len);
+    stretch->len = 0;
+}
+
 /* Commands of one turn; returns what was answered. */
 static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
                                    bool whole_command) {
@@ -162,6 +169,8 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
             ring->fetched_next--;
             break;
         }
+        if (server.context.unreachable.len > 0)
+            note_unreachable(&server, cqe.cmd_id);
         complete(&server, &cqe);
         done.commands++;
     }

@@ -54,6 +54,12 @@ static unsigned admit(const struct ihsm_regions *regions, const struct hsm_sqe *
     return IHSM_HSM_STATUS_SUCCESS;
 }
 
+static void note_source(struct ihsm_ring *ring, const struct ihsm_command *command) {
+    struct hsm_sqe sqe;
+    memcpy(&sqe, command->sqe, sizeof sqe);
+    ihsm_note_fault(ring->engine, IHSM_FAULT_SOURCE, ring->id, command->cid, sqe.src_prp1, sqe.src_len);
+}
+
 static void finish(struct ihsm_ring *ring) {
     if (ring->in_flight == 0)
         pthread_cond_broadcast(&ring->changed);
@@ -88,6 +94,8 @@ bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command) {
             command->generation = ring->generation;
             taken = true;
         } else {
+            if (sc == IHSM_HSM_STATUS_DMA_ERROR)
+                note_source(ring, command);
             struct hsm_cqe cqe = {.cid = command->cid, .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
             ihsm_count(&engine->counters.hsm_rejected, 1);
             if (ihsm_ring_post(ring, &cqe))
@@ -106,6 +114,7 @@ struct data {
     uint64_t iova;
     const uint8_t *bytes;
     size_t len;
+    uint16_t cid; /* of the command */
 };
 
 /*
@@ -124,6 +133,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
         ihsm_regions_read_lock(regions);
         if (!ihsm_regions_write(regions, data.iova, data.bytes, data.len)) {
             outcome = IHSM_DATA_FAILED;
+            ihsm_note_fault(engine, IHSM_FAULT_DESTINATION, ring->id, data.cid, data.iova, data.len);
         } else if (ihsm_ring_post(ring, cqe)) {
             ihsm_host_request_vector(engine->host, ring->vector);
             outcome = IHSM_POSTED;
@@ -146,7 +156,7 @@ int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, ui
     struct admin_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     struct admin_cqe cqe = {.dw0 = dw0, .cid = sqe.cid, .psf = (uint16_t)(status << IHSM_PSF_STATUS_SHIFT)};
-    return complete(engine, queue_id, generation, (struct data){sqe.prp1, data, data_len}, &cqe);
+    return complete(engine, queue_id, generation, (struct data){sqe.prp1, data, data_len, sqe.cid}, &cqe);
 }
 
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *entry,
@@ -162,5 +172,5 @@ int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint
                           .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
     /* Never more than dst_len bytes, and a response stays inside the page of PRP1. */
     size_t len = message_len < sqe.dst_len ? message_len : sqe.dst_len;
-    return complete(engine, queue_id, generation, (struct data){sqe.dst_prp1, message, len}, &cqe);
+    return complete(engine, queue_id, generation, (struct data){sqe.dst_prp1, message, len, sqe.cid}, &cqe);
 }

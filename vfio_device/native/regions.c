@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine.cdef.h"
+
 int ihsm_regions_init(struct ihsm_regions *regions) {
     pthread_rwlockattr_t attributes;
     pthread_rwlockattr_init(&attributes);
@@ -143,4 +145,18 @@ bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const
         done += piece;
     }
     return true;
+}
+
+uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova, uint64_t len, bool write) {
+    size_t hint = 0;
+    for (uint64_t done = 0, piece = 0; done < len; done += piece) {
+        if (ihsm_regions_translate(regions, &hint, *iova + done, len - done, write, &piece) == NULL) {
+            *iova += done;
+            break;
+        }
+    }
+    size_t at = lower_bound(regions, *iova);
+    if (at == regions->count || regions->table[at].iova > *iova)
+        return IHSM_NOT_MAPPED;
+    return regions->table[at].vaddr == NULL ? IHSM_WITHOUT_POINTER : IHSM_NOT_ALLOWED;
 }

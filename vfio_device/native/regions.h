@@ -50,6 +50,9 @@ void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, u
 bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
 bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);
 
+/* Why len bytes at *iova cannot be accessed, which becomes the first that cannot; enum ihsm_refusal; read lock held. */
+uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova, uint64_t len, bool write);
+
 /* -- sigbus.c */
 /* Around every access to guest memory; never nested. */
 void ihsm_regions_read_lock(struct ihsm_regions *regions);

@@ -59,6 +59,8 @@ bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {
     uint32_t head = atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
     if (!ihsm_regions_read(regions, ring->sq_base + (uint64_t)head * size, sqe, size)) {
         ihsm_count(&ring->engine->counters.sqe_unreadable, 1);
+        ihsm_note_fault(ring->engine, IHSM_FAULT_ENTRY, ring->id, (uint16_t)head, ring->sq_base + (uint64_t)head * size,
+                        size);
         atomic_store(&ring->stopped, true);
         return false;
     }
@@ -92,7 +94,7 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
     struct ihsm_engine *engine = ring->engine;
     const struct ihsm_regions *regions = &engine->host->regions;
     size_t size = ihsm_ring_cqe_bytes(ring);
-    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed), sqid = ring->id, psf;
+    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed), sqid = ring->id, cid, psf;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     uint64_t iova = ring->cq_base + (uint64_t)tail * size;
     bool wraps = tail + 1 == ring->cq_entries;
@@ -104,11 +106,13 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
         struct aes_cqe *aes = cqe;
         aes->sqhd = sqhd;
         aes->sqid = sqid;
+        cid = aes->cmd_id;
         psf = aes->psf;
     } else {
         struct admin_cqe *admin = cqe; /* the HSM CQE has these fields in the same places */
         admin->sqhd = sqhd;
         admin->sqid = sqid;
+        cid = admin->cid;
         psf = admin->psf;
     }
     psf = (uint16_t)((psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
@@ -125,6 +129,7 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
     return true;
 unwritable:
     ihsm_count(&engine->counters.cqe_unwritable, 1);
+    ihsm_note_fault(engine, IHSM_FAULT_COMPLETION, ring->id, cid, iova, size);
     atomic_store(&ring->stopped, true);
     return false;
 }

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "faults.h"
 #include "page.h"
 #include "ready.h"
 
@@ -25,6 +26,7 @@ struct ihsm_poller {
 struct ihsm_scheduler {
     struct ihsm_ready ready;
     struct ihsm_pages pages;
+    struct ihsm_faults faults;
     struct ihsm_poller poller;
     unsigned workers_wanted, workers_running, long_workers_running; /* these and the next two: ready.lock */
     pthread_t *workers;

@@ -22,15 +22,21 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
         return NULL;
     }
     ihsm_ready_init(&scheduler->ready);
+    ihsm_faults_init(&scheduler->faults);
     scheduler->poller.spin_ns = spin_us < 0 ? -1 : spin_us * 1000;
     scheduler->workers_wanted = aes_workers;
     return scheduler;
 }
 
-void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) { ihsm_ready_close(&scheduler->ready); }
+void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
+    ihsm_ready_close(&scheduler->ready);
+    ihsm_faults_close(&scheduler->faults);
+}
+
+struct ihsm_faults *ihsm_scheduler_faults(struct ihsm_scheduler *scheduler) { return &scheduler->faults; }
 
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
-    ihsm_ready_close(&scheduler->ready);
+    ihsm_scheduler_wake(scheduler);
     ihsm_poller_close(scheduler);
     for (unsigned i = 0; i < scheduler->workers_running; i++)
         pthread_join(scheduler->workers[i], NULL);
@@ -40,6 +46,7 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     free(scheduler->workers);
     ihsm_pages_destroy(&scheduler->pages);
     ihsm_ready_destroy(&scheduler->ready);
+    ihsm_faults_destroy(&scheduler->faults);
     free(scheduler);
 }
 

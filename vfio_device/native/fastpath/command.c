@@ -67,6 +67,8 @@ bool ihsm_fp_map(struct ihsm_fp_command *c, bool lengths_first) {
         return false;
     if (lengths_first && fault.rank > IHSM_LIST_LENGTH && !ihsm_fp_same_length(c))
         return false;
+    if (fault.rank == IHSM_LIST_FETCH || fault.rank == IHSM_LIST_DATA)
+        c->context->unreachable = c->meter.unreachable;
     if (fault.rank != IHSM_LIST_GOOD)
         return ihsm_fp_fail(c, fault.sts, fault.err);
     c->src = (struct ihsm_cursor){s->src.piece, s->src.piece + s->src.count, 0};

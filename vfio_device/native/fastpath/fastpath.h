@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "fastpath/sgl.h"
 
-struct ihsm_regions;
 struct ks_bulk_key;
 struct ks_bulk_table;
 
@@ -49,11 +49,12 @@ struct ihsm_fp_context {
     bool (*checkpoint)(struct ihsm_fp_context *context);
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
-    struct ihsm_fp_held held[2]; /* the first and the second key of the last command; released by ihsm_fp_end */
-    uint32_t max_steps;          /* of the lists of one command (struct ihsm_list_meter); with more it is put off */
-    bool put_off;                /* the command has not been carried out, and its completion is void */
-    uint64_t steps;              /* of the lists of all commands so far */
-    unsigned remapped;           /* how often a checkpoint has let a mapping callback in: pointers of before are void */
+    struct ihsm_fp_held held[2];     /* the first and the second key of the last command; released by ihsm_fp_end */
+    uint32_t max_steps;              /* of the lists of one command (struct ihsm_list_meter); with more it is put off */
+    bool put_off;                    /* the command has not been carried out, and its completion is void */
+    uint64_t steps;                  /* of the lists of all commands so far */
+    struct ihsm_stretch unreachable; /* memory that the command was refused for; who serves it sets len to 0 again */
+    unsigned remapped; /* how often a checkpoint has let a mapping callback in: pointers of before are void */
 };
 
 /*

@@ -73,8 +73,10 @@ static bool run_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const
         return true;
     if (sqe->tail_src_addr == 0)
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_TAIL_SRC_ADDRESS);
-    if (!ihsm_regions_read(c->context->regions, sqe->tail_src_addr, tail, len))
+    if (!ihsm_regions_read(c->context->regions, sqe->tail_src_addr, tail, len)) {
+        c->context->unreachable = (struct ihsm_stretch){sqe->tail_src_addr, len, false};
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_DMA_IN);
+    }
     if (sqe->src_len == 0 && sqe->actual_aad_len != 0)
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_CORRECTION_FAILED);
     ihsm_gcm_crypt(&c->scratch->gcm, key, c->decrypt, tail, tail, len);
@@ -89,8 +91,10 @@ static bool write_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, con
         return true;
     if (sqe->tail_dst_addr == 0 || sqe->tail_dst_len != len)
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_TAIL_DST_ADDRESS);
-    if (!ihsm_regions_write(c->context->regions, sqe->tail_dst_addr, tail, len))
+    if (!ihsm_regions_write(c->context->regions, sqe->tail_dst_addr, tail, len)) {
+        c->context->unreachable = (struct ihsm_stretch){sqe->tail_dst_addr, len, true};
         return ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, IHSM_GCM_ERROR_DMA_OUT);
+    }
     return true;
 }
 

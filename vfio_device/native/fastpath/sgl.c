@@ -36,6 +36,7 @@ static void add_block(struct walk *w, uint64_t iova, uint64_t len) {
         uint8_t *base = ihsm_regions_translate(w->regions, &pieces->hint, iova, len, w->destination, &got);
         if (!base) {
             w->unmapped = true;
+            w->meter->unreachable = (struct ihsm_stretch){iova, len, w->destination};
             return;
         }
         struct ihsm_piece *last = pieces->count > 0 ? &pieces->piece[pieces->count - 1] : NULL;
@@ -85,6 +86,7 @@ static void walk_sgl(struct walk *w, struct sgl_descriptor at, uint8_t *page) {
                                                           : at.len;
         if (!ihsm_regions_read(w->regions, at.addr, page, wanted)) {
             w->fetch_failed = true;
+            w->meter->unreachable = (struct ihsm_stretch){at.addr, wanted, false};
             return;
         }
         if (at.len != wanted || at.len % sizeof at != 0 || at.addr % IHSM_LIST_PAGE_BYTES != 0) {
@@ -142,6 +144,7 @@ static void walk_prp(struct walk *w, const struct sgl_descriptor *pointer, uint8
             return;
         if (!ihsm_regions_read(w->regions, list, page, bytes)) {
             w->fetch_failed = true;
+            w->meter->unreachable = (struct ihsm_stretch){list, bytes, false};
             return;
         }
         for (uint32_t at = 0; at < bytes; at += sizeof list) {

@@ -31,6 +31,11 @@ struct ihsm_pieces {
  */
 struct ihsm_list_meter {
     uint32_t steps;
+    /* A stretch of memory that is out of reach, the last that was met; len 0: none. */
+    struct ihsm_stretch {
+        uint64_t iova, len;
+        bool write;
+    } unreachable;
     /* Asked every IHSM_LIST_STRIDE steps; mappings may change in it. False: leave the walk. */
     bool (*go_on)(struct ihsm_list_meter *meter);
 };
