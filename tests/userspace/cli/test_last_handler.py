@@ -33,6 +33,11 @@ run()
 """
 
 
+def interruptible() -> None:
+    """For a process to be interrupted: tests that a shell runs in the background inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def fail_with(error: BaseException, **environment: str) -> Result:
     """A command of our kind that raises."""
 
@@ -96,7 +101,14 @@ def test_logging_everything_asks_for_tracebacks_as_well() -> None:
 )  # fmt: skip
 def test_a_process_ends_without_a_traceback(failure: str, status: int, text: str) -> None:
     program = FAILING.format(failure=failure)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=HANG_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        preexec_fn=interruptible,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
     assert done.returncode == status, done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr
@@ -105,7 +117,9 @@ def test_a_process_ends_without_a_traceback(failure: str, status: int, text: str
 def test_watching_ends_with_the_status_of_an_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "ihsm", "list", "--watch"]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, preexec_fn=interruptible
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
