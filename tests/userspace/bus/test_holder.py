@@ -21,6 +21,7 @@ from ihsm.bus.holder import Holder, find_holder
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import BusTimeoutError, DeviceBusyError
 from ihsm_abi.control import ControlAnswer
+from ihsm_device.client_process import ClientProcess
 from support.waiting import HANG_S, until
 
 USER = """
@@ -133,3 +134,19 @@ def test_a_server_that_does_not_answer_is_given_up(socket_folder: Path, monkeypa
         listener.bind(os.fspath(path) + ".ctl")
         listener.listen()
         assert find_holder(path) is None
+
+
+def test_a_client_that_hung_up_is_nobody() -> None:
+    """Its end may take the device a while, for which the next client waits."""
+    ours, theirs = socket.socketpair()
+    client = ClientProcess.of(theirs.fileno())
+    try:
+        record = client.record()
+        assert record is not None
+        assert record["pid"] == os.getpid()
+        ours.close()
+        assert client.record() is None
+    finally:
+        client.close()
+        theirs.close()
+    assert client.record() is None
