@@ -36,6 +36,7 @@ SHORT_WAITS = {
         "is about a wait that ends with its time; nothing can come"
     ),
     ("userspace/driver/test_completion.py", "line(queue).wait(lambda: False, queue, 0)"): "likewise",
+    ("userspace/test_kept.py", "kept.wait(0)"): "asks whether a child runs on that nothing ends",
 }
 """Calls that may give up early, and why."""
 
