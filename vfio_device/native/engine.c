@@ -56,6 +56,7 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
     ihsm_engine_disable(engine);
     ihsm_page_close(&engine->page);
     ihsm_ready_forget(engine->ready, engine);
+    ihsm_scheduler_leave(engine->scheduler, engine);
     while (atomic_load(&engine->users) > 0)
         nanosleep(&moment, NULL);
 }

@@ -30,7 +30,8 @@ struct ihsm_scheduler {
     struct ihsm_poller poller;
     unsigned workers_wanted, workers_running, long_workers_running; /* these and the next two: ready.lock */
     pthread_t *workers;
-    pthread_t *long_workers; /* one for each engine that has had an AES queue */
+    pthread_t *long_workers; /* as many as there have been engines with AES queues at one time */
+    unsigned aes_engines;    /* ready.lock */
 };
 
 /* -- scheduler.c */
@@ -47,3 +48,5 @@ void ihsm_poller_close(struct ihsm_scheduler *scheduler);
 /* -- workers.c */
 /* Start the threads that serve AES rings, unless they run; the engine has got an AES queue. */
 void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);
+/* The engine is closed: its share of the threads is free for the next. */
+void ihsm_scheduler_leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);

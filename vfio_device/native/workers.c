@@ -92,10 +92,18 @@ void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_
     pthread_mutex_lock(&ready->lock);
     if (!ready->closed && !engine->has_aes && (scheduler->workers_wanted > 0 || scheduler->poller.running)) {
         engine->has_aes = true;
-        add_long_worker(scheduler);
+        if (++scheduler->aes_engines > scheduler->long_workers_running)
+            add_long_worker(scheduler);
     }
     while (!ready->closed && scheduler->workers_running < scheduler->workers_wanted &&
            pthread_create(&scheduler->workers[scheduler->workers_running], NULL, aes_worker, scheduler) == 0)
         scheduler->workers_running++;
     pthread_mutex_unlock(&ready->lock);
+}
+
+void ihsm_scheduler_leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
+    pthread_mutex_lock(&scheduler->ready.lock);
+    scheduler->aes_engines -= engine->has_aes;
+    engine->has_aes = false;
+    pthread_mutex_unlock(&scheduler->ready.lock);
 }

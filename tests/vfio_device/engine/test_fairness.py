@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -127,6 +128,18 @@ def test_one_side_alone_can_be_long(rig: AesRig, destination: bool) -> None:
     assert rig.engine.counters()["aes_commands"] == 0
     assert lib.ihsm_scheduler_serve_one(rig.scheduler.handle)
     assert queue.reap(1)[0].status[0] == AesStatus.FETCH_ERROR
+
+
+def test_functions_that_come_and_go_leave_no_threads() -> None:
+    """There are threads for long commands for as many functions as there are at one time."""
+    with EngineRig(aes_workers=1) as rig:
+        rig.queue(FIRST_AES_QUEUE_ID).create()
+        before = 0
+        for _ in range(5):
+            with EngineRig(scheduler=rig.scheduler) as other:
+                other.queue(FIRST_AES_QUEUE_ID).create()
+                before = before or len(os.listdir("/proc/self/task"))
+                assert len(os.listdir("/proc/self/task")) <= before
 
 
 def test_admin_rings_are_pulled_in_turn_too(rigs: list[EngineRig]) -> None:
