@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -97,18 +98,20 @@ def test_both_end_with_their_process(tmp_path: Path, end: signal.Signals | None,
     )
     assert user.stdout is not None
     assert user.stdin is not None
-    pid, keeper, folder = user.stdout.readline().split()
-    if end:
-        user.send_signal(end)
-    user.wait(HANG_S)
-    until(lambda: not alive(int(pid)), "the end of the child")
-    until(lambda: not alive(int(keeper)), "the end of the keeper")
-    assert not Path(folder).exists()
-    assert list(tmp_path.iterdir()) == []
-    if forks:
-        os.killpg(user.pid, signal.SIGKILL)
-    user.stdin.close()
-    user.stdout.close()
+    try:
+        pid, keeper, folder = user.stdout.readline().split()
+        if end:
+            user.send_signal(end)
+        user.wait(HANG_S)
+        until(lambda: not alive(int(pid)), "the end of the child")
+        until(lambda: not alive(int(keeper)), "the end of the keeper")
+        assert not Path(folder).exists()
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(user.pid, signal.SIGKILL)  # the fork
+        user.stdin.close()
+        user.stdout.close()
 
 
 def test_they_outlive_the_thread_that_made_them() -> None:

@@ -27,7 +27,7 @@ import signal
 import socket
 import sys
 import tempfile
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 1 << 16
@@ -129,7 +129,7 @@ class Keeper:
             os.execvp(arguments[0], arguments)
         except OSError as error:
             os.write(2, arguments[0] + f": {error.strerror}\n".encode())
-        finally:
+        finally:  # whatever came up, this must not go on as a second keeper
             os._exit(_CANNOT_EXECUTE)
 
     def _tell(self, **message: Any) -> None:
