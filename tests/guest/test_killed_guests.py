@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,25 @@ def start_guest(socket: Path, shell: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def descendants(pid: int) -> Iterator[int]:
+    """Processes that a process has started, and those that they have."""
+    children = ""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    for child in map(int, children.split()):
+        yield child
+        yield from descendants(child)
+
+
 def qemu_of(guest: subprocess.Popen[bytes]) -> int:
     """The QEMU that runs the guest; others are started before it to be asked what they are."""
 
     def look() -> int | None:
         assert guest.poll() is None, f"ihsm guest ended with status {guest.returncode}"
-        for child in Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split():
-            command = Path(f"/proc/{child}/cmdline")
+        for process in descendants(guest.pid):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if b"-kernel" in command.read_bytes().split(b"\0"):
-                    return int(child)
+                if b"-kernel" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0"):
+                    return process
         return None
 
     return first(look, "QEMU", every_s=0.02)
