@@ -113,11 +113,11 @@ class Keeper:
         self._descriptors = []
         self._tell(pid=self._child)
 
-    def _become(self, keeper: int, arguments: list[bytes], log: str, logged: list[int]) -> NoReturn:
+    def _become(self, keeper: int, arguments: list[bytes], log: str, logged: list[int]) -> None:
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != keeper:  # gone before the kernel was told
-                os._exit(_CANNOT_EXECUTE)
+            if os.getppid() != keeper:
+                return  # it was killed before the kernel knew
             for number in (*_IGNORED, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             if logged:
