@@ -25,6 +25,11 @@ READY: Final = "ready:"
 SERVE: Final = (sys.executable, "-c", "from ihsm.cli import main; main()", "serve")
 
 
+def interruptible() -> None:
+    """For a process to be interrupted: tests that a shell runs in the background inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class ServeProcess:
     """A running `ihsm serve`; `paths` are its sockets."""

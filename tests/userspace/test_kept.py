@@ -21,6 +21,7 @@ import pytest
 
 from ihsm import kept as kept_module
 from ihsm.kept import Kept
+from support.process import interruptible
 from support.waiting import HANG_S, until
 
 SLEEP: Final = ("sleep", "1000")
@@ -94,6 +95,7 @@ def test_both_end_with_their_process(tmp_path: Path, end: signal.Signals | None,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        preexec_fn=interruptible,
         env=os.environ | {"TMPDIR": os.fspath(tmp_path)},
     )
     assert user.stdout is not None

@@ -19,6 +19,7 @@ from ihsm.cli import LazyGroup, main
 from ihsm.cli.last_handler import INTERRUPTED
 from ihsm.errors import ControllerTimeoutError, OutputError
 from support.commands import run_process
+from support.process import interruptible
 from support.waiting import HANG_S
 
 FAILING = """
@@ -31,11 +32,6 @@ from ihsm.__main__ import run
 sys.argv = ["ihsm", "info"]
 run()
 """
-
-
-def interruptible() -> None:
-    """For a process to be interrupted: tests that a shell runs in the background inherit that SIGINT is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def fail_with(error: BaseException, **environment: str) -> Result:
