@@ -24,7 +24,7 @@ from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register
 from ihsm_device import vfu
 from ihsm_device.server import Server
-from support.descriptors import open_descriptors
+from support.descriptors import interrupts, open_descriptors
 from support.modules import ReversingModule
 from support.polled import PolledDriver
 from support.process import serve
@@ -87,7 +87,7 @@ def test_o_nonblock_that_is_cleared_later_changes_nothing(device: vfu.Context, c
     event = os.eventfd(0, os.EFD_NONBLOCK)
     client.enable_interrupts([event])
     device.trigger(0)
-    until(lambda: os.eventfd_read(event) == 1, "the interrupt")
+    assert interrupts(event) == 1
     os.eventfd_write(event, FULL)
     os.set_blocking(event, True)
     caller = threading.Thread(target=lambda: device.trigger(0), daemon=True)
@@ -125,7 +125,7 @@ def test_only_eventfds_are_interrupts(device: vfu.Context, client: VfioUserFunct
             client._set_irqs(TO_EVENTFD, 0, len(fds), fds)
     assert open_descriptors() <= before + 1
     device.trigger(0)
-    assert os.eventfd_read(event) == 1
+    assert interrupts(event) == 1
     for fd in (*pipe, event):
         os.close(fd)
     one.close()
