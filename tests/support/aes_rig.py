@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +131,17 @@ class AesRig:
             self.table.close()
         for handle in self.handles:
             self.store.destroy(handle)
+
+
+@contextlib.contextmanager
+def standard_rig(*, queues: int = 1, aes_workers: int = 1) -> Iterator[AesRig]:
+    """A rig with the standard keys, of a store that is the test's own."""
+    store = KeyStore()
+    rig = AesRig(store, queues=queues, aes_workers=aes_workers)
+    rig.add_standard_keys()
+    yield rig
+    rig.close()
+    store.close()
 
 
 class AesQueue:

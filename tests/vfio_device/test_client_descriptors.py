@@ -26,6 +26,7 @@ from ihsm_device import vfu
 from ihsm_device.server import Server
 from support.descriptors import interrupts, open_descriptors
 from support.modules import ReversingModule
+from support.owned_context import owned
 from support.polled import PolledDriver
 from support.process import serve
 from support.waiting import HANG_S, ended, until
@@ -44,19 +45,8 @@ def device(socket_folder: Path) -> Iterator[vfu.Context]:
     context = vfu.Context(str(socket_folder / "s"))
     context.irqs(4)
     context.realize()
-    stop = os.eventfd(0)
-
-    def own() -> None:
-        while context.attach(stop):
-            context.run(stop)
-
-    owner = threading.Thread(target=own, daemon=True)
-    owner.start()
-    yield context
-    os.eventfd_write(stop, 1)
-    ended(owner)
-    context.close()
-    os.close(stop)
+    with owned(context):
+        yield context
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +18,9 @@ from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register
 from ihsm_device import pci, vfu
 from support.devices import DeviceUnderTest, open_device
+from support.owned_context import owned
 from support.raw_client import RawClient
-from support.waiting import HANG_S, ended
+from support.waiting import HANG_S
 
 CONFIG_BYTES = 4096
 USED = 0x120
@@ -190,19 +189,8 @@ def context(socket_folder: Path) -> Iterator[vfu.Context]:
     for block in pci.capabilities(1):
         context.add_capability(block.data, block.position, extended=block.extended)
     context.realize()
-    stop = os.eventfd(0)
-
-    def own() -> None:
-        while context.attach(stop):
-            context.run(stop)
-
-    owner = threading.Thread(target=own, daemon=True)
-    owner.start()
-    yield context
-    os.eventfd_write(stop, 1)
-    ended(owner)
-    context.close()
-    os.close(stop)
+    with owned(context):
+        yield context
 
 
 @pytest.mark.parametrize(("offset", "bits"), [(0x06, 0xF900), (DEVICE_STATUS, 0x000F)])

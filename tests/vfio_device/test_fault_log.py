@@ -18,8 +18,7 @@ from ihsm_abi.registers import Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device.engine import Fault, FaultKind, Refusal
 from ihsm_device.fault_log import REPEAT_AFTER_S, FaultLog, text
-from ihsm_device.hsm.keystore import KeyStore
-from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe
+from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig
 from support.polled import PolledDriver
 from support.process import serve
 from support.rig import MEMORY_IOVA, EngineRig, RigQueue, hsm_entry
@@ -79,12 +78,8 @@ def test_data_of_an_hsm_command(rig: EngineRig) -> None:
 
 @pytest.fixture
 def aes() -> Iterator[AesRig]:
-    store = KeyStore()
-    rig = AesRig(store, aes_workers=0)
-    rig.add_standard_keys()
-    yield rig
-    rig.close()
-    store.close()
+    with standard_rig(aes_workers=0) as rig:
+        yield rig
 
 
 @pytest.mark.parametrize("case", ["source", "destination", "list", "tail"])

@@ -16,28 +16,24 @@ class IhsmError(Exception):
     """Exit status of the `ihsm` command that fails with this error."""
 
 
-class ArgumentError(IhsmError, ValueError):
+class WrongArgumentError(IhsmError):
+    """Base of what is wrong with an argument of a call; nothing was done."""
+
+    exit_code = 2
+
+    def __init__(self, operation: str, argument: str, problem: str) -> None:
+        """The message is `operation: argument: problem`."""
+        super().__init__(f"{operation}: {argument}: {problem}")
+        self.operation = operation
+        self.argument = argument
+
+
+class ArgumentError(WrongArgumentError, ValueError):
     """An argument of a call has a value that it cannot have; nothing was done."""
 
-    exit_code = 2
 
-    def __init__(self, operation: str, argument: str, problem: str) -> None:
-        """The message is `operation: argument: problem`."""
-        super().__init__(f"{operation}: {argument}: {problem}")
-        self.operation = operation
-        self.argument = argument
-
-
-class ArgumentTypeError(IhsmError, TypeError):
+class ArgumentTypeError(WrongArgumentError, TypeError):
     """An argument of a call is of a type that it cannot be; nothing was done."""
-
-    exit_code = 2
-
-    def __init__(self, operation: str, argument: str, problem: str) -> None:
-        """The message is `operation: argument: problem`."""
-        super().__init__(f"{operation}: {argument}: {problem}")
-        self.operation = operation
-        self.argument = argument
 
 
 class UriError(IhsmError, ValueError):

@@ -14,8 +14,7 @@ from ihsm_abi.aes_queue import AesStatus, SglType
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device._native import lib
 from ihsm_device.engine import RingClass
-from ihsm_device.hsm.keystore import KeyStore
-from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe
+from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig
 from support.rig import EngineRig, aes_entry, hsm_entry
 
 QUEUES = 5
@@ -79,12 +78,8 @@ def test_a_function_that_goes_leaves_the_others_on_the_lists(rigs: list[EngineRi
 @pytest.fixture
 def rig() -> Iterator[AesRig]:
     """A function with keys whose AES rings the test serves."""
-    store = KeyStore()
-    rig = AesRig(store, aes_workers=0)
-    rig.add_standard_keys()
-    yield rig
-    rig.close()
-    store.close()
+    with standard_rig(aes_workers=0) as rig:
+        yield rig
 
 
 def empty_blocks(rig: AesRig, segments: int) -> bytes:

@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ihsm_device._native import lib
-from ihsm_device.hsm.keystore import KeyStore
-from support.aes_rig import AesRig
+from support.aes_rig import AesRig, standard_rig
 from support.native_builds import native_build, run_with_native
 from support.rig import EngineRig
 from support.seams import Seams
@@ -83,10 +82,6 @@ def aes_rig(seams: Seams | None) -> Iterator[AesRig | None]:
     if seams is None:
         yield None
         return
-    store = KeyStore()
-    rig = AesRig(store, queues=2)
-    rig.add_standard_keys()
-    yield rig
-    seams.reset()
-    rig.close()
-    store.close()
+    with standard_rig(queues=2) as rig:
+        yield rig
+        seams.reset()

@@ -139,17 +139,22 @@ def long_job(rig: AesRig, cipher: str) -> np.ndarray:
     return xts_job(rig.memory, (XTS_ID_1, XTS_ID_2), TWEAK, bytes(LONG_BYTES))[0]
 
 
-@pytest.mark.parametrize("cipher", ["GCM", "XTS"])
-def test_a_long_command_leaves_when_its_queue_goes(seams: Seams, aes_rig: AesRig, cipher: str) -> None:
+def delete_queue_under(seams: Seams, rig: AesRig, sqe: np.ndarray) -> None:
+    """Delete the queue while a command stands at its first checkpoint: it leaves there, with the status for that."""
     seams.close("AES_CHECKPOINT")
-    submit(aes_rig, long_job(aes_rig, cipher))
+    submit(rig, sqe)
     seams.wait_standing("AES_CHECKPOINT")
-    deletion = Aside(aes_rig.engine.delete_sq, QUEUE)
+    deletion = Aside(rig.engine.delete_sq, QUEUE)
     seams.wait_reached("AES_ASKED_TO_LEAVE")
     seams.open("AES_CHECKPOINT")
     assert deletion.result()
-    [completion] = aes_rig.queues[QUEUE].reap(1)
+    [completion] = rig.queues[QUEUE].reap(1)
     assert completion.status == (AesStatus.DELETE_QUEUE, 0)
+
+
+@pytest.mark.parametrize("cipher", ["GCM", "XTS"])
+def test_a_long_command_leaves_when_its_queue_goes(seams: Seams, aes_rig: AesRig, cipher: str) -> None:
+    delete_queue_under(seams, aes_rig, long_job(aes_rig, cipher))
     assert seams.reached("AES_CHECKPOINT") == 1
 
 
@@ -219,12 +224,4 @@ def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) 
 
 def test_a_list_under_way_is_left_when_its_queue_goes(seams: Seams, aes_rig: AesRig) -> None:
     job, _ = scattered_job(aes_rig)
-    seams.close("AES_CHECKPOINT")
-    submit(aes_rig, job.sqe)
-    seams.wait_standing("AES_CHECKPOINT")
-    deletion = Aside(aes_rig.engine.delete_sq, QUEUE)
-    seams.wait_reached("AES_ASKED_TO_LEAVE")
-    seams.open("AES_CHECKPOINT")
-    assert deletion.result()
-    [completion] = aes_rig.queues[QUEUE].reap(1)
-    assert completion.status == (AesStatus.DELETE_QUEUE, 0)
+    delete_queue_under(seams, aes_rig, job.sqe)

@@ -27,7 +27,6 @@ from support.hsm import Scene
 SEALED = bytes(range(100))
 FUNCTIONS: Final = 2
 RECORDS: Final = ("device.json", "partition-0.json", "partition-1.json")
-HMAC_TEXT: Final = 96
 
 Files = dict[str, bytes]
 
