@@ -313,10 +313,6 @@ class Engine:
         """Eventfd that wakes the poller of doorbell pages (`ihsm_abi.doorbells.POLLER_ASLEEP_OFFSET`)."""
         return int(lib.ihsm_engine_kick_fd(self.handle))
 
-    def renew_page(self) -> None:
-        """Put a new page and a new kick descriptor under the old numbers, for the next client; no queue exists."""
-        _check(lib.ihsm_engine_renew_page(self.handle), 0)
-
     def enable_admin(self, asq: int, acq: int, sq_entries: int, cq_entries: int) -> None:
         """Start the admin rings at guest addresses `asq` and `acq`; nothing is read before the first doorbell.
 
