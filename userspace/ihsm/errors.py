@@ -42,6 +42,19 @@ class UriError(IhsmError, ValueError):
     exit_code = 2
 
 
+class ForkedError(IhsmError, RuntimeError):
+    """A child of fork() used what its parent has of a device; the device saw nothing of it."""
+
+    def __init__(self, operation: str) -> None:
+        """`operation` names what was refused."""
+        super().__init__(f"{operation}: refused in a child of fork(), the device is its parent's: open the device anew")
+        self.operation = operation
+
+    def __reduce__(self) -> tuple[type[ForkedError], tuple[str]]:
+        """A pool of processes pickles what its children raise."""
+        return type(self), (self.operation,)
+
+
 class OutputError(IhsmError, OSError):
     """Standard output or a file for results cannot be written."""
 
@@ -63,6 +76,12 @@ class AmbiguousDeviceError(IhsmError, LookupError):
         """Name the candidates."""
         super().__init__(f"{len(uris)} devices found, name one with --device: {', '.join(uris)}")
         self.uris = tuple(uris)
+
+
+class UnknownDeviceError(IhsmError):
+    """A device that the store does not know, which nothing was done to; `ihsm init --device URI` provisions it."""
+
+    exit_code = 3
 
 
 class EmbeddedDeviceError(IhsmError, OSError):
@@ -154,6 +173,58 @@ class SessionClosedError(IhsmError, ValueError):
     """A session, or what AES commands have of it, was used after its end."""
 
     exit_code = 6
+
+
+class KeysLostError(IhsmError):
+    """What the device held is gone and cannot be brought back."""
+
+    exit_code = 6
+
+
+class StoreError(IhsmError):
+    """Base of what a store refuses; the store is as it was."""
+
+    exit_code = 7
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """No store of this name; `ihsm init` makes one."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """There is a store of this name, which is not replaced."""
+
+
+class StoreDamagedError(StoreError, ValueError):
+    """A file of the store is not what was written; the message names the file and the field."""
+
+
+class StorePermissionError(StoreError, PermissionError):
+    """Others can get at the store, or it is not ours; the message names the path and what mends it."""
+
+
+class WrongPinError(StoreError, ValueError):
+    """The PIN does not open the store; no device was touched."""
+
+
+class PinRequiredError(StoreError, ValueError):
+    """The store has a PIN and none was given; no device was touched."""
+
+
+class StoreBusyError(StoreError, BlockingIOError):
+    """Another program has what is asked for, such as the store's private device."""
+
+
+class KeyNotFoundError(StoreError, KeyError):
+    """The store has no key of this label, or not this version of it."""
+
+    def __str__(self) -> str:
+        """The message; a KeyError would quote it."""
+        return Exception.__str__(self)
+
+
+class KeyExistsError(StoreError, ValueError):
+    """The store has a key of this label, which is not replaced."""
 
 
 class DriverError(IhsmError):
