@@ -38,6 +38,7 @@ def test_bring_up_traffic_reset_and_teardown_in_a_guest() -> None:
     found = records(in_guest(driver(2, 4)))
     assert [run["interrupts"] for run in found] == [True, False]
     assert all(len(run["seen"]) == 2 for run in found)
+    assert all(run["child_refused"] for run in found)
 
 
 @pytest.mark.guest

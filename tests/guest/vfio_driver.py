@@ -8,13 +8,14 @@ Usage: vfio_driver.py RUNS ARENA_MIB. Prints one line of JSON per run and exits 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
 from ihsm.bus.discovery import find_pci
 from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions, FastPathSession
-from ihsm.errors import AesCommandError
+from ihsm.errors import AesCommandError, ForkedError
 from ihsm.uri import DeviceUri, open_uri
 from ihsm_abi.ddi import GetDeviceInfoReq, GetDeviceInfoResp
 
@@ -22,6 +23,30 @@ from ihsm_abi.ddi import GetDeviceInfoReq, GetDeviceInfoResp
 def device_kind(controller: Controller) -> str:
     """GetDeviceInfo through an HSM ring."""
     return Channel(controller).call(GetDeviceInfoReq(), GetDeviceInfoResp).kind.name
+
+
+def refused_in_a_child(controller: Controller) -> bool:
+    """Whether a child of fork() is refused, with whatever it does; its end must not end the parent's controller."""
+    function = controller.function
+    child = os.fork()
+    if child == 0:
+        refusals = 0
+        try:
+            for operation in (
+                lambda: device_kind(controller),
+                lambda: function.read_config(0, 4),
+                lambda: function.read_bar(0, 0, 4),
+                lambda: function.allocate_arena(1 << 12),
+                controller.reset,
+            ):
+                try:
+                    operation()
+                except ForkedError:
+                    refusals += 1
+            controller.close()
+        finally:
+            os._exit(refusals)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 
 
 def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
@@ -36,11 +61,14 @@ def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
                     queue.gcm_encrypt(FastPathSession(0, 0), 1, b"no such key", timeout_s=60)
                 except AesCommandError as error:
                     kinds.add(str(error))
+            refused = refused_in_a_child(controller)
+            kinds |= {device_kind(controller) for _ in range(4)}
             controller.reset(subsystem=True)
             kinds.add(device_kind(controller))
     with open_uri(DeviceUri.parse(uri)) as function:
         function.reset()
-    return {"seconds": round(time.monotonic() - start, 2), "interrupts": interrupts, "seen": sorted(kinds)}
+    seconds = round(time.monotonic() - start, 2)
+    return {"seconds": seconds, "interrupts": interrupts, "seen": sorted(kinds), "child_refused": refused}
 
 
 def main() -> None:

@@ -9,9 +9,17 @@ import socket
 import time
 from typing import Any, Final
 
+from ihsm import forks
 from ihsm.arguments import seconds
 from ihsm.closing import Closing
-from ihsm.errors import ArgumentError, ArgumentTypeError, ControlError, DeviceNotFoundError, ResourceError
+from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ControlError,
+    DeviceNotFoundError,
+    ForkedError,
+    ResourceError,
+)
 from ihsm_abi.control import (
     MAX_LINE_BYTES,
     SUFFIX,
@@ -64,13 +72,23 @@ class ControlClient(Closing):
         except OSError as error:
             self._socket.close()
             raise DeviceNotFoundError(f"{self.path}: {error.strerror or error}") from None
+        self._forked = False
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): close its copy of the socket, while the parent's conversation goes on."""
+        self._forked = True
+        self._socket.close()
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and return its result.
 
         Raises:
             ControlError: refused, or no proper answer in time.
+            ForkedError: the connection is the parent's.
         """
+        if self._forked:
+            raise ForkedError(f"{self.path}: {command}")
         try:
             request = ControlRequest(command, arguments, self._number + 1).encode()
         except (TypeError, ValueError, RecursionError) as error:

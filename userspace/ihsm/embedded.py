@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.closing import Closing
-from ihsm.errors import EmbeddedDeviceError
+from ihsm.errors import EmbeddedDeviceError, ForkedError
 from ihsm.kept import MODULE_OPTIONS, Kept
 from ihsm_abi.control import SUFFIX as CONTROL_SUFFIX
 from ihsm_abi.sockets import SOCKET_SUFFIX, numbered_path
@@ -88,8 +88,11 @@ class EmbeddedDevice(Closing):
         return text.splitlines()[-1] if text else "it printed nothing"
 
     def close(self) -> None:
-        """End the process and remove its files; harmless the second time."""
-        self._kept.send_signal(signal.SIGTERM)
+        """End the process and remove its files; harmless the second time, and in a fork of its user."""
+        try:
+            self._kept.send_signal(signal.SIGTERM)
+        except ForkedError:
+            return
         if self._pid is not None and self._kept.wait(STOP_TIMEOUT_S) is None:
             _log.warning("the embedded device did not end in %g s and is killed", STOP_TIMEOUT_S)
         self._kept.close()

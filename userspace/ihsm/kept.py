@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ihsm import keeper
+from ihsm import forks, keeper
 from ihsm.closing import Closing
+from ihsm.errors import ForkedError
 from ihsm_abi.sockets import private_parents
 
 MODULE_OPTIONS: Final = ("-P", "-m")
@@ -58,7 +59,7 @@ class Kept(Closing):
         self._received = b""
         self._status: int | None = None
         self._started = False
-        self._user = os.getpid()
+        self._forked = False
         if socket_name is None:
             parents = [tempfile.gettempdir()]
         elif not (parents := private_parents(prefix, socket_name)):
@@ -75,6 +76,18 @@ class Kept(Closing):
         except BaseException:
             self._channel.close()
             raise
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a fork of this process: hang up, without the keeper noticing."""
+        self._lock = threading.Lock()
+        self._forked = True
+        self._channel.close()
+        self._keeper.returncode = 0  # no child of ours, and nothing to wait for
+
+    def _require_ours(self, operation: str) -> None:
+        if self._forked:
+            raise ForkedError(f"{self.folder}: {operation}")
 
     @staticmethod
     def _start_keeper(
@@ -109,7 +122,9 @@ class Kept(Closing):
 
         Raises:
             OSError: there can be no further process.
+            ForkedError: folder and child are those of our parent, here and in the methods below.
         """
+        self._require_ours("start of a child")
         words = [os.fsencode(word).decode("latin-1") for word in arguments]
         self._send({"arguments": words, "log": log, "logged": list(logged)})
         pid = int(self._expect("pid"))
@@ -118,6 +133,7 @@ class Kept(Closing):
 
     def send_signal(self, number: int) -> None:
         """Send the child a signal; nothing happens if it has ended."""
+        self._require_ours("signal to the child")
         with contextlib.suppress(OSError):
             self._send({"signal": int(number)})
 
@@ -126,6 +142,7 @@ class Kept(Closing):
 
         `timeout_s`: how long to wait for its end, in seconds; None without a limit.
         """
+        self._require_ours("wait for the child")
         with self._lock:
             if self._status is None and self._started:
                 deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -139,8 +156,7 @@ class Kept(Closing):
 
     def close(self) -> None:
         """Kill the child and remove the folder; harmless the second time, and in a fork of this process."""
-        if os.getpid() != self._user:
-            self._channel.close()
+        if self._forked:
             return
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)  # forks have copies of it

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,4 +130,10 @@ int ihsm_event_wait(int fd, int timeout_ms) {
     if (read(fd, &count, sizeof count) < 0 && errno != EAGAIN)
         return errno == EINTR ? 0 : -errno;
     return 1;
+}
+
+int ihsm_unshare(uint8_t *start, uint64_t size_bytes) {
+    void *at = mmap(start, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+    return at == MAP_FAILED ? -errno : 0;
 }

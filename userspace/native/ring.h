@@ -35,3 +35,6 @@ void ihsm_mmio_write(uint8_t *page, uint32_t offset, uint32_t width, uint64_t va
 
 /* Wait for an eventfd up to timeout_ms and clear it: 1 signalled, 0 time out or interrupted, negative errno. */
 int ihsm_event_wait(int fd, int timeout_ms);
+
+/* Replace mapped pages, from a page's start on, by zeroed ones of this process alone: 0, or a negative errno. */
+int ihsm_unshare(uint8_t *start, uint64_t size_bytes);

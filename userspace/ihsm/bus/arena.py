@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm import forks
 from ihsm.arguments import checked, whole
 from ihsm.closing import Closing
-from ihsm.errors import ArenaError, ArenaFullError, ArenaRequestError
+from ihsm.errors import ArenaError, ArenaFullError, ArenaRequestError, ForkedError
 from ihsm_abi.pci import PAGE_BYTES
 
 MAX_ARENA_BYTES: Final = 64 << 20
@@ -50,17 +51,30 @@ class DmaBuffer(Closing):
 
 
 class DmaArena(Closing):
-    """Memory mapped for DMA at consecutive I/O addresses; every method may be called from any thread."""
+    """Memory mapped for DMA at consecutive I/O addresses; every method may be called from any thread.
+
+    A child of fork() finds zeros in the buffers that it has of its parent, and what it writes there reaches nobody.
+    """
 
     def __init__(self, memory: mmap.mmap, iova: int, unmap: Callable[[], None]) -> None:
         """Wrap `memory`, which the device sees from I/O address `iova` on; `unmap` ends that and is called once."""
         self._memory = memory
         self._unmap: Callable[[], None] | None = unmap
+        self._forked = False
         self._lock = threading.Lock()
         self._free = [(0, len(memory))]
         self.iova = iova
         self.size_bytes = len(memory)
         self.array: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): the memory is the parent's, and stays mapped for its device."""
+        self._lock = threading.Lock()
+        self._forked = True
+        self._unmap = None
+        self._free = []
+        forks.unshare(self._memory)
 
     @checked
     def allocate(self, size_bytes: int, alignment: int = DEFAULT_ALIGNMENT) -> DmaBuffer:
@@ -70,6 +84,7 @@ class DmaArena(Closing):
             ArenaRequestError, ArgumentTypeError: no such size or alignment.
             ArenaFullError: nothing left that is large enough.
             ArenaError: the arena is closed.
+            ForkedError: it is the parent's.
         """
         if size_bytes <= 0:
             raise ArenaRequestError("DmaArena.allocate", "size_bytes", f"{size_bytes} bytes, at least 1 needed")
@@ -78,7 +93,7 @@ class DmaArena(Closing):
             raise ArenaRequestError("DmaArena.allocate", "alignment", problem)
         with self._lock:
             if self._unmap is None:
-                raise ArenaError("the DMA arena is closed")
+                raise ForkedError("DmaArena.allocate") if self._forked else ArenaError("the DMA arena is closed")
             for index, (start, length) in enumerate(self._free):
                 offset = -(-start // alignment) * alignment
                 rest = start + length - (offset + size_bytes)

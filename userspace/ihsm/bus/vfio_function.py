@@ -11,11 +11,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ihsm import forks
 from ihsm.arguments import checked, integer
 from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
 from ihsm.bus.function import PciFunction, check_access, check_bar, octets_of
 from ihsm.bus.vfio_abi import Region, RegionInfo
-from ihsm.errors import AccessError, ArenaRequestError, ArgumentTypeError, ConnectionLostError
+from ihsm.errors import AccessError, ArenaRequestError, ArgumentTypeError, ConnectionLostError, ForkedError
 from ihsm_abi.pci import PAGE_BYTES
 
 IOVA_BASE: Final = 0x1_0000_0000
@@ -38,6 +39,27 @@ class VfioFunction(PciFunction):
         self._next_iova = IOVA_BASE
         self._arenas: list[DmaArena] = []
         self._mappings: dict[int, mmap.mmap | None] = {}
+        self._forked = False
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): the function and its mappings are the parent's."""
+        self._lock = threading.Lock()
+        self._forked = True
+        self._arenas = []
+        mappings, self._mappings = list(self._mappings.values()), {}
+        self._let_go()
+        for mapping in mappings:
+            if mapping is not None:
+                forks.unshare(mapping)
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Close this process's descriptors, without a word to the device or the kernel's VFIO."""
+
+    def _require_ours(self, operation: str) -> None:
+        if self._forked:
+            raise ForkedError(f"{self.uri}: {operation}")
 
     def _learn_regions(self) -> None:
         self._regions = {region: self._region_info(region) for region in (*BARS, Region.CONFIG)}
@@ -112,6 +134,7 @@ class VfioFunction(PciFunction):
         check_bar(bar)
         with self._lock:
             if bar not in self._mappings:
+                self._require_ours(f"mapping of BAR{bar}")
                 info = self._regions[bar]
                 whole = any(area.offset == 0 and area.size == info.size for area in info.areas)
                 self._mappings[bar] = self._map(info) if whole else None
@@ -124,6 +147,7 @@ class VfioFunction(PciFunction):
         if not 0 < size_bytes <= MAX_ARENA_BYTES:
             problem = f"DMA arena of {size_bytes} bytes, 1 to {MAX_ARENA_BYTES} possible"
             raise ArenaRequestError("allocate_arena", "size_bytes", problem)
+        self._require_ours("DMA arena")
         memory, iova, unmap = self._map_memory(size_bytes)
         arena = DmaArena(memory, iova, lambda: self._drop_arena(arena, unmap))
         with self._lock:
@@ -149,6 +173,7 @@ class VfioFunction(PciFunction):
         for event in events:
             if event is not None:
                 integer("enable_interrupts", "events", event, 0, MAX_DESCRIPTOR)
+        self._require_ours("interrupts")
         self.disable_interrupts()
         self._signal(events)
 

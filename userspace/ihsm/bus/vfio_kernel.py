@@ -86,10 +86,12 @@ class KernelVfioFunction(VfioFunction):
             DeviceNotFoundError: no such function.
             BindError: it cannot be bound or its group cannot be used.
         """
-        super().__init__(f"pci:{bdf}")
         self._bdf = bdf
+        # Before the rest, for a fork in another thread asks for them from then on.
         self._closing = contextlib.ExitStack()
+        self._nodes: list[int] = []
         self._device: int | None = None
+        super().__init__(f"pci:{bdf}")
         try:
             self._open()
         except BaseException:
@@ -112,7 +114,7 @@ class KernelVfioFunction(VfioFunction):
         self._iova_ranges = self._read_iova_ranges()
         name = bytearray(self._bdf.encode() + b"\0")
         self._device = int(self._ioctl(group, GROUP_GET_DEVICE_FD, name))
-        self._closing.callback(os.close, self._device)
+        self._keep(self._device)
         os.set_inheritable(self._device, False)
         info = bytearray(vfio_abi.DEVICE_INFO.pack(vfio_abi.DEVICE_INFO.size, 0, 0, 0))
         self._ioctl(self._device, DEVICE_GET_INFO, info)
@@ -145,15 +147,28 @@ class KernelVfioFunction(VfioFunction):
         except OSError as error:
             hint = ", another program uses the group" if error.errno == errno.EBUSY else ""
             raise BindError(f"{self.uri}: {path}: {error.strerror}{hint}") from None
-        self._closing.callback(os.close, fd)
+        self._keep(fd)
         return fd
+
+    def _keep(self, fd: int) -> None:
+        self._nodes.append(fd)
+        self._closing.callback(os.close, fd)
+
+    def _let_go(self) -> None:
+        # The callbacks would also unbind the function, which the parent has.
+        self._closing = contextlib.ExitStack()
+        self._device = None
+        nodes, self._nodes = self._nodes, []
+        for fd in nodes:
+            os.close(fd)
 
     def _ioctl(self, fd: int, number: int, argument: bytearray | int = 0) -> int:
         """One request to VFIO: every one of them goes through here, so that a refusal has a type."""
+        name = _REQUESTS.get(number, f"request {number:#x}")
+        self._require_ours(f"VFIO {name}")
         try:
             return int(fcntl.ioctl(fd, number, argument))
         except OSError as error:
-            name = _REQUESTS.get(number, f"request {number:#x}")
             raise RequestRefusedError(f"{self.uri}: VFIO {name}", error.errno or 0) from None
 
     def _sized(self, fd: int, number: int, first: bytes) -> bytes:
@@ -187,6 +202,7 @@ class KernelVfioFunction(VfioFunction):
     @property
     def _fd(self) -> int:
         if self._device is None:
+            self._require_ours("access")
             raise ConnectionLostError(f"{self.uri}: the function is closed")
         return self._device
 
@@ -296,6 +312,7 @@ class KernelVfioFunction(VfioFunction):
 
     def disable_interrupts(self) -> None:
         """Take all eventfds back."""
+        self._require_ours("interrupts")
         if self._vectors:
             with contextlib.suppress(RequestRefusedError):  # EINVAL: none was enabled
                 self._set_irqs(IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_TRIGGER, 0, b"")
@@ -306,6 +323,7 @@ class KernelVfioFunction(VfioFunction):
 
     def reset(self) -> None:
         """Function reset by the kernel: FLR."""
+        self._require_ours("reset")
         if not self._resettable:
             raise BusError(f"{self.uri}: the kernel knows no way to reset this function")
         self._ioctl(self._fd, DEVICE_RESET)
@@ -314,4 +332,5 @@ class KernelVfioFunction(VfioFunction):
         """Unmap, close, and give the function back if it was bound here."""
         self._close_memory()
         self._device = None
+        self._nodes = []
         self._closing.close()

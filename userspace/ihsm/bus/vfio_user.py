@@ -34,10 +34,11 @@ class VfioUserFunction(VfioFunction):
             BusError: the server's answers are not those of a PCI function.
         """
         name = socket_path(path)
-        super().__init__(f"vfio-user:{name}")
-        self._connection = Connection(name, timeout_s)
+        # First, for a fork in another thread asks for them from then on.
         self._events: dict[int, int | None] = {}
         self._region_fds: dict[int, int] = {}
+        super().__init__(f"vfio-user:{name}")
+        self._connection = Connection(name, timeout_s)
         try:
             self._describe()
         except BaseException:
@@ -225,6 +226,7 @@ class VfioUserFunction(VfioFunction):
 
     def disable_interrupts(self) -> None:
         """Take all eventfds back."""
+        self._require_ours("interrupts")
         if self._vectors:
             self._set_irqs(IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_TRIGGER, 0, 0, ())
 
@@ -240,6 +242,9 @@ class VfioUserFunction(VfioFunction):
         """Close the connection: the server forgets our memory and eventfds and resets the function."""
         self._connection.close()
         self._close_memory()
+        self._let_go()
+
+    def _let_go(self) -> None:
         with self._lock:
             fds = [*self._region_fds.values(), *(event for event in self._events.values() if event is not None)]
             self._region_fds, self._events = {}, {}

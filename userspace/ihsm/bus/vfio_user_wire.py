@@ -17,6 +17,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
+from ihsm import forks
 from ihsm.arguments import seconds
 from ihsm.bus.holder import find_holder
 from ihsm.errors import (
@@ -27,6 +28,7 @@ from ihsm.errors import (
     ConnectionLostError,
     DeviceBusyError,
     DeviceNotFoundError,
+    ForkedError,
     ProtocolError,
     RequestRefusedError,
     ResourceError,
@@ -150,7 +152,10 @@ class Connection:
         self._received = bytearray()
         self._fds: list[int] = []
         self._begin = datetime.now(UTC)
-        self._socket: socket.socket | None = self._connect()
+        self._socket: socket.socket | None = None
+        self._forked = False
+        forks.watch(self)
+        self._socket = self._connect()
         self.max_fds = 1
         self.max_data_bytes = MAX_DATA_BYTES
         self._negotiate()
@@ -172,11 +177,12 @@ class Connection:
         Raises:
             RequestRefusedError: the reply carries an error; the connection remains usable.
             ProtocolError, BusTimeoutError, ConnectionLostError: the connection is closed.
+            ForkedError: it is the parent's.
         """
         with self._lock:
             self._message_id = (self._message_id + 1) & 0xFFFF
             try:
-                self._send(message(command, payload, self._message_id), fds)
+                self._send(message(command, payload, self._message_id), fds, what or command.name)
                 wait()
                 error, reply = self._receive_reply(command, reply_bytes)
             except BusError:
@@ -196,11 +202,12 @@ class Connection:
 
         Raises:
             BusTimeoutError, ConnectionLostError: the connection is closed.
+            ForkedError: it is the parent's.
         """
         with self._lock:
             self._message_id = (self._message_id + 1) & 0xFFFF
             try:
-                self._send(message(command, payload, self._message_id, posted=True), ())
+                self._send(message(command, payload, self._message_id, posted=True), (), command.name)
             except BusError:
                 self._shut()
                 raise
@@ -210,9 +217,15 @@ class Connection:
         with self._lock:
             self._shut()
 
+    def forked(self) -> None:
+        """In a child of fork(): close its copies of the descriptors, while the parent's connection goes on."""
+        self._lock = threading.Lock()
+        self._forked = True
+        self._release()
+
     def fileno(self) -> int:
         """Descriptor of the socket, for a caller that sends posted messages of its own, whole and one at a time."""
-        return self._live().fileno()
+        return self._live("fileno").fileno()
 
     @property
     def closed(self) -> bool:
@@ -220,6 +233,13 @@ class Connection:
         return self._socket is None
 
     def _shut(self) -> None:
+        """End the connection, for whoever has a copy of the socket, too."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._release()
+
+    def _release(self) -> None:
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
@@ -298,8 +318,8 @@ class Connection:
         self.max_fds = max(1, min(max_fds, MAX_FDS))
         self.max_data_bytes = min(max_data, MAX_DATA_BYTES)
 
-    def _send(self, data: bytes, fds: Sequence[int]) -> None:
-        connection = self._live()
+    def _send(self, data: bytes, fds: Sequence[int], what: str) -> None:
+        connection = self._live(what)
         try:
             sent = socket.send_fds(connection, [data], list(fds)) if fds else connection.send(data)
             while sent < len(data):
@@ -366,8 +386,10 @@ class Connection:
             if len(self._received) < needed and time.monotonic() > deadline:
                 raise BusTimeoutError(f"{self.path}: answer incomplete after {self._timeout_s:g} s")
 
-    def _live(self) -> socket.socket:
+    def _live(self, what: str = "wait for an answer") -> socket.socket:
         if self._socket is None:
+            if self._forked:
+                raise ForkedError(f"{self.path}: {what}")
             raise ConnectionLostError(f"{self.path}: the connection is closed")
         return self._socket
 

@@ -14,7 +14,7 @@ from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
-from ihsm.errors import IhsmError, SessionClosedError
+from ihsm.errors import ForkedError, IhsmError, SessionClosedError
 from ihsm.fast_path import FastPathSession
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
@@ -85,9 +85,13 @@ class Session(KeyOperations, CryptoOperations):
         self.call(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
 
     def close(self) -> None:
-        """End the session: its session keys are gone, and so is `fast_path`; harmless the second time."""
+        """End the session: its session keys are gone, and so is `fast_path`; harmless the second time.
+
+        In a child of fork() it ends for the child alone.
+        """
         if not self.closed:
-            self.call(CloseSessionReq(), CloseSessionResp)
+            with contextlib.suppress(ForkedError):
+                self.call(CloseSessionReq(), CloseSessionResp)
             self.closed = True
             self.fast_path.end()
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from ihsm import forks
 from ihsm._native import lib
-from ihsm.errors import IhsmError, ResourceError
+from ihsm.errors import ForkedError, IhsmError, ResourceError
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,29 @@ class CompletionLine:
         self._stop = threading.Event()
         self._thread_guard = threading.Lock()
         self._work = threading.Event()
+        self._forked = False
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): nobody can lead here, so that whoever waits comes to where that is refused.
+
+        A thread that forks in a future's callback still has the lock that it took; whoever takes one gives back that.
+        """
+        self._forked = True
+        self._event = None
+        self._leader = threading.Lock()
+        self._leader.acquire()
+        self._followers = threading.Condition()
+        self._waiting = 0
+        self._thread = None
+        self._thread_guard = threading.Lock()
+        self._stop = threading.Event()
+        self._stop.set()
+        self._work = threading.Event()
+
+    def _require_ours(self) -> None:
+        if self._forked:
+            raise ForkedError("wait for a completion")
 
     @property
     def event(self) -> int | None:
@@ -81,16 +105,20 @@ class CompletionLine:
 
         `queue` is the one that the caller expects a completion on. Errors of the device fail all outstanding commands
         of the line rather than being raised here.
+
+        Raises:
+            ForkedError: the line is the parent's.
         """
         if done():
             return True
         deadline = time.monotonic() + timeout_s
         while not done():
-            if self._leader.acquire(blocking=False):
+            leader = self._leader
+            if leader.acquire(blocking=False):
                 try:
                     self._lead(done, queue, deadline)
                 finally:
-                    self._leader.release()
+                    leader.release()
                     self._wake_followers()
             else:
                 self._follow(done, deadline)
@@ -100,12 +128,14 @@ class CompletionLine:
 
     def poll(self) -> int:
         """Reap without waiting; 0 if another caller is doing it."""
-        if not self._leader.acquire(blocking=False):
+        leader = self._leader
+        if not leader.acquire(blocking=False):
+            self._require_ours()
             return 0
         try:
             return self._reap()
         finally:
-            self._leader.release()
+            leader.release()
             self._wake_followers()
 
     def _lead(self, done: Callable[[], bool], queue: Reapable, deadline: float) -> None:
@@ -136,6 +166,7 @@ class CompletionLine:
         with self._followers:
             if done() or not self._leader.locked():
                 return
+            self._require_ours()
             self._waiting += 1
             self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             self._waiting -= 1
@@ -174,6 +205,7 @@ class CompletionLine:
 
     def ensure_thread(self) -> None:
         """Have completions reaped without anybody waiting."""
+        self._require_ours()
         self._work.set()
         with self._thread_guard:
             if self._thread is None and not self._stop.is_set():
@@ -198,13 +230,14 @@ class CompletionLine:
             # Only the leader may clear the eventfd: another leader might be about to block on it.
             if self._event is not None:
                 poller.poll(int(HEALTH_INTERVAL_S * 1000))
-            if self._leader.acquire(timeout=HEALTH_INTERVAL_S):
+            leader = self._leader
+            if leader.acquire(timeout=HEALTH_INTERVAL_S):
                 try:
                     if self._event is not None:
                         lib.ihsm_event_wait(self._event, 0)
                     nap_s = FIRST_NAP_S if self._reap() else min(2 * nap_s, LONGEST_NAP_S)
                 finally:
-                    self._leader.release()
+                    leader.release()
                     self._wake_followers()
             now = time.monotonic()
             if now - watched >= HEALTH_INTERVAL_S:

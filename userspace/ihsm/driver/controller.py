@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from ihsm import forks
 from ihsm.arguments import checked_fields, integer
 from ihsm.bus import DmaArena, DmaBuffer, PciFunction
 from ihsm.bus.arena import MAX_ARENA_BYTES
@@ -36,6 +37,7 @@ from ihsm.errors import (
     BusError,
     ControllerLostError,
     DriverError,
+    ForkedError,
     IhsmError,
     QueueClosedError,
     ResourceError,
@@ -141,6 +143,8 @@ class Controller(Closing):
         self._state = ControllerState.ATTACHED
         self._enabled: tuple[()] | tuple[int] = ()
         """I/O address of the admin SQ while the device has to be enabled with it; another object each time."""
+        self._forked = False
+        forks.watch(self)
         try:
             self._check_function()
             self._enable_function()
@@ -167,6 +171,19 @@ class Controller(Closing):
         command = int.from_bytes(self.function.read_config(PCI_COMMAND, 2), "little")
         command |= PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER
         self.function.write_config(PCI_COMMAND, command.to_bytes(2, "little"))
+
+    def forked(self) -> None:
+        """In a child of fork(): as closed, while the device works on for the parent."""
+        self._life = threading.Lock()
+        self._forked = True
+        self._state = ControllerState.CLOSED
+        events, self._events = self._events, []
+        for event in events:
+            os.close(event)
+
+    def _require_ours(self, operation: str) -> None:
+        if self._forked:
+            raise ForkedError(f"{self.function.uri}: {operation}")
 
     @property
     def state(self) -> ControllerState:
@@ -332,6 +349,7 @@ class Controller(Closing):
             CommandTimeoutError: no completion, or no room in the ring, in time.
             QueueClosedError: reset or closed meanwhile.
             BusError: the device is gone.
+            ForkedError: it is the parent's.
         """
         limit_s = self.options.timeout_s if timeout_s is None else timeout_s
         return reply_of(self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s))
@@ -365,7 +383,9 @@ class Controller(Closing):
 
         Raises:
             AdminCommandError: use `reset` then.
+            ForkedError: the controller is the parent's.
         """
+        self._require_ours("recovery of a queue")
         with self._life:
             queue.suspend()
             self.admin.delete_sq(queue)
@@ -380,7 +400,11 @@ class Controller(Closing):
 
         Args:
             subsystem: NSSR instead of a disable; the sessions of the function end (spec 04 §12).
+
+        Raises:
+            ForkedError: the controller is the parent's.
         """
+        self._require_ours("reset of the controller")
         with self._life:
             self._enabled = ()
             self._fail_all(QueueClosedError("the controller was reset while the command was outstanding"))

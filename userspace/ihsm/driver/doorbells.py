@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ihsm import forks
 from ihsm._native import ffi, lib
 from ihsm.bus import PciFunction
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
@@ -22,6 +23,11 @@ class Doorbells:
         mapping = function.map_bar(Bar.DOORBELLS)
         self._page = None if mapping is None else ffi.from_buffer(mapping, require_writable=True)
         self._event = None if mapping is None else function.write_event(Bar.DOORBELLS)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): what is left is the function, which refuses."""
+        self.close()
 
     def ring(self, offset: int, value: int) -> None:
         """Write one doorbell; everything written to memory before is visible to the device first."""

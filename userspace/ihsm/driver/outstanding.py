@@ -91,7 +91,7 @@ class Outstanding:
         Their command ids stay in use until the device completes or forgets them.
         """
         failed = [
-            submission for submission in self._live() if not submission.done() and submission.deadline < due_before
+            submission for submission in self.live() if not submission.done() and submission.deadline < due_before
         ]
         for submission in failed:
             submission.error = error
@@ -99,13 +99,14 @@ class Outstanding:
 
     def forget(self) -> None:
         """The device has forgotten all commands: it no longer uses what they held, and all ids are free."""
-        for submission in self._live():
+        for submission in self.live():
             submission.let_go()
         self._batches.clear()
         self._singles = [None] * len(self._singles)
         self.ids.restart()
 
-    def _live(self) -> list[Submission]:
+    def live(self) -> list[Submission]:
+        """Submissions with outstanding commands."""
         return [*self._batches.live(), *(single for single in self._singles if single is not None)]
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm import forks
 from ihsm.arguments import seconds
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.completion import CompletionLine
@@ -27,6 +28,7 @@ from ihsm.errors import (
     BusError,
     CommandTimeoutError,
     DriverError,
+    ForkedError,
     IhsmError,
     QueueClosedError,
     QueueProtocolError,
@@ -72,7 +74,10 @@ class QueuePair:
         self.entries = entries
         self.line = line
         self.lock = threading.RLock()
+        self.promised: set[Submission] = set()
+        """Submissions with a future that is not complete."""
         self._open = False
+        self._forked = False
         self._failure: IhsmError | None = None
         """What failed everything outstanding last."""
         self._sq = SubmissionRing(ring, entries, arena, bells, doorbells.sq_tail_offset(queue_id))
@@ -80,6 +85,16 @@ class QueuePair:
         self._outstanding = Outstanding(str(self), ring, entries)
         self._ids = self._outstanding.ids
         line.queues.append(self)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): the rings are the parent's, and what is outstanding is never completed here."""
+        self.lock = threading.RLock()
+        self._open, self._forked = False, True
+        self._sq = self._cq = forks.left_behind(str(self))
+        error = ForkedError(f"{self}: wait for a completion")
+        for submission in {*self._outstanding.live(), *self.promised}:
+            submission.forked(error)
 
     def __str__(self) -> str:
         """Like `HSM queue 1`."""
@@ -170,6 +185,8 @@ class QueuePair:
             rings = LentRings(self._sq.memory, self._cq.memory, self._sq.tail, self._cq.head, self._cq.phase)
         yield rings
         with self.lock:
+            if self._forked:
+                raise ForkedError(f"{self}: lent rings")
             self._sq.resume(rings.tail)
             self._cq.resume(rings.head, rings.phase)
             self._open = True
@@ -188,6 +205,7 @@ class QueuePair:
         Raises:
             CommandTimeoutError: no room in time; what was submitted before is still outstanding.
             QueueClosedError: the queue is closed.
+            ForkedError: it is the parent's.
         """
         timeout_s = seconds("QueuePair.submit", "timeout_s", timeout_s)
         rows = as_rows(entries, self.ring.sqe.itemsize)
@@ -251,7 +269,7 @@ class QueuePair:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise QueueClosedError(f"{self} is closed")
+            raise ForkedError(f"{self}: submit") if self._forked else QueueClosedError(f"{self} is closed")
 
     def _wait_for_room(self, submission: Submission) -> None:
         before = self._failure

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
 from ihsm.arguments import seconds
@@ -24,6 +25,8 @@ class SubmissionQueue(Reapable, Protocol):
 
     line: CompletionLine
     lock: Any
+    promised: set[Submission]
+    """Those with a future that is not complete."""
 
 
 class Submission:
@@ -84,6 +87,7 @@ class Submission:
                 return self._future
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
+            self._queue.promised.add(self)
             self._future = future
             finished = self.done()
         if finished:
@@ -95,12 +99,26 @@ class Submission:
     def announce(self) -> None:
         """Complete the future, if one was asked for; called once it is done, without locks held."""
         future = self._future
-        if future is None or future.done():
+        if future is None:
             return
-        if self.error is not None:
-            future.set_exception(self.error)
-        else:
-            future.set_result(self.outcome)
+        try:
+            if self.error is not None:
+                future.set_exception(self.error)
+            else:
+                future.set_result(self.outcome)
+        except InvalidStateError:
+            return  # it was announced before: as timed out, or by whoever asked for the future at this moment
+        self._queue.promised.discard(self)
+
+    def forked(self, error: IhsmError) -> None:
+        """In a child of fork(): fail unless done, and complete the future, whose callbacks are the parent's."""
+        if not self.done():
+            self.error = error
+        if self._future is not None:
+            # A thread of the parent may have held the future's lock.
+            self._future._condition = threading.Condition()
+            self._future._done_callbacks = []  # type: ignore[attr-defined]
+            self.announce()
 
     def let_go(self) -> None:
         """The device no longer uses the held buffer."""
