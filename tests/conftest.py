@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("ihsm")
+
+# The device of whoever runs the tests is not theirs to reset.
+os.environ.pop("IHSM_DEVICE", None)
 
 pytest_plugins = ["conformance.conditions", "support.reporting"]
 

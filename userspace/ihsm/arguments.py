@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from enum import IntEnum, IntFlag
 from operator import index
-from typing import Any, ParamSpec, TypeVar, Union, cast
+from typing import Any, Final, ParamSpec, TypeVar, Union, cast
 
 from ihsm.errors import ArgumentError, ArgumentTypeError
 
@@ -78,6 +78,10 @@ def flag(operation: str, argument: str, value: bool) -> bool:
     return value
 
 
+MAX_WAIT_S: Final = 1_000_000.0
+"""Eleven days: longer waits are as good as this, and the system's calls take no infinite ones."""
+
+
 def seconds(operation: str, argument: str, value: float) -> float:
     """A duration or time limit; infinite ones are long.
 
@@ -90,6 +94,19 @@ def seconds(operation: str, argument: str, value: float) -> float:
     if math.isnan(value):
         raise ArgumentError(operation, argument, "not a number")
     return float(value)
+
+
+def waiting_time(operation: str, argument: str, value: float) -> float:
+    """How long to wait for something that others have, in seconds; at most MAX_WAIT_S count.
+
+    Raises:
+        ArgumentTypeError: no number.
+        ArgumentError: not a number (NaN), or negative.
+    """
+    value = seconds(operation, argument, value)
+    if value < 0:
+        raise ArgumentError(operation, argument, f"{value:g} s, must not be negative")
+    return min(value, MAX_WAIT_S)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Device URIs: `vfio-user:PATH`, `pci:BDF`, `auto`."""
+"""Device URIs: `vfio-user:PATH`, `pci:BDF`, `auto`; which device is taken, and waiting for one that others have.
+
+The order is: the URI that is given, `$IHSM_DEVICE`, the device that the caller's store belongs to, the one free device
+that this user started, and a private one where the caller allows that.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,33 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
+from ihsm.arguments import waiting_time
 from ihsm.bus import PciFunction, VfioUserFunction
-from ihsm.bus.discovery import find_all
+from ihsm.bus.discovery import FoundFunction, find_all
+from ihsm.bus.vfio_bind import VFIO_PCI
 from ihsm.driver import Controller, DriverOptions
 from ihsm.embedded import EmbeddedDevice
-from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceNotFoundError, UriError
+from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceBusyError, DeviceNotFoundError, UriError
 
 _log = logging.getLogger(__name__)
 
 BDF: Final = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
 AUTO: Final = "auto"
+DEVICE_VARIABLE: Final = "IHSM_DEVICE"
+"""Environment variable with the URI of the device that `auto` takes; empty, or itself auto, it says nothing."""
 GUEST_VARIABLE: Final = "IHSM_GUEST"
 """Environment variable that `ihsm guest` sets in its guests: whoever started the guest started its functions, too."""
+RETRY_S: Final = 0.25
+"""How often a device is looked at that others have, where nothing tells when they leave."""
+
+T = TypeVar("T")
 
 
 class Scheme(StrEnum):
@@ -70,26 +83,69 @@ class DeviceUri:
         return f"{self.scheme}:{self.address}"
 
 
-def choose_auto() -> DeviceUri | None:
-    """The one device that this user started, None if there is none at all; the log, on stderr, says which it is.
+def named_device(text: str = AUTO) -> DeviceUri | None:
+    """The device that is named: by `text`, or for `auto` by `$IHSM_DEVICE`; None if it is not.
+
+    Raises:
+        UriError: what names it is no URI; the message says whether that is the variable.
+    """
+    if text != AUTO:
+        return DeviceUri.parse(text)
+    named = os.environ.get(DEVICE_VARIABLE, "")
+    if named in ("", AUTO):
+        return None
+    try:
+        uri = DeviceUri.parse(named)
+    except UriError as error:
+        raise UriError(f"environment variable {DEVICE_VARIABLE}: {error}") from None
+    _log.info("auto: taking %s, which %s names", uri, DEVICE_VARIABLE)
+    return uri
+
+
+def choose_device(text: str = AUTO, *, own: DeviceUri | None = None, busy: bool = False) -> DeviceUri | None:
+    """The device to use; None if none is named and there is none at all.
+
+    Args:
+        text: URI, or `auto`: `$IHSM_DEVICE`, else `own`, else what `find_device` finds.
+        own: the device that the caller's store belongs to.
+        busy: whether to take one that others have, to be asked without being opened.
+
+    Raises:
+        UriError: what names the device is no URI.
+        AmbiguousDeviceError, DeviceNotFoundError, DeviceBusyError: see `find_device`.
+    """
+    return named_device(text) or own or find_device(busy=busy)
+
+
+def find_device(*, busy: bool = False) -> DeviceUri | None:
+    """The one free device that this user started, None if there is none at all; the log, on stderr, says which it is.
 
     To be opened is to be reset: keys and credentials of whoever had the device before are gone. So a device is taken
     only if it is named, or is the user's own: a socket that they made, or a function of a guest that they started.
 
+    Args:
+        busy: whether to take one that others have, too.
+
     Raises:
         AmbiguousDeviceError: there are several.
+        DeviceBusyError: there are some, but others have them all; the message says who.
         DeviceNotFoundError: there are others', which have to be named.
     """
-    found = [DeviceUri.parse(function.uri) for function in find_all() if function.listening]
-    own = [uri for uri in found if _own(uri)]
-    if len(own) > 1:
-        raise AmbiguousDeviceError([str(uri) for uri in own])
+    found = [function for function in find_all() if function.listening]
+    own = [function for function in found if _own(DeviceUri.parse(function.uri))]
     if found and not own:
-        names = ", ".join(str(uri) for uri in found)
+        names = ", ".join(function.uri for function in found)
         raise DeviceNotFoundError(f"auto takes no device that you did not start; name it with --device: {names}")
-    if own:
-        _log.warning("auto: taking %s", own[0])
-    return own[0] if own else None
+    free = [function.uri for function in own if busy or _holder(function) is None]
+    if len(free) > 1:
+        raise AmbiguousDeviceError(free)
+    if own and not free:
+        users = "; ".join(f"{function.uri} is in use by {_holder(function)}" for function in own)
+        raise DeviceBusyError(f"auto: no free device: {users}; to wait for it: --wait SECONDS, or wait_s")
+    if not free:
+        return None
+    _log.warning("auto: taking %s", free[0])
+    return DeviceUri.parse(free[0])
 
 
 def _own(uri: DeviceUri) -> bool:
@@ -102,37 +158,95 @@ def _own(uri: DeviceUri) -> bool:
         return False
 
 
-def open_uri(uri: DeviceUri) -> PciFunction:
+def _holder(function: FoundFunction) -> str | None:
+    """Who has a function; None if it is free as far as can be told without opening it."""
+    if function.holder is not None:
+        return str(function.holder)
+    return None if function.driver in (None, VFIO_PCI) else f"the driver {function.driver}"
+
+
+def patiently(attempt: Callable[[], T], wait_s: float) -> T:
+    """What `attempt` gives, tried again for `wait_s` seconds while it raises `DeviceBusyError`."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return attempt()
+        except DeviceBusyError:
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                raise
+        time.sleep(min(RETRY_S, left_s))
+
+
+def open_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction:
     """Reach the function at a URI; the caller closes it.
 
+    Args:
+        uri: where it is.
+        wait_s: how long to wait for a function that others have, in seconds.
+
     Raises:
+        DeviceBusyError: others have it, and keep it so long.
         DeviceNotFoundError, BusError: it is not there or cannot be reached.
+        ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
     """
+    wait_s = waiting_time("open_uri", "wait_s", wait_s)
     if uri.scheme == Scheme.VFIO_USER:
-        return VfioUserFunction(uri.address)
+        return VfioUserFunction(uri.address, wait_s=wait_s)
     from ihsm.bus.vfio_kernel import KernelVfioFunction
 
-    return KernelVfioFunction(uri.address)
+    return patiently(lambda: KernelVfioFunction(uri.address), wait_s)
 
 
 @contextlib.contextmanager
-def open_function(text: str = AUTO) -> Iterator[PciFunction]:
-    """Context with the function at a URI; `auto` without any device starts a private one, see `choose_auto`.
+def open_function(
+    text: str = AUTO, *, own: DeviceUri | None = None, private: bool = True, wait_s: float = 0.0
+) -> Iterator[PciFunction]:
+    """Context with the function of a device, see `choose_device`.
+
+    Args:
+        text: URI, or `auto`.
+        own: the device that the caller's store belongs to.
+        private: whether a private device is started where none is named or found.
+        wait_s: how long to wait for a device that others have, in seconds.
 
     Raises:
+        DeviceBusyError: others have it, and keep it so long; the message says who.
         UriError, DeviceNotFoundError, AmbiguousDeviceError, EmbeddedDeviceError, BusError: it cannot be reached.
+        ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
     """
+    wait_s = waiting_time("open_function", "wait_s", wait_s)
+    end = time.monotonic() + wait_s
+
+    def attempt() -> PciFunction | None:
+        uri = choose_device(text, own=own)
+        return None if uri is None else open_uri(uri, wait_s=max(end - time.monotonic(), 0.0))
+
     with contextlib.ExitStack() as stack:
-        uri = choose_auto() if text == AUTO else DeviceUri.parse(text)
-        if uri is None:
+        function = patiently(attempt, wait_s)
+        if function is None and not private:
+            raise DeviceNotFoundError(
+                f"auto: no device found: start one (ihsm serve), or name one with --device or {DEVICE_VARIABLE}"
+            )
+        if function is None:
             device = stack.enter_context(EmbeddedDevice())
             _log.warning("auto: no device found, taking a private one for the duration (process %d)", device.pid)
-            uri = DeviceUri(Scheme.VFIO_USER, str(device.socket_path))
-        yield stack.enter_context(open_uri(uri))
+            function = open_uri(DeviceUri(Scheme.VFIO_USER, str(device.socket_path)))
+        yield stack.enter_context(function)
 
 
 @contextlib.contextmanager
-def open_controller(text: str = AUTO, options: DriverOptions | None = None) -> Iterator[Controller]:
-    """Context with the function at a URI brought up, see `open_function` and `Controller`."""
-    with open_function(text) as function, Controller(function, options) as controller:
+def open_controller(
+    text: str = AUTO,
+    options: DriverOptions | None = None,
+    *,
+    own: DeviceUri | None = None,
+    private: bool = True,
+    wait_s: float = 0.0,
+) -> Iterator[Controller]:
+    """Context with the function of a device brought up, see `open_function` and `Controller`."""
+    with (
+        open_function(text, own=own, private=private, wait_s=wait_s) as function,
+        Controller(function, options) as controller,
+    ):
         yield controller

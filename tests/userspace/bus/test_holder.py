@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ihsm.bus import VfioUserFunction, holder
-from ihsm.bus.holder import Holder, find_holder
+from ihsm.bus.holder import Holder, find_holder, find_user
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import BusTimeoutError, DeviceBusyError
 from ihsm_abi.control import ControlAnswer
@@ -150,3 +150,12 @@ def test_a_client_that_hung_up_is_nobody() -> None:
         client.close()
         theirs.close()
     assert client.record() is None
+
+
+def test_the_user_of_a_node_is_found(tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    node.write_text("")
+    assert find_user(node) == "a process that we may not look at"
+    with node.open():
+        name = Path("/proc/self/comm").read_text().strip()
+        assert find_user(node) == f"process {os.getpid()} ({name})"

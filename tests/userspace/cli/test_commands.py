@@ -13,6 +13,7 @@ import pytest
 
 from ihsm.bus import VfioUserFunction
 from ihsm.embedded import EmbeddedDevice
+from ihsm.uri import DEVICE_VARIABLE
 from ihsm_abi.sockets import default_folder
 from support.commands import run, uri
 
@@ -77,6 +78,39 @@ def test_who_has_a_device_is_told(device: EmbeddedDevice) -> None:
         result = run("info", "--device", uri(device))
         assert result.exit_code == 4
         assert f"is in use by process {os.getpid()} (" in result.output
+
+
+def test_the_variable_names_the_device(device: EmbeddedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICE_VARIABLE, uri(device))
+    for command in ("info", "status", "init"):
+        result = run(command, "--json")
+        assert result.exit_code == 0, result.output
+    assert json.loads(run("info", "--json").output)["uri"] == uri(device)
+    monkeypatch.setenv(DEVICE_VARIABLE, "usb:3")
+    assert json.loads(run("info", "--device", uri(device), "--json").output)["uri"] == uri(device)
+    for command in ("info", "status", "init", "selftest"):
+        result = run(command)
+        assert result.exit_code == 2, result.output
+        assert f"environment variable {DEVICE_VARIABLE}: device URI 'usb:3'" in result.output
+
+
+@pytest.mark.parametrize("command", ["info", "init", "selftest"])
+def test_a_busy_device_is_waited_for(command: str, device: EmbeddedDevice) -> None:
+    """Until the time is over; then the message says who has it."""
+    with VfioUserFunction(device.socket_path):
+        result = run(command, "--device", uri(device), "--wait", "0.01")
+    assert result.exit_code == 4, result.output
+    assert f"is in use by process {os.getpid()} (" in result.output
+    assert "--wait SECONDS" in result.output
+    assert run("info", "--device", uri(device), "--wait", "1000").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["bench", "info", "init", "selftest", "status"])
+@pytest.mark.parametrize("wait", ["nan", "-1", "soon", "inf"])
+def test_no_time_to_wait(command: str, wait: str) -> None:
+    result = run(command, "--wait", wait)
+    assert result.exit_code == 2, result.output
+    assert "--wait" in result.output
 
 
 @pytest.mark.parametrize(

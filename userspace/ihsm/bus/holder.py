@@ -9,6 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Self
 
 from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlCommand, ControlProtocolError, ControlRequest
@@ -48,6 +49,18 @@ class Holder:
     def record(self) -> dict[str, Any]:
         """The fields as JSON has them."""
         return {"pid": self.pid, "name": self.name, "since": self.since.isoformat()}
+
+
+def find_user(node: Path) -> str:
+    """Who has a device node open, for people; the kernel does not say since when."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                if any(os.readlink(file) == os.fspath(node) for file in (process / "fd").iterdir()):
+                    return f"process {process.name} ({(process / 'comm').read_text().strip()})"
+            except OSError:  # somebody else's, or gone meanwhile
+                continue
+    return "a process that we may not look at"
 
 
 def find_holder(socket_path: str | os.PathLike[str]) -> Holder | None:

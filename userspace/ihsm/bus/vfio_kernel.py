@@ -10,12 +10,14 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from ihsm._native import ffi, lib
 from ihsm.bus import vfio_abi
 from ihsm.bus.function import check_access, octets_of
+from ihsm.bus.holder import find_user
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, RegionInfo
 from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
 from ihsm.bus.vfio_function import VfioFunction
@@ -24,6 +26,7 @@ from ihsm.errors import (
     BindError,
     BusError,
     ConnectionLostError,
+    DeviceBusyError,
     InterruptsUnavailableError,
     RequestRefusedError,
 )
@@ -84,6 +87,7 @@ class KernelVfioFunction(VfioFunction):
 
         Raises:
             DeviceNotFoundError: no such function.
+            DeviceBusyError: another process has it.
             BindError: it cannot be bound or its group cannot be used.
         """
         self._bdf = bdf
@@ -145,8 +149,12 @@ class KernelVfioFunction(VfioFunction):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            hint = ", another program uses the group" if error.errno == errno.EBUSY else ""
-            raise BindError(f"{self.uri}: {path}: {error.strerror}{hint}") from None
+            if error.errno == errno.EBUSY:
+                user = find_user(Path(path))
+                raise DeviceBusyError(
+                    f"{self.uri} is in use by {user}; to wait for it: --wait SECONDS, or wait_s"
+                ) from None
+            raise BindError(f"{self.uri}: {path}: {error.strerror}") from None
         self._keep(fd)
         return fd
 

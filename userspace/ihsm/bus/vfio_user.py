@@ -26,11 +26,19 @@ ALLOWED_REGIONS: Final = 32
 class VfioUserFunction(VfioFunction):
     """Client of a vfio-user server that offers one PCI function."""
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, wait_s: float = 0.0
+    ) -> None:
         """Connect to the socket `path`, negotiate, and ask for the device's regions and interrupts.
+
+        Args:
+            path: socket of the server.
+            timeout_s: longest wait for an answer, in seconds.
+            wait_s: how long to wait for a function that another client has, in seconds.
 
         Raises:
             DeviceNotFoundError: nobody listens there.
+            DeviceBusyError: another client has the function, and keeps it for `wait_s` seconds.
             BusError: the server's answers are not those of a PCI function.
         """
         name = socket_path(path)
@@ -38,7 +46,7 @@ class VfioUserFunction(VfioFunction):
         self._events: dict[int, int | None] = {}
         self._region_fds: dict[int, int] = {}
         super().__init__(f"vfio-user:{name}")
-        self._connection = Connection(name, timeout_s)
+        self._connection = Connection(name, timeout_s, wait_s)
         try:
             self._describe()
         except BaseException:

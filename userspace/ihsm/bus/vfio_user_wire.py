@@ -18,7 +18,7 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from ihsm import forks
-from ihsm.arguments import seconds
+from ihsm.arguments import seconds, waiting_time
 from ihsm.bus.holder import find_holder
 from ihsm.errors import (
     ArgumentError,
@@ -132,12 +132,12 @@ class Connection:
     is then unknown.
     """
 
-    def __init__(self, path: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Connect to the socket `path` and negotiate.
+    def __init__(self, path: str, timeout_s: float = DEFAULT_TIMEOUT_S, wait_s: float = 0.0) -> None:
+        """Connect to the socket `path` and negotiate; a function that another client has is waited for.
 
         Raises:
             DeviceNotFoundError: nobody listens there.
-            DeviceBusyError: another client has the function.
+            DeviceBusyError: another client has the function, and keeps it for `wait_s` seconds.
             BusError: the path is too long, or the server does not speak version 0 of the protocol.
         """
         timeout_s = seconds("VfioUserFunction", "timeout_s", timeout_s)
@@ -152,6 +152,8 @@ class Connection:
         self._received = bytearray()
         self._fds: list[int] = []
         self._begin = datetime.now(UTC)
+        self._wait_s = waiting_time("VfioUserFunction", "wait_s", wait_s)
+        self._patient_until = time.monotonic() + self._wait_s
         self._socket: socket.socket | None = None
         self._forked = False
         forks.watch(self)
@@ -277,31 +279,37 @@ class Connection:
         """
         poller = select.poll()
         poller.register(self._live(), select.POLLIN)
-        deadline = time.monotonic() + self._timeout_s
+        limit_s = max(self._timeout_s, self._wait_s)
+        deadline = time.monotonic() + limit_s
         patience_s = min(BUSY_CHECK_S, self._timeout_s)
         while not poller.poll(1000 * patience_s):
             self._require_free()
-            if time.monotonic() > deadline:
-                raise BusTimeoutError(f"{self.path}: no answer within {self._timeout_s:g} s")
-            patience_s = min(BUSY_RECHECK_S, max(deadline - time.monotonic(), 0.0))
+            now = time.monotonic()
+            if now > deadline:
+                raise BusTimeoutError(f"{self.path}: no answer within {limit_s:g} s")
+            end = self._patient_until if now < self._patient_until else deadline
+            patience_s = min(BUSY_RECHECK_S, max(end - now, 0.0))
 
     def _require_free(self) -> None:
+        """See that nobody has the function that we wait for; whoever waits long does so for any client."""
         holder = find_holder(self.path)
-        if holder is not None and holder.since < self._begin:
-            raise DeviceBusyError(f"{self.path} is in use by {holder}")
+        if holder is None or time.monotonic() < self._patient_until:
+            return
+        if self._wait_s or holder.since < self._begin:
+            raise DeviceBusyError(f"{self.path} is in use by {holder}; to wait for it: --wait SECONDS, or wait_s")
 
     def _connect(self) -> socket.socket:
         """A connection whose calls give up after the time limit; that may find the queue of those who wait full."""
-        deadline = time.monotonic() + self._timeout_s
+        limit_s = max(self._timeout_s, self._wait_s)
+        deadline = time.monotonic() + limit_s
         while True:
             try:
                 return _connect(self.path, self._timeout_s, min(self._timeout_s, BUSY_CHECK_S))
             except BlockingIOError:
                 self._require_free()
                 if time.monotonic() > deadline:
-                    limit = f"{self._timeout_s:g} s"
                     raise BusTimeoutError(
-                        f"{self.path}: server did not accept within {limit}, another client has it"
+                        f"{self.path}: server did not accept within {limit_s:g} s, another client has it"
                     ) from None
 
     def _take_capabilities(self, text: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ihsm.cli.common import Number, print_json, print_table
+from ihsm.cli.common import Number, print_json, print_table, wait_option
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ NAMES: Final = ("ring", "aes", "ddi", "scale", "guest", "soak")
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
 @click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
 @click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
+@wait_option
 @click.option("--seconds", type=Number(min=1), default=600.0, show_default=True, help="How long soak goes on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--report", type=OUTPUT_FILE, metavar="FILE", help="Write an HTML page.")
@@ -49,6 +50,7 @@ def bench(
     suites: tuple[str, ...],
     quick: bool,
     device: str | None,
+    wait_s: float,
     seconds: float,
     as_json: bool,
     report: Path | None,
@@ -61,7 +63,7 @@ def bench(
     if fail_on is not None and compare is None:
         raise click.UsageError("--fail-on needs --compare")
     old = load(compare) if compare else None
-    document = measure(suites, quick or not suites, device, seconds)
+    document = measure(suites, quick or not suites, device, seconds, wait_s)
     found = [] if old is None else changes(old, document)
     if old is not None:
         document["changes"] = [change.to_json() for change in found]
@@ -93,7 +95,7 @@ def _judge(found: Sequence[Change], fail_on: float) -> None:
         raise click.ClickException("no figure could be judged: they are noisy, or none is in both documents")
 
 
-def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: float) -> dict[str, Any]:
+def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: float, wait_s: float) -> dict[str, Any]:
     """Run everything asked for; the result document."""
     from ihsm.bench.machine import BUSY_SHARE, OtherLoad, describe
     from ihsm.bench.results import FORMAT
@@ -106,7 +108,7 @@ def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: flo
         found, machine["peers"] = _run_quick()
         records += found
     for suite in suites:
-        records += _run_suite(suite, device, seconds)
+        records += _run_suite(suite, device, seconds, wait_s)
     wall_s = time.monotonic() - start
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     machine |= others.since_start(sum(used.ru_utime + used.ru_stime for used in usage), wall_s)
@@ -128,7 +130,7 @@ def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
         return [result.to_json() for _, step in run.groups() for result in step()], run.peers
 
 
-def _run_suite(suite: str, device: str | None, seconds: float) -> list[dict[str, Any]]:
+def _run_suite(suite: str, device: str | None, seconds: float, wait_s: float) -> list[dict[str, Any]]:
     if suite == "guest":
         from ihsm.bench.in_guest import guest_records
 
@@ -138,14 +140,14 @@ def _run_suite(suite: str, device: str | None, seconds: float) -> list[dict[str,
     from ihsm.bench.soak import soak
     from ihsm.bench.suites import SUITES
     from ihsm.driver import Controller
-    from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
+    from ihsm.uri import choose_device, open_uri, patiently
 
     place = Place()
     if device is not None:
-        uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
+        uri = patiently(lambda: choose_device(device), wait_s)
         if uri is None:
             raise click.UsageError("--device auto: no device found")
-        place = Place(lambda options: Controller(open_uri(uri), options))
+        place = Place(lambda options: Controller(open_uri(uri, wait_s=wait_s), options))
     with _progress(suite, None) as (advance, _):
         run = functools.partial(soak, seconds=seconds) if suite == "soak" else SUITES[suite]
         return [result.to_json() for result in run(place, advance)]

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import click
 
-from ihsm.uri import AUTO
+from ihsm.arguments import MAX_WAIT_S
+from ihsm.uri import AUTO, DEVICE_VARIABLE
 from ihsm_abi import json_text
 
 device_option: Final[Callable[[Any], Any]] = click.option(
@@ -20,7 +21,8 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     metavar="URI",
     default=AUTO,
     show_default=True,
-    help="vfio-user:PATH, pci:BDF, or auto: the one device that you started, else a private one for the duration.",
+    help=f"vfio-user:PATH, pci:BDF, or auto: ${DEVICE_VARIABLE}, else the one free device that you started (in a guest "
+    "of ihsm guest its PCI function), else a private one for the duration.",
 )
 
 
@@ -35,6 +37,14 @@ class Number(click.FloatRange):
         return number
 
 
+wait_option: Final[Callable[[Any], Any]] = click.option(
+    "--wait",
+    "wait_s",
+    type=Number(min=0, max=MAX_WAIT_S),
+    metavar="SECONDS",
+    default=0.0,
+    help="How long to wait for a device that others have; default: not at all.",
+)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 LONGEST_INPUT: Final = 1 << 20
 """Bytes of a file that a command reads: keys, chains and reports have a few thousand."""

@@ -13,7 +13,7 @@ import click
 from ihsm import ddi
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
-from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table
+from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table, wait_option
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.driver import Controller, DriverOptions
 from ihsm.uri import open_function
@@ -29,14 +29,15 @@ from ihsm_abi.pci import PAGE_BYTES
     """,
 )
 @device_option
+@wait_option
 @json_option
 @poll_option
 @click.option(
     "--chain", "chain_file", type=OUTPUT_FILE, help="Save the partition's certificates here (PEM, leaf first)."
 )
-def info(device: str, as_json: bool, poll: bool, chain_file: Path | None) -> None:
+def info(device: str, wait_s: float, as_json: bool, poll: bool, chain_file: Path | None) -> None:
     """Run `ihsm info`."""
-    with open_function(device) as function:
+    with open_function(device, wait_s=wait_s) as function:
         record: dict[str, Any] = {"uri": function.uri, "pci": describe_function(function)}
         # Little memory: in a guest each page that is mapped for DMA costs a round trip to the host.
         options = DriverOptions(interrupts=not poll, hsm_entries=4, aes_entries=4, buffer_bytes=PAGE_BYTES)

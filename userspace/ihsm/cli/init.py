@@ -20,6 +20,7 @@ from ihsm.cli.common import (
     print_json,
     print_table,
     read_file,
+    wait_option,
 )
 from ihsm.cli.secrets import credential_options, read_pin, read_secret
 from ihsm.driver import DriverOptions
@@ -35,6 +36,7 @@ from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
     """,
 )
 @device_option
+@wait_option
 @credential_options
 @click.option(
     "--bk3-file", type=EXISTING_FILE, help=f"File with the owner's backup key: {BK3_BYTES} bytes, or hexadecimal."
@@ -44,6 +46,7 @@ from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
 @json_option
 def init(
     device: str,
+    wait_s: float,
     credential_id: bytes | None,
     pin_file: Path | None,
     bk3_file: Path | None,
@@ -57,7 +60,7 @@ def init(
     )
     bk3 = read_secret(bk3_file, BK3_BYTES, "--bk3-file") if bk3_file else os.urandom(BK3_BYTES)
     anchor = _anchor(owner_key)
-    with open_controller(device, DriverOptions(interrupts=not poll)) as controller:
+    with open_controller(device, DriverOptions(interrupts=not poll), wait_s=wait_s) as controller:
         partition = ddi.Partition(controller)
         info = partition.info()
         chain = partition.certificate_chain()

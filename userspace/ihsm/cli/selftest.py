@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import device_option, json_option, poll_option, print_json
+from ihsm.cli.common import device_option, json_option, poll_option, print_json, wait_option
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.cli.secrets import credential_options, read_pin
 from ihsm.driver import DriverOptions
@@ -28,6 +28,7 @@ _NAME_COLUMNS: Final = 22
     """,
 )
 @device_option
+@wait_option
 @credential_options
 @click.option("--report", "report_file", type=OUTPUT_FILE, help="Save a verified attestation report here (COSE_Sign1).")
 @click.option("--chain", "chain_file", type=OUTPUT_FILE, help="Save the certificate chain here (PEM, leaf first).")
@@ -35,6 +36,7 @@ _NAME_COLUMNS: Final = 22
 @json_option
 def selftest(
     device: str,
+    wait_s: float,
     credential_id: bytes | None,
     pin_file: Path | None,
     report_file: Path | None,
@@ -53,7 +55,7 @@ def selftest(
     if (credential_id is None) != (pin_file is None):
         raise click.UsageError("--id and --pin-file belong together")
     credential = ddi.Credential(credential_id, read_pin(pin_file)) if credential_id and pin_file else None
-    with open_controller(device, DriverOptions(interrupts=not poll)) as controller:
+    with open_controller(device, DriverOptions(interrupts=not poll), wait_s=wait_s) as controller:
         report = run_selftest(controller, credential, progress=show)
     if report_file is not None and report.attestation:
         write_output(report_file, report.attestation)

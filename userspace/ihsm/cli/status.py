@@ -13,33 +13,34 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table
+from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table, wait_option
 from ihsm.control import ControlClient
 from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import DeviceNotFoundError
-from ihsm.uri import AUTO, DeviceUri, Scheme, choose_auto, open_uri
+from ihsm.uri import Scheme, choose_device, open_uri
 
 
 @click.command(
     help="""Print the state of a function: partition, sessions, vault use, self-tests, registers, queues, counters.
 
     Asked at its control socket, a served function and its guest are not disturbed. A device without one is brought
-    up, as for `ihsm info`, and tells less.
+    up, as for `ihsm info`, and tells less; --wait is for those alone.
     """,
 )
 @device_option
+@wait_option
 @poll_option
 @json_option
-def status(device: str, poll: bool, as_json: bool) -> None:
+def status(device: str, wait_s: float, poll: bool, as_json: bool) -> None:
     """Run `ihsm status`."""
-    uri = choose_auto() if device == AUTO else DeviceUri.parse(device)
+    uri = choose_device(device, busy=True)
     if uri is None:
         raise DeviceNotFoundError("no device found")
     if uri.scheme == Scheme.VFIO_USER:
         with ControlClient(uri.address) as client:
             record = client.status()
     else:
-        with Controller(open_uri(uri), DriverOptions(interrupts=not poll)) as controller:
+        with Controller(open_uri(uri, wait_s=wait_s), DriverOptions(interrupts=not poll)) as controller:
             record = {"uri": str(uri), "module": describe_partition(ddi.Partition(controller))}
     if as_json:
         print_json(record)
