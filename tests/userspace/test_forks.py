@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import mmap
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -282,6 +285,31 @@ def test_what_is_outstanding_fails_in_the_child_alone(world: World) -> None:
     assert polled.result(HANG_S).message
 
 
+def test_rings_that_were_lent_do_not_come_back_in_a_child(world: World) -> None:
+    queue = world.controller.hsm_queues[0]
+
+    def leave(stack: contextlib.ExitStack) -> None:
+        stack.close()
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(queue.lent())
+        assert "lent rings" in in_child(lambda: refusal(lambda: leave(stack)))
+    world.works()
+
+
+def test_a_polled_controller_is_refused_too() -> None:
+    device = BenchDevice()
+    try:
+        options = DriverOptions(interrupts=False, timeout_s=HANG_S)
+        with device.controller(options) as controller, provision(controller) as session:
+            [queue] = controller.hsm_queues
+            submission = queue.submit_message(b"no message", ControlKind.NONE, None, timeout_s=HANG_S)
+            assert all(in_child(lambda: [refusal(submission.result), refusal(lambda: session.change_pin(bytes(16)))]))
+            assert submission.result(HANG_S).message
+    finally:
+        device.close()
+
+
 def test_a_future_s_callbacks_are_the_parent_s(world: World) -> None:
     """And a lock of it that another thread held at the fork does not hold the child up."""
     queue = world.controller.hsm_queues[0]
@@ -374,8 +402,58 @@ def test_closing_in_a_child_says_nothing_to_the_device(world: World) -> None:
     world.works()
 
 
-def test_a_child_holds_none_of_the_parent_s_descriptors() -> None:
-    """So that the device is free as soon as the parent lets go, though the child lives on: and then it may have it."""
+def test_a_child_holds_none_of_the_parent_s_descriptors(world: World) -> None:
+    function = world.function
+    assert isinstance(world.controller.function, VfioUserFunction)
+    mine = [*world.controller._events]
+    for each in (function, world.controller.function):
+        mine += [each._connection.fileno(), *each._region_fds.values(), *filter(None, each._events.values())]
+    mine += [world.control._socket.fileno(), world.device.process._kept._channel.fileno()]
+    assert len(mine) > 8
+
+    def still_open() -> list[int]:
+        found = []
+        for descriptor in mine:
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                found.append(descriptor)
+        return found
+
+    # The pipe to the parent may have taken one of the numbers.
+    assert len(in_child(still_open)) <= 1
+    assert still_open() == mine
+
+
+def test_a_device_is_free_when_the_parent_is_killed_though_its_child_lives() -> None:
+    device = BenchDevice()
+    try:
+        command = [sys.executable, "-c", _KILLED, str(device.process.socket_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            try:
+                parent.kill()
+                with VfioUserFunction(device.process.socket_path, timeout_s=HANG_S, wait_s=HANG_S) as function:
+                    assert function.read_bar(0, 0, 8)
+                os.kill(child, 0)
+            finally:
+                os.kill(child, signal.SIGKILL)
+    finally:
+        device.close()
+
+
+_KILLED: Final = """
+import os, signal, sys
+from ihsm.uri import open_controller
+with open_controller("vfio-user:" + sys.argv[1]) as controller:
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    signal.pause()
+"""
+
+
+def test_once_the_parent_lets_go_a_child_may_have_the_device() -> None:
     device = BenchDevice()
     try:
         path = device.process.socket_path
@@ -417,7 +495,23 @@ def _sign_with_a_private_device(number: int) -> bool:
 
 
 def test_a_child_opens_its_own_device_and_a_grandchild_is_refused_that(world: World) -> None:
-    assert in_child(lambda: _sign_with_a_private_device(0))
+    def child() -> tuple[str, str]:
+        device = BenchDevice()
+        try:
+            with device.controller(OPTIONS) as controller, provision(controller) as session:
+                key = session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify))
+
+                def sign() -> bytes:
+                    return session.ecc_sign(key, DIGEST, HashAlgorithm.Sha256)
+
+                sign()
+                refused = in_child(lambda: (refusal(world.sign), refusal(sign)))
+                sign()
+                return refused
+        finally:
+            device.close()
+
+    assert all(in_child(child))
     world.works()
 
 
@@ -477,8 +571,6 @@ def _leave_blocks(device: BenchDevice, controller: Controller, session: Session,
 
 def test_the_interpreter_s_end_in_a_child_disturbs_nobody() -> None:
     """A whole program, whose child ends as programs do, with all the handlers of an interpreter's exit."""
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", _PROGRAM], capture_output=True, text=True, timeout=HANG_S
     )

@@ -177,9 +177,7 @@ class Controller(Closing):
         self._life = threading.Lock()
         self._forked = True
         self._state = ControllerState.CLOSED
-        events, self._events = self._events, []
-        for event in events:
-            os.close(event)
+        self._close_events()
 
     def _require_ours(self, operation: str) -> None:
         if self._forked:
@@ -449,9 +447,12 @@ class Controller(Closing):
         except BusError as error:
             _log.debug("teardown cut short: %s", error)
         self.function.close()
-        for event in self._events:
+        self._close_events()
+
+    def _close_events(self) -> None:
+        events, self._events = self._events, []  # first, lest a fork meanwhile closes them a second time
+        for event in events:
             os.close(event)
-        self._events = []
 
     def _delete_queues(self) -> None:
         created = [queue for queue in (*self.aes_queues, *self.hsm_queues) if queue.is_open]
