@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TypeVar
 
 from ihsm.arguments import checked, integer
+from ihsm.ddi.calls import Call
 from ihsm.ddi.errors import RequestError, ResponseError, StatusError
 from ihsm.ddi.transforms import Dialect
 from ihsm.ddi.transport import Transport
@@ -21,6 +22,7 @@ from ihsm_abi.ddi import (
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError, MborMap
 
 R = TypeVar("R", bound=MborMap)
+T = TypeVar("T")
 
 
 class Channel:
@@ -80,3 +82,7 @@ class InSession(ABC):
     @abstractmethod
     def call(self, request: MborMap, response: type[R]) -> R:
         """Execute an in-session command given and answered in host form; errors as `Channel.call`."""
+
+    def perform(self, call: Call[T]) -> T:
+        """Execute an operation given as a value; errors as `Channel.call`."""
+        return call.result(self.call(call.request, call.response))

@@ -3,31 +3,13 @@
 """Operations of a session that use keys: sign, decrypt, authenticate, derive (spec 05 §7, §9-§12)."""
 
 from ihsm.arguments import checked, octets
+from ihsm.ddi import calls
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.keys import Key, KeyRequest
 from ihsm.ddi.wrapping import HASHES
 from ihsm.errors import ArgumentError
 from ihsm_abi.aes_queue import AES_BLOCK_BYTES
-from ihsm_abi.ddi import (
-    AesEncryptDecryptReq,
-    AesEncryptDecryptResp,
-    AesOp,
-    EccSignReq,
-    EccSignResp,
-    EcdhKeyExchangeReq,
-    EcdhKeyExchangeResp,
-    HashAlgorithm,
-    HkdfDeriveReq,
-    HkdfDeriveResp,
-    HmacReq,
-    HmacResp,
-    KbkdfCounterHmacDeriveReq,
-    KbkdfCounterHmacDeriveResp,
-    KeyType,
-    RsaModExpReq,
-    RsaModExpResp,
-    RsaOpType,
-)
+from ihsm_abi.ddi import AesOp, HashAlgorithm, KeyType, RsaOpType
 from ihsm_abi.ddi.limits import AES_CBC_MAX_BYTES
 
 
@@ -56,13 +38,12 @@ class CryptoOperations(InSession):
         the signature seems to be about. `label` is the hash that the device is told of; it looks at the curves
         allowed with it where FIPS-approved mode is on, and at nothing else (spec 05 §9).
         """
-        request = EccSignReq(key_id=key.key_id, digest=number, digest_algo=label)
-        return self.call(request, EccSignResp).signature
+        return self.perform(calls.ecc_sign(key, number, label))
 
     @checked
     def rsa_mod_exp(self, key: Key, y: bytes, op_type: RsaOpType) -> bytes:
         """Raw RSA private operation y^d mod n, big-endian; `y` is as long as the modulus. Padding is the caller's."""
-        return self.call(RsaModExpReq(key_id=key.key_id, y=y, op_type=op_type), RsaModExpResp).x
+        return self.perform(calls.rsa_mod_exp(key, y, op_type))
 
     @checked
     def aes_cbc(self, key: Key, op: AesOp, data: bytes, iv: bytes) -> tuple[bytes, bytes]:
@@ -80,31 +61,19 @@ class CryptoOperations(InSession):
         iv = octets("aes_cbc", "IV", iv, AES_BLOCK_BYTES)
         parts = []
         for start in range(0, max(len(data), 1), AES_CBC_MAX_BYTES):
-            request = AesEncryptDecryptReq(key_id=key.key_id, op=op, msg=data[start : start + AES_CBC_MAX_BYTES], iv=iv)
-            answer = self.call(request, AesEncryptDecryptResp)
-            parts.append(answer.msg)
-            iv = answer.iv
+            part, iv = self.perform(calls.aes_cbc(key, op, data[start : start + AES_CBC_MAX_BYTES], iv))
+            parts.append(part)
         return b"".join(parts), iv
 
     @checked
     def hmac(self, key: Key, message: bytes) -> bytes:
         """HMAC of up to 1024 bytes; the key's type is the hash, the tag has its full 32, 48 or 64 bytes."""
-        return self.call(HmacReq(key_id=key.key_id, msg=message), HmacResp).tag
+        return self.perform(calls.hmac(key, message))
 
     @checked
     def ecdh(self, key: Key, peer_spki: bytes, key_type: KeyType, request: KeyRequest) -> Key:
         """ECDH with a peer's DER SubjectPublicKeyInfo; the shared secret becomes a key of `key_type` (Secret...)."""
-        made = self.call(
-            EcdhKeyExchangeReq(
-                priv_key_id=key.key_id,
-                pub_key_der=peer_spki,
-                key_type=key_type,
-                key_tag=request.tag,
-                key_properties=request.properties,
-            ),
-            EcdhKeyExchangeResp,
-        )
-        return Key(made.key_id, key_type, masked_key=made.masked_key)
+        return self.perform(calls.ecdh(key, peer_spki, key_type, request))
 
     @checked
     def hkdf(
@@ -119,20 +88,9 @@ class CryptoOperations(InSession):
         key_length: int | None = None,
     ) -> Key:
         """Derive a key by HKDF (RFC 5869); `key_length` in bytes only for variable-length HMAC keys."""
-        made = self.call(
-            HkdfDeriveReq(
-                key_id=secret.key_id,
-                hash_algorithm=hash_algorithm,
-                salt=salt,
-                info=info,
-                key_type=key_type,
-                key_tag=request.tag,
-                key_properties=request.properties,
-                key_length=key_length,
-            ),
-            HkdfDeriveResp,
+        return self.perform(
+            calls.hkdf(secret, hash_algorithm, key_type, request, salt=salt, info=info, key_length=key_length)
         )
-        return Key(made.key_id, key_type, bulk_key_id=made.bulk_key_id, masked_key=made.masked_key)
 
     @checked
     def kbkdf(
@@ -147,17 +105,6 @@ class CryptoOperations(InSession):
         key_length: int | None = None,
     ) -> Key:
         """Derive a key by KBKDF in counter mode with HMAC (NIST SP 800-108); `key_length` as in `hkdf`."""
-        made = self.call(
-            KbkdfCounterHmacDeriveReq(
-                key_id=secret.key_id,
-                hash_algorithm=hash_algorithm,
-                label=label,
-                context=context,
-                key_type=key_type,
-                key_tag=request.tag,
-                key_properties=request.properties,
-                key_length=key_length,
-            ),
-            KbkdfCounterHmacDeriveResp,
+        return self.perform(
+            calls.kbkdf(secret, hash_algorithm, key_type, request, label=label, context=context, key_length=key_length)
         )
-        return Key(made.key_id, key_type, bulk_key_id=made.bulk_key_id, masked_key=made.masked_key)

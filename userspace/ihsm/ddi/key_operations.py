@@ -6,37 +6,13 @@ import time
 from typing import Final
 
 from ihsm.arguments import checked
+from ihsm.ddi import calls
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.errors import StatusError
-from ihsm.ddi.keys import Key, KeyRequest, der_of
+from ihsm.ddi.keys import Key, KeyRequest
 from ihsm.ddi.wrapping import wrap_key
 from ihsm.errors import ArgumentError
-from ihsm_abi.ddi import (
-    AesGenerateKeyReq,
-    AesGenerateKeyResp,
-    AesKeySize,
-    AttestKeyReq,
-    AttestKeyResp,
-    DdiStatus,
-    DeleteKeyReq,
-    DeleteKeyResp,
-    EccCurve,
-    EccGenerateKeyPairReq,
-    EccGenerateKeyPairResp,
-    GetUnwrappingKeyReq,
-    GetUnwrappingKeyResp,
-    HashAlgorithm,
-    KeyClass,
-    KeyType,
-    OpenKeyReq,
-    OpenKeyResp,
-    RsaCryptoPadding,
-    RsaUnwrapReq,
-    RsaUnwrapResp,
-    UnmaskKeyReq,
-    UnmaskKeyResp,
-)
-from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
+from ihsm_abi.ddi import AesKeySize, DdiStatus, EccCurve, HashAlgorithm, KeyClass
 from ihsm_abi.ddi.limits import WRAPPED_BLOB_MAX_BYTES
 
 _PENDING_INTERVAL_S: Final = 0.05
@@ -48,30 +24,12 @@ class KeyOperations(InSession):
     @checked
     def generate_ecc_key(self, curve: EccCurve, request: KeyRequest) -> Key:
         """Make an EC key pair for SignVerify or Derive."""
-        made = self.call(
-            EccGenerateKeyPairReq(curve=curve, key_tag=request.tag, key_properties=request.properties),
-            EccGenerateKeyPairResp,
-        )
-        return Key(
-            key_id=made.private_key_id,
-            key_type=ECC_BY_CURVE[curve].private_type,
-            public_key_der=made.pub_key.der,
-            masked_key=made.masked_key,
-        )
+        return self.perform(calls.generate_ecc_key(curve, request))
 
     @checked
     def generate_aes_key(self, size: AesKeySize, request: KeyRequest) -> Key:
         """Make an AES key for EncryptDecrypt; bulk sizes serve the AES queues."""
-        made = self.call(
-            AesGenerateKeyReq(key_size=size, key_tag=request.tag, key_properties=request.properties),
-            AesGenerateKeyResp,
-        )
-        return Key(
-            key_id=made.key_id,
-            key_type=AES_KEY_TYPES[size],
-            bulk_key_id=made.bulk_key_id,
-            masked_key=made.masked_key,
-        )
+        return self.perform(calls.generate_aes_key(size, request))
 
     @checked
     def unwrapping_key(self, *, wait_s: float = 0) -> Key:
@@ -79,18 +37,11 @@ class KeyOperations(InSession):
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                found = self.call(GetUnwrappingKeyReq(), GetUnwrappingKeyResp)
-                break
+                return self.perform(calls.unwrapping_key())
             except StatusError as error:
                 if error.status != DdiStatus.PendingKeyGeneration or time.monotonic() > deadline:
                     raise
             time.sleep(_PENDING_INTERVAL_S)
-        return Key(
-            key_id=found.key_id,
-            key_type=KeyType.Rsa2kPrivate,
-            public_key_der=found.pub_key.der,
-            masked_key=found.masked_key,
-        )
 
     @checked
     def rsa_unwrap(
@@ -103,19 +54,7 @@ class KeyOperations(InSession):
         hash_algorithm: HashAlgorithm = HashAlgorithm.Sha256,
     ) -> Key:
         """Import a wrapped key (see `ihsm.ddi.wrapping`); `hash_algorithm` is that of its OAEP part."""
-        made = self.call(
-            RsaUnwrapReq(
-                key_id=unwrapping_key.key_id,
-                wrapped_blob=wrapped_blob,
-                wrapped_blob_key_class=key_class,
-                wrapped_blob_padding=RsaCryptoPadding.Oaep,
-                wrapped_blob_hash_algorithm=hash_algorithm,
-                key_tag=request.tag,
-                key_properties=request.properties,
-            ),
-            RsaUnwrapResp,
-        )
-        return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
+        return self.perform(calls.rsa_unwrap(unwrapping_key, wrapped_blob, key_class, request, hash_algorithm))
 
     @checked
     def import_key(
@@ -147,21 +86,19 @@ class KeyOperations(InSession):
     @checked
     def unmask(self, masked_key: bytes) -> Key:
         """Bring a masked key back into the device, under a new id."""
-        made = self.call(UnmaskKeyReq(masked_key=masked_key), UnmaskKeyResp)
-        return Key(made.key_id, made.kind, der_of(made.pub_key), made.bulk_key_id, made.masked_key)
+        return self.perform(calls.unmask(masked_key))
 
     @checked
     def open_key(self, tag: int) -> Key:
         """Find an application key by its tag."""
-        found = self.call(OpenKeyReq(key_tag=tag), OpenKeyResp)
-        return Key(found.key_id, found.key_kind, der_of(found.pub_key), found.bulk_key_id)
+        return self.perform(calls.open_key(tag))
 
     @checked
     def attest(self, key: Key, report_data: bytes) -> bytes:
         """Attestation report over a key and up to 128 bytes of the caller's; see `ihsm.ddi.attestation`."""
-        return self.call(AttestKeyReq(key_id=key.key_id, report_data=report_data), AttestKeyResp).report
+        return self.perform(calls.attest(key, report_data))
 
     @checked
     def delete_key(self, key: Key) -> None:
         """Delete a key."""
-        self.call(DeleteKeyReq(key_id=key.key_id), DeleteKeyResp)
+        self.perform(calls.delete_key(key))
