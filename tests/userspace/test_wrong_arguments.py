@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import mmap
@@ -73,6 +74,8 @@ def leaks(calls: list[Call]) -> list[str]:
             for value in WRONG:
                 try:
                     outcome = function(**{**right, name: value})
+                    if inspect.iscoroutine(outcome):
+                        outcome = asyncio.run(outcome)
                 except IhsmError:
                     continue
                 except Exception as error:
@@ -89,6 +92,9 @@ class Nowhere:
     def exchange(self, message: bytes, kind: ControlKind, session_id: int | None) -> Any:
         assert isinstance(message, bytes)
         raise DriverError("nobody there")
+
+    async def exchange_async(self, message: bytes, kind: ControlKind, session_id: int | None) -> Any:
+        return self.exchange(message, kind, session_id)
 
 
 KEY = Key(1, KeyType.Ecc256Private)
@@ -131,6 +137,7 @@ def client_calls() -> list[Call]:
         (session.delete_key, {"key": KEY}),
         (session.change_pin, {"pin": bytes(16)}),
         (session.call, {"request": HmacReq(key_id=1, msg=b""), "response": HmacResp}),
+        (session.call_async, {"request": HmacReq(key_id=1, msg=b""), "response": HmacResp}),
         (partition.certificate_chain, {"slot": 0}),
         (partition.init_bk3, {"bk3": bytes(48)}),
         (partition.set_sealed_bk3, {"sealed_bk3": b""}),

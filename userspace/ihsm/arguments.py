@@ -132,7 +132,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 kwargs[name] = named[name](operation, name, kwargs[name])
         return function(*values, **kwargs)  # type: ignore[arg-type]
 
-    return cast("Callable[P, R]", check)
+    if not inspect.iscoroutinefunction(function):
+        return cast("Callable[P, R]", check)
+
+    # What awaits the coroutine gets the error, as from any other coroutine: a gather of many is not torn by one.
+    @functools.wraps(function)
+    async def check_awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return await cast("Any", check)(*args, **kwargs)
+
+    return cast("Callable[P, R]", check_awaited)
 
 
 def checked_fields(instance: Any) -> None:

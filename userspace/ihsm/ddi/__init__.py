@@ -15,6 +15,7 @@ Everything on this side is DER and big-endian, whatever the device speaks.
 from importlib import import_module
 
 _HOMES = {
+    "AsyncTransport": "transport",
     "AttestationError": "errors",
     "AttestationReport": "attestation",
     "CertificateChain": "certificates",
@@ -27,6 +28,7 @@ _HOMES = {
     "Key": "keys",
     "KeyInfo": "keys",
     "KeyRequest": "keys",
+    "NotAsynchronousError": "errors",
     "Partition": "partition",
     "Reply": "transport",
     "RequestError": "errors",

@@ -11,6 +11,7 @@ from ihsm.ddi.errors import (
     CertificateChainError,
     DdiError,
     DeviceKeyError,
+    NotAsynchronousError,
     RequestError,
     ResponseError,
     StatusError,
@@ -19,9 +20,10 @@ from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
 from ihsm.ddi.partition import Partition
 from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
 from ihsm.ddi.session import Session, SessionTicket
-from ihsm.ddi.transport import Reply, Transport
+from ihsm.ddi.transport import AsyncTransport, Reply, Transport
 
 __all__ = [
+    "AsyncTransport",
     "AttestationError",
     "AttestationReport",
     "CertificateChain",
@@ -34,6 +36,7 @@ __all__ = [
     "Key",
     "KeyInfo",
     "KeyRequest",
+    "NotAsynchronousError",
     "Partition",
     "Reply",
     "RequestError",

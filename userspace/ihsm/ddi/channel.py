@@ -7,15 +7,16 @@ from typing import TypeVar
 
 from ihsm.arguments import checked, integer
 from ihsm.ddi.calls import Call
-from ihsm.ddi.errors import RequestError, ResponseError, StatusError
+from ihsm.ddi.errors import NotAsynchronousError, RequestError, ResponseError, StatusError
 from ihsm.ddi.transforms import Dialect
-from ihsm.ddi.transport import Transport
+from ihsm.ddi.transport import AsyncTransport, Reply, Transport
 from ihsm.errors import ArgumentError
 from ihsm_abi.ddi import (
     API_REV,
     OPERATION_OF_REQUEST,
     ApiRev,
     DeviceKind,
+    Operation,
     decode_response,
     encode_request,
 )
@@ -31,6 +32,7 @@ class Channel:
     def __init__(self, transport: Transport, *, rev: ApiRev = API_REV) -> None:
         """`rev` goes into every request header but GetApiRev's."""
         self._transport = transport
+        self._async_transport = transport if isinstance(transport, AsyncTransport) else None
         self.rev = rev
         self.dialect = Dialect()
 
@@ -55,16 +57,34 @@ class Channel:
             StatusError: the device answered with an error status.
             ResponseError: the answer does not decode.
         """
+        operation, message = self._encode(request, session_id)
+        return self._decode(operation, self._transport.exchange(message, operation.kind, session_id), response)
+
+    @checked
+    async def call_async(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
+        """Like `call`, for coroutines: while the device works, the event loop does other things.
+
+        Raises:
+            NotAsynchronousError: the transport is no `AsyncTransport`; nothing was sent.
+        """
+        transport = self._async_transport
+        if transport is None:
+            raise NotAsynchronousError(self._transport)
+        operation, message = self._encode(request, session_id)
+        return self._decode(operation, await transport.exchange_async(message, operation.kind, session_id), response)
+
+    def _encode(self, request: MborMap, session_id: int | None) -> tuple[Operation, bytes]:
         operation = OPERATION_OF_REQUEST.get(type(request))
         if operation is None:
             raise ArgumentError("Channel.call", "request", f"{type(request).__name__} belongs to no operation")
         if session_id is not None:
             integer(operation.op.name, "session_id", session_id, 0, 0xFFFF)
         try:
-            message = encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
+            return operation, encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
         except MborEncodeError as error:
             raise RequestError(operation.op, request, error) from None
-        reply = self._transport.exchange(message, operation.kind, session_id)
+
+    def _decode(self, operation: Operation, reply: Reply, response: type[R]) -> R:
         try:
             header, data = decode_response(reply.message, response)
             if data is not None:
@@ -86,3 +106,11 @@ class InSession(ABC):
     def perform(self, call: Call[T]) -> T:
         """Execute an operation given as a value; errors as `Channel.call`."""
         return call.result(self.call(call.request, call.response))
+
+    @abstractmethod
+    async def call_async(self, request: MborMap, response: type[R]) -> R:
+        """The same for coroutines; errors as `Channel.call_async`."""
+
+    async def perform_async(self, call: Call[T]) -> T:
+        """The same for coroutines; errors as `Channel.call_async`."""
+        return call.result(await self.call_async(call.request, call.response))

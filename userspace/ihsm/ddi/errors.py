@@ -25,6 +25,19 @@ class StatusError(DdiError):
         self.status = status
 
 
+class NotAsynchronousError(DdiError, TypeError):
+    """A coroutine was used over a transport that only has `exchange`; nothing was sent."""
+
+    exit_code = 2
+
+    def __init__(self, transport: object) -> None:
+        """`transport` is what the channel was given."""
+        super().__init__(
+            f"call_async: {type(transport).__name__} has no exchange_async: use call, or a transport of coroutines "
+            "such as ihsm.driver.Controller"
+        )
+
+
 class RequestError(DdiError, MborEncodeError):
     """A request that cannot be encoded: the message names operation, field and what is wrong with it."""
 

@@ -69,9 +69,22 @@ class Session(KeyOperations, CryptoOperations):
         Raises:
             SessionClosedError: the session was closed. Its id may be another session's by now.
         """
+        self._check_open(request)
+        return self.partition.channel.call(request, response, self.session_id)
+
+    @checked
+    async def call_async(self, request: MborMap, response: type[R]) -> R:
+        """Like `call`, for coroutines; errors as `Channel.call_async`.
+
+        Raises:
+            SessionClosedError: as `call`.
+        """
+        self._check_open(request)
+        return await self.partition.channel.call_async(request, response, self.session_id)
+
+    def _check_open(self, request: MborMap) -> None:
         if self.closed:
             raise SessionClosedError(f"{type(request).__name__}: session {self.session_id} is closed")
-        return self.partition.channel.call(request, response, self.session_id)
 
     @property
     def ticket(self) -> SessionTicket:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the typed client reaches an HSM queue. The driver implements it; tests replay recordings through it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ihsm_abi.hsm_queue import ControlKind
 
@@ -36,3 +36,11 @@ class Transport(Protocol):
         Raises:
             ihsm.errors.IhsmError: the command failed below the message layer; there is no response.
         """
+
+
+@runtime_checkable
+class AsyncTransport(Transport, Protocol):
+    """A transport that coroutines can use, too."""
+
+    async def exchange_async(self, message: bytes, kind: ControlKind, session_id: int | None) -> Reply:
+        """Like `exchange`, without keeping the event loop from anything else."""
