@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The devices that a store can have: one with a URI, or a private one whose state lies in the store's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from ihsm.bus import VfioUserFunction
+from ihsm.driver import Controller, DriverOptions
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
+from ihsm.store import DEVICE, Store, StoreDevice
+from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
+
+PRIVATE: Final = "private"
+"""Names, in place of a URI, a private device for a new store."""
+DEVICE_VARIABLE: Final = "IHSM_DEVICE"
+
+POLL_INTERVAL_S: Final = 0.05
+RESTART_S: Final = 10.0
+"""How long a device that was there may be gone: whoever restarts it takes some seconds."""
+
+
+class NamedDevice:
+    """A function at a URI."""
+
+    def __init__(self, uri: DeviceUri, options: DriverOptions, *, named: bool, wait_s: float) -> None:
+        """Nothing is opened yet; `wait_s`: how long to wait for one that another has, in seconds."""
+        self.uri = uri
+        self.named = named
+        self._options = options
+        self._wait_s = wait_s
+        self._was_there = False
+
+    def open(self) -> Controller:
+        """Reach the function and bring it up; one that was there before gets time to come back.
+
+        Raises:
+            DeviceNotFoundError, DeviceBusyError, BusError, DriverError: it cannot be reached.
+        """
+        deadline = time.monotonic() + (RESTART_S if self._was_there else 0)
+        while True:
+            try:
+                controller = Controller(open_uri(self.uri), self._options)
+                self._was_there = True
+                return controller
+            except DeviceBusyError:
+                raise
+            except (DeviceNotFoundError, BusError):
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_INTERVAL_S)
+
+    @property
+    def store_device(self) -> StoreDevice:
+        """As a store keeps it."""
+        return StoreDevice.at(str(self.uri))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class PrivateDevice:
+    """A device process of our own, with its state in a folder, for one program at a time."""
+
+    named = True
+
+    def __init__(self, state: Path, options: DriverOptions, *, wait_s: float) -> None:
+        """Lock the folder `state`; `wait_s`: how long to wait for another program that has it, in seconds.
+
+        Raises:
+            StoreBusyError: another program has it; the message says which.
+        """
+        self._state = state
+        self._options = options
+        self._device: EmbeddedDevice | None = None
+        self._lock: int | None = _locked(state.with_name(f"{state.name}.lock"), wait_s)
+
+    @property
+    def store_device(self) -> StoreDevice:
+        """As a store keeps it."""
+        return StoreDevice.private()
+
+    def open(self) -> Controller:
+        """Start the device, if it does not run, and bring it up.
+
+        Raises:
+            EmbeddedDeviceError: it cannot be started.
+            BusError, DriverError: it cannot be brought up.
+        """
+        if self._device is not None:
+            self._device.close()
+        self._device = EmbeddedDevice(["--state", os.fspath(self._state)])
+        return Controller(VfioUserFunction(self._device.socket_path), self._options)
+
+    def close(self) -> None:
+        """End the device and let others have it; harmless the second time."""
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # for forks of this process, too
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(path: Path, wait_s: float) -> int:
+    """A locked file that names us, so that who is refused can say by whom."""
+    deadline = time.monotonic() + wait_s
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, str(os.getpid()).encode(), 0)
+                return lock
+            if time.monotonic() >= deadline:
+                holder = os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
+                raise StoreBusyError(
+                    f"{path.parent}: process {holder} has the store's private device; wait for it (--wait) or end it"
+                )
+            time.sleep(POLL_INTERVAL_S)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def named_uri(given: str | None) -> DeviceUri | None:
+    """The URI given, or that of $IHSM_DEVICE; None if neither names a device; UriError for what is none."""
+    for text in (given, os.environ.get(DEVICE_VARIABLE)):
+        if text and text != AUTO:
+            return DeviceUri.parse(text)
+    return None
+
+
+def device_for(store: Store, given: str | None, options: DriverOptions, wait_s: float) -> NamedDevice | PrivateDevice:
+    """The device to use a store with: the one given, $IHSM_DEVICE, or its own.
+
+    Raises:
+        UriError: what was given is no URI.
+        StoreBusyError: another program has the store's private device.
+    """
+    uri = None if given == PRIVATE else named_uri(given)
+    if uri is not None:
+        return NamedDevice(uri, options, named=True, wait_s=wait_s)
+    if given == PRIVATE and store.device.uri is not None:
+        raise ArgumentError("Hsm", "device", f"store {store.name} has none of its own but {store.device.uri}")
+    if store.device.uri is not None:
+        return NamedDevice(DeviceUri.parse(store.device.uri), options, named=False, wait_s=wait_s)
+    return PrivateDevice(store.path / DEVICE, options, wait_s=wait_s)
+
+
+def new_device(given: str | None, state: Path, options: DriverOptions, wait_s: float) -> NamedDevice | PrivateDevice:
+    """The device to make a store with: the one given, $IHSM_DEVICE, the one free device found, or a private one.
+
+    Raises:
+        UriError, AmbiguousDeviceError, DeviceNotFoundError: see `ihsm.uri.choose_auto`.
+    """
+    if given == PRIVATE:
+        return PrivateDevice(state, options, wait_s=wait_s)
+    uri = named_uri(given) or choose_auto()
+    if uri is None:
+        return PrivateDevice(state, options, wait_s=wait_s)
+    return NamedDevice(uri, options, named=True, wait_s=wait_s)

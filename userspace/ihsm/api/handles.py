@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all key objects have: where the key rests, how it is used, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Self, TypeVar
+
+from ihsm.api.connection import Connection
+from ihsm.api.errors import KeyNotExportableError
+from ihsm.api.facts import KeyFacts
+from ihsm.api.kinds import Usage
+from ihsm.api.steps import Procedure
+from ihsm.ddi.errors import StatusError
+from ihsm.errors import ArgumentError, KeysLostError
+from ihsm_abi.ddi import DdiStatus
+
+T = TypeVar("T")
+
+
+class Handle:
+    """A key at rest: its masked forms, one for each usage, and the connection that brings it into a device."""
+
+    __slots__ = ("connection", "masked", "name")
+
+    def __init__(self, connection: Connection, name: str, masked: Mapping[Usage, tuple[bytes, ...]]) -> None:
+        """`name` is for messages; `masked` has the masked keys of each usage, of which AES-XTS has two."""
+        self.connection = connection
+        self.name = name
+        self.masked = masked
+
+    @property
+    def some(self) -> tuple[bytes, ...]:
+        """Masked keys of one usage or another."""
+        return next(iter(self.masked.values()))
+
+    def need(self, operation: str, usage: Usage) -> tuple[bytes, ...]:
+        """The masked keys for a usage.
+
+        Raises:
+            ArgumentError: the key was not made for it.
+        """
+        masked = self.masked.get(usage)
+        if masked is None:
+            raise ArgumentError(
+                operation, "key", f"{self.name} was made for {' and '.join(self.masked)}, {usage} is needed"
+            )
+        return masked
+
+    def run(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
+        """Have `use` work with the key in the device, see `Residents.held`.
+
+        Raises:
+            ArgumentError: the key was not made for this usage.
+            KeysLostError: the device does not know the key any more.
+            IhsmError: whatever the operation raises.
+        """
+        masked = self.need(operation, usage)
+        try:
+            return self.connection.run(lambda link: link.residents.held(masked, use))
+        except StatusError as error:
+            self._raise_lost(error)
+            raise
+
+    async def run_async(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
+        """The same, awaited."""
+        masked = self.need(operation, usage)
+        try:
+            return await self.connection.run_async(lambda link: link.residents.held(masked, use))
+        except StatusError as error:
+            self._raise_lost(error)
+            raise
+
+    def _raise_lost(self, error: StatusError) -> None:
+        if error.status is DdiStatus.MaskedKeyDecodeFailed:
+            raise KeysLostError(
+                f"{self.name}: the device cannot read this key ({error.status.name}): it was made under another "
+                "masking key"
+            ) from None
+
+
+class DeviceKey:
+    """Base of all key objects. Copies are the key itself; it does not pickle."""
+
+    def __init__(self, handle: Handle, facts: KeyFacts) -> None:
+        """Made by `Hsm`."""
+        self._handle = handle
+        self.facts = facts
+        """Kind, usages, origin, label, version, certificates."""
+
+    @property
+    def label(self) -> str | None:
+        """Label in the store; None for a key that was derived and is not kept."""
+        return self.facts.label
+
+    def __copy__(self) -> Self:
+        """The same key: there is nothing to copy."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same key: there is nothing to copy."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """A key object cannot be pickled."""
+        raise KeyNotExportableError("pickle", f"{self.facts.name} is in the device and cannot be copied elsewhere")
+
+    def __repr__(self) -> str:
+        """Kind and name."""
+        return f"<{type(self).__name__} {self.facts.kind}: {self.facts.name}>"

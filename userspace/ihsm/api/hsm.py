@@ -1,0 +1,285 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Hsm`: a store and its device, with keys by name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ihsm.api import making
+from ihsm.api.attest import VerifiedReport, attest
+from ihsm.api.connection import Connection
+from ihsm.api.devices import PRIVATE, device_for
+from ihsm.api.facts import KeyFacts
+from ihsm.api.handles import DeviceKey, Handle
+from ihsm.api.kinds import KINDS, Family, Usage, kind_of, usages_of
+from ihsm.api.objects import HsmKey, key_object
+from ihsm.api.provisioning import DEFAULT_OPTIONS, provision
+from ihsm.arguments import Octets, octets
+from ihsm.closing import Closing
+from ihsm.driver import DriverOptions
+from ihsm.errors import ArgumentTypeError, KeyExistsError, KeyNotFoundError
+from ihsm.store import KeyRecord, KeyVersion, Store, split_label
+
+PRIVATE_STORE: Final = "private"
+
+
+class Hsm(Closing):
+    """Keys of a store, in its device. A context manager; may be used from any thread.
+
+    >>> with Hsm.open() as hsm:
+    ...     key = hsm.generate("web", "p256", usage="sign")
+    ...     signature = key.sign(b"message", ec.ECDSA(hashes.SHA256()))
+    """
+
+    def __init__(self, store: Store, connection: Connection) -> None:
+        """Made by `open`, `create` and `private`."""
+        self.store = store
+        self.connection = connection
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        store: str | None = None,
+        *,
+        device: str | None = None,
+        pin: str | None = None,
+        wait_s: float = 0.0,
+        options: DriverOptions | None = None,
+        root: Path | None = None,
+    ) -> Hsm:
+        """Open a store and its device.
+
+        Args:
+            store: name of the store; None: $IHSM_STORE, or "default".
+            device: URI; None: $IHSM_DEVICE, else the store's own device, which is started if it is a private one.
+            pin: the store's PIN, if it has one.
+            wait_s: how long to wait for a device that another program has, in seconds.
+            options: of the driver.
+            root: folder of the stores, for tests; None: the user's.
+
+        Raises:
+            StoreNotFoundError: there is no such store; `Hsm.create`, or `ihsm init`, makes one.
+            WrongPinError, PinRequiredError: before any device is touched.
+            UnknownDeviceError: at the store's address is another device than the store's; it was left alone.
+            KeysLostError: the device cannot read what the store keeps.
+            DeviceBusyError, StoreBusyError: another program has the device.
+            IhsmError: the device cannot be reached, started or brought up.
+        """
+        opened = Store.open(store, pin=pin, root=root)
+        return cls._connected(opened, device, wait_s, options)
+
+    @classmethod
+    def create(
+        cls,
+        store: str | None = None,
+        *,
+        device: str | None = None,
+        pin: str | None = None,
+        wait_s: float = 0.0,
+        options: DriverOptions | None = None,
+        owner_key: ec.EllipticCurvePrivateKey | None = None,
+        bk3: Octets | None = None,
+        root: Path | None = None,
+    ) -> Hsm:
+        """Provision a device, make a store for it, and open both.
+
+        Args:
+            store, pin, wait_s, options, root: as for `open`; a PIN guards what provisions the device again.
+            device: URI; None: $IHSM_DEVICE, else the one free device found, else a private one of the store's own.
+            owner_key: P-384 key that endorses the partition; None: a new one, kept in the store.
+            bk3: the owner's backup key, 48 bytes; None: random.
+
+        Raises:
+            StoreExistsError: there is a store of this name.
+            IhsmError: the device cannot be reached, started, brought up or provisioned; there is no store then.
+        """
+        made = provision(
+            store, device=device, pin=pin, wait_s=wait_s, options=options, owner_key=owner_key, bk3=bk3, root=root
+        )
+        return cls._connected(made, device, wait_s, options)
+
+    @classmethod
+    def private(cls, *, options: DriverOptions | None = None) -> Hsm:
+        """A private device with a store of its own, both gone with the object: for tests and for trying things."""
+        folder = tempfile.TemporaryDirectory(prefix="ihsm-store-")
+        try:
+            hsm = cls.create(PRIVATE_STORE, device=PRIVATE, options=options, root=Path(folder.name))
+        except BaseException:
+            folder.cleanup()
+            raise
+        hsm._folder = folder
+        return hsm
+
+    @classmethod
+    def _connected(cls, store: Store, device: str | None, wait_s: float, options: DriverOptions | None) -> Hsm:
+        chosen = device_for(store, device, options or DEFAULT_OPTIONS, wait_s)
+        return cls(store, Connection(store, chosen))
+
+    def close(self) -> None:
+        """End the session and let go of the device, a private one ends; harmless the second time."""
+        self.connection.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    def generate(self, label: str, kind: str, *, usage: str | Collection[str] | None = None) -> HsmKey:
+        """Make a key, kept in the store when this returns.
+
+        Args:
+            label: its name, 1 to 128 bytes of UTF-8.
+            kind: p256, p384, p521, rsa2048, rsa3072, rsa4096, aes128, aes192, aes256, aes256-gcm, aes256-xts.
+            usage: "sign", "agree", "decrypt" or "encrypt"; None: the kind's first. An RSA key can have "sign" and
+                "decrypt": the device allows a key one usage, so it is imported twice.
+
+        Raises:
+            KeyExistsError: the store has a key of this label.
+            ArgumentError: no such kind, or a usage that it does not have.
+            IhsmError: the device refuses, or the store cannot be written; the store is as it was.
+        """
+        chosen = kind_of("generate", kind)
+        usages = usages_of("generate", chosen, usage)
+        self._require_new(label)
+        version = self.connection.run(making.making(label, chosen, usages))
+        return self._added(label, version)
+
+    def import_key(
+        self,
+        label: str,
+        key: making.PrivateKey | Octets,
+        *,
+        kind: str | None = None,
+        usage: str | Collection[str] | None = None,
+        password: Octets | None = None,
+        certificates: Sequence[bytes] = (),
+    ) -> HsmKey:
+        """Bring a key into the device; `origin` says that it was made outside.
+
+        Args:
+            label: its name.
+            key: private key of pyca/cryptography, one in PEM or DER, or with an AES `kind` its bytes (of AES-XTS data
+                key and tweak key, 64 bytes).
+            kind: as for `generate`; needed for AES, else it is a check.
+            usage: as for `generate`.
+            password: of an encrypted PEM or DER.
+            certificates: DER, leaf first, kept with the key.
+
+        Raises:
+            KeyExistsError, ArgumentError, ArgumentTypeError, UnsupportedByDeviceError, IhsmError: see `generate`.
+        """
+        chosen, parsed = making.parse_key(key, kind, password)
+        usages = usages_of("import_key", chosen, usage)
+        payloads = making.payloads_of(chosen, parsed)
+        self._require_new(label)
+        version = self.connection.run(making.importing(label, chosen, usages, payloads))
+        return self._added(label, version, certificates)
+
+    def rotate(self, label: str) -> HsmKey:
+        """Make a new version of a key, of the same kind and usages; older ones stay usable as "label@version".
+
+        Raises:
+            KeyNotFoundError: the store has no key of this label.
+        """
+        record = self.store.key(label)
+        newest = record.newest
+        usages = tuple(Usage(name) for name in newest.usages if name != making.TWEAK)
+        version = self.connection.run(making.making(label, KINDS[newest.kind], usages))
+        number = self.store.add_version(label, version)
+        return self._object(label, self.store.key(label).version(number))
+
+    def __getitem__(self, name: str) -> HsmKey:
+        """A key by its label, "web", or one version of it, "web@1"; KeyNotFoundError (a KeyError) if there is none."""
+        label, number = split_label(name)
+        return self._object(label, self.store.key(label).version(number))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a key of this label, or this version of one."""
+        if not isinstance(name, str):
+            return False
+        try:
+            label, number = split_label(name)
+            self.store.key(label).version(number)
+        except (KeyNotFoundError, ValueError):
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """The labels, sorted."""
+        return iter([record.label for record in self.store.keys()])  # noqa: SIM118
+
+    def __len__(self) -> int:
+        """Number of labels."""
+        return self.store.key_count()
+
+    def delete(self, name: str) -> None:
+        """Delete a key with all its versions, or one version ("web@1"), for good.
+
+        Raises:
+            KeyNotFoundError: there is none.
+        """
+        label, number = split_label(name)
+        record = self.store.key(label)
+        gone = record.versions if number is None else (record.version(number),)
+        self.store.delete_key(label, number)
+        masked = [each for version in gone for each in version.usages.values()]
+        self.connection.run(lambda link: link.residents.drop(masked))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a key another label; KeyNotFoundError, KeyExistsError."""
+        self.store.rename_key(old, new)
+
+    def set_certificates(self, name: str, certificates: Sequence[Octets]) -> None:
+        """Keep certificates (DER, leaf first) with a key or a version of it; KeyNotFoundError."""
+        label, number = split_label(name)
+        self.store.set_certificates(
+            label, number, [octets("set_certificates", "certificates", each) for each in certificates]
+        )
+
+    def attest(self, key: str | DeviceKey, report_data: Octets = b"") -> VerifiedReport:
+        """The device's report on a key, verified: that it made it, or that it was imported, and what it is for.
+
+        Args:
+            key: label, "label@version", or key object.
+            report_data: up to 128 bytes of the verifier's, such as a nonce.
+
+        Raises:
+            AttestationError, CertificateChainError: it does not verify.
+        """
+        found = cast(DeviceKey, self[key]) if isinstance(key, str) else key
+        if not isinstance(found, DeviceKey):
+            raise ArgumentTypeError("attest", "key", f"{type(key).__name__}, must be a label or a key of this Hsm")
+        return attest(self.connection, found._handle.some, report_data, found.facts.public)
+
+    def _require_new(self, label: str) -> None:
+        """Refused before the device makes anything; the store looks again."""
+        if label in self:
+            raise KeyExistsError(f"store {self.store.name}: there is a key {label!r}, which is not replaced")
+
+    def _added(self, label: str, version: KeyVersion, certificates: Sequence[bytes] = ()) -> HsmKey:
+        self.store.add_key(KeyRecord(label, (version,)))
+        if certificates:
+            self.store.set_certificates(label, version.version, list(certificates))
+        return self[label]
+
+    def _object(self, label: str, version: KeyVersion) -> HsmKey:
+        kind = KINDS[version.kind]
+        usages = tuple(Usage(name) for name in version.usages if name != making.TWEAK)
+        facts = KeyFacts(
+            kind=kind.name,
+            usages=usages,
+            origin=version.origin,
+            label=label,
+            version=version.version,
+            certificates=version.certificates,
+            public=version.public,
+        )
+        tweak = (version.usages[making.TWEAK],) if kind.family is Family.XTS else ()
+        masked = {usage: (version.usages[usage], *tweak) for usage in usages}
+        return key_object(kind, Handle(self.connection, facts.name, masked), facts)

@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private numbers without the private ones: libraries ask for them to get at the public ones (paramiko, for one)."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from ihsm.api.errors import KeyNotExportableError
+
+
+class _Withheld:
+    """A number that the device does not give away."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> NoReturn:
+        key = "the key" if instance is None else instance.key_name
+        raise KeyNotExportableError(f"private_numbers().{self._name}", f"{key} is in the device and does not leave it")
+
+
+class WithheldEcNumbers:
+    """Stands for `ec.EllipticCurvePrivateNumbers`."""
+
+    def __init__(self, public_numbers: ec.EllipticCurvePublicNumbers, key_name: str) -> None:
+        """`key_name` is for messages."""
+        self.public_numbers = public_numbers
+        self.key_name = key_name
+
+    private_value = _Withheld()
+    private_key = _Withheld()
+
+
+class WithheldRsaNumbers:
+    """Stands for `rsa.RSAPrivateNumbers`."""
+
+    def __init__(self, public_numbers: rsa.RSAPublicNumbers, key_name: str) -> None:
+        """`key_name` is for messages."""
+        self.public_numbers = public_numbers
+        self.key_name = key_name
+
+    p = _Withheld()
+    q = _Withheld()
+    d = _Withheld()
+    dmp1 = _Withheld()
+    dmq1 = _Withheld()
+    iqmp = _Withheld()
+    private_key = _Withheld()
