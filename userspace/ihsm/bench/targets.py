@@ -76,6 +76,12 @@ TARGETS: Final = (
     Target("idle-64", "64 idle functions in one process, CPU in percent", "value", 1.0, at_most=True),
     Target("idle-64", "64 idle functions in one process, MB each", "megabytes_per_function", 8.0, at_most=True),
     Target("scale-queues", "126 AES queues against 1", "single_queue", 0.9),
+    Target("api-sign-p256", "key.sign P-256 over session.ecc_sign, wall time", "session", 0.85),
+    Target("api-sign-rsa2048", "key.sign RSA-2048 over session.rsa_mod_exp, wall time", "session", 0.95),
+    Target("api-threads-8", "eight threads that sign over one", "one_thread", 0.9),
+    Target("api-awaited-64", "64 awaited signatures outstanding over one at a time", "one_at_a_time", 1.0),
+    Target("api-sign-at-rest", "more for a P-256 key that must be unmasked, ms", "extra_ms", 1.0, at_most=True),
+    Target("api-open", "Hsm.open on a running device, ms", "value", 150.0, at_most=True),
 )
 
 
