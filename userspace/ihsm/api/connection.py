@@ -20,7 +20,7 @@ from typing import Final, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
-from ihsm import ddi
+from ihsm import ddi, forks
 from ihsm.api.residents import Residents
 from ihsm.api.steps import Procedure, perform, perform_async
 from ihsm.closing import Closing
@@ -37,6 +37,7 @@ from ihsm.errors import (
     DeviceGoneError,
     DeviceNotFoundError,
     DriverError,
+    ForkedError,
     HsmCommandError,
     IhsmError,
     KeysLostError,
@@ -138,6 +139,7 @@ class Connection(Closing):
         self._device = device
         self._lock = threading.RLock()
         self._closed = False
+        self._forked = False
         secrets = store.secrets
         key = load_der_private_key(secrets.owner_key, None)
         self._anchor = ddi.SoftwareTrustAnchor(key)  # type: ignore[arg-type]
@@ -147,6 +149,13 @@ class Connection(Closing):
         except BaseException:
             device.close()
             raise
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): the device is the parent's, and so may be a lock that one of its threads had."""
+        self._lock = threading.RLock()
+        self._forked = True
+        self._link = None
 
     @property
     def link(self) -> Link:
@@ -154,6 +163,7 @@ class Connection(Closing):
 
         Raises:
             QueueClosedError: the connection was closed.
+            ForkedError: it is the parent's.
             IhsmError: it was lost and could not be brought back; every use tries again.
         """
         link = self._link
@@ -213,6 +223,8 @@ class Connection(Closing):
         return self.link
 
     def _revived(self) -> Link:
+        if self._forked:
+            raise ForkedError(f"store {self.store.name}")
         with self._lock:
             if self._closed:
                 raise QueueClosedError("Hsm: used after close(); open it anew")

@@ -11,16 +11,16 @@ import time
 from pathlib import Path
 from typing import Final
 
+from ihsm import forks
 from ihsm.bus import VfioUserFunction
 from ihsm.driver import Controller, DriverOptions
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
 from ihsm.store import DEVICE, Store, StoreDevice
-from ihsm.uri import AUTO, DeviceUri, choose_auto, open_uri
+from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_uri
 
 PRIVATE: Final = "private"
 """Names, in place of a URI, a private device for a new store."""
-DEVICE_VARIABLE: Final = "IHSM_DEVICE"
 
 POLL_INTERVAL_S: Final = 0.05
 RESTART_S: Final = 10.0
@@ -47,7 +47,7 @@ class NamedDevice:
         deadline = time.monotonic() + (RESTART_S if self._was_there else 0)
         while True:
             try:
-                controller = Controller(open_uri(self.uri), self._options)
+                controller = Controller(open_uri(self.uri, wait_s=self._wait_s), self._options)
                 self._was_there = True
                 return controller
             except DeviceBusyError:
@@ -81,6 +81,13 @@ class PrivateDevice:
         self._options = options
         self._device: EmbeddedDevice | None = None
         self._lock: int | None = _locked(state.with_name(f"{state.name}.lock"), wait_s)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a child of fork(): what locks the device is the parent's, for as long as that has it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def store_device(self) -> StoreDevice:
@@ -105,7 +112,6 @@ class PrivateDevice:
             self._device.close()
             self._device = None
         if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # for forks of this process, too
             os.close(self._lock)
             self._lock = None
 
@@ -132,14 +138,6 @@ def _locked(path: Path, wait_s: float) -> int:
         raise
 
 
-def named_uri(given: str | None) -> DeviceUri | None:
-    """The URI given, or that of $IHSM_DEVICE; None if neither names a device; UriError for what is none."""
-    for text in (given, os.environ.get(DEVICE_VARIABLE)):
-        if text and text != AUTO:
-            return DeviceUri.parse(text)
-    return None
-
-
 def device_for(store: Store, given: str | None, options: DriverOptions, wait_s: float) -> NamedDevice | PrivateDevice:
     """The device to use a store with: the one given, $IHSM_DEVICE, or its own.
 
@@ -147,7 +145,7 @@ def device_for(store: Store, given: str | None, options: DriverOptions, wait_s: 
         UriError: what was given is no URI.
         StoreBusyError: another program has the store's private device.
     """
-    uri = None if given == PRIVATE else named_uri(given)
+    uri = None if given == PRIVATE else named_device(given or AUTO)
     if uri is not None:
         return NamedDevice(uri, options, named=True, wait_s=wait_s)
     if given == PRIVATE and store.device.uri is not None:
@@ -161,11 +159,11 @@ def new_device(given: str | None, state: Path, options: DriverOptions, wait_s: f
     """The device to make a store with: the one given, $IHSM_DEVICE, the one free device found, or a private one.
 
     Raises:
-        UriError, AmbiguousDeviceError, DeviceNotFoundError: see `ihsm.uri.choose_auto`.
+        UriError, AmbiguousDeviceError, DeviceBusyError, DeviceNotFoundError: see `ihsm.uri.choose_device`.
     """
     if given == PRIVATE:
         return PrivateDevice(state, options, wait_s=wait_s)
-    uri = named_uri(given) or choose_auto()
+    uri = choose_device(given or AUTO)
     if uri is None:
         return PrivateDevice(state, options, wait_s=wait_s)
     return NamedDevice(uri, options, named=True, wait_s=wait_s)
