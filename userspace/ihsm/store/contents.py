@@ -7,11 +7,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ihsm.errors import StoreDamagedError, StoreError
+from ihsm.store.documents import damaged, parse_document
 from ihsm.store.files import Folder
-from ihsm.store.header import FORMAT, HEADER, LONGEST_HEADER, Header, parse_header, parse_json
+from ihsm.store.header import HEADER, LONGEST_HEADER, Header, parse_header
 from ihsm.store.labels import file_stem
-from ihsm.store.records import FORMAT as RECORD_FORMAT
 from ihsm.store.records import LONGEST_RECORD, KeyRecord, encode_record, parse_record
 
 KEYS: Final = "keys"
@@ -29,37 +28,34 @@ def read_header(folder: Folder) -> Header:
     path = folder.path / HEADER
     try:
         data = folder.read(HEADER, LONGEST_HEADER)
-    except StoreError:
-        raise
     except FileNotFoundError:
-        raise StoreDamagedError(f"{path}: missing; restore it from a copy of the store") from None
-    plain = parse_json(data, path, FORMAT)
+        raise damaged(path, "missing") from None
+    content = parse_document(data, path)
     problem = ""
     try:
-        return parse_header(plain)
+        return parse_header(content)
     except ValueError as error:
         problem = str(error)
-    raise StoreDamagedError(f"{path}: damaged: {problem}; restore it from a copy of the store")
+    # Outside of the handler, so that no secret hangs on the error as its context.
+    raise damaged(path, problem)
 
 
 def keys_folder(folder: Folder) -> Folder:
     """The folder of the keys in a store's; raises StoreDamagedError if it is missing, and as `open_folder`."""
     try:
         return folder.folder(KEYS)
-    except StoreError:
-        raise
     except FileNotFoundError:
-        raise StoreDamagedError(f"{folder.path / KEYS}: missing; restore it from a copy of the store") from None
+        raise damaged(folder.path / KEYS, "missing") from None
 
 
 def read_record(keys: Folder, name: str) -> KeyRecord:
     """One key's record; raises FileNotFoundError if there is none, else StoreError."""
     path = keys.path / name
-    plain = parse_json(keys.read(name, LONGEST_RECORD), path, RECORD_FORMAT)
+    content = parse_document(keys.read(name, LONGEST_RECORD), path)
     try:
-        return parse_record(plain, name.removesuffix(_SUFFIX))
+        return parse_record(content, name.removesuffix(_SUFFIX))
     except ValueError as error:
-        raise StoreDamagedError(f"{path}: damaged: {error}; restore it from a copy of the store") from None
+        raise damaged(path, str(error)) from None
 
 
 def read_records(keys: Folder) -> list[KeyRecord] | None:
@@ -67,8 +63,6 @@ def read_records(keys: Folder) -> list[KeyRecord] | None:
     before = stems(keys)
     try:
         records = [read_record(keys, stem + _SUFFIX) for stem in before]
-    except StoreError:
-        raise
     except FileNotFoundError:
         return None
     return sorted(records, key=lambda record: record.label) if stems(keys) == before else None

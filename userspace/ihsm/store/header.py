@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, cast
 
-from ihsm.errors import ArgumentError, ArgumentTypeError, StoreDamagedError, StoreError
+from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm.store import fields
+from ihsm.store.documents import FORMAT, encode_document
 from ihsm.store.sealing import OwnerSecrets, SealedSecrets, owner_record, parse_owner
 from ihsm_abi import json_text
 
 HEADER: Final = "store.json"
-FORMAT: Final = 1
 LONGEST_HEADER: Final = 1 << 20
 ID_BYTES: Final = 16
 IDENTITY_BYTES: Final = 32
@@ -81,6 +81,8 @@ class Header:
         _octets("identity", self.identity, IDENTITY_BYTES, IDENTITY_BYTES)
         if not isinstance(self.device, StoreDevice):
             raise ArgumentTypeError("store", "device", f"{type(self.device).__name__}, must be StoreDevice")
+        if not isinstance(self.owner, OwnerSecrets | SealedSecrets):
+            raise ArgumentTypeError("store", "secrets", f"{type(self.owner).__name__}, must be OwnerSecrets")
 
     @property
     def associated(self) -> bytes:
@@ -95,8 +97,7 @@ class Header:
 
     def encode(self) -> bytes:
         """As the file has it."""
-        plain = {
-            "format": FORMAT,
+        content = {
             "id": self.id.hex(),
             "created": fields.encode_time(self.created),
             "device": self.device.record(),
@@ -106,15 +107,14 @@ class Header:
             "unwrapping_key": None if self.unwrapping_key is None else fields.encode(self.unwrapping_key),
             "owner": owner_record(self.owner),
         }
-        return json_text.dump(plain, indent=1).encode() + b"\n"
+        return encode_document(content)
 
 
 def parse_header(plain: Mapping[str, Any]) -> Header:
     """What the object in the file says; raises ValueError that names the field."""
     get = fields.field
     blob = fields.octets(1, LONGEST_BLOB)
-    names = ("format", *Header.__slots__)
-    fields.only(plain, names)
+    fields.only(plain, Header.__slots__)
     return Header(
         id=get(plain, "id", fields.hexadecimal(ID_BYTES)),
         created=get(plain, "created", fields.time_of_day),
@@ -125,31 +125,6 @@ def parse_header(plain: Mapping[str, Any]) -> Header:
         unwrapping_key=get(plain, "unwrapping_key", fields.optional(blob)),
         owner=get(plain, "owner", parse_owner),
     )
-
-
-def parse_json(data: bytes, where: object, newest: int) -> Mapping[str, Any]:
-    """The JSON object in a file of a format up to `newest`; `where` names the file in errors.
-
-    Raises:
-        StoreDamagedError: no such object.
-        StoreError: of a newer format.
-    """
-    plain: Any = None
-    try:
-        plain = json_text.parse(data)
-    except ValueError:
-        plain = None
-    # Raised here: an exception of the parser holds the whole text, secrets and all.
-    if not isinstance(plain, dict):
-        raise StoreDamagedError(f"{where}: damaged: no JSON object; restore it from a copy of the store")
-    form = plain.get("format")
-    if type(form) is not int or form < 1:
-        raise StoreDamagedError(f"{where}: damaged: format: must be a number from 1 on")
-    if form > newest:
-        raise StoreError(
-            f"{where}: made by a newer version of ihsm (format {form}, this one knows {newest}): use that version"
-        )
-    return plain
 
 
 def _device(value: Any) -> StoreDevice:

@@ -16,10 +16,10 @@ from typing import Any, Final
 from ihsm.arguments import octets
 from ihsm.errors import ArgumentError, ArgumentTypeError, KeyNotFoundError
 from ihsm.store import fields
+from ihsm.store.documents import encode_document
 from ihsm.store.labels import check_label, file_stem
 from ihsm_abi import json_text
 
-FORMAT: Final = 1
 LONGEST_RECORD: Final = 8 << 20
 """Bytes of a key's file; a version with an RSA-4096 key and a chain takes less than 20,000."""
 ORIGINS: Final = ("device", "host", "derived")
@@ -166,11 +166,11 @@ def encode_record(record: KeyRecord, *, becomes: str | None = None) -> bytes:
     Raises:
         ArgumentError: longer than a record may be.
     """
-    plain: dict[str, Any] = {"format": FORMAT, "label": record.label}
+    content: dict[str, Any] = {"label": record.label}
     if becomes is not None:
-        plain["becomes"] = becomes
-    plain |= {"next_version": record.next_version, "versions": [version._record() for version in record.versions]}
-    data = json_text.dump(plain, indent=1).encode() + b"\n"
+        content["becomes"] = becomes
+    content |= {"next_version": record.next_version, "versions": [version._record() for version in record.versions]}
+    data = encode_document(content)
     if len(data) > LONGEST_RECORD:
         raise ArgumentError("key", record.label, f"its record would have {len(data)} bytes, {LONGEST_RECORD} possible")
     return data
@@ -178,7 +178,7 @@ def encode_record(record: KeyRecord, *, becomes: str | None = None) -> bytes:
 
 def parse_record(plain: Mapping[str, Any], stem: str) -> KeyRecord:
     """The record in the file whose name begins with `stem`; raises ValueError that names the field."""
-    fields.only(plain, ("format", "label", "becomes", "next_version", "versions"))
+    fields.only(plain, ("label", "becomes", "next_version", "versions"))
     labels = [fields.field(plain, "label", _label)]
     if "becomes" in plain:
         labels.append(fields.field(plain, "becomes", _label))

@@ -81,13 +81,11 @@ class Scrypt:
         fields.only(record, ("name", "n", "r", "p", "salt"))
         fields.field(record, "name", fields.one_of("scrypt"))
         kdf = cls(
-            n=fields.field(record, "n", fields.number(2, 1 << 23)),
+            n=fields.field(record, "n", _power_of_two),
             r=fields.field(record, "r", fields.number(1, 1 << 10)),
             p=fields.field(record, "p", fields.number(1, 1 << 10)),
             salt=fields.field(record, "salt", fields.octets(16, 64)),
         )
-        if kdf.n & (kdf.n - 1):
-            raise ValueError("n must be a power of two")
         if 128 * kdf.n * kdf.r > _MOST_MEMORY or kdf.n * kdf.r * kdf.p > _MOST_WORK:
             raise ValueError(f"n, r and p must need at most {_MOST_MEMORY} bytes and {_MOST_WORK} rounds")
         return kdf
@@ -210,6 +208,13 @@ def prepare_pin(pin: str) -> str:
     if len(prepared.encode()) > LONGEST_PIN:
         raise ArgumentError("PIN", "pin", f"longer than {LONGEST_PIN} bytes of UTF-8")
     return prepared
+
+
+def _power_of_two(value: Any) -> int:
+    number = fields.number(2, _MOST_MEMORY // 128)(value)
+    if number & (number - 1):
+        raise ValueError("must be a power of two")
+    return number
 
 
 def _secrets(value: Any) -> OwnerSecrets:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from ihsm.errors import KeyExistsError, KeyNotFoundError, StoreBusyError, StoreError, StoreNotFoundError, WrongPinError
+from ihsm.errors import KeyExistsError, KeyNotFoundError, StoreBusyError, StoreNotFoundError, WrongPinError
 from ihsm.store import fields
 from ihsm.store.archive import pack, write_new
 from ihsm.store.contents import (
@@ -441,8 +441,6 @@ def _folder(path: Path, what: str = "read") -> Iterator[Folder]:
     with errors_of(path, what):
         try:
             opened = open_folder(path)
-        except StoreError:
-            raise
         except FileNotFoundError:
             raise _no_store(path) from None
         with opened:
