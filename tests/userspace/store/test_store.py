@@ -123,6 +123,9 @@ def test_names_are_those_of_stores(root: Path) -> None:
         new_store(root, name)
     (root / "folder").mkdir()
     (root / "file").touch()
+    for unfit in (".hidden", "line\nbreak", os.fsdecode(b"\xff")):
+        (root / unfit).mkdir()
+        (root / unfit / "store.json").touch()
     with staging(root):
         assert Store.names(root) == ["a", "b", "c"]
 
@@ -370,6 +373,17 @@ def test_a_folder_that_is_being_staged_is_not_swept(root: Path) -> None:
         in_child(lambda: new_store(root, "other"))
         assert (folder / "file").exists()
     assert not folder.exists()
+
+
+def test_what_only_looks_like_a_left_over_is_left(root: Path, tmp_path: Path) -> None:
+    root.mkdir(parents=True, mode=0o700)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (root / ".new-file").touch()
+    (root / ".gone-link").symlink_to(tmp_path / "mine")
+    new_store(root).rename("other")
+    assert (root / ".new-file").exists()
+    assert (tmp_path / "mine" / "file").exists()
 
 
 def test_a_child_of_fork_goes_on(store: Store) -> None:

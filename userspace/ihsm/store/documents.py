@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The JSON documents that the store's files are: a format number, fields, and a SHA-256 of them all.
 
-The digest finds accidents: a flipped bit, a line cut by an editor. It is no protection from somebody who means to change
-a file; docs/store.md says what is.
+The digest finds accidents: a flipped bit, a line cut by an editor. It is no protection from somebody who means to
+change a file; docs/store.md says what is.
 """
 
 from __future__ import annotations

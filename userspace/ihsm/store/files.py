@@ -184,6 +184,7 @@ def open_folder(path: Path, name: str | None = None, parent: int | None = None) 
         FileNotFoundError: there is none.
         StorePermissionError: a link, not ours, or open to others.
         StoreDamagedError: no folder.
+        StoreError: the system cannot open it.
     """
     target = os.fspath(path) if name is None else name
     try:
@@ -194,7 +195,9 @@ def open_folder(path: Path, name: str | None = None, parent: int | None = None) 
             if stat.S_ISLNK(status.st_mode):
                 raise _link(path) from None
             raise StoreDamagedError(f"{path}: no folder") from None
-        raise
+        if error.errno == errno.ENOENT:
+            raise
+        raise store_error(path, "opened", error) from None
     try:
         require_private(path, os.fstat(descriptor), 0o700)
     except StoreError:
@@ -239,6 +242,7 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
                 yield
                 return
         finally:
+            unlock(descriptor)
             os.close(descriptor)
 
 
@@ -249,6 +253,14 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def unlock(descriptor: int) -> None:
+    """Give up a lock that `try_lock` gave, if it did.
+
+    Closing is not enough: a child that another thread forked meanwhile has the descriptor too, and would keep the lock.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def open_lock(folder: Folder, name: str = LOCK) -> int:

@@ -41,6 +41,15 @@ def check_name(operation: str, argument: str, name: str) -> str:
     return name
 
 
+def is_name(name: str) -> bool:
+    """Whether a folder's name can be a store's."""
+    try:
+        check_name("store", "name", name)
+    except ArgumentError:
+        return False
+    return True
+
+
 def split_label(text: str) -> tuple[str, int | None]:
     """Label and version of what a user wrote: "web@1" is ("web", 1), "web" is ("web", None) and means the newest.
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ihsm.errors import StoreExistsError
-from ihsm.store.files import Folder, errors_of, locked, open_folder, try_lock
+from ihsm.errors import StoreError, StoreExistsError
+from ihsm.store.files import Folder, errors_of, locked, open_folder, try_lock, unlock
 from ihsm.store.places import check_root, default_root, make_root
 
 _ROOT_LOCK: Final = ".lock"
@@ -58,6 +58,7 @@ def staging(root: Path | None = None) -> Iterator[Path]:
             held.callback(shutil.rmtree, path, ignore_errors=True)
             folder = held.enter_context(open_folder(path))
             try_lock(folder.descriptor)
+            held.callback(unlock, folder.descriptor)
         yield path
 
 
@@ -90,6 +91,6 @@ def _sweep(root: Folder) -> None:
     """Remove what killed programs left: nobody has it locked."""
     for name in root.names():
         if name.startswith((_NEW, _GONE)):
-            with contextlib.suppress(OSError), open_folder(root.path / name) as folder:
+            with contextlib.suppress(OSError, StoreError), open_folder(root.path / name) as folder:
                 if try_lock(folder.descriptor):
                     shutil.rmtree(folder.path, ignore_errors=True)

@@ -26,9 +26,9 @@ from ihsm.store.contents import (
     stems,
     write_record,
 )
-from ihsm.store.files import Folder, errors_of, is_at_its_path, locked, open_folder, open_lock, try_lock
+from ihsm.store.files import Folder, errors_of, is_at_its_path, locked, open_folder, open_lock, try_lock, unlock
 from ihsm.store.header import HEADER, ID_BYTES, Header, StoreDevice
-from ihsm.store.labels import check_label, check_name
+from ihsm.store.labels import check_label, check_name, is_name
 from ihsm.store.places import check_root, default_name, default_root
 from ihsm.store.records import KeyRecord, KeyVersion, encode_record
 from ihsm.store.sealing import OwnerSecrets, PinKey, SealedSecrets
@@ -76,9 +76,7 @@ class Store:
                 entries = os.listdir(root)
             except FileNotFoundError:
                 return []
-            return sorted(
-                name for name in entries if not name.startswith(".") and os.path.lexists(root / name / HEADER)
-            )
+            return sorted(name for name in entries if is_name(name) and os.path.lexists(root / name / HEADER))
 
     @classmethod
     def create(
@@ -460,6 +458,7 @@ def _device_at_rest(folder: Folder) -> Iterator[Folder | None]:
                 raise StoreBusyError(f"{device.path}: the store's private device runs: end the program that uses it")
             yield device
         finally:
+            unlock(descriptor)
             os.close(descriptor)
 
 
