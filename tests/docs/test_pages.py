@@ -55,9 +55,11 @@ def commands() -> dict[str, click.Command]:
 
 
 def options_of(command: click.Command) -> set[str]:
-    """All options of a sub-command."""
+    """All long options of a sub-command, and of the commands that it groups."""
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    return {name for option in options for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    found = {name for name in names if name.startswith("--")} | {"--help"}
+    return found.union(*map(options_of, command.commands.values())) if isinstance(command, click.Group) else found
 
 
 def shown_uses() -> list[tuple[str, str, str]]:

@@ -45,6 +45,9 @@ wait_option: Final[Callable[[Any], Any]] = click.option(
     default=0.0,
     help="How long to wait for a device that others have; default: not at all.",
 )
+store_option: Final[Callable[[Any], Any]] = click.option(
+    "--store", "store", metavar="NAME", help="Name of the store. [default: $IHSM_STORE, else default]"
+)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 LONGEST_INPUT: Final = 1 << 20
 """Bytes of a file that a command reads: keys, chains and reports have a few thousand."""
