@@ -18,10 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from ihsm import ddi, forks
-from ihsm.api.residents import Residents
+from ihsm.api.residents import Residents, UntrackedKeysError
 from ihsm.api.steps import Procedure, perform, perform_async
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
@@ -43,11 +45,13 @@ from ihsm.errors import (
     KeysLostError,
     QueueClosedError,
     SessionClosedError,
-    StorePermissionError,
+    StoreDamagedError,
+    StoreError,
     UnknownDeviceError,
 )
 from ihsm.store import Store
 from ihsm_abi.ddi import DdiStatus
+from ihsm_abi.ddi.limits import MAX_SESSIONS
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ LOST_ERRORS: Final = (
     HsmCommandError,
     QueueClosedError,
     SessionClosedError,
+    UntrackedKeysError,
 )
 """What a call raises when the device was lost under it."""
 LOST_STATUSES: Final = frozenset(
@@ -88,6 +93,11 @@ FOREIGN_STATUSES: Final = frozenset(
 """What it answers to a masked BK3 or BMK that is not of its making (spec 04 §9.4)."""
 
 
+DRAIN_S: Final = 5.0
+"""How long those who use a lost device may take to notice; one that does not, such as a coroutine of an event loop that
+was stopped, costs this once."""
+
+
 class Device(Protocol):
     """Where the controller comes from: see `ihsm.api.devices`."""
 
@@ -102,15 +112,19 @@ class Device(Protocol):
         """Let go of what belongs to it besides the controller."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Link:
     """A device as long as it is not lost."""
 
     controller: Controller
     partition: ddi.Partition
     session: ddi.Session
-    residents: Residents = field(default_factory=Residents)
+    residents: Residents
     _turns: itertools.count[int] = field(default_factory=itertools.count)
+    _uses: set[object] = field(default_factory=set)
+    """Procedures at work; additions and removals are atomic."""
+    _over: bool = False
+    _idle: threading.Event = field(default_factory=threading.Event)
 
     def aes_queue(self) -> AesQueue:
         """The AES queue whose turn it is.
@@ -123,12 +137,41 @@ class Link:
             raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
         return queues[next(self._turns) % len(queues)]
 
+    def enter(self) -> object | None:
+        """Begin a procedure; what is given back to `leave`, or None if the link is over."""
+        use = object()
+        self._uses.add(use)
+        # Looked at after the use can be seen: `end` does it the other way round, and so one of the two sees the other.
+        if self._over:
+            self.leave(use)
+            return None
+        return use
+
+    def leave(self, use: object) -> None:
+        """End a procedure."""
+        self._uses.discard(use)
+        if self._over and not self._uses:
+            self._idle.set()
+
+    def end(self, limit_s: float) -> bool:
+        """Have all procedures fail and no new one begin; whether all have ended within `limit_s` seconds.
+
+        The session and the key numbers of this link may soon be valid again and mean other keys, so whoever went on
+        with them would sign with the wrong one.
+        """
+        self._over = True
+        self.session.closed = True
+        self.session.fast_path.end()
+        for queue in (*self.controller.hsm_queues, *self.controller.aes_queues):
+            queue.close(QueueClosedError("the device was lost, and is brought back"))
+        return not self._uses or self._idle.wait(limit_s)
+
 
 class Connection(Closing):
     """A store's device. May be used from any thread."""
 
     def __init__(self, store: Store, device: Device) -> None:
-        """Open the device, provision it with what the store keeps, and open a session.
+        """Open the device, provision it with what the store keeps, and open a session; if this raises, it is closed.
 
         Raises:
             UnknownDeviceError: a device was found that the store does not know; it was not provisioned.
@@ -138,14 +181,20 @@ class Connection(Closing):
         self.store = store
         self._device = device
         self._lock = threading.RLock()
+        """Held while the device is opened, brought back or closed."""
         self._closed = False
         self._forked = False
-        secrets = store.secrets
-        key = load_der_private_key(secrets.owner_key, None)
-        self._anchor = ddi.SoftwareTrustAnchor(key)  # type: ignore[arg-type]
-        self._credential = ddi.Credential(secrets.credential_id, secrets.credential_pin)
+        self._link: Link | None = None
+        self._ticket: ddi.SessionTicket | None = None
+        """Of the last session, whose id stays taken until it is reopened."""
+        self._deleted: set[bytes] = set()
+        self._failures = 0
+        self._failure: Exception | None = None
+        """Of the last attempt to bring the device back."""
         try:
-            self._link: Link | None = self._connect(device.open(), None)
+            self._anchor = _anchor(store)
+            self._credential = ddi.Credential(store.secrets.credential_id, store.secrets.credential_pin)
+            self._link = self._connect(device.open())
         except BaseException:
             device.close()
             raise
@@ -176,78 +225,127 @@ class Connection(Closing):
             KeysLostError: what was lost cannot be brought back.
             IhsmError: what the procedure raises, for any other reason or the second time.
         """
-        link = self.link
+        link, use = self._entered()
         try:
             return perform(make(link), link)
         except IhsmError as error:
             if not is_lost(error):
                 raise
-            again = self._replaced(link, error)
-        return perform(make(again), again)
+            lost = error
+        finally:
+            link.leave(use)
+        self._replace(link, lost)
+        link, use = self._entered()
+        try:
+            return perform(make(link), link)
+        finally:
+            link.leave(use)
 
     async def run_async(self, make: Callable[[Link], Procedure[T]]) -> T:
         """The same, awaited; only bringing the device back, which is rare and takes long, needs a thread."""
-        link = self._link
-        if link is None:
-            link = await asyncio.to_thread(self._revived)
+        link, use = await self._entered_async()
         try:
             return await perform_async(make(link), link)
         except IhsmError as error:
             if not is_lost(error):
                 raise
             lost = error
-        again = await asyncio.to_thread(self._replaced, link, lost)
-        return await perform_async(make(again), again)
+        finally:
+            link.leave(use)
+        await asyncio.to_thread(self._replace, link, lost)
+        link, use = await self._entered_async()
+        try:
+            return await perform_async(make(link), link)
+        finally:
+            link.leave(use)
 
     def close(self) -> None:
-        """End the session and let go of the device; harmless the second time."""
+        """End the session and let go of the device; harmless the second time. What others do with it fails."""
         with self._lock:
             link, self._link, self._closed = self._link, None, True
-            if link is not None:
-                try:
-                    link.session.close()
-                except IhsmError as error:
-                    _log.debug("session not closed: %s", error)
-                link.controller.close()
-            self._device.close()
+            try:
+                if link is not None:
+                    _end_session(link)
+                    link.controller.close()
+            finally:
+                self._device.close()
 
-    def _replaced(self, lost: Link, error: IhsmError) -> Link:
-        """The link that follows a lost one; only the first who comes does the work."""
+    def _entered(self) -> tuple[Link, object]:
+        """The device as it is now, with a procedure begun."""
+        while True:
+            link = self.link
+            use = link.enter()
+            if use is not None:
+                return link, use
+            with self._lock:  # which is held until another link has taken its place
+                pass
+
+    async def _entered_async(self) -> tuple[Link, object]:
+        link = self._link
+        use = None if link is None else link.enter()
+        if link is None or use is None:
+            return await asyncio.to_thread(self._entered)
+        return link, use
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueueClosedError(f"Hsm: used after close() of store {self.store.name!r}: open it anew")
+
+    def _replace(self, lost: Link, error: IhsmError) -> None:
+        """Bring the device back after a link was lost; only the first who comes does the work."""
+        failures = self._failures
         with self._lock:
-            if self._closed:
-                raise error
+            self._check_open()
             if self._link is lost:
                 _log.warning("the device was lost (%s) and is brought back", error)
                 self._link = None
-                self._link = self._bring_back(lost)
-        return self.link
+                self._connected(failures, lambda: self._bring_back(lost))
 
     def _revived(self) -> Link:
         if self._forked:
             raise ForkedError(f"store {self.store.name}")
+        failures = self._failures
         with self._lock:
-            if self._closed:
-                raise QueueClosedError("Hsm: used after close(); open it anew")
-            if self._link is None:
-                self._link = self._connect(self._device.open(), None)
-            return self._link
+            self._check_open()
+            return self._connected(failures, lambda: self._connect(self._device.open()))
+
+    def _connected(self, failures: int, connect: Callable[[], Link]) -> Link:
+        """The link, made by `connect` if there is none; lock held.
+
+        `failures` is their number when the caller came: who waited while another tried does not try, and wait, as long
+        again, but fails as the other did.
+        """
+        if self._link is None:
+            if self._failures != failures and self._failure is not None:
+                raise self._failure
+            try:
+                self._link = connect()
+            except Exception as error:
+                self._failures += 1
+                self._failure = error
+                raise
+            self._failure = None
+        return self._link
 
     def _bring_back(self, lost: Link) -> Link:
-        ticket = lost.session.ticket
-        try:
-            lost.controller.reset()
-            return self._connect(lost.controller, ticket)
-        except (BusError, DriverError) as error:
-            _log.debug("reset does not help (%s), connecting anew", error)
-            lost.controller.close()
-        return self._connect(self._device.open(), ticket)
+        if lost.end(DRAIN_S):
+            try:
+                lost.controller.reset()
+                return self._connect(lost.controller)
+            except (BusError, DriverError) as error:
+                _log.debug("reset does not help (%s), connecting anew", error)
+        # Of a controller that was closed nothing can be asked any more, whoever still has its link.
+        lost.controller.close()
+        return self._connect(self._device.open())
 
-    def _connect(self, controller: Controller, ticket: ddi.SessionTicket | None) -> Link:
+    def _connect(self, controller: Controller) -> Link:
         try:
             partition = ddi.Partition(controller)
             self._check_identity(partition)
-            self._provision(partition)
-            return Link(controller, partition, self._open_session(partition, ticket))
+            is_fresh = self._provision(partition)
+            session = self._open_session(controller, partition, is_fresh)
+            self._ticket = session.ticket
+            return Link(controller, partition, session, Residents(self._deleted))
         except BaseException:
             controller.close()
             raise
@@ -261,10 +359,11 @@ class Connection(Closing):
                 "the store's device with --device, or provision this one with `ihsm init`"
             )
 
-    def _provision(self, partition: ddi.Partition) -> None:
+    def _provision(self, partition: ddi.Partition) -> bool:
+        """Set the credential, and give back the masking key; False if the partition has both already."""
         store = self.store
         if partition.is_provisioned():
-            return  # behind a kernel driver it may be, from before; the session will tell whether by us
+            return False  # behind a kernel driver it may be, from before; the session will tell whether by us
         try:
             bmk = partition.establish_credential(
                 self._credential,
@@ -284,17 +383,52 @@ class Connection(Closing):
         if bmk != store.bmk:
             try:
                 store.update(bmk=bmk)
-            except StorePermissionError as error:
+            except StoreError as error:  # the one that is kept still is good
                 _log.warning("the device renewed the backup of its masking key, which cannot be kept: %s", error)
+        return True
 
-    def _open_session(self, partition: ddi.Partition, ticket: ddi.SessionTicket | None) -> ddi.Session:
+    def _open_session(self, controller: Controller, partition: ddi.Partition, is_fresh: bool) -> ddi.Session:
         """A session, where possible the one of before: an id that nobody reopens stays taken (spec 04 §12)."""
-        if ticket is not None:
+        if self._ticket is not None:
             try:
-                return partition.reopen_session(self._credential, ticket)
+                return partition.reopen_session(self._credential, self._ticket)
             except StatusError as error:
                 _log.debug("session not reopened: %s", error)
+        try:
+            return partition.open_session(self._credential)
+        except StatusError as error:
+            if error.status is DdiStatus.InvalidAppCredentials and not is_fresh:
+                raise UnknownDeviceError(
+                    f"store {self.store.name}: another program has provisioned the device, with another credential; "
+                    "end that program, and reset the device"
+                ) from None
+            if error.status is not DdiStatus.VaultSessionLimitReached or not is_fresh:
+                raise
+        # Programs that were killed have left ids taken; nobody else can have a live one, for we set the credential.
+        for session_id in range(MAX_SESSIONS):
+            controller.flush_session(session_id)
         return partition.open_session(self._credential)
+
+
+def _anchor(store: Store) -> ddi.SoftwareTrustAnchor:
+    """The owner's key; raises StoreDamagedError."""
+    try:
+        key = load_der_private_key(store.secrets.owner_key, None)
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return ddi.SoftwareTrustAnchor(key)
+        problem = type(key).__name__
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        problem = str(error)
+    raise StoreDamagedError(
+        f"store {store.name!r}: owner: no P-384 private key ({problem}); restore it from a copy of the store"
+    )
+
+
+def _end_session(link: Link) -> None:
+    try:
+        link.session.close()
+    except IhsmError as error:
+        _log.debug("session not closed: %s", error)
 
 
 def is_lost(error: IhsmError) -> bool:

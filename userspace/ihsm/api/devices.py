@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from ihsm.driver import Controller, DriverOptions
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
 from ihsm.store import DEVICE, Store, StoreDevice
+from ihsm.store.files import errors_of, try_lock
 from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_uri
 
 PRIVATE: Final = "private"
@@ -39,21 +40,23 @@ class NamedDevice:
         self._was_there = False
 
     def open(self) -> Controller:
-        """Reach the function and bring it up; one that was there before gets time to come back.
+        """Reach the function and bring it up.
+
+        One that another has is waited for as long as the caller said; one that was there before gets time to come back.
 
         Raises:
             DeviceNotFoundError, DeviceBusyError, BusError, DriverError: it cannot be reached.
         """
-        deadline = time.monotonic() + (RESTART_S if self._was_there else 0)
+        now = time.monotonic()
+        back = now + (RESTART_S if self._was_there else 0)
+        free = max(now + self._wait_s, back)
         while True:
             try:
-                controller = Controller(open_uri(self.uri, wait_s=self._wait_s), self._options)
+                controller = Controller(open_uri(self.uri, wait_s=max(free - time.monotonic(), 0.0)), self._options)
                 self._was_there = True
                 return controller
-            except DeviceBusyError:
-                raise
-            except (DeviceNotFoundError, BusError):
-                if time.monotonic() >= deadline:
+            except (DeviceNotFoundError, BusError) as error:
+                if time.monotonic() >= (free if isinstance(error, DeviceBusyError) else back):
                     raise
             time.sleep(POLL_INTERVAL_S)
 
@@ -80,14 +83,15 @@ class PrivateDevice:
         self._state = state
         self._options = options
         self._device: EmbeddedDevice | None = None
-        self._lock: int | None = _locked(state.with_name(f"{state.name}.lock"), wait_s)
+        self._lock = _locked(state.with_name(f"{state.name}.lock"), wait_s)
+        # One who forgets to close leaves neither the lock nor, for `Kept` sees to that, the process.
+        self._unlock = weakref.finalize(self, _unlocked, self._lock)
         forks.watch(self)
 
     def forked(self) -> None:
         """In a child of fork(): what locks the device is the parent's, for as long as that has it."""
-        if self._lock is not None:
+        if self._unlock.detach() is not None:
             os.close(self._lock)
-            self._lock = None
 
     @property
     def store_device(self) -> StoreDevice:
@@ -108,34 +112,39 @@ class PrivateDevice:
 
     def close(self) -> None:
         """End the device and let others have it; harmless the second time."""
-        if self._device is not None:
-            self._device.close()
-            self._device = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        try:
+            if self._device is not None:
+                self._device.close()
+                self._device = None
+        finally:
+            self._unlock()
 
 
 def _locked(path: Path, wait_s: float) -> int:
-    """A locked file that names us, so that who is refused can say by whom."""
+    """A locked file that names us, so that who is refused can say by whom; errors of the system are the store's."""
     deadline = time.monotonic() + wait_s
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, str(os.getpid()).encode(), 0)
-                return lock
-            if time.monotonic() >= deadline:
-                holder = os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
-                raise StoreBusyError(
-                    f"{path.parent}: process {holder} has the store's private device; wait for it (--wait) or end it"
-                )
-            time.sleep(POLL_INTERVAL_S)
-    except BaseException:
-        os.close(lock)
-        raise
+    with errors_of(path, "locked"):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            while not try_lock(lock):
+                if time.monotonic() >= deadline:
+                    holder = os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
+                    raise StoreBusyError(
+                        f"{path.parent}: process {holder} has the store's private device; wait for it (--wait, wait_s)"
+                        " or end it"
+                    )
+                time.sleep(POLL_INTERVAL_S)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            return lock
+        except BaseException:
+            os.close(lock)
+            raise
+
+
+def _unlocked(lock: int) -> None:
+    fcntl.flock(lock, fcntl.LOCK_UN)  # for forks of this process, too
+    os.close(lock)
 
 
 def device_for(store: Store, given: str | None, options: DriverOptions, wait_s: float) -> NamedDevice | PrivateDevice:

@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self, TypeVar
 
+from ihsm.api.attest import VerifiedReport, attest
 from ihsm.api.connection import Connection
 from ihsm.api.errors import KeyNotExportableError
 from ihsm.api.facts import KeyFacts
 from ihsm.api.kinds import Usage
 from ihsm.api.steps import Procedure
+from ihsm.arguments import Octets
 from ihsm.ddi.errors import StatusError
-from ihsm.errors import ArgumentError, KeysLostError
+from ihsm.errors import ArgumentError, IhsmError, KeyNotFoundError, KeysLostError
 from ihsm_abi.ddi import DdiStatus
 
 T = TypeVar("T")
@@ -53,31 +55,37 @@ class Handle:
 
         Raises:
             ArgumentError: the key was not made for this usage.
+            KeyNotFoundError: the key was deleted meanwhile.
             KeysLostError: the device does not know the key any more.
             IhsmError: whatever the operation raises.
         """
-        masked = self.need(operation, usage)
+        return self.run_with(operation, self.need(operation, usage), use)
+
+    def run_with(self, operation: str, masked: tuple[bytes, ...], use: Callable[..., Procedure[T]]) -> T:
+        """The same with the masked keys of a usage, or some of them."""
         try:
             return self.connection.run(lambda link: link.residents.held(masked, use))
-        except StatusError as error:
-            self._raise_lost(error)
-            raise
+        except (StatusError, KeyNotFoundError) as error:
+            raise self._as_told(operation, error) from None
 
     async def run_async(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
         """The same, awaited."""
         masked = self.need(operation, usage)
         try:
             return await self.connection.run_async(lambda link: link.residents.held(masked, use))
-        except StatusError as error:
-            self._raise_lost(error)
-            raise
+        except (StatusError, KeyNotFoundError) as error:
+            raise self._as_told(operation, error) from None
 
-    def _raise_lost(self, error: StatusError) -> None:
+    def _as_told(self, operation: str, error: StatusError | KeyNotFoundError) -> IhsmError:
+        """The error as the user gets it, who knows the key by its name."""
+        if isinstance(error, KeyNotFoundError):
+            return KeyNotFoundError(f"{operation}: {self.name} was deleted")
         if error.status is DdiStatus.MaskedKeyDecodeFailed:
-            raise KeysLostError(
-                f"{self.name}: the device cannot read this key ({error.status.name}): it was made under another "
-                "masking key"
-            ) from None
+            return KeysLostError(
+                f"{operation}: {self.name}: the device cannot read this key ({error.status.name}): it was made under "
+                "another masking key, by another device or before this one lost its state"
+            )
+        return error
 
 
 class DeviceKey:
@@ -93,6 +101,35 @@ class DeviceKey:
     def label(self) -> str | None:
         """Label in the store; None for a key that was derived and is not kept."""
         return self.facts.label
+
+    @property
+    def version(self) -> int | None:
+        """Version in the store; None for a key that was derived and is not kept."""
+        return self.facts.version
+
+    @property
+    def kind(self) -> str:
+        """Kind, as `Hsm.generate` takes it."""
+        return self.facts.kind
+
+    @property
+    def usages(self) -> tuple[Usage, ...]:
+        """What it is for."""
+        return self.facts.usages
+
+    @property
+    def origin(self) -> str:
+        """Where it was made: "device", "host" (and imported), or "derived" in the device from another."""
+        return self.facts.origin
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """Certificates kept with it when this object was made: DER, leaf first."""
+        return self.facts.certificates
+
+    def attest(self, report_data: Octets = b"") -> VerifiedReport:
+        """The device's report on the key, verified; see `Hsm.attest`."""
+        return attest(self._handle, report_data, self.facts.public)
 
     def __copy__(self) -> Self:
         """The same key: there is nothing to copy."""

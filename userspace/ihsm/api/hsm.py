@@ -4,27 +4,32 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.api import making
-from ihsm.api.attest import VerifiedReport, attest
+from ihsm.api.attest import VerifiedReport
 from ihsm.api.connection import Connection
 from ihsm.api.devices import PRIVATE, device_for
 from ihsm.api.facts import KeyFacts
 from ihsm.api.handles import DeviceKey, Handle
-from ihsm.api.kinds import KINDS, Family, Usage, kind_of, usages_of
+from ihsm.api.kinds import kind_of, usages_of
 from ihsm.api.objects import HsmKey, key_object
 from ihsm.api.provisioning import DEFAULT_OPTIONS, provision
-from ihsm.arguments import Octets, octets
+from ihsm.api.stored import stored
+from ihsm.arguments import Octets, octets, seconds
 from ihsm.closing import Closing
 from ihsm.driver import DriverOptions
-from ihsm.errors import ArgumentTypeError, KeyExistsError, KeyNotFoundError
-from ihsm.store import KeyRecord, KeyVersion, Store, split_label
+from ihsm.errors import ArgumentTypeError, IhsmError, KeyExistsError, KeyNotFoundError
+from ihsm.store import KeyRecord, KeyVersion, Store, check_label, split_label
+
+_log = logging.getLogger(__name__)
 
 PRIVATE_STORE: Final = "private"
 
@@ -72,6 +77,7 @@ class Hsm(Closing):
             DeviceBusyError, StoreBusyError: another program has the device.
             IhsmError: the device cannot be reached, started or brought up.
         """
+        wait_s = seconds("Hsm.open", "wait_s", wait_s)
         opened = Store.open(store, pin=pin, root=root)
         return cls._connected(opened, device, wait_s, options)
 
@@ -98,8 +104,10 @@ class Hsm(Closing):
 
         Raises:
             StoreExistsError: there is a store of this name.
-            IhsmError: the device cannot be reached, started, brought up or provisioned; there is no store then.
+            IhsmError: the device cannot be reached, started, brought up or provisioned; there is no store then. If another
+                program takes the device just after that, there is one, to be opened later.
         """
+        wait_s = seconds("Hsm.create", "wait_s", wait_s)
         made = provision(
             store, device=device, pin=pin, wait_s=wait_s, options=options, owner_key=owner_key, bk3=bk3, root=root
         )
@@ -124,9 +132,11 @@ class Hsm(Closing):
 
     def close(self) -> None:
         """End the session and let go of the device, a private one ends; harmless the second time."""
-        self.connection.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        try:
+            self.connection.close()
+        finally:
+            if self._folder is not None:
+                self._folder.cleanup()
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
@@ -146,7 +156,7 @@ class Hsm(Closing):
         """
         chosen = kind_of("generate", kind)
         usages = usages_of("generate", chosen, usage)
-        self._require_new(label)
+        self._require_new("generate", label)
         version = self.connection.run(making.making(label, chosen, usages))
         return self._added(label, version)
 
@@ -177,9 +187,10 @@ class Hsm(Closing):
         chosen, parsed = making.parse_key(key, kind, password)
         usages = usages_of("import_key", chosen, usage)
         payloads = making.payloads_of(chosen, parsed)
-        self._require_new(label)
+        chain = _certificates("import_key", certificates)
+        self._require_new("import_key", label)
         version = self.connection.run(making.importing(label, chosen, usages, payloads))
-        return self._added(label, version, certificates)
+        return self._added(label, replace(version, certificates=chain))
 
     def rotate(self, label: str) -> HsmKey:
         """Make a new version of a key, of the same kind and usages; older ones stay usable as "label@version".
@@ -188,9 +199,8 @@ class Hsm(Closing):
             KeyNotFoundError: the store has no key of this label.
         """
         record = self.store.key(label)
-        newest = record.newest
-        usages = tuple(Usage(name) for name in newest.usages if name != making.TWEAK)
-        version = self.connection.run(making.making(label, KINDS[newest.kind], usages))
+        kind, masked = stored(self.store.name, label, record.newest)
+        version = self.connection.run(making.making(label, kind, tuple(masked)))
         number = self.store.add_version(label, version)
         return self._object(label, self.store.key(label).version(number))
 
@@ -221,6 +231,8 @@ class Hsm(Closing):
     def delete(self, name: str) -> None:
         """Delete a key with all its versions, or one version ("web@1"), for good.
 
+        Whoever uses it at this moment is waited for; key objects that are left raise KeyNotFoundError.
+
         Raises:
             KeyNotFoundError: there is none.
         """
@@ -229,7 +241,10 @@ class Hsm(Closing):
         gone = record.versions if number is None else (record.version(number),)
         self.store.delete_key(label, number)
         masked = [each for version in gone for each in version.usages.values()]
-        self.connection.run(lambda link: link.residents.drop(masked))
+        try:
+            self.connection.run(lambda link: link.residents.drop(masked))
+        except IhsmError as error:  # what it had of the key goes when the device comes back
+            _log.warning("key %s is deleted; the device could not be told: %s", name, error)
 
     def rename(self, old: str, new: str) -> None:
         """Give a key another label; KeyNotFoundError, KeyExistsError."""
@@ -238,9 +253,7 @@ class Hsm(Closing):
     def set_certificates(self, name: str, certificates: Sequence[Octets]) -> None:
         """Keep certificates (DER, leaf first) with a key or a version of it; KeyNotFoundError."""
         label, number = split_label(name)
-        self.store.set_certificates(
-            label, number, [octets("set_certificates", "certificates", each) for each in certificates]
-        )
+        self.store.set_certificates(label, number, _certificates("set_certificates", certificates))
 
     def attest(self, key: str | DeviceKey, report_data: Octets = b"") -> VerifiedReport:
         """The device's report on a key, verified: that it made it, or that it was imported, and what it is for.
@@ -255,31 +268,37 @@ class Hsm(Closing):
         found = cast(DeviceKey, self[key]) if isinstance(key, str) else key
         if not isinstance(found, DeviceKey):
             raise ArgumentTypeError("attest", "key", f"{type(key).__name__}, must be a label or a key of this Hsm")
-        return attest(self.connection, found._handle.some, report_data, found.facts.public)
+        return found.attest(report_data)
 
-    def _require_new(self, label: str) -> None:
+    def _require_new(self, operation: str, label: str) -> None:
         """Refused before the device makes anything; the store looks again."""
-        if label in self:
-            raise KeyExistsError(f"store {self.store.name}: there is a key {label!r}, which is not replaced")
+        check_label(operation, "label", label)
+        try:
+            self.store.key(label)
+        except KeyNotFoundError:
+            return
+        raise KeyExistsError(
+            f"{operation}: store {self.store.name!r} has a key {label!r}, which is not replaced: delete or rename it, "
+            "rotate it, or take another label"
+        )
 
-    def _added(self, label: str, version: KeyVersion, certificates: Sequence[bytes] = ()) -> HsmKey:
+    def _added(self, label: str, version: KeyVersion) -> HsmKey:
         self.store.add_key(KeyRecord(label, (version,)))
-        if certificates:
-            self.store.set_certificates(label, version.version, list(certificates))
-        return self[label]
+        return self._object(label, version)
 
     def _object(self, label: str, version: KeyVersion) -> HsmKey:
-        kind = KINDS[version.kind]
-        usages = tuple(Usage(name) for name in version.usages if name != making.TWEAK)
+        kind, masked = stored(self.store.name, label, version)
         facts = KeyFacts(
             kind=kind.name,
-            usages=usages,
+            usages=tuple(masked),
             origin=version.origin,
             label=label,
             version=version.version,
             certificates=version.certificates,
             public=version.public,
         )
-        tweak = (version.usages[making.TWEAK],) if kind.family is Family.XTS else ()
-        masked = {usage: (version.usages[usage], *tweak) for usage in usages}
         return key_object(kind, Handle(self.connection, facts.name, masked), facts)
+
+
+def _certificates(operation: str, certificates: Sequence[Octets]) -> tuple[bytes, ...]:
+    return tuple(octets(operation, "certificates", each) for each in certificates)

@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
 from ihsm.api.connection import Link
 from ihsm.api.errors import UnsupportedByDeviceError
 from ihsm.api.kinds import DEVICE_USAGES, KINDS, Family, Kind, Usage, kind_of
-from ihsm.api.steps import Ask, Procedure
+from ihsm.api.steps import Ask, Procedure, Signal, Wait
 from ihsm.arguments import Octets, octets
 from ihsm.ddi import Key, KeyRequest, calls
+from ihsm.ddi.errors import StatusError
 from ihsm.ddi.wrapping import wrap_key
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm.store import KeyVersion
-from ihsm_abi.ddi import HashAlgorithm, KeyClass
+from ihsm_abi.ddi import DdiStatus, HashAlgorithm, KeyClass
 
 Making = Callable[[Link], Procedure[KeyVersion]]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -34,7 +35,10 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 TWEAK: Final = "tweak"
 """What the store calls the masked tweak key of AES-XTS, beside its data key."""
 PUBLIC_EXPONENT: Final = 65537
-_CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
+CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
+"""Kinds by pyca's names of curves."""
+_PENDING_INTERVAL_S: Final = 0.1
+_PENDING_LOOKS: Final = 600
 _CLASSES: Final = {
     Family.EC: KeyClass.Ecc,
     Family.RSA: KeyClass.RsaCrt,
@@ -75,7 +79,7 @@ def importing(label: str, kind: Kind, usages: Sequence[Usage], payloads: Sequenc
 
     def make(link: Link) -> Procedure[KeyVersion]:
         made: list[Key] = []
-        unwrapping = yield Ask(calls.unwrapping_key())
+        unwrapping = yield from _unwrapping_key()
         for part, payload in zip(parts, payloads, strict=True):
             usage = DEVICE_USAGES[Usage.ENCRYPT if part == TWEAK else Usage(part)]
             blob = wrap_key(payload, unwrapping.public_key, HashAlgorithm.Sha256)
@@ -85,6 +89,19 @@ def importing(label: str, kind: Kind, usages: Sequence[Usage], payloads: Sequenc
         return _version(kind, parts, made, "host")
 
     return make
+
+
+def _unwrapping_key() -> Procedure[Key]:
+    """The partition's import key, once firmware has made it (spec 04 §9.12)."""
+    for _ in range(_PENDING_LOOKS):
+        try:
+            found: Key = yield Ask(calls.unwrapping_key())
+            return found
+        except StatusError as error:
+            if error.status is not DdiStatus.PendingKeyGeneration:
+                raise
+        yield Wait(Signal(), _PENDING_INTERVAL_S)
+    raise UnsupportedByDeviceError("import_key", "the device has not made its unwrapping key yet; repeat it later")
 
 
 def payloads_of(kind: Kind, key: PrivateKey | bytes) -> list[bytes]:
@@ -123,7 +140,7 @@ def parse_key(
         key = _loaded(data, None if password is None else octets("import_key", "password", password))
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ArgumentTypeError("import_key", "key", f"{type(key).__name__}, must be an EC or RSA private key or bytes")
-    name = _CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePrivateKey) else f"rsa{key.key_size}"
+    name = CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePrivateKey) else f"rsa{key.key_size}"
     if name not in KINDS:
         what = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else f"RSA of {key.key_size} bits"
         raise UnsupportedByDeviceError("import_key", f"{what}: the device takes {', '.join(KINDS)}")

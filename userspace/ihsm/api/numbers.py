@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -17,9 +17,12 @@ class _Withheld:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: Any, owner: type | None = None) -> NoReturn:
-        key = "the key" if instance is None else instance.key_name
-        raise KeyNotExportableError(f"private_numbers().{self._name}", f"{key} is in the device and does not leave it")
+    def __get__(self, instance: Any, owner: type | None = None) -> _Withheld:
+        if instance is None:  # asked of the class, by what documents or inspects it
+            return self
+        raise KeyNotExportableError(
+            f"private_numbers().{self._name}", f"{instance.key_name} is in the device and does not leave it"
+        )
 
 
 class WithheldEcNumbers:

@@ -16,7 +16,7 @@ from ihsm.api.connection import identity_of
 from ihsm.api.devices import NamedDevice, PrivateDevice, new_device
 from ihsm.arguments import Octets, octets
 from ihsm.driver import DriverOptions
-from ihsm.errors import StoreExistsError
+from ihsm.errors import ArgumentTypeError, StoreExistsError
 from ihsm.store import DEVICE, OwnerSecrets, Store, check_name, default_name, prepare_pin, staging
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
 
@@ -39,6 +39,8 @@ def provision(
     """Provision a device and make its store; arguments and errors as `Hsm.create`. The device is let go of."""
     secret = os.urandom(BK3_BYTES) if bk3 is None else octets("Hsm.create", "bk3", bk3, BK3_BYTES)
     owner = ec.generate_private_key(ec.SECP384R1()) if owner_key is None else owner_key
+    if not isinstance(owner, ec.EllipticCurvePrivateKey):
+        raise ArgumentTypeError("Hsm.create", "owner_key", f"{type(owner).__name__}, must be a P-384 private key")
     anchor = ddi.SoftwareTrustAnchor(owner)
     credential = ddi.Credential(os.urandom(CREDENTIAL_ID_BYTES), os.urandom(PIN_BYTES))
     name = default_name() if name is None else check_name("Hsm.create", "store", name)

@@ -15,6 +15,7 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 
 from ihsm.api.digests import digest
+from ihsm.api.errors import UnsupportedByDeviceError
 from ihsm.errors import ArgumentError
 
 _DIGEST_INFO: Final = {
@@ -38,14 +39,15 @@ def emsa_pkcs1(operation: str, message_digest: bytes, algorithm: hashes.HashAlgo
     """EMSA-PKCS1-v1_5 (RFC 8017 §9.2), `size` bytes; algorithm None: the bytes as they are, without DigestInfo.
 
     Raises:
-        ArgumentError: a hash without an identifier here, or too many bytes for the key.
+        UnsupportedByDeviceError: a hash without an identifier here.
+        ArgumentError: too many bytes for the key.
     """
     if algorithm is None:
         info = message_digest
     elif algorithm.name in _DIGEST_INFO:
         info = bytes.fromhex(_DIGEST_INFO[algorithm.name]) + message_digest
     else:
-        raise ArgumentError(operation, "algorithm", f"{algorithm.name} has no identifier for PKCS#1 v1.5 signatures")
+        raise UnsupportedByDeviceError(operation, f"{algorithm.name} has no identifier for PKCS#1 v1.5 signatures here")
     if len(info) > size - _PKCS1_OVERHEAD:
         raise ArgumentError(operation, "data", f"{len(info)} bytes to sign, the key takes {size - _PKCS1_OVERHEAD}")
     return b"\x00\x01" + b"\xff" * (size - len(info) - 3) + b"\x00" + info
@@ -67,8 +69,10 @@ def emsa_pss(
     size = (bits - 1 + 7) // 8
     room = size - len(message_digest) - 2
     wanted = room if salt_bytes is None else salt_bytes
-    if room < 0 or wanted > room:
-        raise ArgumentError(operation, "padding", f"a salt of {wanted} bytes, the key takes {max(room, 0)}")
+    if room < 0:
+        raise ArgumentError(operation, "algorithm", f"a digest of {len(message_digest)} bytes, too long for the key")
+    if not 0 <= wanted <= room:
+        raise ArgumentError(operation, "padding", f"a salt of {wanted} bytes, the key takes 0 to {room}")
     salt = os.urandom(wanted)
     hashed = digest(bytes(8) + message_digest + salt, algorithm)
     block = bytes(room - wanted) + b"\x01" + salt

@@ -9,6 +9,7 @@ and gets what they answer. `perform` does its steps one after the other; `perfor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ihsm.aio import completed
 from ihsm.ddi.calls import Call
 from ihsm.ddi.session import Session
 from ihsm.driver import AesQueue, Controller, Submission
+from ihsm.errors import IhsmError
 from ihsm.fast_path import FastPathSession
 
 T = TypeVar("T")
@@ -85,45 +87,87 @@ class FastPath:
         return self.submit(link.aes_queue(), link.session.fast_path, link.controller.options.timeout_s)
 
 
-class Changes:
-    """Counts changes of something, for those who wait for the next one."""
+@dataclass(frozen=True, slots=True)
+class Make(Generic[T]):
+    """An operation that leaves something in the device, which nobody would know of if its answer were missed.
+
+    A command that was sent is carried out, whether or not whoever sent it is cancelled or interrupted meanwhile.
+    """
+
+    call: Call[T]
+    orphaned: Callable[[T | None], None]
+    """Gets the answer that came too late; None: there may have been one."""
+
+    def perform(self, link: Link) -> T:
+        """Execute it."""
+        try:
+            return link.session.perform(self.call)
+        except IhsmError:
+            raise
+        except BaseException:
+            self.orphaned(None)
+            raise
+
+    async def perform_async(self, link: Link) -> T:
+        """The same, awaited."""
+        task = asyncio.ensure_future(link.session.perform_async(self.call))
+        try:
+            return await asyncio.shield(task)
+        except IhsmError:
+            raise
+        except asyncio.CancelledError:
+            task.add_done_callback(self._late)
+            raise
+        except BaseException:
+            self.orphaned(None)
+            raise
+
+    def _late(self, task: asyncio.Future[T]) -> None:
+        if task.cancelled():  # the event loop ends
+            self.orphaned(None)
+        elif task.exception() is None:
+            self.orphaned(task.result())
+
+
+class Signal:
+    """Set once, by anyone; threads and coroutines wait for it with `Wait`."""
+
+    __slots__ = ("_event", "_waiting")
 
     def __init__(self) -> None:
-        """None yet."""
-        self._condition = threading.Condition()
-        self._count = 0
+        """Not set."""
+        self._event = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
-    def announce(self) -> None:
-        """There was one."""
-        with self._condition:
-            self._count += 1
-            waiting, self._waiting = self._waiting, []
-            self._condition.notify_all()
-        for loop, future in waiting:
+    def set(self) -> None:
+        """Wake all who wait; harmless the second time."""
+        self._event.set()
+        while self._waiting:
             try:
+                loop, future = self._waiting.pop()
+            except IndexError:  # another thread was quicker
+                return
+            with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits there
                 loop.call_soon_threadsafe(_resolve, future)
-            except RuntimeError:  # the loop was closed; nobody waits there
-                continue
 
-    def next(self) -> Step:
-        """A step that waits for the first change after this call."""
-        return _NextChange(self, self._count)
+    def wait(self, limit_s: float | None = None) -> bool:
+        """Wait until it is set; False if `limit_s` seconds pass first."""
+        return self._event.wait(limit_s)
 
-    def wait(self, seen: int) -> None:
-        """Wait until more than `seen` changes have been counted."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._count != seen)
-
-    async def wait_async(self, seen: int) -> None:
+    async def wait_async(self, limit_s: float | None = None) -> bool:
         """The same, awaited."""
         loop = asyncio.get_running_loop()
-        with self._condition:
-            if self._count != seen:
-                return
-            future = loop.create_future()
-            self._waiting.append((loop, future))
-        await future
+        future = loop.create_future()
+        entry = (loop, future)
+        self._waiting.append(entry)
+        try:
+            # Looked at after the entry is there: whoever sets it first, and then wakes all, does not miss this one.
+            if not self._event.is_set():
+                await asyncio.wait([future], timeout=limit_s)
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(entry)
+        return self._event.is_set()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -132,15 +176,19 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _NextChange:
-    changes: Changes
-    seen: int
+class Wait:
+    """A signal to wait for; the answer is whether it came within `limit_s` seconds."""
 
-    def perform(self, link: Link) -> None:
-        self.changes.wait(self.seen)
+    signal: Signal
+    limit_s: float | None = None
 
-    async def perform_async(self, link: Link) -> None:
-        await self.changes.wait_async(self.seen)
+    def perform(self, link: Link) -> bool:
+        """Wait."""
+        return self.signal.wait(self.limit_s)
+
+    async def perform_async(self, link: Link) -> bool:
+        """The same, awaited."""
+        return await self.signal.wait_async(self.limit_s)
 
 
 def perform(procedure: Procedure[T], link: Link) -> T:
