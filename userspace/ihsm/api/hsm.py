@@ -104,8 +104,8 @@ class Hsm(Closing):
 
         Raises:
             StoreExistsError: there is a store of this name.
-            IhsmError: the device cannot be reached, started, brought up or provisioned; there is no store then. If another
-                program takes the device just after that, there is one, to be opened later.
+            IhsmError: the device cannot be reached, started, brought up or provisioned; there is no store then. If
+                another program takes the device just after that, there is one, to be opened later.
         """
         wait_s = seconds("Hsm.create", "wait_s", wait_s)
         made = provision(
