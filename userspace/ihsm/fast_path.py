@@ -36,9 +36,17 @@ class FastPathSession:
         Raises:
             SessionClosedError: the session has ended.
         """
+        self.check()
+        return self.session_id, self.short_app_id
+
+    def check(self) -> None:
+        """See that it goes on.
+
+        Raises:
+            SessionClosedError: the session has ended.
+        """
         if self._ended:
             raise SessionClosedError(f"AES command: session {self.session_id} is closed")
-        return self.session_id, self.short_app_id
 
     def end(self) -> None:
         """No further AES command under these ids; harmless the second time."""

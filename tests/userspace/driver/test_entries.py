@@ -174,13 +174,15 @@ def disjoint(parts: list[tuple[int, int]]) -> bool:
 
 @pytest.mark.parametrize("size", [1, 16, 511, 512, 513, 1023, 1024, 1025, 5000])
 def test_outstanding_aes_commands_share_no_memory(aes: tuple[AesQueue, RingDevice], arena: DmaArena, size: int) -> None:
+    """But that the source of a larger command is its destination."""
     queue, device = aes
     for number in range(7):
         queue.submit_gcm(SESSION, 1, bytes([number]) * size, decrypt=False, iv=bytes(12), timeout_s=HANG_S)
     assert device.fetch() == 7
     parts = [part for entry in device.pending for part in intervals(entry, ("tail_src", "tail_dst"))]
     rings = [(queue.sq_iova, queue.sq_iova + 8 * 128), (queue.cq_iova, queue.cq_iova + 8 * 64)]
-    assert disjoint(parts + rings)
+    assert len(set(parts)) == len(parts) // (1 if size <= 512 else 2)
+    assert disjoint([*set(parts), *rings])
     for number, entry in enumerate(device.pending):
         text = b"".join(at(arena, start, end - start) for start, end in intervals(entry, ("tail_src", "tail_dst"))[::2])
         assert text == bytes([number]) * size

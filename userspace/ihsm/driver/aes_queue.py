@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from ihsm.arguments import flag, integer, octets
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_status import check_status
+from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.queue_pair import QueuePair
@@ -56,6 +57,11 @@ _INLINE_BYTES: Final = _SLOT_BYTES // 2
 """Source or destination of a one-shot command up to this size needs no allocation."""
 
 
+Deliver = Callable[[memoryview, Any], Any]
+"""Makes a command's result from the bytes that the device wrote, which are its own for the time of this call alone, and
+the completion. May raise `IhsmError`. It runs under the queue's lock, and not at all once the command has failed."""
+
+
 class GcmSealed(NamedTuple):
     """Result of an AES-GCM encryption."""
 
@@ -94,18 +100,31 @@ def _refuse_tag(decrypt: bool) -> None:
 
 
 def _gcm_arguments(
-    decrypt: bool, session: FastPathSession, key_id: int, text: bytes, aad: bytes, iv: bytes, tag: bytes | None
-) -> tuple[int, bytes, bytes, bytes, bytes]:
+    decrypt: bool,
+    session: FastPathSession,
+    key_id: int,
+    text: bytes | memoryview,
+    aad: bytes,
+    iv: bytes,
+    tag: bytes | None,
+) -> tuple[int, bytes | memoryview, bytes, bytes, bytes]:
     """Key id, text, AAD, IV and tag as an entry takes them; ArgumentError, ArgumentTypeError if they cannot be."""
     operation = gcm_operation(decrypt)
     check_session(operation, session)
     return (
         integer(operation, "key_id", key_id, 0, _MAX_KEY_ID),
-        octets(operation, "text", text),
+        _text(operation, "text", text),
         octets(operation, "aad", aad),
         octets(operation, "IV", iv, GCM_IV_BYTES),
         octets(operation, "tag", tag, GCM_TAG_BYTES),
     )
+
+
+def _text(operation: str, argument: str, value: bytes | memoryview) -> bytes | memoryview:
+    """Text as it is copied into DMA memory: a view of plain bytes needs no copy before that; errors as `octets`."""
+    if isinstance(value, memoryview) and value.ndim == 1 and value.format == "B" and value.c_contiguous:
+        return value
+    return octets(operation, argument, value)
 
 
 def unit_code(operation: str, data_unit_bytes: int) -> int:
@@ -151,28 +170,30 @@ def pad_aad(aad: bytes) -> bytes:
 
 
 class _Staging:
-    """Where a one-shot command's source and destination lie: `room` bytes each, one after the other."""
+    """Where a one-shot command's source and destination lie."""
 
-    __slots__ = ("_bytes", "_room", "held", "source", "target")
+    __slots__ = ("_bytes", "_start", "held", "source", "target")
 
     def __init__(self, memory: DmaBuffer, start: int, room: int, *, own: bool) -> None:
-        """Part of a buffer; `own` if the buffer is this command's alone."""
+        """Part of a buffer, source and destination of `room` bytes each; a buffer of the command's own is both."""
+        self._start = 0 if own else room
         self.held = memory if own else None
         self.source = memory.iova + start
         """I/O address of the source."""
-        self.target = self.source + room
+        self.target = self.source + self._start
         """I/O address of the destination."""
-        self._bytes = memory.view[start : start + 2 * room].data
-        self._room = room
+        self._bytes = memory.view[start : start + self._start + room].data
 
-    def write(self, source: bytes) -> None:
+    def write(self, head: bytes, text: bytes | memoryview) -> None:
         """Fill in the source."""
-        self._bytes[: len(source)] = source
+        skip = len(head)
+        self._bytes[:skip] = head
+        self._bytes[skip : skip + len(text)] = text
 
-    def read(self, skip: int, size_bytes: int) -> bytes:
+    def part(self, skip: int, size_bytes: int) -> memoryview:
         """Part of the destination."""
-        start = self._room + skip
-        return bytes(self._bytes[start : start + size_bytes])
+        start = self._start + skip
+        return self._bytes[start : start + size_bytes]
 
 
 def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
@@ -190,11 +211,11 @@ class AesQueue(QueuePair):
         bells: Doorbells,
         line: CompletionLine,
         *,
-        buffers: DmaArena | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         """Allocate rings and staging buffers; `buffers` is where larger commands have theirs, if not in `arena`."""
         super().__init__(AES_RING, queue_id, entries, arena, bells, line)
-        self._arena = arena if buffers is None else buffers
+        self._buffers: DmaArena | Buffers = arena if buffers is None else buffers
         self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
         self._stagings: list[_Staging | None] = [None] * (entries - 1)
         self.gcm_workaround = True
@@ -220,7 +241,7 @@ class AesQueue(QueuePair):
         Args:
             session: `Session.fast_path` of an open session.
             key_id: fast-path id of the key.
-            plaintext: any length; longer text than half a KiB takes a buffer from the arena.
+            plaintext: any length; longer text than half a KiB takes a buffer, see `ihsm.driver.buffers`.
             timeout_s: seconds.
             aad: additional authenticated data.
             iv: 12 bytes, never the same twice under one key; None: drawn at random for this command. A device that
@@ -262,18 +283,19 @@ class AesQueue(QueuePair):
         self,
         session: FastPathSession,
         key_id: int,
-        text: bytes,
+        text: bytes | memoryview,
         *,
         decrypt: bool,
         iv: bytes,
         timeout_s: float,
         aad: bytes = b"",
         tag: bytes | None = None,
+        deliver: Deliver | None = None,
     ) -> Submission:
         """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`.
 
         Args as for `gcm_encrypt` and `gcm_decrypt`, but `iv` always has 12 bytes, see `draw_iv`; `tag` belongs to a
-        decryption alone.
+        decryption alone. With `deliver` the result is what that makes of the text, without a copy before.
         """
         if tag is None and decrypt is False:
             tag = _NO_TAG
@@ -289,26 +311,28 @@ class AesQueue(QueuePair):
         ):
             key_id, text, aad, iv, tag = _gcm_arguments(decrypt, session, key_id, text, aad, iv, tag)
         padded = pad_aad(aad) if self.gcm_workaround else aad
-        source = padded + text
-        tail = len(source) % AES_BLOCK_BYTES if self.gcm_workaround else 0
-        mapped = len(source) - tail
+        skip, size = len(padded), len(text)
+        tail = (skip + size) % AES_BLOCK_BYTES if self.gcm_workaround else 0
+        mapped = skip + size - tail
         attr = aes_attr(Cipher.GCM, decrypt)
-        own = self._own_staging(len(source))
+        own = self._own_staging(skip + size)
 
         def build(cid: int) -> bytes:
             staging = own or self._staging(cid)
-            staging.write(source)
+            staging.write(padded, text)
             return _GCM.pack(
                 attr, cid, *session.ids,
                 mapped, *_data_block(staging.source, mapped), mapped, *_data_block(staging.target, mapped),
-                FRAME_TYPE_AES, key_id, len(aad), tag, iv, len(padded), tail, tail,
+                FRAME_TYPE_AES, key_id, len(aad), tag, iv, skip, tail, tail,
                 staging.source + mapped if tail else 0, staging.target + mapped if tail else 0,
             )  # fmt: skip
 
-        def collect(cid: int, cqe: Any) -> GcmSealed | AesOutput:
+        def collect(cid: int, cqe: Any) -> Any:
             check_status(cqe.psf, cqe.err)
-            data = (own or self._staging(cid)).read(len(padded), len(text))
-            approved = bool(cqe.fips_approved)
+            written = (own or self._staging(cid)).part(skip, size)
+            if deliver is not None:
+                return deliver(written, cqe)
+            data, approved = bytes(written), bool(cqe.fips_approved)
             return AesOutput(data, approved) if decrypt else GcmSealed(data, cqe.tag, cqe.iv, approved)
 
         return self.submit_one(build, collect, timeout_s, own.held if own else None)
@@ -348,15 +372,16 @@ class AesQueue(QueuePair):
         session: FastPathSession,
         key_ids: tuple[int, int],
         tweak: bytes,
-        data: bytes,
+        data: bytes | memoryview,
         *,
         decrypt: bool,
         timeout_s: float,
         data_unit_bytes: int = 0,
+        deliver: Deliver | None = None,
     ) -> Submission:
-        """Submit one AES-XTS command; its result is an `AesOutput`."""
+        """Submit one AES-XTS command; its result is an `AesOutput`, or with `deliver` what that makes of the data."""
         operation = "AES-XTS decryption" if flag("AES-XTS", "decrypt", decrypt) else "AES-XTS encryption"
-        data, tweak = octets(operation, "data", data), octets(operation, "tweak", tweak, AES_BLOCK_BYTES)
+        data, tweak = _text(operation, "data", data), octets(operation, "tweak", tweak, AES_BLOCK_BYTES)
         data_key, tweak_key = key_pair(operation, key_ids)
         data_unit_code = unit_code(operation, data_unit_bytes)
         check_session(operation, session)
@@ -366,16 +391,19 @@ class AesQueue(QueuePair):
 
         def build(cid: int) -> bytes:
             staging = own or self._staging(cid)
-            staging.write(data)
+            staging.write(b"", data)
             return _XTS.pack(
                 attr, cid, *session.ids,
                 size, *_data_block(staging.source, size), size, *_data_block(staging.target, size),
                 FRAME_TYPE_AES, data_key, tweak_key, tweak,
             )  # fmt: skip
 
-        def collect(cid: int, cqe: Any) -> AesOutput:
+        def collect(cid: int, cqe: Any) -> Any:
             check_status(cqe.psf, cqe.err)
-            return AesOutput((own or self._staging(cid)).read(0, size), bool(cqe.fips_approved))
+            written = (own or self._staging(cid)).part(0, size)
+            if deliver is not None:
+                return deliver(written, cqe)
+            return AesOutput(bytes(written), bool(cqe.fips_approved))
 
         return self.submit_one(build, collect, timeout_s, own.held if own else None)
 
@@ -383,8 +411,7 @@ class AesQueue(QueuePair):
         """Memory for a command too large for the slot of its command id."""
         if source_bytes <= _INLINE_BYTES:
             return None
-        room = -(-source_bytes // AES_BLOCK_BYTES) * AES_BLOCK_BYTES
-        return _Staging(self._arena.allocate(2 * room), 0, room, own=True)
+        return _Staging(self._buffers.allocate(source_bytes), 0, source_bytes, own=True)
 
     def _staging(self, cid: int) -> _Staging:
         staging = self._stagings[cid]

@@ -24,6 +24,7 @@ from ihsm.bus.arena import MAX_ARENA_BYTES
 from ihsm.closing import Closing
 from ihsm.driver.admin_queue import ADMIN_ENTRIES, AdminQueue, Identity
 from ihsm.driver.aes_queue import AesQueue
+from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
@@ -82,7 +83,8 @@ class DriverOptions:
     hsm_entries: int = 32
     aes_entries: int = 256
     buffer_bytes: int = 4 << 20
-    """DMA memory for `Controller.allocate` and the one-shot AES calls, besides rings and message buffers."""
+    """DMA memory for `Controller.allocate` and the one-shot AES calls, besides rings and message buffers; a call that
+    needs more gets it for its own time, which takes longer."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Time limit of a command unless the call says otherwise, in seconds."""
 
@@ -264,7 +266,7 @@ class Controller(Closing):
         for index in range(aes_count):
             line = self._line(aes_vectors[index % len(aes_vectors)])
             queue = AesQueue(
-                FIRST_AES_QUEUE_ID + index, options.aes_entries, next(arenas), self._bells, line, buffers=self.arena
+                FIRST_AES_QUEUE_ID + index, options.aes_entries, next(arenas), self._bells, line, buffers=self.buffers
             )
             self.aes_queues.append(queue)
 
@@ -287,6 +289,7 @@ class Controller(Closing):
             )
         made = [self._new_arena(total) for total in totals if total]
         self.arena = made[0]
+        self.buffers = Buffers(self.arena, self._new_arena, self._drop_arena)
         return iter([made[place] for place in places])
 
     def _create_queues(self) -> None:
@@ -326,6 +329,11 @@ class Controller(Closing):
         arena = self.function.allocate_arena(size_bytes)
         self._arenas.append(arena)
         return arena
+
+    def _drop_arena(self, arena: DmaArena) -> None:
+        with contextlib.suppress(ValueError):  # closed with the controller
+            self._arenas.remove(arena)
+        arena.close()
 
     def allocate(self, size_bytes: int, alignment: int = 64) -> DmaBuffer:
         """DMA buffer from the controller's arena, for zero-copy AES commands."""
@@ -442,7 +450,7 @@ class Controller(Closing):
         try:
             if self._events:
                 self.function.disable_interrupts()
-            for arena in self._arenas:
+            for arena in list(self._arenas):
                 arena.close()
         except BusError as error:
             _log.debug("teardown cut short: %s", error)

@@ -56,12 +56,13 @@ class Outstanding:
         submission = self._singles[cid] if cid < len(self._singles) else None
         if submission is not None:
             self._singles[cid] = None
-            try:
-                assert submission.collect is not None
-                submission.outcome = submission.collect(cid, record)
-            except IhsmError as failure:
-                # One that had timed out before has been announced with that error.
-                submission.error = submission.error or failure
+            # One that had timed out before has been announced with that error: its result is nobody's any more.
+            if submission.error is None:
+                try:
+                    assert submission.collect is not None
+                    submission.outcome = submission.collect(cid, record)
+                except IhsmError as failure:
+                    submission.error = failure
         else:
             submission = self._batches.take_one(cid, raw)
             if submission is None:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from ihsm import forks
 from ihsm.arguments import seconds
-from ihsm.bus import DmaArena, DmaBuffer
+from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.outstanding import Outstanding
 from ihsm.driver.records import as_rows
 from ihsm.driver.rings import CompletionRing, RingFormat, SubmissionRing
-from ihsm.driver.submission import Collect, Submission
+from ihsm.driver.submission import Collect, Held, Submission
 from ihsm.errors import (
     ArgumentError,
     BusError,
@@ -33,6 +33,7 @@ from ihsm.errors import (
     QueueClosedError,
     QueueProtocolError,
 )
+from ihsm.fast_path import FastPathSession
 from ihsm_abi import doorbells
 
 MIN_ENTRIES: Final = 2
@@ -191,7 +192,13 @@ class QueuePair:
             self._cq.resume(rings.head, rings.phase)
             self._open = True
 
-    def submit(self, entries: NDArray[np.void], timeout_s: float, held: DmaBuffer | None = None) -> Submission:
+    def submit(
+        self,
+        entries: NDArray[np.void],
+        timeout_s: float,
+        held: Held | None = None,
+        session: FastPathSession | None = None,
+    ) -> Submission:
         """Submit a batch of SQEs with one doorbell; command ids are filled in by the queue.
 
         A full ring is waited for, and a batch that does not fit is submitted in parts; so `timeout_s` bounds this call
@@ -200,9 +207,12 @@ class QueuePair:
         Args:
             entries: one-dimensional array of SQEs of this ring's size; copied, so it may be used again.
             timeout_s: seconds.
-            held: released once the device no longer uses it: all commands completed, or the queue is gone.
+            held: released once the device no longer uses it: all commands completed, or the queue is gone, or this
+                raises and nothing was submitted.
+            session: whose ids the entries have; None: nobody sees to it that it still is theirs.
 
         Raises:
+            SessionClosedError: `session` has ended.
             CommandTimeoutError: no room in time; what was submitted before is still outstanding.
             QueueClosedError: the queue is closed.
             ForkedError: it is the parent's.
@@ -213,21 +223,30 @@ class QueuePair:
         completions = as_rows(outcome, self.ring.cqe.itemsize)
         submission = Submission(self, len(rows), time.monotonic() + timeout_s, outcome=outcome, held=held)
         start = 0
-        while start < len(rows):
+        try:
+            while start < len(rows):
+                with self.lock:
+                    self._check_open()
+                    if session is not None:
+                        session.check()
+                    count = min(self.room, len(rows) - start)
+                    if count:
+                        cids = self._outstanding.begin_batch(count, submission, completions, start)
+                        self._sq.write_many(rows[start : start + count], cids)
+                        self._sq.announce()
+                if not count:
+                    self._wait_for_room(submission)
+                start += count
+        except BaseException:
             with self.lock:
-                self._check_open()
-                count = min(self.room, len(rows) - start)
-                if count:
-                    cids = self._outstanding.begin_batch(count, submission, completions, start)
-                    self._sq.write_many(rows[start : start + count], cids)
-                    self._sq.announce()
-            if not count:
-                self._wait_for_room(submission)
-            start += count
+                submission.remaining -= len(rows) - start  # the rest will never complete
+                if not submission.remaining:
+                    submission.let_go()
+            raise
         return submission
 
     def submit_one(
-        self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: DmaBuffer | None = None
+        self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
     ) -> Submission:
         """Submit one SQE, made by `build(cid)` once a command id is free; otherwise like `submit`.
 

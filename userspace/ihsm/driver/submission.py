@@ -11,13 +11,19 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
 from ihsm.arguments import seconds
-from ihsm.bus import DmaBuffer
 from ihsm.driver.completion import CompletionLine, Reapable
 from ihsm.errors import CommandTimeoutError, IhsmError
 
 Collect = Callable[[int, Any], Any]
 """Makes the outcome of a single command from its command id and completion (a named tuple of the CQE's fields), before
 the id becomes free; may raise `IhsmError`, which then is the outcome."""
+
+
+class Held(Protocol):
+    """Memory that a submission uses, such as a DmaBuffer."""
+
+    def release(self) -> None:
+        """The device no longer uses it."""
 
 
 class SubmissionQueue(Reapable, Protocol):
@@ -42,7 +48,7 @@ class Submission:
         *,
         outcome: Any = None,
         collect: Collect | None = None,
-        held: DmaBuffer | None = None,
+        held: Held | None = None,
     ) -> None:
         """Made by a queue's `submit` methods; `deadline` is a value of `time.monotonic`.
 
@@ -75,7 +81,14 @@ class Submission:
         """
         limit_s = self.deadline - time.monotonic() if timeout_s is None else seconds("result", "timeout_s", timeout_s)
         if not self._queue.line.wait(self.done, self._queue, max(0.0, limit_s)):
-            raise CommandTimeoutError(f"{self._queue}: {self.remaining} of {self.count} commands not completed in time")
+            late = CommandTimeoutError(
+                f"{self._queue}: {self.remaining} of {self.count} commands not completed in time"
+            )
+            if timeout_s is not None:
+                raise late
+            with self._queue.lock:  # this was the last word: nothing may be collected afterwards
+                if not self.done():
+                    self.error = late
         if self.error is not None:
             raise self.error
         return self.outcome
