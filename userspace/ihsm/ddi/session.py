@@ -105,8 +105,15 @@ class Session(KeyOperations, CryptoOperations):
         if not self.closed:
             with contextlib.suppress(ForkedError):
                 self.call(CloseSessionReq(), CloseSessionResp)
-            self.closed = True
-            self.fast_path.end()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Refuse further use without asking the device: it lost the session, and these ids may soon mean another one.
+
+        A ticket taken before reopens it.
+        """
+        self.closed = True
+        self.fast_path.end()
 
     def __enter__(self) -> Self:
         """The session itself."""
