@@ -29,6 +29,7 @@ from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
 from ihsm.driver import AesQueue, Controller
 from ihsm.errors import (
+    AesCommandError,
     ArgumentError,
     BusError,
     CommandTimeoutError,
@@ -50,6 +51,7 @@ from ihsm.errors import (
     UnknownDeviceError,
 )
 from ihsm.store import Store
+from ihsm_abi.aes_queue import AesStatus, GcmError, XtsError
 from ihsm_abi.ddi import DdiStatus
 from ihsm_abi.ddi.limits import MAX_SESSIONS
 
@@ -82,6 +84,27 @@ LOST_STATUSES: Final = frozenset(
 )
 """What the device answers when session or keys went with a reset (spec 04 §4, §12). KeyNotFound, because a key is only
 used after it was brought in."""
+LOST_AES_STATUSES: Final = frozenset(
+    {
+        *(
+            (AesStatus.INVALID_FIELD_GCM, error)
+            for error in (GcmError.KEY_INDEX, GcmError.KEY_NOT_OWNED, GcmError.KEY_SESSION, GcmError.KEY_APP)
+        ),
+        *(
+            (AesStatus.INVALID_FIELD_XTS, error)
+            for error in (
+                XtsError.KEY1_INDEX,
+                XtsError.KEY2_INDEX,
+                XtsError.KEY_NOT_OWNED,
+                XtsError.KEY1_SESSION,
+                XtsError.KEY2_SESSION,
+                XtsError.KEY1_APP,
+                XtsError.KEY2_APP,
+            )
+        ),
+    }
+)
+"""The same of AES commands (spec 02 E.3): no such key, or not under this session."""
 FOREIGN_STATUSES: Final = frozenset(
     {
         DdiStatus.MaskedBkBootNotPresent,
@@ -160,8 +183,7 @@ class Link:
         with them would sign with the wrong one.
         """
         self._over = True
-        self.session.closed = True
-        self.session.fast_path.end()
+        self.session.abandon()
         for queue in (*self.controller.hsm_queues, *self.controller.aes_queues):
             queue.close(QueueClosedError("the device was lost, and is brought back"))
         return not self._uses or self._idle.wait(limit_s)
@@ -435,6 +457,8 @@ def is_lost(error: IhsmError) -> bool:
     """Whether an error says that the device lost its session or keys, rather than that it refuses this call."""
     if isinstance(error, StatusError):
         return error.status in LOST_STATUSES
+    if isinstance(error, AesCommandError):
+        return (error.sts, error.err) in LOST_AES_STATUSES
     return isinstance(error, LOST_ERRORS) and not isinstance(error, DeviceBusyError | DeviceNotFoundError)
 
 

@@ -87,6 +87,33 @@ class FastPath:
         return self.submit(link.aes_queue(), link.session.fast_path, link.controller.options.timeout_s)
 
 
+class CurrentLink:
+    """No waiting at all: the answer is the device that the procedure works with."""
+
+    def perform(self, link: Link) -> Link:
+        """The device."""
+        return link
+
+    async def perform_async(self, link: Link) -> Link:
+        """The same."""
+        return link
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The completion of what was submitted before."""
+
+    submission: Submission
+
+    def perform(self, link: Link) -> Any:
+        """Wait for it."""
+        return self.submission.result()
+
+    async def perform_async(self, link: Link) -> Any:
+        """The same, awaited."""
+        return await completed(self.submission)
+
+
 @dataclass(frozen=True, slots=True)
 class Make(Generic[T]):
     """An operation that leaves something in the device, which nobody would know of if its answer were missed.
