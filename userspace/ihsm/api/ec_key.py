@@ -13,20 +13,22 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     KeySerializationEncryption,
     PrivateFormat,
+    PublicFormat,
     load_der_public_key,
 )
 
 from ihsm.api.digests import digest_of
 from ihsm.api.errors import KeyNotExportableError, UnsupportedByDeviceError
 from ihsm.api.facts import KeyFacts
-from ihsm.api.handles import DeviceKey, Handle
-from ihsm.api.kinds import Usage
+from ihsm.api.handles import DeviceKey, Handle, Maker
+from ihsm.api.kinds import KINDS, SECRET_KINDS, Kind, Usage
 from ihsm.api.numbers import WithheldEcNumbers
+from ihsm.api.secret_key import SecretKey
 from ihsm.api.steps import Ask, Procedure
 from ihsm.arguments import Octets
-from ihsm.ddi import Key, calls
-from ihsm.errors import ArgumentTypeError
-from ihsm_abi.ddi import HashAlgorithm
+from ihsm.ddi import Key, KeyRequest, calls
+from ihsm.errors import ArgumentError, ArgumentTypeError
+from ihsm_abi.ddi import HashAlgorithm, KeyUsage
 
 LABELS: Final = {
     "sha1": HashAlgorithm.Sha1,
@@ -84,6 +86,41 @@ class EcPrivateKey(DeviceKey, ec.EllipticCurvePrivateKey):
         half = len(raw) // 2
         return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
+    def agree(self, peer_public_key: ec.EllipticCurvePublicKey) -> SecretKey:
+        """Elliptic-curve Diffie-Hellman (NIST SP 800-56A §5.7.1.2); the shared secret stays in the device.
+
+        Args:
+            peer_public_key: on the same curve.
+
+        Returns:
+            A secret to derive keys from, not kept in the store before `Hsm.keep`.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: the key was not made to agree, or the peer's is on another curve.
+        """
+        kind, peer = self._peer("agree", peer_public_key)
+        return self._secret(kind, self._handle.derive("agree", Usage.AGREE, [_maker(kind, peer)]))
+
+    async def agree_async(self, peer_public_key: ec.EllipticCurvePublicKey) -> SecretKey:
+        """The same, awaited."""
+        kind, peer = self._peer("agree_async", peer_public_key)
+        return self._secret(kind, await self._handle.derive_async("agree_async", Usage.AGREE, [_maker(kind, peer)]))
+
+    def _peer(self, operation: str, peer: ec.EllipticCurvePublicKey) -> tuple[Kind, bytes]:
+        """Kind of the secret, and the peer's key as the device takes it."""
+        if not isinstance(peer, ec.EllipticCurvePublicKey):
+            problem = f"{type(peer).__name__}, must be an EllipticCurvePublicKey"
+            raise ArgumentTypeError(operation, "peer_public_key", problem)
+        if peer.curve.name != self.curve.name:
+            problem = f"on {peer.curve.name}, {self.facts.name} is on {self.curve.name}"
+            raise ArgumentError(operation, "peer_public_key", problem)
+        spki = peer.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return SECRET_KINDS[KINDS[self.facts.kind].curve], spki
+
+    def _secret(self, kind: Kind, masked: tuple[bytes, ...]) -> SecretKey:
+        facts = KeyFacts(kind=kind.name, usages=kind.usages, origin="derived")
+        return SecretKey(Handle(self._handle.connection, facts.name, {Usage.DERIVE: masked}), facts)
+
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:
         """A shared secret as bytes is what the device never gives.
 
@@ -103,6 +140,13 @@ class EcPrivateKey(DeviceKey, ec.EllipticCurvePrivateKey):
     ) -> NoReturn:
         """What never leaves the device; raises KeyNotExportableError, always."""
         raise KeyNotExportableError("private_bytes", f"{self.facts.name} is in the device and does not leave it")
+
+
+def _maker(kind: Kind, peer: bytes) -> Maker:
+    """The call that makes a secret of a key and the peer's."""
+    assert kind.key_type is not None
+    key_type = kind.key_type
+    return lambda key: calls.ecdh(key, peer, key_type, KeyRequest(KeyUsage.Derive))
 
 
 def _signable(data: Octets, algorithm: ec.EllipticCurveSignatureAlgorithm) -> tuple[bytes, HashAlgorithm]:

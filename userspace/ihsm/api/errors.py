@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 
 from ihsm.errors import IhsmError
 
@@ -40,8 +40,29 @@ class TagMismatchError(IhsmError, InvalidTag):
 
     exit_code = 6
 
+    def __init__(self, operation: str, reason: str, indices: tuple[int, ...] = ()) -> None:
+        """The message is `operation: reason`."""
+        super().__init__(f"{operation}: {reason}")
+        self.operation = operation
+        self.indices = indices
+        """Of an operation on many messages: which of them."""
+
+
+class MacMismatchError(IhsmError, InvalidSignature):
+    """A message authentication code is not that of the message under this key."""
+
+    exit_code = 6
+
 
 class NonceRefusedError(IhsmError, ValueError):
     """The device drew an IV of its own, for it does so with approved keys (spec 05 §17.1), and the caller gave one."""
 
     exit_code = 6
+
+    def __init__(self, operation: str) -> None:
+        """The message says what helps."""
+        super().__init__(
+            f"{operation}: nonce: this device draws its own for an approved key and did not use the one given; nothing "
+            "is returned; use a key of kind aes256-gcm"
+        )
+        self.operation = operation

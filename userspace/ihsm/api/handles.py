@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
 from ihsm.api.attest import VerifiedReport, attest
-from ihsm.api.connection import Connection
+from ihsm.api.connection import Connection, Link
 from ihsm.api.errors import KeyNotExportableError
 from ihsm.api.facts import KeyFacts
 from ihsm.api.kinds import Usage
 from ihsm.api.steps import Procedure
 from ihsm.arguments import Octets
+from ihsm.ddi import Key, calls
 from ihsm.ddi.errors import StatusError
 from ihsm.errors import ArgumentError, IhsmError, KeyNotFoundError, KeysLostError
 from ihsm_abi.ddi import DdiStatus
 
 T = TypeVar("T")
+Maker = Callable[[Key], calls.Call[Key]]
+"""A key in the device to the call that makes another of it."""
 
 
 class Handle:
@@ -63,16 +66,32 @@ class Handle:
 
     def run_with(self, operation: str, masked: tuple[bytes, ...], use: Callable[..., Procedure[T]]) -> T:
         """The same with the masked keys of a usage, or some of them."""
+        return self._run(operation, lambda link: link.residents.held(masked, use))
+
+    async def run_async(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
+        """`run`, awaited."""
+        masked = self.need(operation, usage)
+        return await self._run_async(operation, lambda link: link.residents.held(masked, use))
+
+    def derive(self, operation: str, usage: Usage, makers: Sequence[Maker]) -> tuple[bytes, ...]:
+        """Have the device make keys of the key; their masked forms, in the order of `makers`. Errors as `run`."""
+        masked = self.need(operation, usage)
+        return self._run(operation, lambda link: _derived(link, masked, makers))
+
+    async def derive_async(self, operation: str, usage: Usage, makers: Sequence[Maker]) -> tuple[bytes, ...]:
+        """The same, awaited."""
+        masked = self.need(operation, usage)
+        return await self._run_async(operation, lambda link: _derived(link, masked, makers))
+
+    def _run(self, operation: str, make: Callable[[Link], Procedure[T]]) -> T:
         try:
-            return self.connection.run(lambda link: link.residents.held(masked, use))
+            return self.connection.run(make)
         except (StatusError, KeyNotFoundError) as error:
             raise self._as_told(operation, error) from None
 
-    async def run_async(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
-        """The same, awaited."""
-        masked = self.need(operation, usage)
+    async def _run_async(self, operation: str, make: Callable[[Link], Procedure[T]]) -> T:
         try:
-            return await self.connection.run_async(lambda link: link.residents.held(masked, use))
+            return await self.connection.run_async(make)
         except (StatusError, KeyNotFoundError) as error:
             raise self._as_told(operation, error) from None
 
@@ -86,6 +105,14 @@ class Handle:
                 "another masking key, by another device or before this one lost its state"
             )
         return error
+
+
+def _derived(link: Link, masked: tuple[bytes, ...], makers: Sequence[Maker]) -> Procedure[tuple[bytes, ...]]:
+    made: list[bytes] = []
+    for maker in makers:
+        key = yield from link.residents.derived(masked, maker)
+        made.append(key.masked_key)
+    return tuple(made)
 
 
 class DeviceKey:

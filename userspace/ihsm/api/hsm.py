@@ -19,14 +19,14 @@ from ihsm.api.connection import Connection
 from ihsm.api.devices import PRIVATE, device_for
 from ihsm.api.facts import KeyFacts
 from ihsm.api.handles import DeviceKey, Handle
-from ihsm.api.kinds import kind_of, usages_of
+from ihsm.api.kinds import KINDS, Family, kind_of, usages_of
 from ihsm.api.objects import HsmKey, key_object
 from ihsm.api.provisioning import DEFAULT_OPTIONS, provision
 from ihsm.api.stored import stored
 from ihsm.arguments import Octets, octets, seconds
 from ihsm.closing import Closing
 from ihsm.driver import DriverOptions
-from ihsm.errors import ArgumentTypeError, IhsmError, KeyExistsError, KeyNotFoundError
+from ihsm.errors import ArgumentError, ArgumentTypeError, IhsmError, KeyExistsError, KeyNotFoundError
 from ihsm.store import KeyRecord, KeyVersion, Store, check_label, split_label
 
 _log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Hsm(Closing):
 
         Args:
             label: its name, 1 to 128 bytes of UTF-8.
-            kind: p256, p384, p521, rsa2048, rsa3072, rsa4096, aes128, aes192, aes256, aes256-gcm, aes256-xts.
+            kind: p256, p384, p521, rsa2048, rsa3072, rsa4096, aes128, aes192, aes256 (CBC), aes256-gcm, aes256-xts.
             usage: "sign", "agree", "decrypt" or "encrypt"; None: the kind's first. An RSA key can have "sign" and
                 "decrypt": the device allows a key one usage, so it is imported twice.
 
@@ -192,14 +192,38 @@ class Hsm(Closing):
         version = self.connection.run(making.importing(label, chosen, usages, payloads))
         return self._added(label, replace(version, certificates=chain))
 
+    def keep(self, label: str, key: DeviceKey) -> HsmKey:
+        """Keep a key that was derived from another (`agree`, `hkdf`, `kbkdf`), so that it is there tomorrow.
+
+        Returns:
+            The key under its label; the one given goes on working.
+
+        Raises:
+            KeyExistsError: the store has a key of this label.
+            ArgumentError, ArgumentTypeError: the key is in a store already, or is none of this Hsm.
+        """
+        if not isinstance(key, DeviceKey):
+            raise ArgumentTypeError("keep", "key", f"{type(key).__name__}, must be a derived key of this Hsm")
+        if key._handle.connection is not self.connection:
+            raise ArgumentError("keep", "key", f"{key.facts.name} is of another Hsm")
+        if key.facts.label is not None:
+            raise ArgumentError("keep", "key", f"{key.facts.name} is in the store already")
+        self._require_new("keep", label)
+        kind, (usage,) = KINDS[key.facts.kind], key.facts.usages
+        parts = [usage, making.TWEAK] if kind.family is Family.XTS else [usage]
+        masked = dict(zip(parts, key._handle.need("keep", usage), strict=True))
+        return self._added(label, KeyVersion(kind=kind.name, usages=masked, origin="derived"))
+
     def rotate(self, label: str) -> HsmKey:
         """Make a new version of a key, of the same kind and usages; older ones stay usable as "label@version".
 
         Raises:
             KeyNotFoundError: the store has no key of this label.
+            UnsupportedByDeviceError: keys of this kind are only derived.
         """
         record = self.store.key(label)
         kind, masked = stored(self.store.name, label, record.newest)
+        kind_of("rotate", kind.name)
         version = self.connection.run(making.making(label, kind, tuple(masked)))
         number = self.store.add_version(label, version)
         return self._object(label, self.store.key(label).version(number))

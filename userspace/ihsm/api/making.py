@@ -27,7 +27,7 @@ from ihsm.ddi.errors import StatusError
 from ihsm.ddi.wrapping import wrap_key
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm.store import KeyVersion
-from ihsm_abi.ddi import DdiStatus, HashAlgorithm, KeyClass
+from ihsm_abi.ddi import DdiStatus, HashAlgorithm
 
 Making = Callable[[Link], Procedure[KeyVersion]]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -39,13 +39,7 @@ CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
 """Kinds by pyca's names of curves."""
 _PENDING_INTERVAL_S: Final = 0.1
 _PENDING_LOOKS: Final = 600
-_CLASSES: Final = {
-    Family.EC: KeyClass.Ecc,
-    Family.RSA: KeyClass.RsaCrt,
-    Family.CBC: KeyClass.Aes,
-    Family.GCM: KeyClass.AesGcmBulk,
-    Family.XTS: KeyClass.AesXtsBulk,
-}
+_IMPORTABLE: Final = [kind.name for kind in KINDS.values() if kind.key_class is not None]
 
 
 def making(label: str, kind: Kind, usages: Sequence[Usage]) -> Making:
@@ -84,7 +78,8 @@ def importing(label: str, kind: Kind, usages: Sequence[Usage], payloads: Sequenc
             usage = DEVICE_USAGES[Usage.ENCRYPT if part == TWEAK else Usage(part)]
             blob = wrap_key(payload, unwrapping.public_key, HashAlgorithm.Sha256)
             request = KeyRequest(usage, label=label.encode())
-            call = calls.rsa_unwrap(unwrapping, blob, _CLASSES[kind.family], request, HashAlgorithm.Sha256)
+            assert kind.key_class is not None
+            call = calls.rsa_unwrap(unwrapping, blob, kind.key_class, request, HashAlgorithm.Sha256)
             made.append((yield from link.residents.made(call)))
         return _version(kind, parts, made, "host")
 
@@ -143,7 +138,7 @@ def parse_key(
     name = CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePrivateKey) else f"rsa{key.key_size}"
     if name not in KINDS:
         what = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else f"RSA of {key.key_size} bits"
-        raise UnsupportedByDeviceError("import_key", f"{what}: the device takes {', '.join(KINDS)}")
+        raise UnsupportedByDeviceError("import_key", f"{what}: the device takes {', '.join(_IMPORTABLE)}")
     if asked is not None and asked.name != name:
         raise ArgumentError("import_key", "kind", f"{asked.name}, but the key is {name}")
     return KINDS[name], key
