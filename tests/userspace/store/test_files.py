@@ -281,15 +281,41 @@ def test_a_lock_that_is_held_for_long(store: Store, monkeypatch: pytest.MonkeyPa
     store.update(bmk=b"new")
 
 
-def test_a_lock_that_was_removed_while_it_was_held(store: Store) -> None:
-    """Who comes next must not take a file that nobody finds any more for the lock."""
-    with open_folder(store.path) as folder:
-        descriptor = open_lock(folder)
-        assert try_lock(descriptor)
-        (store.path / "lock").unlink()
-        store.update(bmk=b"new")
-        os.close(descriptor)
-    assert (store.path / "lock").exists()
+def before_the_lock_is_had(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Have something done by somebody else when a lock file was opened and is not locked yet."""
+    rest = [work]
+
+    def late(descriptor: int) -> bool:
+        if rest:
+            rest.pop()()
+        return try_lock(descriptor)
+
+    monkeypatch.setattr("ihsm.store.files.try_lock", late)
+
+
+def test_a_lock_that_is_removed_while_it_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that nobody finds any more keeps nobody out."""
+    before_the_lock_is_had(monkeypatch, (store.path / "lock").unlink)
+    rename, free = os.rename, []
+
+    def looked(*arguments: Any, **options: Any) -> None:
+        with open_folder(store.path) as folder:
+            descriptor = open_lock(folder)
+            free.append(try_lock(descriptor))
+            os.close(descriptor)
+        rename(*arguments, **options)
+
+    monkeypatch.setattr(os, "rename", looked)
+    store.update(bmk=b"new")
+    assert free == [False]
+
+
+def test_a_store_that_is_renamed_while_its_lock_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = store.path.with_name("other")
+    before = tree(store.path)
+    before_the_lock_is_had(monkeypatch, lambda: store.path.rename(other))
+    assert isinstance(refused(lambda: store.update(bmk=b"new")), StoreNotFoundError)
+    assert tree(other) == before
 
 
 def test_the_folder_is_gone(store: Store) -> None:

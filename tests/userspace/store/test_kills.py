@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +51,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "delete": lambda root: opened(root).delete(),
     "export": lambda root: opened(root).export(root / "store.tar"),
 }
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory, where there is such a place: a kill is the same there, and nothing waits for a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        yield Path(made)
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +172,15 @@ def attempts(template: Path, folder: Path) -> Iterator[tuple[int, Path]]:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_kill_leaves_old_or_new(name: str, torn: bool, template: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_old_or_new(name: str, torn: bool, template: Path, folder: Path) -> None:
     operation = OPERATIONS[name]
     old = state(template)
-    shutil.copytree(template, tmp_path / "whole")
-    operation(tmp_path / "whole")
-    new = state(tmp_path / "whole")
+    shutil.copytree(template, folder / "whole")
+    operation(folder / "whole")
+    new = state(folder / "whole")
     assert new != old
     seen = []
-    for number, root in attempts(template, tmp_path):
+    for number, root in attempts(template, folder):
         killed = killed_at(number, torn, operation, root)
         found = state(root)
         assert found in (old, new), f"killed before call {number}"

@@ -33,8 +33,7 @@ GOOD = [
     "x" * 128,
     "é" * 64,
 ]
-NO_TEXT = ["", "x" * 129, "é" * 65, "a\nb", "a\0b", "\x7f", "\x85", "a\u2028b", "\ud800"]
-BAD = [*NO_TEXT, "web@1", "web@007", "a@1@2"]
+BAD = ["", "x" * 129, "é" * 65, "a\nb", "a\0b", "\x7f", "\x85", "a\u2028b", "\ud800", "web@1", "web@007", "a@1@2"]
 
 
 @pytest.mark.parametrize("label", GOOD)
@@ -67,7 +66,7 @@ def test_labels_that_look_alike_are_different(root: Path) -> None:
     assert store.key_count() == 3
 
 
-@pytest.mark.parametrize("name", [*NO_TEXT, ".", "..", ".new-1", "a/b", "/abs"])
+@pytest.mark.parametrize("name", [*(label for label in BAD if "@" not in label), ".", "..", ".new-1", "a/b", "/abs"])
 def test_what_is_no_store_s_name(root: Path, name: str) -> None:
     for call in (
         lambda: check_name("test", "name", name),

@@ -234,16 +234,15 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
         descriptor = open_lock(folder, name)
         try:
             require_private(path, os.fstat(descriptor), 0o600)
-            while not try_lock(descriptor):
-                if time.monotonic() > end:
-                    raise StoreBusyError(f"{path}: held by another program for {LOCK_WAIT_S:g} s; repeat it later")
-                time.sleep(_LOOK_EVERY_S)
-            if _is_named(folder, name, descriptor):
+            if try_lock(descriptor) and _is_named(folder, name, descriptor):
                 yield
                 return
         finally:
             unlock(descriptor)
             os.close(descriptor)
+        if time.monotonic() > end:
+            raise StoreBusyError(f"{path}: held by another program for {LOCK_WAIT_S:g} s; repeat it later")
+        time.sleep(_LOOK_EVERY_S)
 
 
 def try_lock(descriptor: int) -> bool:
