@@ -148,6 +148,22 @@ def test_readers_see_each_key_once(root: Path) -> None:
     assert store.key("a").label == "a"
 
 
+def test_a_list_that_missed_a_file_is_begun_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POSIX leaves open whether readdir shows a file that is renamed meanwhile, under either name."""
+    store = new_store(root)
+    for label in ("web", "site"):
+        store.add_key(a_key(label))
+    listdir, calls = os.listdir, []
+
+    def missing_one(descriptor: int) -> list[str]:
+        calls.append(descriptor)
+        return listdir(descriptor)[len(calls) == 1 :]
+
+    monkeypatch.setattr(os, "listdir", missing_one)
+    keys = store.keys()
+    assert [key.label for key in keys] == ["site", "web"]
+
+
 def test_a_child_that_was_forked_during_a_change_keeps_no_lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(root)
     monkeypatch.setattr("ihsm.store.files.LOCK_WAIT_S", 0.0)
