@@ -8,6 +8,8 @@ import functools
 import os
 import pty
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from ihsm.store import Store
 from ihsm.store.sealing import Scrypt
 from support.commands import run
 from support.stores import SECRETS, new_store
-from support.waiting import first
+from support.waiting import HANG_S, HangError
 
 PIN = "ge heim é"
 
@@ -180,7 +182,8 @@ class Terminal:
 
     def answer(self, prompt: str, text: str) -> None:
         """Type a line once something is asked for."""
-        first(lambda: self._read() and re.search(prompt.encode(), self.shown), prompt)
+        while not re.search(prompt.encode(), self.shown):
+            assert self._read(), f"ended instead of asking {prompt!r}: {self.shown!r}"
         self.shown = b""
         os.write(self.descriptor, text.encode() + b"\n")
 
@@ -192,6 +195,9 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
     def _read(self) -> bool:
+        if not select.select([self.descriptor], [], [], HANG_S)[0]:
+            os.kill(self.process, signal.SIGKILL)
+            raise HangError(f"nothing follows {self.shown!r}")
         try:
             data = os.read(self.descriptor, 4096)
         except OSError:
