@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ihsm.driver.completion import HEALTH_INTERVAL_S, CompletionLine
-from ihsm.errors import DeviceGoneError, IhsmError
+from ihsm.errors import DeviceGoneError, IhsmError, ResourceError
+from support.descriptors import open_descriptors
 from support.waiting import HANG_S, ended
 
 
@@ -118,6 +119,79 @@ def test_nobody_waits_for_a_leader_that_has_gone() -> None:
     shared._follow(lambda: False, math.inf)
 
 
+def test_who_follows_is_counted_before_the_leader_is_looked_at() -> None:
+    """Otherwise a leader that steps down just then would wake nobody, and nobody would lead."""
+    queue = Queue()
+    shared = line(queue)
+    counted: list[int] = []
+
+    class Leader:
+        def locked(self) -> bool:
+            counted.append(shared._waiting)
+            return False
+
+    shared._leader = Leader()  # type: ignore[assignment]
+    shared._follow(lambda: False, math.inf)
+    assert counted == [1]
+    assert shared._waiting == 0
+
+
+def test_who_listens_is_called_once_by_what_is_reaped_or_by_a_leader_that_goes() -> None:
+    queue = Queue()
+    shared = line(queue)
+    calls: list[str] = []
+    assert not shared.listen(lambda: calls.append("reaped"))
+    queue.waiting = 1
+    assert shared.poll() == 1
+    assert shared.poll() == 0
+    assert calls == ["reaped"]
+    shared.listen(lambda: calls.append("gone"))
+    with shared._leader:
+        assert shared.listen(lambda: calls.append("gone as well"))
+    shared.poll()
+    assert sorted(calls) == ["gone", "gone as well", "reaped"]
+
+
+def test_who_listens_no_more_is_not_called() -> None:
+    queue = Queue()
+    shared = line(queue)
+    calls: list[None] = []
+    wake: Callable[[], None] = lambda: calls.append(None)  # noqa: E731
+    shared.listen(wake)
+    shared.listen(wake)
+    shared.unlisten(wake)
+    shared.poll()
+    assert not calls
+
+
+def test_a_duplicate_of_the_event_is_the_callers_own() -> None:
+    event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    shared = CompletionLine(event, 0, lambda: None)
+    own = shared.duplicate_event()
+    assert own is not None
+    os.eventfd_write(event, 5)
+    os.close(event)
+    shared.poll(own)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(own)
+    os.close(own)
+    with pytest.raises(ResourceError, match="Bad file descriptor"):
+        shared.duplicate_event()
+    shared._stop.set()
+    assert shared.duplicate_event() is None
+    assert line().duplicate_event() is None
+
+
+def test_a_closed_line_gives_no_descriptor_of_another_file() -> None:
+    event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    shared = CompletionLine(event, 0, lambda: None)
+    shared.close()
+    before = open_descriptors()
+    assert shared.duplicate_event() is None
+    assert open_descriptors() == before
+    os.close(event)
+
+
 def test_followers_are_woken_by_what_the_leader_reaps() -> None:
     queue = Queue()
     leading, following = threading.Event(), threading.Event()
@@ -148,9 +222,10 @@ def test_polling_leaves_the_reaping_to_the_leader() -> None:
     shared = line(queue)
     queue.waiting = 2
     with shared._leader:
-        assert shared.poll() == 0
+        assert shared.poll() is None
     assert queue.reaps == 0
     assert shared.poll() == 2
+    assert shared.poll() == 0
 
 
 def test_a_kick_wakes_whoever_blocks_on_the_vector() -> None:

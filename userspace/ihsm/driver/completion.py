@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for completions: one leader per interrupt vector reaps for everybody who waits.
 
-A synchronous caller becomes the leader itself, so no thread hop lies between the device and its result. A thread is
-started only when somebody holds a future, whose callbacks must run without anyone waiting.
+A synchronous caller becomes the leader itself, so no thread hop lies between the device and its result; so does an
+event loop, see `ihsm.driver.loop`. A thread is started only when somebody holds a future, whose callbacks must run
+without anyone waiting.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ihsm import forks
 from ihsm._native import lib
@@ -67,6 +68,9 @@ class CompletionLine:
         self._leader = threading.Lock()
         self._followers = threading.Condition()
         self._waiting = 0
+        self._listeners: set[Callable[[], None]] = set()
+        self.watches: dict[Any, Any] = {}
+        """The `ihsm.driver.loop.LoopWatch` of each event loop that awaits completions of the line now."""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._thread_guard = threading.Lock()
@@ -85,6 +89,8 @@ class CompletionLine:
         self._leader.acquire()
         self._followers = threading.Condition()
         self._waiting = 0
+        self._listeners = set()
+        self.watches = {}
         self._thread = None
         self._thread_guard = threading.Lock()
         self._stop = threading.Event()
@@ -126,13 +132,39 @@ class CompletionLine:
                 return done()
         return True
 
-    def poll(self) -> int:
-        """Reap without waiting; 0 if another caller is doing it."""
+    def duplicate_event(self) -> int | None:
+        """A descriptor of the caller's own for the vector's eventfd; None: polled, or the line is closed.
+
+        The driver may close its own at any time, and its number be another file's at once.
+
+        Raises:
+            ResourceError: too few descriptors.
+        """
+        if self._event is None:
+            return None
+        try:
+            own = os.dup(self._event)
+        except OSError as error:
+            if self._stop.is_set():
+                return None
+            raise ResourceError(f"a descriptor for the event loop: {error.strerror}", error.errno or 0) from None
+        if self._stop.is_set():  # the number may have been another file's already
+            os.close(own)
+            return None
+        return own
+
+    def poll(self, event: int | None = None) -> int | None:
+        """Reap without waiting; None if another caller is doing it, see `listen`.
+
+        `event` is the caller's own descriptor of the vector's eventfd, to be cleared first.
+        """
         leader = self._leader
         if not leader.acquire(blocking=False):
             self._require_ours()
-            return 0
+            return None
         try:
+            if event is not None:
+                lib.ihsm_event_wait(event, 0)
             return self._reap()
         finally:
             leader.release()
@@ -152,7 +184,7 @@ class CompletionLine:
                 return
             if now - quiet_since >= HEALTH_INTERVAL_S:
                 quiet_since = now
-                self._check()
+                self.check()
             elif self._event is not None:
                 limit_s = min(deadline - now, HEALTH_INTERVAL_S)
                 lib.ihsm_event_wait(self._event, int(limit_s * 1000) + 1)
@@ -162,29 +194,50 @@ class CompletionLine:
             if self._reap():
                 quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
 
+    def listen(self, wake: Callable[[], None]) -> bool:
+        """Have `wake` called once, by any thread, when a leader has reaped something or steps down.
+
+        Returns whether there is a leader now. Without one nobody may ever call: `poll` then.
+        """
+        with self._followers:
+            self._listeners.add(wake)
+        return self._leader.locked()
+
+    def unlisten(self, wake: Callable[[], None]) -> None:
+        """Forget `listen`, if it has not come true; it may be coming true just now."""
+        if self._listeners:
+            with self._followers:
+                self._listeners.discard(wake)
+
     def _follow(self, done: Callable[[], bool], deadline: float) -> None:
         with self._followers:
-            if done() or not self._leader.locked():
-                return
             self._require_ours()
+            # Counted before the look: a leader that steps down after it finds somebody to wake.
             self._waiting += 1
-            self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
-            self._waiting -= 1
+            try:
+                if not done() and self._leader.locked():
+                    self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+            finally:
+                self._waiting -= 1
 
     def _reap(self) -> int:
         count = 0
         for queue in self.queues:
             count += queue.reap()
-        if count and self._waiting:
+        if count:
             self._wake_followers()
         return count
 
     def _wake_followers(self) -> None:
-        if self._waiting:
+        if self._waiting or self._listeners:
             with self._followers:
                 self._followers.notify_all()
+                listeners, self._listeners = self._listeners, set()
+            for wake in listeners:
+                wake()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Fail everything outstanding if the device is gone or faulty."""
         try:
             self._health()
         except IhsmError as error:
@@ -242,7 +295,7 @@ class CompletionLine:
             now = time.monotonic()
             if now - watched >= HEALTH_INTERVAL_S:
                 watched = now
-                self._check()
+                self.check()
                 for queue in self.queues:
                     queue.expire(now)
             if self._event is None:
