@@ -240,6 +240,47 @@ def test_a_future_of_something_completed_is_done() -> None:
         assert submission.future() is submission.future()
 
 
+def test_whoever_asked_is_told_once_that_it_is_done() -> None:
+    """A submission that has failed may still be completed."""
+    with ring_device(ADMIN_RING, 8) as device:
+        submission = device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
+        device.fetch()
+        told: list[Submission] = []
+        submission.when_done(told.append)
+        submission.when_done(told.append)
+        assert not told
+        device.queue.fail(DeviceGoneError("gone"))
+        assert told == [submission] * 2
+        device.complete()
+        device.queue.line.poll()
+        assert told == [submission] * 2
+        submission.when_done(told.append)
+        assert told == [submission] * 3
+
+
+def test_a_held_bell_is_rung_before_anybody_waits_for_room() -> None:
+    with ring_device(ADMIN_RING, 4) as device:
+        queue = device.queue
+        queue.holds_bell = True
+        for _ in range(3):
+            queue.submit_one(lambda cid: np.zeros(1, ADMIN_SQE).tobytes(), lambda cid, cqe: cid, HANG_S)
+        queue.holds_bell = False
+        assert device.fetch() == 0
+        with pytest.raises(CommandTimeoutError, match="no room"):
+            queue.submit_one(lambda cid: b"", lambda cid, cqe: cid, 0)
+        assert device.fetch() == 3
+        rung = device.bells.writes
+        queue.announce()
+        assert device.bells.writes == rung, "there is nothing new to tell"
+
+
+def test_a_queue_whose_memory_has_gone_is_not_reaped() -> None:
+    with ring_device(ADMIN_RING, 8) as device:
+        device.queue.submit(batch(ADMIN_RING, 1), HANG_S)
+        device.queue.release()
+        assert device.queue.reap() == 0
+
+
 def test_many_waiters_share_one_line() -> None:
     with ring_device(ADMIN_RING, 16) as device:
         stop = threading.Event()

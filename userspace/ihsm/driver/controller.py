@@ -27,10 +27,11 @@ from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
-from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of
+from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of, successful
 from ihsm.driver.queue_pair import MAX_ENTRIES, MIN_ENTRIES, QueuePair
 from ihsm.driver.registers import Registers
 from ihsm.driver.rings import ADMIN_RING
+from ihsm.driver.submission import Submission
 from ihsm.errors import (
     AdminCommandError,
     ArgumentError,
@@ -116,7 +117,7 @@ class ControllerState(Enum):
 class Controller(Closing):
     """A function that has been brought up. Methods may be called from any thread, `reset` and `close` from one.
 
-    It is a `Transport` of `ihsm.ddi`: `exchange` takes the HSM queues in turn.
+    It is an `AsyncTransport` of `ihsm.ddi`: `exchange` and `exchange_async` take the HSM queues in turn.
     """
 
     def __init__(self, function: PciFunction, options: DriverOptions | None = None) -> None:
@@ -367,6 +368,28 @@ class Controller(Closing):
         limit_s = self.options.timeout_s if timeout_s is None else timeout_s
         return self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s).future()
 
+    async def exchange_async(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
+    ) -> HsmReply:
+        """Like `exchange`, awaited: with all rings full the command waits its turn, and the event loop goes on.
+
+        Whoever is cancelled while awaiting it leaves the command to complete by itself.
+        """
+        return successful(await self.submit_async(message, kind, session_id, timeout_s=timeout_s))
+
+    async def submit_async(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
+    ) -> HsmReply:
+        """Like `exchange_async`; the reply's `sc` is not checked."""
+        from ihsm.driver.line_up import performed_by_any  # asyncio takes longer to load than the rest of the driver
+
+        def submit(queue: HsmQueue, left_s: float) -> Submission:
+            return queue.submit_message(message, kind, session_id, timeout_s=left_s)
+
+        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
+        reply: HsmReply = await performed_by_any(self, self._hsm_queues_in_turn, submit, limit_s)
+        return reply
+
     def flush_session(self, session_id: int) -> HsmReply:
         """Close a session without a message, as a driver does for a client that vanished (spec 02 B.5)."""
         limit_s = self.options.timeout_s
@@ -383,6 +406,11 @@ class Controller(Closing):
         if first.has_room:
             return first
         return next((queue for queue in self.hsm_queues if queue.has_room), first)
+
+    def _hsm_queues_in_turn(self) -> Sequence[HsmQueue]:
+        """All of them, another one first each time."""
+        first = self.hsm_queues.index(next(self._round))
+        return self.hsm_queues[first:] + self.hsm_queues[:first]
 
     def recover_queue(self, queue: HsmQueue | AesQueue) -> None:
         """Delete and create a queue's SQ: its outstanding commands fail, the rest goes on (spec 01 §8.2).

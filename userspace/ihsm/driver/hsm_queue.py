@@ -159,8 +159,15 @@ def reply_of(submission: Submission, timeout_s: float | None = None) -> HsmReply
         HsmCommandError: `sc` is not 0, so there is no response.
         CommandTimeoutError, QueueClosedError: see `Submission.result`.
     """
-    reply: Any = submission.result(timeout_s)
-    assert isinstance(reply, HsmReply)
+    return successful(submission.result(timeout_s))
+
+
+def successful(reply: HsmReply) -> HsmReply:
+    """The reply, if there is a response in it.
+
+    Raises:
+        HsmCommandError: `sc` is not 0.
+    """
     if reply.sc:
         raise HsmCommandError(reply.sc, _name(reply.sc), reply)
     return reply

@@ -79,7 +79,10 @@ class QueuePair:
         """Submissions with a future that is not complete."""
         self._open = False
         self._forked = False
-        self._failure: IhsmError | None = None
+        self._is_released = False
+        self.holds_bell = False
+        """Set under `lock` around a single submission: the device is to be told later, see `announce`."""
+        self.failure: IhsmError | None = None
         """What failed everything outstanding last."""
         self._sq = SubmissionRing(ring, entries, arena, bells, doorbells.sq_tail_offset(queue_id))
         self._cq = CompletionRing(ring, entries, arena, bells, doorbells.cq_head_offset(queue_id))
@@ -283,26 +286,38 @@ class QueuePair:
                 raise
             self._outstanding.begin(cid, submission)
             self._cq.assure(self._ids.used)
-            self._sq.announce()
+            if not self.holds_bell:
+                self._sq.announce()
             return True
+
+    def announce(self) -> None:
+        """Have the device know of what was submitted with `holds_bell`."""
+        with self.lock:
+            if self._open:
+                self._sq.announce_rest()
 
     def _check_open(self) -> None:
         if not self._open:
             raise ForkedError(f"{self}: submit") if self._forked else QueueClosedError(f"{self} is closed")
 
     def _wait_for_room(self, submission: Submission) -> None:
-        before = self._failure
+        self.announce()  # what the device does not know of makes no room
+        before = self.failure
         timeout_s = submission.deadline - time.monotonic()
 
         def over() -> bool:
-            return not self._open or self.room > 0 or self._failure is not before
+            return not self._open or self.room > 0 or self.failure is not before
 
         if not self.line.wait(over, self, max(0.0, timeout_s)):
-            raise CommandTimeoutError(f"{self}: no room in the ring of {self.entries} entries in time")
+            raise self.full()
         if submission.error is not None:
             raise submission.error
-        if self._open and self._failure is not None and self._failure is not before:
-            raise self._failure  # whose ids stay taken: there will be no room
+        if self._open and self.failure is not None and self.failure is not before:
+            raise self.failure  # whose ids stay taken: there will be no room
+
+    def full(self) -> CommandTimeoutError:
+        """What somebody is told who has waited for room for too long."""
+        return CommandTimeoutError(f"{self}: no room in the ring of {self.entries} entries in time")
 
     def spin(self, spin_ns: int) -> None:
         """Look at the ring, without the interpreter lock, until an entry is there."""
@@ -312,7 +327,8 @@ class QueuePair:
         """Take all new completions; safe from any thread, but meant for the leader of the line."""
         done: list[Submission] = []
         with self.lock:
-            count = self._cq.ready()
+            # An event loop may come to look after the queue has gone.
+            count = 0 if self._is_released else self._cq.ready()
             if not count:
                 return 0
             if count == 1:
@@ -329,7 +345,7 @@ class QueuePair:
 
     def fail(self, error: IhsmError) -> None:
         """Fail everything outstanding; the command ids stay taken until the device completes or forgets them."""
-        self._failure = error
+        self.failure = error
         with self.lock:
             failed = self._outstanding.fail(error)
         for submission in failed:
@@ -344,5 +360,7 @@ class QueuePair:
 
     def release(self) -> None:
         """Give the ring memory back."""
-        self._sq.release()
-        self._cq.release()
+        with self.lock:
+            self._is_released = True
+            self._sq.release()
+            self._cq.release()

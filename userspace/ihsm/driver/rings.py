@@ -78,13 +78,14 @@ class _Ring:
 class SubmissionRing(_Ring):
     """An SQ: entries are written at the tail and announced; the device says how far it has fetched."""
 
-    __slots__ = ("_cids", "_head", "tail")
+    __slots__ = ("_announced", "_cids", "_head", "tail")
 
     def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
         """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
         super().__init__(ring.sqe, entries, arena, bells, bell)
         self._cids: NDArray[np.uint16] = self.memory.view(ring.sqe)[ring.cid]
         self._head = 0
+        self._announced = 0
         self.tail = 0
         """Where the next entry goes."""
 
@@ -111,7 +112,13 @@ class SubmissionRing(_Ring):
 
     def announce(self) -> None:
         """Ring the doorbell: the device may fetch everything written."""
+        self._announced = self.tail
         self._bells.ring(self.bell, self.tail)
+
+    def announce_rest(self) -> None:
+        """Ring the doorbell if something was written since."""
+        if self._announced != self.tail:
+            self.announce()
 
     def fetched(self, head: int) -> bool:
         """Take over the SQ head of a completion; False if there is no such slot."""
@@ -122,7 +129,7 @@ class SubmissionRing(_Ring):
 
     def resume(self, tail: int) -> None:
         """Go on at `tail`, everything before it fetched."""
-        self.tail = self._head = tail
+        self.tail = self._head = self._announced = tail
 
     def release(self) -> None:
         """Give the memory back."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ihsm.arguments import seconds
@@ -38,7 +38,18 @@ class SubmissionQueue(Reapable, Protocol):
 class Submission:
     """One or more commands submitted together."""
 
-    __slots__ = ("_future", "_queue", "collect", "count", "deadline", "error", "held", "outcome", "remaining")
+    __slots__ = (
+        "_future",
+        "_watchers",
+        "collect",
+        "count",
+        "deadline",
+        "error",
+        "held",
+        "outcome",
+        "queue",
+        "remaining",
+    )
 
     def __init__(
         self,
@@ -54,8 +65,9 @@ class Submission:
 
         The outcome of a batch is an array that the queue fills in; that of a single command is made by `collect`.
         """
-        self._queue = queue
+        self.queue = queue
         self._future: Future[Any] | None = None
+        self._watchers: tuple[Callable[[Submission], None], ...] = ()
         self.count = count
         self.remaining = count
         self.outcome = outcome
@@ -80,60 +92,85 @@ class Submission:
             IhsmError: the command failed, or the device is gone.
         """
         limit_s = self.deadline - time.monotonic() if timeout_s is None else seconds("result", "timeout_s", timeout_s)
-        if not self._queue.line.wait(self.done, self._queue, max(0.0, limit_s)):
-            late = CommandTimeoutError(
-                f"{self._queue}: {self.remaining} of {self.count} commands not completed in time"
-            )
+        if not self.queue.line.wait(self.done, self.queue, max(0.0, limit_s)):
             if timeout_s is not None:
-                raise late
-            with self._queue.lock:  # this was the last word: nothing may be collected afterwards
-                if not self.done():
-                    self.error = late
+                raise self._overdue()
+            self.give_up()
+        return self.conclude()
+
+    def conclude(self) -> Any:
+        """The result of what is done; errors as `result`."""
         if self.error is not None:
             raise self.error
         return self.outcome
 
+    def give_up(self) -> None:
+        """Fail it unless it is done, for its time is over: the commands go on, but nothing of theirs is collected."""
+        with self.queue.lock:
+            if self.done():
+                return
+            self.error = self._overdue()
+        self.announce()
+
+    def _overdue(self) -> CommandTimeoutError:
+        return CommandTimeoutError(f"{self.queue}: {self.remaining} of {self.count} commands not completed in time")
+
+    def when_done(self, notify: Callable[[Submission], None]) -> None:
+        """Have `notify` called once it is done: at once, or by whichever thread ends it.
+
+        Nobody reaps because of this: see `CompletionLine.ensure_thread` and `ihsm.driver.loop`.
+        """
+        with self.queue.lock:
+            if not self.done():
+                self._watchers += (notify,)
+                return
+        notify(self)
+
     def future(self) -> Future[Any]:
         """The same result as a future, completed by the line's thread; it cannot be cancelled."""
-        with self._queue.lock:
+        with self.queue.lock:
             if self._future is not None:
                 return self._future
-            future: Future[Any] = Future()
+            future = self._future = Future()
             future.set_running_or_notify_cancel()
-            self._queue.promised.add(self)
-            self._future = future
-            finished = self.done()
-        if finished:
-            self.announce()
-        else:
-            self._queue.line.ensure_thread()
+            self.queue.promised.add(self)
+        self.when_done(_complete)
+        if not future.done():
+            self.queue.line.ensure_thread()
         return future
 
     def announce(self) -> None:
-        """Complete the future, if one was asked for; called once it is done, without locks held."""
-        future = self._future
-        if future is None:
-            return
-        try:
-            if self.error is not None:
-                future.set_exception(self.error)
-            else:
-                future.set_result(self.outcome)
-        except InvalidStateError:
-            return  # it was announced before: as timed out, or by whoever asked for the future at this moment
-        self._queue.promised.discard(self)
+        """Tell those who watch; called once it is done, without locks held."""
+        if self._watchers:
+            with self.queue.lock:
+                watchers, self._watchers = self._watchers, ()
+            for notify in watchers:
+                notify(self)
 
     def forked(self, error: IhsmError) -> None:
         """In a child of fork(): fail unless done, and complete the future, whose callbacks are the parent's."""
         if not self.done():
             self.error = error
+        self._watchers = ()
         if self._future is not None:
             # A thread of the parent may have held the future's lock.
             self._future._condition = threading.Condition()
             self._future._done_callbacks = []  # type: ignore[attr-defined]
-            self.announce()
+            if not self._future.done():
+                _complete(self)
 
     def let_go(self) -> None:
         """The device no longer uses the held buffer."""
         if self.held is not None:
             self.held.release()
+
+
+def _complete(submission: Submission) -> None:
+    """Complete the future of a submission that is done."""
+    future = submission._future
+    assert future is not None
+    if submission.error is not None:
+        future.set_exception(submission.error)
+    else:
+        future.set_result(submission.outcome)
+    submission.queue.promised.discard(submission)
