@@ -9,17 +9,15 @@ import contextlib
 import os
 import select
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from ihsm import aio
 from ihsm.driver import Controller, DriverOptions, FastPathSession, completion
 from ihsm.driver.aes_queue import draw_iv
-from ihsm.driver.hsm_queue import HsmReply
 from ihsm.errors import (
     AesCommandError,
     ArgumentError,
@@ -31,67 +29,10 @@ from ihsm.errors import (
     ResourceError,
 )
 from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind
+from support.coroutines import Loop, eventually, exchange, fetched, run, started
 from support.descriptors import open_descriptors
 from support.devices import DeviceUnderTest, open_device
-from support.modules import ReversingModule
 from support.waiting import HANG_S, ended, until
-
-T = TypeVar("T")
-RESET = "the controller was reset"
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """A loop that knows its readers and what nobody caught."""
-
-    def __init__(self) -> None:
-        self.readers: set[int] = set()
-        self.added = 0
-        self.uncaught: list[dict[str, Any]] = []
-        super().__init__()
-        self.own = set(self.readers)
-        self.set_exception_handler(lambda _, context: self.uncaught.append(context))
-
-    def _add_reader(self, fd: int, *arguments: Any) -> Any:
-        self.readers.add(fd)
-        self.added += 1
-        return super()._add_reader(fd, *arguments)  # type: ignore[misc]
-
-    def _remove_reader(self, fd: int) -> Any:
-        self.readers.discard(fd)
-        return super()._remove_reader(fd)  # type: ignore[misc]
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Like `asyncio.run`; nothing may be left of what was awaited, and nothing be lost unseen."""
-    before = set(threading.enumerate())
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        loop = runner.get_loop()
-        assert isinstance(loop, Loop)
-        outcome = runner.run(asyncio.wait_for(main, HANG_S))
-        assert set(threading.enumerate()) <= before, "no thread was needed"
-        runner.run(eventually(lambda: loop.readers == loop.own))
-        assert not loop.uncaught
-    return outcome
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Let the loop go on until `condition` holds."""
-    async with asyncio.timeout(HANG_S):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def exchange(controller: Controller, message: bytes, timeout_s: float = HANG_S) -> Awaitable[HsmReply]:
-    return controller.exchange_async(message, ControlKind.NONE, None, timeout_s=timeout_s)
-
-
-def started(awaitable: Awaitable[T]) -> asyncio.Future[T]:
-    return asyncio.ensure_future(awaitable)
-
-
-async def fetched(module: ReversingModule) -> None:
-    """A slow command has begun."""
-    await eventually(lambda: module.started.acquire(blocking=False))
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -185,105 +126,6 @@ def test_one_reader_serves_one_await_after_the_other(device: DeviceUnderTest) ->
         assert run(main()) <= len({queue.line for queue in controller.hsm_queues})
 
 
-def test_commands_of_one_round_share_doorbells(device: DeviceUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is announced at once, then several together, and none is forgotten."""
-    with Controller(device.function, DriverOptions(hsm_queues=1, hsm_entries=64)) as controller:
-        rung: list[int] = []
-        ring = controller._bells.ring
-        sq = controller.hsm_queues[0].doorbell_offsets[0]
-
-        def recording(offset: int, value: int) -> None:
-            if offset == sq:
-                rung.append(value)
-            ring(offset, value)
-
-        async def main() -> list[bytes]:
-            tasks = (exchange(controller, b"slow%d" % number) for number in range(30))
-            answers = asyncio.gather(*tasks)
-            await eventually(lambda: len(rung) == 5)
-            device.module.gate.set()
-            return [reply.message for reply in await answers]
-
-        monkeypatch.setattr(controller._bells, "ring", recording)
-        assert run(main()) == [(b"slow%d" % number)[::-1] for number in range(30)]
-        assert rung == [1, 9, 17, 25, 30]
-
-
-def test_in_a_full_ring_who_came_first_is_first(
-    device: DeviceUnderTest, controller: Controller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = controller.hsm_queues[0]
-    submitted: list[bytes] = []
-    submit = queue.submit_message
-
-    def recording(message: bytes, *arguments: Any, **options: Any) -> Any:
-        submitted.append(message)
-        return submit(message, *arguments, **options)
-
-    monkeypatch.setattr(queue, "submit_message", recording)
-    messages = [b"slow%d" % number for number in range(3)] + [b"%d" % number for number in range(40)]
-
-    async def main() -> list[bytes]:
-        tasks = [started(exchange(controller, message)) for message in messages]
-        await fetched(device.module)
-        assert submitted == messages[:3]
-        tasks[3].cancel()
-        late = started(exchange(controller, b"late"))
-        device.module.gate.set()
-        replies = [(await task).message for task in (*tasks[:3], *tasks[4:], late)]
-        assert tasks[3].cancelled()
-        return replies
-
-    expected = [*messages[:3], *messages[4:], b"late"]
-    assert run(main()) == [message[::-1] for message in expected]
-    assert submitted == expected
-
-
-def test_an_aes_command_waits_for_room_as_well(device: DeviceUnderTest) -> None:
-    async def main() -> list[Any]:
-        queue = controller.aes_queues[0]
-        command = partial(queue.submit_gcm, FastPathSession(1, 0), 5, b"text", decrypt=False, iv=draw_iv())
-        tasks = (aio.performed(queue, command, timeout_s=HANG_S) for _ in range(100))
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    with Controller(device.function, DriverOptions(aes_entries=4)) as controller:
-        assert {type(outcome) for outcome in run(main())} == {AesCommandError}
-
-
-def test_room_that_others_make_is_taken(device: DeviceUnderTest, controller: Controller) -> None:
-    """All slots are a thread's, and it is the thread that reaps."""
-    queue = controller.hsm_queues[0]
-    slow = [queue.submit_message(b"slow%d" % n, ControlKind.NONE, None, timeout_s=HANG_S) for n in range(3)]
-    thread = threading.Thread(target=lambda: [each.result() for each in slow])
-    thread.start()
-    until(queue.line._leader.locked, "a thread that leads")
-
-    async def main() -> bytes:
-        mine = started(exchange(controller, b"mine"))
-        await fetched(device.module)
-        device.module.gate.set()
-        return (await mine).message
-
-    assert run(main()) == b"enim"
-    ended(thread)
-
-
-def test_room_is_not_missed_where_others_clear_the_event(device: DeviceUnderTest, controller: Controller) -> None:
-    queue = controller.hsm_queues[0]
-    slow = [queue.submit_message(b"slow%d" % n, ControlKind.NONE, None, timeout_s=HANG_S) for n in range(3)]
-
-    async def main() -> bytes:
-        mine = started(exchange(controller, b"mine"))
-        await fetched(device.module)
-        await eventually(lambda: queue.line._listeners)
-        device.module.gate.set()
-        for each in slow:  # all of them before the loop has another look
-            each.result()
-        return (await mine).message
-
-    assert run(main()) == b"enim"
-
-
 def test_time_limits(device: DeviceUnderTest, controller: Controller) -> None:
     queue = controller.hsm_queues[0]
 
@@ -291,7 +133,7 @@ def test_time_limits(device: DeviceUnderTest, controller: Controller) -> None:
         slow = queue.submit_message(b"slow", ControlKind.NONE, None, timeout_s=0.01)
         with pytest.raises(CommandTimeoutError, match="1 of 1 commands not completed in time"):
             await aio.completed(slow)
-        assert not slow.done(), "the command goes on"
+        assert queue.outstanding == 1, "the command goes on"
         await eventually(lambda: not queue.line.watches)
         others = [started(exchange(controller, b"slow%d" % n)) for n in range(2)]
         await eventually(lambda: not queue.has_room)
@@ -300,7 +142,8 @@ def test_time_limits(device: DeviceUnderTest, controller: Controller) -> None:
         device.module.gate.set()
         await asyncio.gather(*others)
         assert (await exchange(controller, b"ab")).message == b"ba"
-        assert slow.outcome.message == b"wols"
+        assert slow.outcome is None, "what comes too late is not collected"
+        assert queue.outstanding == 0
 
     run(main())
 
@@ -414,28 +257,13 @@ def test_a_reset_ends_awaits(device: DeviceUnderTest, controller: Controller) ->
         resetting = threading.Thread(target=controller.reset)
         resetting.start()
         for task in tasks:
-            with pytest.raises(QueueClosedError, match=RESET):
+            with pytest.raises(QueueClosedError, match="the controller was reset"):
                 await task
         await eventually(lambda: not resetting.is_alive())
         device.module.gate.set()
         assert (await exchange(controller, b"ab")).message == b"ba"
 
     run(main())
-
-
-def test_who_waits_for_room_is_served_after_a_reset(device: DeviceUnderTest, controller: Controller) -> None:
-    async def main() -> bytes:
-        tasks = [started(exchange(controller, b"slow%d" % number)) for number in range(3)]
-        await fetched(device.module)
-        waiting = started(exchange(controller, b"ab"))
-        await asyncio.sleep(0)
-        controller.reset()
-        device.module.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [QueueClosedError] * 3
-        return (await waiting).message
-
-    assert run(main()) == b"ba"
 
 
 @pytest.mark.parametrize("where", ["in the loop", "in a thread"])
