@@ -39,7 +39,7 @@ from ihsm.errors import (
     UnknownDeviceError,
 )
 from ihsm.store import Store
-from ihsm_abi.ddi import DdiStatus, HashAlgorithm, KeyType
+from ihsm_abi.ddi import DdiStatus, HashAlgorithm
 from support.devices import function_level_reset
 from support.waiting import HANG_S, ended, stays, until
 from userspace.api.conftest import Place, needs_coroutines
@@ -345,14 +345,14 @@ def test_a_call_is_repeated_once(hsm: Hsm) -> None:
 def test_other_errors_are_not_repeated(hsm: Hsm) -> None:
     tries = []
 
-    def make(link: Link) -> Procedure[bytes]:
+    def make(link: Link) -> Procedure[Key]:
         tries.append(link)
-        return (yield Ask(calls.ecc_sign(Key(0xFF00, KeyType.Ecc256Private), bytes(32), HashAlgorithm.Sha256)))
+        return (yield Ask(calls.unmask(b"no masked key")))
 
     before = hsm.connection.link
     with pytest.raises(StatusError) as raised:
         hsm.connection.run(make)
-    assert raised.value.status is DdiStatus.InvalidKeyNumber
+    assert raised.value.status is DdiStatus.MaskedKeyDecodeFailed
     assert len(tries) == 1
     assert hsm.connection.link is before
 

@@ -322,6 +322,8 @@ class Connection(Closing):
                 _log.warning("the device was lost (%s) and is brought back", error)
                 self._link = None
                 self._connected(failures, lambda: self._bring_back(lost))
+            else:
+                self._connected(failures, self._anew)
 
     def _revived(self) -> Link:
         if self._forked:
@@ -329,7 +331,7 @@ class Connection(Closing):
         failures = self._failures
         with self._lock:
             self._check_open()
-            return self._connected(failures, lambda: self._connect(self._device.open()))
+            return self._connected(failures, self._anew)
 
     def _connected(self, failures: int, connect: Callable[[], Link]) -> Link:
         """The link, made by `connect` if there is none; lock held.
@@ -358,6 +360,9 @@ class Connection(Closing):
                 _log.debug("reset does not help (%s), connecting anew", error)
         # Of a controller that was closed nothing can be asked any more, whoever still has its link.
         lost.controller.close()
+        return self._anew()
+
+    def _anew(self) -> Link:
         return self._connect(self._device.open())
 
     def _connect(self, controller: Controller) -> Link:
