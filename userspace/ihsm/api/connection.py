@@ -14,9 +14,9 @@ import hashlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ihsm import ddi, forks
 from ihsm.api.residents import Residents, UntrackedKeysError
-from ihsm.api.steps import Procedure, perform, perform_async
+from ihsm.api.steps import Procedure, Step, one_step, perform, perform_async
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
 from ihsm.driver import AesQueue, Controller
@@ -150,7 +150,7 @@ class Link:
     _idle: threading.Event = field(default_factory=threading.Event)
 
     def aes_queue(self) -> AesQueue:
-        """The AES queue whose turn it is.
+        """The first AES queue that is idle, which the device has in its cache, else the one whose turn it is.
 
         Raises:
             ArgumentError: the function was opened without AES queues.
@@ -158,6 +158,9 @@ class Link:
         queues = self.controller.aes_queues
         if not queues:
             raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
+        for queue in queues:
+            if not queue.outstanding:
+                return queue
         return queues[next(self._turns) % len(queues)]
 
     def enter(self) -> object | None:
@@ -257,6 +260,40 @@ class Connection(Closing):
         finally:
             link.leave(use)
         self._replace(link, lost)
+        return self._run_once(make)
+
+    def run_one(self, masked_keys: Sequence[bytes], step_of: Callable[..., Step]) -> Any:
+        """`run` for one step that uses keys; without a procedure where they are in the device already, as mostly.
+
+        Args:
+            masked_keys: as for `Residents.held`.
+            step_of: the step, made for the keys in the device.
+        """
+
+        def make(link: Link) -> Procedure[Any]:
+            return link.residents.held(masked_keys, one_step(step_of))
+
+        link, use = self._entered()
+        try:
+            taken = link.residents.present(masked_keys)
+            if taken is not None:
+                try:
+                    return step_of(*[resident.key for resident in taken]).perform(link)
+                finally:
+                    link.residents.give_back(taken)
+            lost = None
+        except IhsmError as error:
+            if not is_lost(error):
+                raise
+            lost = error
+        finally:
+            link.leave(use)
+        if lost is None:
+            return self.run(make)
+        self._replace(link, lost)
+        return self._run_once(make)
+
+    def _run_once(self, make: Callable[[Link], Procedure[T]]) -> T:
         link, use = self._entered()
         try:
             return perform(make(link), link)

@@ -15,7 +15,7 @@ from ihsm.api.buffers import Buffer, frozen, readable, rows, writable
 from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.handles import DeviceKey
 from ihsm.api.kinds import Usage
-from ihsm.api.steps import FastPath, Procedure
+from ihsm.api.steps import FastPath
 from ihsm.ddi import Key
 from ihsm.driver import AesQueue, FastPathSession, Submission
 from ihsm.driver.aes_batch import padded_aad_bytes
@@ -29,6 +29,9 @@ TAG_BYTES: Final = GCM_TAG_BYTES
 
 class AesGcmKey(DeviceKey):
     """An AES-256-GCM key that is in the device alone; it takes the caller's nonces of 12 bytes.
+
+    A key of kind aes256-gcm does so on every device. One of kind aes256-gcm-approved encrypts only where the device
+    takes the caller's nonces with approved keys too, which this one says at the first attempt; it decrypts everywhere.
 
     A nonce serves one encryption under a key: with the same one twice an attacker reads and forges (SP 800-38D §8). A
     message has at most 64 MiB with its associated data.
@@ -51,12 +54,12 @@ class AesGcmKey(DeviceKey):
                 §17.1); what it made is not given out.
         """
         command = _encryption("encrypt", nonce, readable("encrypt", "data", data), associated_data)
-        return self._handle.run("encrypt", Usage.ENCRYPT, command.use)
+        return self._done(command)
 
     async def encrypt_async(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None = None) -> bytes:
         """The same, awaited."""
         command = _encryption("encrypt_async", nonce, frozen("encrypt_async", "data", data), associated_data)
-        return await self._handle.run_async("encrypt_async", Usage.ENCRYPT, command.use)
+        return await self._done_async(command)
 
     def encrypt_into(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer) -> int:
         """The same into memory of the caller's, which has 16 bytes more than the data and may begin with them.
@@ -67,7 +70,8 @@ class AesGcmKey(DeviceKey):
         text = readable("encrypt_into", "data", data)
         into = writable("encrypt_into", "buf", buf, len(text) + TAG_BYTES)
         command = _encryption("encrypt_into", nonce, text, associated_data, into)
-        return self._handle.run("encrypt_into", Usage.ENCRYPT, command.use_into)
+        self._done(command)
+        return len(into)
 
     def decrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None = None) -> bytes:
         """Verify and decrypt what `encrypt` gave.
@@ -77,12 +81,12 @@ class AesGcmKey(DeviceKey):
             ArgumentError, ArgumentTypeError: something that cannot be.
         """
         command = _decryption("decrypt", nonce, readable("decrypt", "data", data), associated_data)
-        return self._handle.run("decrypt", Usage.ENCRYPT, command.use)
+        return self._done(command)
 
     async def decrypt_async(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None = None) -> bytes:
         """The same, awaited."""
         command = _decryption("decrypt_async", nonce, frozen("decrypt_async", "data", data), associated_data)
-        return await self._handle.run_async("decrypt_async", Usage.ENCRYPT, command.use)
+        return await self._done_async(command)
 
     def decrypt_into(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer) -> int:
         """The same into memory of the caller's, which has 16 bytes less than the data.
@@ -95,7 +99,8 @@ class AesGcmKey(DeviceKey):
             raise TagMismatchError("decrypt_into", "data are shorter than a tag")
         into = writable("decrypt_into", "buf", buf, len(text) - TAG_BYTES)
         command = _decryption("decrypt_into", nonce, text, associated_data, into)
-        return self._handle.run("decrypt_into", Usage.ENCRYPT, command.use_into)
+        self._done(command)
+        return len(into)
 
     def encrypt_many(
         self, nonces: NDArray[np.uint8], messages: NDArray[np.uint8], associated_data: Buffer = b""
@@ -151,8 +156,22 @@ class AesGcmKey(DeviceKey):
         work = _decryptions("decrypt_many_async", nonces, messages, associated_data)
         return await self._handle.run_async("decrypt_many_async", Usage.ENCRYPT, work.use)
 
+    def _done(self, command: _Command) -> bytes:
+        try:
+            result: bytes = self._handle.run_one(command.operation, Usage.ENCRYPT, command.step)
+        except AuthenticationFailedError:
+            raise command.mismatch from None
+        return result
 
-@dataclass(frozen=True, slots=True)
+    async def _done_async(self, command: _Command) -> bytes:
+        try:
+            result: bytes = await self._handle.run_one_async(command.operation, Usage.ENCRYPT, command.step)
+        except AuthenticationFailedError:
+            raise command.mismatch from None
+        return result
+
+
+@dataclass(slots=True)
 class _Command:
     """One encryption or decryption, checked."""
 
@@ -165,28 +184,23 @@ class _Command:
     into: memoryview | None
     """What to write the result into, None for a new one."""
 
-    def use(self, key: Key) -> Procedure[bytes]:
-        """Do it with a key in the device."""
-        bulk_key_id = key.bulk_key_id
-        assert bulk_key_id is not None
+    def step(self, key: Key) -> FastPath:
+        """It, with a key in the device."""
+        bulk_key_id: int = key.bulk_key_id  # type: ignore[assignment]
+        deliver = self._opened if self.decrypt else self._sealed
 
         def submit(queue: AesQueue, session: FastPathSession, timeout_s: float) -> Submission:
             return queue.submit_gcm(
                 session, bulk_key_id, self.text, decrypt=self.decrypt, iv=self.nonce, aad=self.aad, tag=self.tag,
-                timeout_s=timeout_s, deliver=self._opened if self.decrypt else self._sealed,
+                timeout_s=timeout_s, deliver=deliver,
             )  # fmt: skip
 
-        try:
-            result: bytes = yield FastPath(submit)
-        except AuthenticationFailedError:
-            raise TagMismatchError(self.operation, "data, nonce and associated data do not belong together") from None
-        return result
+        return FastPath(submit)
 
-    def use_into(self, key: Key) -> Procedure[int]:
-        """The same, into the memory given; the bytes written."""
-        yield from self.use(key)
-        assert self.into is not None
-        return len(self.into)
+    @property
+    def mismatch(self) -> TagMismatchError:
+        """What is raised when the tag does not match."""
+        return TagMismatchError(self.operation, "data, nonce and associated data do not belong together")
 
     def _sealed(self, written: memoryview, completion: Any) -> bytes:
         if completion.iv != self.nonce:
@@ -259,6 +273,8 @@ def _associated(operation: str, aad: Buffer | None) -> bytes:
 
 
 def _check_size(operation: str, argument: str, text_bytes: int, aad_bytes: int) -> None:
+    if text_bytes + aad_bytes < MAX_BUFFER_BYTES // 2:
+        return  # the quick way for nearly every message
     total = text_bytes + padded_aad_bytes(aad_bytes)
     if total > MAX_BUFFER_BYTES:
         raise ArgumentError(

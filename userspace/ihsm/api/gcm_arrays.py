@@ -78,7 +78,7 @@ class _Lane:
         self._queue = queue
         self._session = link.session.fast_path
         self._timeout_s = link.controller.options.timeout_s
-        self._padded = pad_aad(messages.aad) if queue.gcm_workaround else messages.aad
+        self._padded = pad_aad(messages.aad)
         decrypt = messages.tags is not None
         self._memory = link.controller.buffers.allocate(capacity * stride, _ALIGNMENT)
         self._lock = threading.Lock()
@@ -178,8 +178,8 @@ def _lanes(messages: Messages, link: Link, key: Key) -> list[_Lane]:
     number = max(1, min(wanted, -(-count // capacity), MAX_LANES_BYTES // (capacity * stride)))
     lanes: list[_Lane] = []
     try:
-        for _ in range(number):
-            lanes.append(_Lane(messages, link, key, link.aes_queue(), capacity, stride))
+        for turn in range(number):
+            lanes.append(_Lane(messages, link, key, queues[turn % len(queues)], capacity, stride))
     except BaseException:
         for lane in lanes:
             lane.close()

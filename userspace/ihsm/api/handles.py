@@ -12,7 +12,7 @@ from ihsm.api.connection import Connection, Link
 from ihsm.api.errors import KeyNotExportableError
 from ihsm.api.facts import KeyFacts
 from ihsm.api.kinds import Usage
-from ihsm.api.steps import Procedure
+from ihsm.api.steps import Procedure, Step, one_step
 from ihsm.arguments import Octets
 from ihsm.ddi import Key, calls
 from ihsm.ddi.errors import StatusError
@@ -67,6 +67,18 @@ class Handle:
     def run_with(self, operation: str, masked: tuple[bytes, ...], use: Callable[..., Procedure[T]]) -> T:
         """The same with the masked keys of a usage, or some of them."""
         return self._run(operation, lambda link: link.residents.held(masked, use))
+
+    def run_one(self, operation: str, usage: Usage, step_of: Callable[..., Step]) -> Any:
+        """Have one step done with the key in the device, see `Connection.run_one`; errors as `run`."""
+        masked = self.need(operation, usage)
+        try:
+            return self.connection.run_one(masked, step_of)
+        except (StatusError, KeyNotFoundError) as error:
+            raise self._as_told(operation, error) from None
+
+    async def run_one_async(self, operation: str, usage: Usage, step_of: Callable[..., Step]) -> Any:
+        """The same, awaited."""
+        return await self.run_async(operation, usage, one_step(step_of))
 
     async def run_async(self, operation: str, usage: Usage, use: Callable[..., Procedure[T]]) -> T:
         """`run`, awaited."""

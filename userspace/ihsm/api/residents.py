@@ -47,7 +47,7 @@ class UntrackedKeysError(IhsmError):
 
 
 @dataclass(slots=True, eq=False)
-class _Resident:
+class Resident:
     """A key that is in the device, or on its way."""
 
     users: int = 1
@@ -71,9 +71,9 @@ class Residents:
     def __init__(self, deleted: set[bytes] | None = None) -> None:
         """None yet; `deleted` has the masked keys that are not to be used again, and is added to by `drop`."""
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, _Resident] = OrderedDict()
+        self._entries: OrderedDict[bytes, Resident] = OrderedDict()
         """By masked key, used longest ago first."""
-        self._leaving: list[_Resident] = []
+        self._leaving: list[Resident] = []
         """What nobody can ask for any more, and is still in the device."""
         self._deleted = set() if deleted is None else deleted
         self._turns: deque[Signal] = deque()
@@ -96,13 +96,13 @@ class Residents:
             StatusError: a masked key is none of this device's, or there is no room for the keys even alone.
             UntrackedKeysError: there is no room, and the device has keys that this session does not know.
         """
-        taken = self._present(masked_keys)
+        taken = self.present(masked_keys)
         if taken is None:
             taken = yield from self._in_turn(lambda has_turn: self._bring(masked_keys, has_turn))
         try:
             return (yield from use(*[resident.key for resident in taken]))
         finally:
-            self._give_back(taken)
+            self.give_back(taken)
 
     def made(self, call: calls.Call[Key]) -> Procedure[Key]:
         """Have the device make a key, which is resident from then on; others leave if there is no room.
@@ -123,7 +123,7 @@ class Residents:
         """
         key: Key = yield from self._in_turn(lambda has_turn: self._derive(masked_keys, call, has_turn))
         if key.masked_key:
-            resident = _Resident(0, key)
+            resident = Resident(0, key)
             resident.arrived.set()
             with self._lock:
                 self._entries[key.masked_key] = resident
@@ -154,8 +154,8 @@ class Residents:
 
     # -- taking and giving back ----------------------------------------------------------------------------------------
 
-    def _present(self, masked_keys: Sequence[bytes]) -> list[_Resident] | None:
-        """The keys, if all are there."""
+    def present(self, masked_keys: Sequence[bytes]) -> list[Resident] | None:
+        """The keys, to be used until `give_back`, if all are there; else None."""
         entries = self._entries
         taken = []
         with self._lock:
@@ -169,18 +169,18 @@ class Residents:
                 entries.move_to_end(masked_key)
         return taken
 
-    def _bring(self, masked_keys: Sequence[bytes], has_turn: bool) -> Procedure[list[_Resident]]:
+    def _bring(self, masked_keys: Sequence[bytes], has_turn: bool) -> Procedure[list[Resident]]:
         """The keys, of which some are not there."""
-        taken: list[_Resident] = []
+        taken: list[Resident] = []
         try:
             for masked_key in masked_keys:
                 taken.append((yield from self._take(masked_key, len(taken), has_turn)))
         except BaseException:
-            self._give_back(taken)
+            self.give_back(taken)
             raise
         return taken
 
-    def _take(self, masked_key: bytes, own: int, has_turn: bool) -> Procedure[_Resident]:
+    def _take(self, masked_key: bytes, own: int, has_turn: bool) -> Procedure[Resident]:
         """One key; `own` is how many the caller has already."""
         with self._lock:
             if masked_key in self._deleted:
@@ -192,20 +192,21 @@ class Residents:
                 resident.users += 1
                 self._entries.move_to_end(masked_key)
                 return resident
-            resident = self._entries[masked_key] = _Resident()
+            resident = self._entries[masked_key] = Resident()
         try:
             resident.key = yield from self._with_room(calls.unmask(masked_key), own + 1, has_turn)
         except BaseException:
             with self._lock:
                 if self._entries.get(masked_key) is resident:
                     del self._entries[masked_key]
-            self._give_back([resident])
+            self.give_back([resident])
             raise
         finally:
             resident.arrived.set()
         return resident
 
-    def _give_back(self, taken: Sequence[_Resident]) -> None:
+    def give_back(self, taken: Sequence[Resident]) -> None:
+        """End the use of keys."""
         freed: Signal | None = None
         with self._lock:
             for resident in taken:
@@ -267,7 +268,7 @@ class Residents:
         try:
             return (yield from self._with_room(call(*[each.key for each in taken]), len(taken), has_turn))
         finally:
-            self._give_back(taken)
+            self.give_back(taken)
 
     def _victim(self) -> Key | None:
         """A key that leaves: one that is not wanted any more, or that nobody uses, used longest ago; lock held."""
@@ -301,7 +302,7 @@ class Residents:
             self._untracked = True
             return
         with self._lock:
-            self._leaving.append(_Resident(0, key))
+            self._leaving.append(Resident(0, key))
         self._announce_room()
 
     def _announce_room(self) -> None:

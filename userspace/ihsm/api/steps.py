@@ -37,7 +37,7 @@ class Link(Protocol):
         """The controller of its function."""
 
     def aes_queue(self) -> AesQueue:
-        """The AES queue whose turn it is."""
+        """An AES queue for one command."""
 
 
 class Step(Protocol):
@@ -68,7 +68,7 @@ class Ask(Generic[T]):
         return await link.session.perform_async(self.call)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FastPath:
     """An AES command, or a batch of them."""
 
@@ -216,6 +216,15 @@ class Wait:
     async def perform_async(self, link: Link) -> bool:
         """The same, awaited."""
         return await self.signal.wait_async(self.limit_s)
+
+
+def one_step(step_of: Callable[..., Step]) -> Callable[..., Procedure[Any]]:
+    """What makes a step, as what makes a procedure of this step alone."""
+
+    def procedure(*arguments: Any) -> Procedure[Any]:
+        return (yield step_of(*arguments))
+
+    return procedure
 
 
 def perform(procedure: Procedure[T], link: Link) -> T:

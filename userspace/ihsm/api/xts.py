@@ -9,7 +9,7 @@ from typing import Any
 from ihsm.api.buffers import Buffer, frozen, readable
 from ihsm.api.handles import DeviceKey
 from ihsm.api.kinds import Usage
-from ihsm.api.steps import FastPath, Procedure
+from ihsm.api.steps import FastPath
 from ihsm.ddi import Key
 from ihsm.driver import AesQueue, FastPathSession, Submission
 from ihsm.driver.aes_queue import unit_code
@@ -48,16 +48,18 @@ class AesXtsKey(DeviceKey):
     def _run(self, operation: str, tweak: Buffer, data: Buffer, unit: int, *, decrypt: bool) -> bytes:
         text = readable(operation, "data", data)
         number = _checked(operation, tweak, text, unit)
-        return self._handle.run(
+        result: bytes = self._handle.run_one(
             operation, Usage.ENCRYPT, lambda *keys: _cipher(keys, number, text, unit, decrypt=decrypt)
         )
+        return result
 
     async def _run_async(self, operation: str, tweak: Buffer, data: Buffer, unit: int, *, decrypt: bool) -> bytes:
         text = frozen(operation, "data", data)
         number = _checked(operation, tweak, text, unit)
-        return await self._handle.run_async(
+        result: bytes = await self._handle.run_one_async(
             operation, Usage.ENCRYPT, lambda *keys: _cipher(keys, number, text, unit, decrypt=decrypt)
         )
+        return result
 
 
 def _checked(operation: str, tweak: Buffer, data: bytes | memoryview, unit: int) -> bytes:
@@ -76,9 +78,7 @@ def _checked(operation: str, tweak: Buffer, data: bytes | memoryview, unit: int)
     return number
 
 
-def _cipher(
-    keys: tuple[Key, ...], tweak: bytes, data: bytes | memoryview, unit: int, *, decrypt: bool
-) -> Procedure[bytes]:
+def _cipher(keys: tuple[Key, ...], tweak: bytes, data: bytes | memoryview, unit: int, *, decrypt: bool) -> FastPath:
     data_key, tweak_key = (key.bulk_key_id for key in keys)
     assert data_key is not None
     assert tweak_key is not None
@@ -96,8 +96,7 @@ def _cipher(
             deliver=_delivered,
         )
 
-    result: bytes = yield FastPath(submit)
-    return result
+    return FastPath(submit)
 
 
 def _delivered(written: memoryview, completion: Any) -> bytes:
