@@ -69,7 +69,7 @@ class EcPrivateKey(DeviceKey, ec.EllipticCurvePrivateKey):
             The signature, DER (RFC 3279 §2.2.3).
 
         Raises:
-            UnsupportedByDeviceError: another hash, or nonces that are derived from key and message (RFC 6979).
+            UnsupportedByDeviceError: another algorithm or hash, or nonces derived from key and message (RFC 6979).
             ArgumentError: the key was not made to sign, or Prehashed data are no digest.
             StatusError: the device refuses, such as SHA-1 in FIPS-approved mode.
         """
@@ -152,7 +152,7 @@ def _maker(kind: Kind, peer: bytes) -> Maker:
 def _signable(data: Octets, algorithm: ec.EllipticCurveSignatureAlgorithm) -> tuple[bytes, HashAlgorithm]:
     """Digest, and what the device is told of its hash."""
     if not isinstance(algorithm, ec.ECDSA):
-        raise ArgumentTypeError("sign", "signature_algorithm", f"{type(algorithm).__name__}, must be ECDSA")
+        raise UnsupportedByDeviceError("sign", f"signature_algorithm {type(algorithm).__name__}; ECDSA is possible")
     if algorithm.deterministic_signing:
         raise UnsupportedByDeviceError(
             "sign", "the device draws its nonces and cannot derive them (RFC 6979); use ECDSA(algorithm) alone"

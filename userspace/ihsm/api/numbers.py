@@ -11,6 +11,21 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ihsm.api.errors import KeyNotExportableError
 
 
+class _WithheldNumbers:
+    """As pyca's, these are equal where the keys are, which the public numbers say as well as the private ones."""
+
+    def __init__(self, public_numbers: Any, key_name: str) -> None:
+        """`key_name` is for messages."""
+        self.public_numbers = public_numbers
+        self.key_name = key_name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.public_numbers == other.public_numbers
+
+    def __hash__(self) -> int:
+        return hash(self.public_numbers)
+
+
 class _Withheld:
     """A number that the device does not give away."""
 
@@ -25,25 +40,19 @@ class _Withheld:
         )
 
 
-class WithheldEcNumbers:
+class WithheldEcNumbers(_WithheldNumbers):
     """Stands for `ec.EllipticCurvePrivateNumbers`."""
 
-    def __init__(self, public_numbers: ec.EllipticCurvePublicNumbers, key_name: str) -> None:
-        """`key_name` is for messages."""
-        self.public_numbers = public_numbers
-        self.key_name = key_name
+    public_numbers: ec.EllipticCurvePublicNumbers
 
     private_value = _Withheld()
     private_key = _Withheld()
 
 
-class WithheldRsaNumbers:
+class WithheldRsaNumbers(_WithheldNumbers):
     """Stands for `rsa.RSAPrivateNumbers`."""
 
-    def __init__(self, public_numbers: rsa.RSAPublicNumbers, key_name: str) -> None:
-        """`key_name` is for messages."""
-        self.public_numbers = public_numbers
-        self.key_name = key_name
+    public_numbers: rsa.RSAPublicNumbers
 
     p = _Withheld()
     q = _Withheld()

@@ -70,7 +70,7 @@ class RsaPrivateKey(DeviceKey, rsa.RSAPrivateKey):
 
         Raises:
             ArgumentError: the key was not made to sign, the padding does not fit, or Prehashed data are no digest.
-            ArgumentTypeError, UnsupportedByDeviceError: another padding or algorithm.
+            ArgumentTypeError, UnsupportedByDeviceError: another padding or algorithm; hashes are SHA-1, SHA-2, SHA-3.
         """
         encoded = self._encoded(data, padding, algorithm)
         return self._handle.run("sign", Usage.SIGN, lambda key: _private(key, encoded, RsaOpType.Sign))
@@ -94,15 +94,13 @@ class RsaPrivateKey(DeviceKey, rsa.RSAPrivateKey):
             ArgumentTypeError, UnsupportedByDeviceError: another padding.
         """
         number = self._ciphertext(ciphertext, padding)
-        encoded = self._handle.run("decrypt", Usage.DECRYPT, lambda key: _private(key, number, RsaOpType.Decrypt))
+        encoded = self._handle.run("decrypt", Usage.DECRYPT, lambda key: self._decrypted(key, number))
         return self._decoded(encoded, number, padding)
 
     async def decrypt_async(self, ciphertext: Octets, padding: paddings.AsymmetricPadding) -> bytes:
         """The same, awaited."""
         number = self._ciphertext(ciphertext, padding)
-        encoded = await self._handle.run_async(
-            "decrypt", Usage.DECRYPT, lambda key: _private(key, number, RsaOpType.Decrypt)
-        )
+        encoded = await self._handle.run_async("decrypt", Usage.DECRYPT, lambda key: self._decrypted(key, number))
         return self._decoded(encoded, number, padding)
 
     def _encoded(self, data: Octets, padding: paddings.AsymmetricPadding, algorithm: SignatureAlgorithm) -> bytes:
@@ -116,19 +114,28 @@ class RsaPrivateKey(DeviceKey, rsa.RSAPrivateKey):
             if isinstance(algorithm, NoDigestInfo):
                 raise ArgumentTypeError("sign", "algorithm", "NoDigestInfo belongs to PKCS1v15 alone")
             digest, made_by = digest_of("sign", data, algorithm)
-            salt_bytes = _salt_bytes(padding, made_by)
-            return rsa_padding.emsa_pss("sign", digest, made_by, _mask_hash(padding.mgf), salt_bytes, self.key_size)
+            salt_bytes, mask_hash = _salt_bytes(padding, made_by), _mask_hash(padding.mgf)
+            rsa_padding.require_known("sign", made_by, mask_hash)
+            return rsa_padding.emsa_pss("sign", digest, made_by, mask_hash, salt_bytes, self.key_size)
         raise _unknown_padding("sign", padding, "PKCS1v15 or PSS")
 
     def _ciphertext(self, ciphertext: Octets, padding: paddings.AsymmetricPadding) -> bytes:
         data = octets("decrypt", "ciphertext", ciphertext)
         if not isinstance(padding, paddings.OAEP | paddings.PKCS1v15):
             raise _unknown_padding("decrypt", padding, "OAEP or PKCS1v15")
+        if isinstance(padding, paddings.OAEP):
+            rsa_padding.require_known("decrypt", padding.algorithm, _mask_hash(padding.mgf))
         if len(data) != self.key_size // 8:
             raise ArgumentError("decrypt", "ciphertext", f"{len(data)} bytes, must be {self.key_size // 8}")
         if int.from_bytes(data, "big") >= self._public.public_numbers().n:
             raise InvalidCiphertextError("decrypt: the ciphertext is not one of this key")
         return data
+
+    def _decrypted(self, key: Key, number: bytes) -> Procedure[bytes]:
+        """Encoded message; three numbers, of which none encrypts a message, the device refuses (spec 05 §12.2)."""
+        if int.from_bytes(number, "big") in (0, 1, self._public.public_numbers().n - 1):
+            return number  # each to any odd power is itself
+        return (yield from _private(key, number, RsaOpType.Decrypt))
 
     def _decoded(self, encoded: bytes, ciphertext: bytes, padding: paddings.AsymmetricPadding) -> bytes:
         if isinstance(padding, paddings.OAEP):
@@ -158,13 +165,13 @@ def _private(key: Key, number: bytes, op_type: RsaOpType) -> Procedure[bytes]:
 
 
 def _salt_bytes(padding: paddings.PSS, algorithm: hashes.HashAlgorithm) -> int | None:
-    """Length of the salt, None for as long as fits."""
+    """Length of the salt, None for as long as fits; the constants by their types, for libraries copy paddings."""
     wanted = padding._salt_length  # pyca has no public name for it
     if isinstance(wanted, int):
         return wanted
-    if wanted is paddings.PSS.DIGEST_LENGTH:
+    if isinstance(wanted, type(paddings.PSS.DIGEST_LENGTH)):
         return algorithm.digest_size
-    if wanted is paddings.PSS.MAX_LENGTH:
+    if isinstance(wanted, type(paddings.PSS.MAX_LENGTH)):
         return None
     raise ArgumentError("sign", "padding", "a salt of length AUTO is for verifying; DIGEST_LENGTH or MAX_LENGTH here")
 

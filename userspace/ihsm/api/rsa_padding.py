@@ -127,6 +127,17 @@ def eme_pkcs1(encoded: bytes, substitute: bytes) -> bytes:
     return choices[good]
 
 
+def require_known(operation: str, *algorithms: hashes.HashAlgorithm) -> None:
+    """Only SHA-1, SHA-2 and SHA-3 make encodings, as in other libraries: none could verify or encrypt with others.
+
+    Raises:
+        UnsupportedByDeviceError: another hash.
+    """
+    for algorithm in algorithms:
+        if algorithm.name not in _DIGEST_INFO:
+            raise UnsupportedByDeviceError(operation, f"RSA with {algorithm.name}; SHA-1, SHA-2 and SHA-3 are possible")
+
+
 def _mgf1(seed: bytes, size: int, algorithm: hashes.HashAlgorithm) -> bytes:
     """MGF1 (RFC 8017 appendix B.2.1)."""
     count = -(-size // algorithm.digest_size)
