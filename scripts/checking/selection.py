@@ -9,7 +9,7 @@ of a file name tests that notice when it is broken.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
@@ -41,6 +41,9 @@ NAMED: Final = {
     "scripts/mutants": "tests/scripts/test_mutation.py",
     "scripts/reference": "tests/scripts/test_reference_pages.py",
     "scripts/setup": "tests/scripts/test_bootstrap.py",
+    "scripts/test-libraries": "tests/scripts/test_library_tests.py",
+    "docs/libraries.md": "tests/scripts/test_library_tests.py",
+    "tests/libraries/*": "tests/scripts/test_library_tests.py",
     "tests/mutants/*.patch": "tests/scripts/test_mutation.py",
     f"{DEVICE_C}/ext_build.py": "tests/vfio_device/native/test_ext_stubs.py",
     f"{DEVICE_C}/hatch_build.py": "tests/scripts/test_packaging.py",
@@ -48,6 +51,8 @@ NAMED: Final = {
 """Own tests that have another name than the file; `*` stands for a name in a folder."""
 CALL_GRAPH: Final = "tests/vfio_device/native/test_call_graph.py"
 """Own test of every C file of the device: any of them can call upwards."""
+LIBRARY_TESTS: Final = "tests/libraries/"
+"""Tests that need other people's libraries: `scripts/test-libraries` alone has these."""
 ALSO: Final = {f"{DEVICE_C}/host.c": ("tests/vfio_device/test_msix.py",)}
 """Neighbours that lie elsewhere."""
 
@@ -142,7 +147,7 @@ def _of_test_code(root: Path, path: PurePosixPath) -> Tests:
         return Tests([str(path)], [])
     if path.name == "conftest.py":
         below = (root / path.parent).rglob("test_*.py")
-        return Tests([], sorted(str(test.relative_to(root)) for test in below))
+        return Tests([], _without_libraries(str(test.relative_to(root)) for test in below))
     if path.suffix != ".py":
         return Tests([], [])
     modules = {path.relative_to("tests").with_suffix("")}
@@ -153,7 +158,11 @@ def _of_test_code(root: Path, path: PurePosixPath) -> Tests:
         importers = {importer for module in modules for importer in _importers(root, module)}
         found |= {f"tests/{importer}.py" for importer in importers if importer.name.startswith("test_")}
         modules = importers - seen
-    return Tests([], sorted(found))
+    return Tests([], _without_libraries(found))
+
+
+def _without_libraries(tests: Iterable[str]) -> list[str]:
+    return sorted(test for test in tests if not test.startswith(LIBRARY_TESTS))
 
 
 def _importers(root: Path, module: PurePosixPath) -> Iterator[PurePosixPath]:

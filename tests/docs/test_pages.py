@@ -24,6 +24,8 @@ FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 HEADING: Final = re.compile(r"^#+ (.*)$", re.MULTILINE)
 GROUP_OPTIONS: Final = {option for parameter in main.params for option in parameter.opts} | {"--help"}
+LIBRARIES: Final = ROOT / "docs/libraries.md"
+"""Its examples need the libraries that it is about: `tests/libraries` runs them, with `scripts/test-libraries`."""
 CHEAP: Final = (["ihsm", "--help"], ["ihsm", "--version"], ["ihsm", "list"], ["ihsm", "qemu-args"], ["ihsm", "info"])
 """First words of console lines that end within seconds and change nothing."""
 
@@ -135,7 +137,9 @@ def test_the_commands_in_hsm_commands_run_one_after_the_other(tmp_path: Path) ->
             assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page != LIBRARIES], ids=lambda page: page.name
+)
 def test_python_examples_run(page: Path) -> None:
     """All of a page's examples in one program; blank lines keep the page's line numbers in tracebacks."""
     text = page.read_text()
