@@ -23,6 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/test-libraries", description=__doc__)
     parser.add_argument("--record", action="store_true", help=f"write the versions into {table.PAGE.name} if all pass")
     options, rest = parser.parse_known_args(arguments)
+    if options.record and rest:
+        parser.error("--record is for a run of all tests, without arguments for pytest")
     venv = cache_root() / "test-libraries"
     with locked(venv.with_suffix(".lock")):
         try:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         except SetupError as error:
             print(f"test-libraries: {error}", file=sys.stderr)
             return error.exit_code
-        command: list[str | Path] = [venv / "bin/python", "-P", "-m", "pytest", "-v", *(rest or [TESTS])]
+        command: list[str | Path] = [venv / "bin/python", "-P", "-m", "pytest", "-v", "-o", f"testpaths={TESTS}", *rest]
         status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode
     tried = table.recorded(table.PAGE.read_text())
     for name, version in versions.items():

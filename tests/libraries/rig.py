@@ -62,10 +62,10 @@ def self_signed(key: DeviceKey, common_name: str) -> x509.Certificate:
     )
 
 
-def run_example(library: str, **names: Any) -> dict[str, Any]:
-    """Run the example below a library's heading in docs/libraries.md with these names; all names afterwards."""
-    section = re.search(rf"^### {re.escape(library)}\n(.*?)(?=^#|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert section is not None, library
+def run_example(heading: str, **names: Any) -> dict[str, Any]:
+    """Run the example below a heading of docs/libraries.md with these names; all names afterwards."""
+    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None, heading
     (program,) = re.findall(r"^```python\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
-    exec(compile(program, f"{PAGE.name}, {library}", "exec"), names)
+    exec(compile(program, f"{PAGE.name}, {heading}", "exec"), names)
     return names

@@ -40,27 +40,20 @@ def certificate(name: str, public_key: object, *, ca: bool) -> x509.Certificate:
     )
 
 
-def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The server's side of a stream: what came, in capitals."""
-
-    async def answer() -> None:
-        writer.write((await reader.read()).upper())
-        writer.write_eof()
-
-    _answers.append(asyncio.ensure_future(answer()))
-
-
-_answers: list[asyncio.Future[None]] = []
-
-
 async def exchange(key: DeviceKey, server_key: object) -> tuple[bytes, x509.Certificate]:
     """A connection over loopback: what the server answers, and the certificate that the client was shown."""
     leaf = certificate("host.test", server_key, ca=False)
+    answering: list[asyncio.Task[None]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.write_eof()
+
     server = await serve(
         "127.0.0.1",
         0,
         configuration=QuicConfiguration(is_client=False, certificate=leaf, private_key=key),
-        stream_handler=upper,
+        stream_handler=lambda *stream: answering.append(asyncio.ensure_future(answer(*stream))),
     )
     client = QuicConfiguration(is_client=True, server_name="host.test", verify_mode=ssl.CERT_REQUIRED)
     client.load_verify_locations(cadata=certificate("root", ROOT.public_key(), ca=True).public_bytes(Encoding.PEM))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from library_tests.__main__ import main
 from library_tests.environment import REQUIREMENTS, library_names
 from library_tests.table import PAGE, canonical, recorded, with_versions
 
@@ -76,3 +77,9 @@ def test_a_version_without_a_row_is_an_error() -> None:
 
 def test_names_are_compared_as_the_index_does() -> None:
     assert canonical("Py_Jose.x--y") == "py-jose-x-y"
+
+
+def test_versions_are_recorded_after_a_run_of_all_tests_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--record", "-k", "paramiko"])
+    assert "--record is for a run of all tests" in capsys.readouterr().err
