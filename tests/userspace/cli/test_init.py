@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ihsm.ddi import Credential, KeyInfo, Partition, SoftwareTrustAnchor
 from ihsm.driver import Controller
 from ihsm.embedded import EmbeddedDevice
 from ihsm_abi.ddi import KeyType
-from support.commands import run, run_json, uri
+from support.commands import refused, run, run_json, succeed, uri
 
 ID = "00112233-4455-6677-8899-aabbccddeeff"
 
@@ -27,18 +28,51 @@ def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["physical", "virtual"])
-def test_a_private_device(kind: str) -> None:
+def test_a_device_that_was_named(kind: str, tmp_path: Path) -> None:
     with EmbeddedDevice(["--kind", kind]) as device:
         record = run_json("init", "--device", uri(device))
         assert record["kind"] == kind.capitalize()
         assert record["session"] == {"id": 0, "short_app_id": 0}
         assert record["certificates"] >= 2
         assert len(record["credential_id"]) == 32
-        for _ in range(2):  # the credential ends with the command, so the next one finds none
-            table = run("init", "--device", uri(device))
+        assert record["store"] == {"name": "default", "path": os.fspath(tmp_path / "data/ihsm/default"), "pin": False}
+        for name in ("second", "third"):  # the credential ends with the command, so the next one finds none
+            table = run("init", "--device", uri(device), "--store", name)
             assert table.exit_code == 0, table.output
             assert "session.id" in table.output
             assert "backup" not in table.output
+            assert "the permissions of its files are all that protects it" in table.stderr
+
+
+def test_a_private_device_and_a_store_that_is_there(tmp_path: Path) -> None:
+    """What init made, a later process uses; a second init of the same name leaves it alone."""
+    run_json("init")
+    succeed("key", "generate", "web")
+    pem = succeed("key", "show", "web")
+    assert "default" in refused(7, "init")
+    (tmp_path / "signature").write_bytes(succeed("sign", "web", stdin=b"data"))
+    succeed("verify", "web", "--signature", tmp_path / "signature", stdin=b"data")
+    assert succeed("key", "show", "web") == pem
+
+
+def test_a_pin_that_protects_the_store(tmp_path: Path, device: EmbeddedDevice) -> None:
+    pin, wrong = tmp_path / "pin", tmp_path / "wrong"
+    pin.write_text("correct horse\n")
+    wrong.write_text("correct house\n")
+    result = run("init", "--device", uri(device), "--store-pin-file", pin)
+    assert result.exit_code == 0, result.output
+    assert "no PIN" not in result.output
+    refused(7, "key", "generate", "web")
+    refused(7, "key", "generate", "web", "--pin-file", wrong, "--device", "vfio-user:/nowhere.sock")
+    succeed("key", "generate", "web", "--pin-file", pin)
+    reader, writer = os.pipe()
+    os.write(writer, b"correct horse\n")
+    os.close(writer)
+    try:
+        assert succeed("sign", "web", "--pin-fd", str(reader), stdin=b"data")
+    finally:
+        os.close(reader)
+    succeed("key", "show", "web")  # public keys need no PIN
 
 
 def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
@@ -84,6 +118,9 @@ def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
         (("--pin-file", "none"), b"", "does not exist"),
         (("--owner-key", "FILE"), b"-----BEGIN NOTHING-----", "--owner-key"),
         (("--owner-key", "FILE"), pem(ec.generate_private_key(ec.SECP256R1())), "must be secp384r1"),
+        (("--store-pin", "--store-pin-file", "FILE"), b"1234", "--store-pin asks"),
+        (("--store-pin-file", "FILE", "--store-pin-fd", "0"), b"1234", "cannot be given together"),
+        (("--store", "a/b"), b"", "a/b"),
         (("--owner-key", "FILE"), pem(rsa.generate_private_key(65537, 2048)), "not an EC key"),
     ],
 )
@@ -94,6 +131,7 @@ def test_bad_options(tmp_path: Path, arguments: tuple[str, ...], content: bytes,
     assert result.exit_code == 2, result.output
     assert text in " ".join(result.output.split())
     assert "Traceback" not in result.output
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_refused_credential(device: EmbeddedDevice, tmp_path: Path) -> None:
@@ -103,3 +141,4 @@ def test_a_refused_credential(device: EmbeddedDevice, tmp_path: Path) -> None:
     assert result.exit_code == 6, result.output
     assert result.output.startswith("Error: EstablishCredential: InvalidAppCredentials")
     assert result.output.count("\n") == 1
+    assert json.loads(run("store", "list", "--json").output) == []

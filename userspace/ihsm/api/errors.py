@@ -35,6 +35,12 @@ class InvalidCiphertextError(IhsmError, ValueError):
     exit_code = 6
 
 
+class SignatureMismatchError(IhsmError, InvalidSignature):
+    """A signature is not one of this key over these data."""
+
+    exit_code = 6
+
+
 class TagMismatchError(IhsmError, InvalidTag):
     """An authentication tag does not match: the data, or what was authenticated with it, is not what was encrypted."""
 

@@ -13,6 +13,7 @@ from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ihsm import ddi
 from ihsm.api import making
 from ihsm.api.attest import VerifiedReport
 from ihsm.api.connection import Connection
@@ -92,6 +93,7 @@ class Hsm(Closing):
         options: DriverOptions | None = None,
         owner_key: ec.EllipticCurvePrivateKey | None = None,
         bk3: Octets | None = None,
+        credential: ddi.Credential | None = None,
         root: Path | None = None,
     ) -> Hsm:
         """Provision a device, make a store for it, and open both.
@@ -101,6 +103,7 @@ class Hsm(Closing):
             device: URI; None: $IHSM_DEVICE, else the one free device found, else a private one of the store's own.
             owner_key: P-384 key that endorses the partition; None: a new one, kept in the store.
             bk3: the owner's backup key, 48 bytes; None: random.
+            credential: of the device, which is not the user's PIN and is kept in the store; None: random.
 
         Raises:
             StoreExistsError: there is a store of this name.
@@ -109,7 +112,15 @@ class Hsm(Closing):
         """
         wait_s = seconds("Hsm.create", "wait_s", wait_s)
         made = provision(
-            store, device=device, pin=pin, wait_s=wait_s, options=options, owner_key=owner_key, bk3=bk3, root=root
+            store,
+            device=device,
+            pin=pin,
+            wait_s=wait_s,
+            options=options,
+            owner_key=owner_key,
+            bk3=bk3,
+            credential=credential,
+            root=root,
         )
         return cls._connected(made, device, wait_s, options)
 

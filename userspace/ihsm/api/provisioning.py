@@ -34,6 +34,7 @@ def provision(
     options: DriverOptions | None,
     owner_key: ec.EllipticCurvePrivateKey | None,
     bk3: Octets | None,
+    credential: ddi.Credential | None,
     root: Path | None,
 ) -> Store:
     """Provision a device and make its store; arguments and errors as `Hsm.create`. The device is let go of."""
@@ -42,7 +43,8 @@ def provision(
     if not isinstance(owner, ec.EllipticCurvePrivateKey):
         raise ArgumentTypeError("Hsm.create", "owner_key", f"{type(owner).__name__}, must be a P-384 private key")
     anchor = ddi.SoftwareTrustAnchor(owner)
-    credential = ddi.Credential(os.urandom(CREDENTIAL_ID_BYTES), os.urandom(PIN_BYTES))
+    if credential is None:
+        credential = ddi.Credential(os.urandom(CREDENTIAL_ID_BYTES), os.urandom(PIN_BYTES))
     name = default_name() if name is None else check_name("Hsm.create", "store", name)
     if pin is not None:
         prepare_pin(pin)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from ihsm.arguments import MAX_WAIT_S
+from ihsm.cli.completing import complete_stores
 from ihsm.uri import AUTO, DEVICE_VARIABLE
 from ihsm_abi import json_text
 
@@ -46,7 +47,11 @@ wait_option: Final[Callable[[Any], Any]] = click.option(
     help="How long to wait for a device that others have; default: not at all.",
 )
 store_option: Final[Callable[[Any], Any]] = click.option(
-    "--store", "store", metavar="NAME", help="Name of the store. [default: $IHSM_STORE, else default]"
+    "--store",
+    "store",
+    metavar="NAME",
+    shell_complete=complete_stores,
+    help="Name of the store. [default: $IHSM_STORE, else default]",
 )
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 LONGEST_INPUT: Final = 1 << 20

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import click
 
@@ -68,31 +69,86 @@ def _beside(path: Path) -> Iterator[tuple[int, Path]]:
         temporary.unlink(missing_ok=True)
 
 
+class Writable(Protocol):
+    """What results are written to."""
+
+    def write(self, data: Any, /) -> Any:
+        """Write all bytes."""
+
+
+class _Guarded:
+    """An unbuffered file whose errors name it: with a buffer its end, too, could fail, and hide why it ends."""
+
+    def __init__(self, path: Path, file: Writable) -> None:
+        self._path = path
+        self._file = file
+
+    def write(self, data: Any, /) -> None:
+        rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
+
+
 def write_output(path: Path, data: bytes) -> None:
     """Write a result file; one that was there stays as it was if this fails.
 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        # Of a pipe the name that links are resolved to is none that can be opened.
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-        else:
-            _replace(path.resolve(), data)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}") from None
+    with writing(path) as file:
+        file.write(data)
 
 
-def _replace(target: Path, data: bytes) -> None:
-    try:
-        with _beside(target) as (descriptor, temporary):
-            os.fchmod(descriptor, _mode(target))
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-            temporary.replace(target)
-    except PermissionError:
-        target.write_bytes(data)  # a file that may be written to, in a folder that may not
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Writable]:
+    """Write a result file piece by piece; it gets its name, or its new content, when the block ends without exception.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # Of a pipe the name that links are resolved to is none that can be opened.
+    opened = _direct(path) if path.exists() and not path.is_file() else _replacing(path.resolve())
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield _Guarded(path, file)
+        try:
+            stack.close()
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+
+@contextlib.contextmanager
+def _direct(path: Path) -> Iterator[Writable]:
+    with path.open("wb", buffering=0) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Writable]:
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor, temporary = stack.enter_context(_beside(target))
+        except PermissionError:  # a file that may be written to, in a folder that may not
+            with tempfile.TemporaryFile(buffering=0) as spool:
+                yield spool
+                spool.seek(0)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(spool, file)
+            return
+        os.fchmod(descriptor, _mode(target))
+        with open(descriptor, "wb", buffering=0, closefd=False) as file:
+            yield file
+        temporary.replace(target)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: {error.strerror or error}")
 
 
 def _mode(target: Path) -> int:
