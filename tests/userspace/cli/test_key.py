@@ -46,8 +46,9 @@ def certified(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def test_the_kinds_are_those_of_the_api() -> None:
-    assert tuple(KINDS) == KIND_NAMES
-    assert set(USAGE_NAMES) == {usage for kind in KINDS.values() for usage in kind.usages}
+    made = {name: kind for name, kind in KINDS.items() if kind.key_class is not None}
+    assert tuple(made) == KIND_NAMES
+    assert set(USAGE_NAMES) == {usage for kind in made.values() for usage in kind.usages}
     assert set(USAGE_NAMES) <= set(Usage)
 
 

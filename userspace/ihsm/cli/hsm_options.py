@@ -21,6 +21,7 @@ from ihsm.store import KeyRecord, KeyVersion, Store, split_label
 
 if TYPE_CHECKING:
     from ihsm.api.hsm import Hsm
+    from ihsm.driver import DriverOptions
 
 STDIN_FD: Final = 0
 
@@ -39,13 +40,13 @@ class Place:
         """The store without device and PIN: public keys and facts."""
         return Store.open(self.store, unlock=False)
 
-    def hsm(self) -> Hsm:
+    def hsm(self, options: DriverOptions | None = None) -> Hsm:
         """Store and device; errors as `Hsm.open`. A PIN is asked for on the terminal if none was given."""
         from ihsm.api.hsm import Hsm
 
         store = self.files()
         pin = read_user_pin(store.pin_protected, self.pin_file, self.pin_fd, prompt=f"PIN of store {store.name!r}")
-        return Hsm.open(store.name, device=self.device, pin=pin, wait_s=self.wait_s)
+        return Hsm.open(store.name, device=self.device, pin=pin, wait_s=self.wait_s, options=options)
 
     def key(self, name: str) -> tuple[KeyRecord, KeyVersion]:
         """What the store has of a key, "web" or "web@1"; KeyNotFoundError."""

@@ -32,6 +32,9 @@ class Source(Protocol):
     def readinto(self, buffer: Any, /) -> int | None:
         """Fill a part of the buffer; 0 at the end."""
 
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, and say where it is."""
+
 
 class InputError(IhsmError, OSError):
     """A command's input cannot be read."""
@@ -74,6 +77,27 @@ def whole(name: str, longest: int) -> bytes:
     return b"".join(parts)
 
 
+class _Named:
+    """A file whose errors name it."""
+
+    def __init__(self, name: str, file: Any) -> None:
+        self._name = name
+        self._file = file
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        try:
+            count: int | None = self._file.readinto(buffer)
+        except OSError as error:
+            raise _unreadable(self._name, error) from None
+        return count
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return int(self._file.seek(offset, whence))
+        except OSError as error:
+            raise _unreadable(self._name, error) from None
+
+
 @contextlib.contextmanager
 def seekable(name: str) -> Iterator[Source]:
     """An input that is there to its end; InputError if it cannot be read.
@@ -83,7 +107,7 @@ def seekable(name: str) -> Iterator[Source]:
     """
     with _opened(name) as file:
         if name != STDIN and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            yield file  # type: ignore[misc]  # every binary file of the system has readinto
+            yield _Named(name, file)
             return
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
             while block := _read(name, file, BLOCK_BYTES):
@@ -105,7 +129,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         try:
             file = open(name, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"{_shown(name)}: {error.strerror or error}") from None
+            raise _unreadable(name, error) from None
         with file:
             yield file
         return
@@ -119,7 +143,11 @@ def _read(name: str, file: BinaryIO, size: int) -> bytes:
     try:
         return file.read(size)
     except OSError as error:
-        raise InputError(f"{_shown(name)}: {error.strerror or error}") from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(f"{_shown(name)}: {error.strerror or error}")
 
 
 def _shown(name: str) -> str:
