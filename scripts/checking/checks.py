@@ -31,6 +31,7 @@ def all_checks() -> list[Check]:
         Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
         Check(("lint-imports", "--no-logo")),
         Check(("scripts/reference", "--check"), needs_build=True),
+        Check(("scripts/man-pages", "--check"), needs_build=True),
         Check(("mypy",), needs_build=True),
         Check(("python", "scripts/check-c"), (".c", ".h"), needs_build=True),
     ]

@@ -38,6 +38,8 @@ NAMED: Final = {
     "docs/reference/*.md": "tests/docs/test_pages.py",
     "docs/examples/*.py": "tests/docs/test_examples.py",
     "scripts/check": "tests/scripts/test_checking.py",
+    "scripts/man-pages": "tests/scripts/test_man_pages.py",
+    "docs/man/*.1": "tests/scripts/test_man_pages.py",
     "scripts/mutants": "tests/scripts/test_mutation.py",
     "scripts/reference": "tests/scripts/test_reference_pages.py",
     "scripts/setup": "tests/scripts/test_bootstrap.py",

@@ -130,6 +130,8 @@ def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: P
     done = run(tmp_path / "venv/bin/ihsm", "info", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pci"]["id"] == "1414:c003"
+    installed = {path.name for path in (tmp_path / "venv/share/man/man1").iterdir()}
+    assert installed == {path.name for path in (ROOT / "docs/man").iterdir()}
     done = run(python, "-c", "import ihsm_device; print(ihsm_device.__file__)", folder=tmp_path)
     assert done.stdout.startswith(str(tmp_path))
 
