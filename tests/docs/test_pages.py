@@ -49,6 +49,16 @@ def console_lines() -> Iterator[tuple[str, str]]:
                 yield page.name, re.sub(r"\s+#.*", "", line)
 
 
+def apart(folder: Path) -> dict[str, str]:
+    """An environment in which devices and stores are in `folder`, not those of whoever runs the tests."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("IHSM_")}
+    return mine | {
+        "XDG_RUNTIME_DIR": str(folder),
+        "XDG_DATA_HOME": str(folder / "data"),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+
+
 def commands() -> dict[str, click.Command]:
     """All sub-commands by name."""
     context = click.Context(main)
@@ -119,11 +129,7 @@ def test_shown_programs_exist(page: str, line: str) -> None:
 
 @pytest.mark.parametrize("line", sorted({line for _, line in console_lines() if line.split()[:2] in CHEAP}))
 def test_cheap_commands_run(line: str, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "XDG_RUNTIME_DIR": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-    }
-    done = subprocess.run(line, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(line, shell=True, env=apart(tmp_path), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     if "--json" in line:
         json.loads(done.stdout)
@@ -133,14 +139,14 @@ def test_the_commands_in_hsm_commands_run_one_after_the_other(tmp_path: Path) ->
     for body in blocks(ROOT / "docs/hsm-commands.md", "console"):
         for line in re.findall(r"^\$ ihsm (.*)$", body, re.MULTILINE):
             command = [sys.executable, "-m", "ihsm", *line.split()]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=tmp_path, env=apart(tmp_path), capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python") and page != LIBRARIES], ids=lambda page: page.name
 )
-def test_python_examples_run(page: Path) -> None:
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
     """All of a page's examples in one program; blank lines keep the page's line numbers in tracebacks."""
     text = page.read_text()
     program = ""
@@ -148,5 +154,5 @@ def test_python_examples_run(page: Path) -> None:
         if match[1] == "python":
             line = text.count("\n", 0, match.start(2))
             program += "\n" * (line - program.count("\n")) + match[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], env=apart(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, f"{page.name}: {done.stderr}"
