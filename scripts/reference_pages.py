@@ -15,7 +15,7 @@ import griffe
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
-PACKAGES: Final = ("bus", "driver", "ddi")
+PACKAGES: Final = ("bus", "driver", "ddi", "store", "api")
 """Packages of `ihsm`, the lowest first."""
 ENUMS: Final = ("Enum", "Flag", "IntEnum", "IntFlag", "StrEnum")
 """Bases of a class whose members are what it is for."""
@@ -71,8 +71,10 @@ def page(name: str, sources: Path = ROOT / "userspace") -> str:
             lines += _class(definition, {other.path: name for name, other in public.items()})
         elif isinstance(definition, griffe.Function):
             lines += [*_signature(definition, entry), "", *_text(definition)]
+        elif isinstance(definition, griffe.Attribute):
+            lines += ["```py", f"{entry} = {definition.value}", "```", "", *_text(definition)]
         else:
-            raise UndocumentedError(f"{definition.path}: neither a class nor a function")
+            raise UndocumentedError(f"{definition.path}: neither a class, a function nor a value")
     return "\n".join(lines) + "\n"
 
 
@@ -83,6 +85,8 @@ def _resolved(package: griffe.Object | griffe.Alias, name: str) -> griffe.Object
     except KeyError:
         raise UndocumentedError(f"{package.path}.{name}: not in the sources") from None
     definition = _definition(found)
+    if isinstance(definition, griffe.Module) and name in definition.members:
+        definition = _definition(definition[name])  # imported from a module of the same name, it hides that
     _docstring(definition)
     return definition
 

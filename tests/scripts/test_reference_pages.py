@@ -19,15 +19,20 @@ PACKAGE = '''"""The package.
 More of it.
 """
 
-from ihsm.bus.things import Colour, Pair, Setting, Thing, make
+from ihsm.bus.hiding import hiding
+from ihsm.bus.things import LIMIT, Colour, Pair, Setting, Thing, make
 
-__all__ = ["Colour", "Pair", "Setting", "Thing", "make"]
+__all__ = ["LIMIT", "Colour", "Pair", "Setting", "Thing", "hiding", "make"]
 '''
 THINGS = '''"""Things."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
+
+
+LIMIT = 1 << 4
+"""At most so many."""
 
 
 class Base:
@@ -107,6 +112,7 @@ def sources(tmp_path: Path) -> Path:
     (folder.parent / "__init__.py").write_text('"""Text."""\n')
     (folder / "__init__.py").write_text(PACKAGE)
     (folder / "things.py").write_text(THINGS)
+    (folder / "hiding.py").write_text('def hiding() -> None:\n    """Called as its module."""\n')
     return tmp_path
 
 
@@ -137,6 +143,8 @@ def test_a_page_says_how_everything_public_is_used(sources: Path) -> None:
         "make(\n    a_rather_long_name: Thing,\n    another_long_name: int,\n    *,\n    a_long_option: bool,\n"
         "    and_more: str = '',\n) -> Thing\n",
         "Returns:\n\n- `Thing`: A thing.\n",
+        "## LIMIT\n\n```py\nLIMIT = 1 << 4\n```\n\nAt most so many.\n",
+        "## hiding\n\n```py\nhiding() -> None\n```\n\nCalled as its module.\n",
     ):
         assert part in text
     assert "plain" not in text
@@ -150,6 +158,7 @@ def test_a_page_says_how_everything_public_is_used(sources: Path) -> None:
         ('        """From the base."""\n', "ihsm.bus.things.Base.shared"),
         ('        """Bytes."""\n', "ihsm.bus.things.Thing.size"),
         ('        """One by name."""\n', "ihsm.bus.things.Thing.named"),
+        ('"""At most so many."""\n', "ihsm.bus.things.LIMIT"),
     ],
 )
 def test_a_public_name_without_docstring_is_refused(sources: Path, docstring: str, name: str) -> None:

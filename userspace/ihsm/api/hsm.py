@@ -96,10 +96,10 @@ class Hsm(Closing):
         credential: ddi.Credential | None = None,
         root: Path | None = None,
     ) -> Hsm:
-        """Provision a device, make a store for it, and open both.
+        """Provision a device, make a store for it, and open both. What is not described here is as for `open`.
 
         Args:
-            store, pin, wait_s, options, root: as for `open`; a PIN guards what provisions the device again.
+            pin: guards what provisions the device again.
             device: URI; None: $IHSM_DEVICE, else the one free device found, else a private one of the store's own.
             owner_key: P-384 key that endorses the partition; None: a new one, kept in the store.
             bk3: the owner's backup key, 48 bytes; None: random.

@@ -15,7 +15,9 @@ from ihsm.errors import StoreError, StorePermissionError
 from ihsm.store.labels import check_name
 
 NAME_VARIABLE: Final = "IHSM_STORE"
+"""Environment variable with the name of the store that is meant when none is named."""
 DEFAULT_NAME: Final = "default"
+"""Name of the store that is meant when the variable has none either."""
 _DATA_VARIABLE: Final = "XDG_DATA_HOME"
 
 
