@@ -28,6 +28,8 @@ LIBRARIES: Final = ROOT / "docs/libraries.md"
 """Its examples need the libraries that it is about: `tests/libraries` runs them, with `scripts/test-libraries`."""
 CHEAP: Final = (["ihsm", "--help"], ["ihsm", "--version"], ["ihsm", "list"], ["ihsm", "qemu-args"], ["ihsm", "info"])
 """First words of console lines that end within seconds and change nothing."""
+STORED: Final = ("README.md",)
+"""Pages whose programs take a store that is there already."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -143,6 +145,17 @@ def test_the_commands_in_hsm_commands_run_one_after_the_other(tmp_path: Path) ->
             assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/getting-started.md"], ids=lambda page: page.name)
+def test_the_shell_lines_that_make_a_key_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    (block,) = [body for body in blocks(page, "console") if re.search(r"^\$ ihsm init\b", body, re.MULTILINE)]
+    (tmp_path / "FILE").write_bytes(b"to sign\n")
+    shown = re.sub(r"^\$ .*\n", "", block, flags=re.MULTILINE)
+    for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+        done = subprocess.run(line, shell=True, env=apart(tmp_path), cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert done.stdout.endswith(shown)
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python") and page != LIBRARIES], ids=lambda page: page.name
 )
@@ -154,5 +167,7 @@ def test_python_examples_run(page: Path, tmp_path: Path) -> None:
         if match[1] == "python":
             line = text.count("\n", 0, match.start(2))
             program += "\n" * (line - program.count("\n")) + match[2]
+    if page.name in STORED:
+        subprocess.run(["ihsm", "init"], env=apart(tmp_path), check=True)
     done = subprocess.run([sys.executable, "-c", program], env=apart(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, f"{page.name}: {done.stderr}"
