@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ihsm import Hsm
 from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.gcm import AesGcmKey
+from ihsm.api.steps import perform
 from ihsm.driver.buffers import MAX_BUFFER_BYTES
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError
@@ -160,6 +161,22 @@ def test_awaited(key: AesGcmKey) -> None:
         assert opened == given
         with pytest.raises(TagMismatchError):
             await key.decrypt_async(nonces[0], sealed[1], b"h")
+
+    asyncio.run(main())
+
+
+def test_awaited_data_are_those_of_the_call(hsm: Hsm, key: AesGcmKey) -> None:
+    """However long it takes until the device has them."""
+    link = hsm.connection.link
+    perform(link.residents.drop(key._handle.some), link)
+
+    async def main() -> None:
+        data = bytearray(b"text")
+        pending = asyncio.ensure_future(key.encrypt_async(NONCE, data, None))
+        await asyncio.sleep(0)
+        assert not pending.done()  # the key is on its way into the device
+        data[:] = b"else"
+        assert await pending == JUDGE.encrypt(NONCE, b"text", None)
 
     asyncio.run(main())
 
