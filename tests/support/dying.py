@@ -3,8 +3,7 @@
 """A program that uses a store and is killed in the middle: `python -m support.dying ROOT WORK COUNT`.
 
 It prints what it has done, a line each, after the call that did it has returned. It kills itself at the COUNT-th thing
-that it asks of the system, as Python's audit events have it: between any two writes, renames and messages to the
-device.
+that it asks of the system, as told by audit events of Python: between any two writes, renames and messages to it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ other things to do. The bound here is no judgement: it turns a hang into a failu
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -46,6 +47,16 @@ def first(look: Callable[[], T | None], what: str, *, every_s: float = LOOK_EVER
 def until(condition: Callable[[], object], what: str, *, every_s: float = LOOK_EVERY_S) -> None:
     """Return as soon as `condition` holds; errors as `first`."""
     first(lambda: True if condition() else None, what, every_s=every_s)
+
+
+async def until_async(condition: Callable[[], object], what: str) -> None:
+    """Like `until` for coroutines; others have their turn at least once."""
+    end = time.monotonic() + HANG_S
+    await asyncio.sleep(0)
+    while not condition():
+        if time.monotonic() > end:
+            raise HangError(f"{what}: not within {HANG_S:g} s")
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def ended(*threads: threading.Thread) -> None:

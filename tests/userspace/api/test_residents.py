@@ -30,7 +30,7 @@ from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key
 from ihsm.errors import KeyNotFoundError
 from ihsm_abi.ddi import DdiStatus, DeleteKeyReq, HashAlgorithm, KeyType, UnmaskKeyReq
-from support.waiting import HANG_S, ended, stays, until
+from support.waiting import HANG_S, ended, stays, until, until_async
 
 FULL = DdiStatus.NotEnoughSpace
 
@@ -68,9 +68,7 @@ class FakeDevice:
         gate = self.gates.get(name)
         if gate is not None:
             self.standing.add(name)
-        await asyncio.sleep(0)
-        while gate is not None and not gate.is_set():
-            await asyncio.sleep(0.001)
+        await until_async(lambda: gate is None or gate.is_set(), name)
         return self._do(call, name)
 
     # -- what it does --
@@ -419,12 +417,10 @@ def test_a_cancelled_task_leaves_the_key_known(scene: Scene, standing: str) -> N
     async def run() -> None:
         scene.device.shut(standing)
         task = asyncio.ensure_future(scene.use_async(b"a"))
-        while standing not in scene.device.standing:
-            await asyncio.sleep(0)
+        await until_async(lambda: standing in scene.device.standing, standing)
         await cancelled(task)
         scene.device.open(standing)
-        while scene.device.inside() != [b"a"] or not scene.is_consistent():
-            await asyncio.sleep(0.001)
+        await until_async(lambda: scene.device.inside() == [b"a"] and scene.is_consistent(), "the key to be known")
 
     asyncio.run(asyncio.wait_for(run(), HANG_S))
     for name in (b"b", b"c", b"d", b"a"):
@@ -436,8 +432,7 @@ def test_a_cancelled_turn_goes_to_the_next(scene: Scene) -> None:
     async def run() -> None:
         occupied(scene, b"a", b"b", b"c")
         tasks = [asyncio.ensure_future(scene.use_async(b"t%d" % number)) for number in range(3)]
-        while len(scene.residents._turns) < 3 or not scene.waits_for_room():
-            await asyncio.sleep(0)
+        await until_async(lambda: len(scene.residents._turns) == 3 and scene.waits_for_room(), "three waiting ones")
         await cancelled(tasks[0])
         await cancelled(tasks[1])
         scene.device.open("sign a")
@@ -479,7 +474,7 @@ def test_threads_and_coroutines_together(scene: Scene) -> None:
             wanted = chance.sample(names, chance.randint(1, 3))
             use = asyncio.ensure_future(scene.use_async(*wanted))
             if chance.random() < 0.2:
-                await asyncio.sleep(0)
+                await until_async(lambda: True, "a turn of others")
                 use.cancel()
             try:
                 assert await use == b"+".join(wanted)
@@ -488,8 +483,7 @@ def test_threads_and_coroutines_together(scene: Scene) -> None:
 
     async def by_tasks() -> None:
         await asyncio.gather(*(by_task(seed) for seed in range(6)))
-        while not scene.is_consistent() and scene.residents._leaving:
-            await asyncio.sleep(0.001)
+        await until_async(lambda: not asyncio.all_tasks() - {asyncio.current_task()}, "what was cancelled to complete")
 
     loops = [scene.pool.submit(asyncio.run, by_tasks()) for _ in range(1)]
     for future in [scene.pool.submit(by_thread, seed) for seed in range(10, 18)] + loops:
