@@ -256,7 +256,7 @@ def test_who_finds_no_room_waits_without_asking_again(scene: Scene) -> None:
     using = occupied(scene, b"a", b"b", b"c")
     waiting = [scene.start(b"w%d" % number) for number in range(5)]
     until(lambda: len(scene.residents._turns) == 5, "five waiting ones")
-    until(lambda: scene.waits_for_room(), "one whose turn it is")
+    until(scene.waits_for_room, "one whose turn it is")
     asked = len(scene.device.asked)
     assert stays(lambda: len(scene.device.asked) == asked), "it asks again and again"
     for name in ("sign a", "sign b", "sign c"):
@@ -267,17 +267,31 @@ def test_who_finds_no_room_waits_without_asking_again(scene: Scene) -> None:
 
 
 def test_who_waits_is_not_overtaken(scene: Scene) -> None:
-    """One place is freed: it is for the one who waited first, though another comes just then."""
+    """A place is free, for the one who waited; another that comes just then waits as well."""
     occupied(scene, b"a", b"b", b"c")
     older = scene.start(b"older")
-    until(lambda: scene.waits_for_room(), "one whose turn it is")
-    newer = scene.start(b"newer")
-    until(lambda: len(scene.residents._turns) == 2, "another waiting one")
+    until(scene.waits_for_room, "one whose turn it is")
+    scene.device.shut("unmask older")
     scene.device.open("sign a")
+    scene.stands("unmask older")
+    assert scene.device.inside() == [b"b", b"c"]
+    newer = scene.start(b"newer")
+    until(lambda: len(scene.residents._turns) == 2 or newer.done(), "another waiting one")
+    assert not newer.done()
+    scene.device.open("unmask older")
     assert older.result(HANG_S) == b"older"
     assert newer.result(HANG_S) == b"newer"
-    order = [name for name in scene.device.asked if name in ("sign older", "sign newer")]
-    assert order == ["sign older", "sign newer"]
+    assert scene.device.asked.index("sign older") < scene.device.asked.index("unmask newer")
+
+
+def test_a_key_that_comes_late_makes_room_for_who_waits(scene: Scene) -> None:
+    """Its maker was cancelled, so that it is nobody's."""
+    occupied(scene, b"a", b"b")
+    late = scene.device._do(calls.unmask(b"late"), "unmask late")
+    waiting = scene.start(b"c")
+    until(scene.waits_for_room, "one whose turn it is")
+    scene.residents._adopt(late)
+    assert waiting.result(HANG_S) == b"c"
 
 
 def test_two_who_need_two_keys_of_three_places(scene: Scene) -> None:
