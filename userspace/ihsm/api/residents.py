@@ -256,10 +256,13 @@ class Residents:
                     if not has_turn:
                         raise _MustWait(None)
                     freed = self._freed = Signal()
+            if victim is None:
+                if not (yield Wait(freed, ROOM_WAIT_S)):
+                    raise full
+                with self._lock:
+                    victim = self._victim()  # none if there is room already
             if victim is not None:
                 yield from self._delete(victim)
-            elif not (yield Wait(freed, ROOM_WAIT_S)):
-                raise full
 
     def _derive(
         self, masked_keys: Sequence[bytes], call: Callable[..., calls.Call[Key]], has_turn: bool
