@@ -390,6 +390,18 @@ def test_deletion_of_a_key_on_its_way(scene: Scene) -> None:
     assert scene.is_consistent()
 
 
+def test_keys_that_rest_come_back_and_those_in_use_stay(scene: Scene) -> None:
+    scene.use(b"a")
+    (using,) = occupied(scene, b"b")
+    perform(scene.residents.rest([b"a", b"b", b"never-there"]), scene.device)  # type: ignore[arg-type]
+    assert scene.device.inside() == [b"b"]
+    scene.use(b"a")
+    assert scene.device.inside() == [b"a", b"b"]
+    scene.device.open("sign b")
+    assert using.result(HANG_S) == b"b"
+    assert scene.is_consistent()
+
+
 # -- interruption ------------------------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,17 @@ class Residents:
                 yield from self._delete(key)
                 self._announce_room()
 
+    def rest(self, masked_keys: Sequence[bytes]) -> Procedure[None]:
+        """Have keys leave the device that nobody uses now; whoever uses one later has it brought in again."""
+        with self._lock:
+            found = [(each, self._entries.get(each)) for each in masked_keys]
+            leaving = [(each, there.key) for each, there in found if there and there.key and not there.users]
+            for masked_key, _ in leaving:
+                del self._entries[masked_key]
+        for _, key in leaving:
+            yield from self._delete(key)
+        self._announce_room()
+
     # -- taking and giving back ----------------------------------------------------------------------------------------
 
     def present(self, masked_keys: Sequence[bytes]) -> list[Resident] | None:

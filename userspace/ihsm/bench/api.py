@@ -160,7 +160,7 @@ def _at_rest(hsm: Hsm, key: EcPrivateKey) -> Result:
     masked = tuple(hsm.store.key(str(key.label)).newest.usages.values())
 
     def sign_from_rest() -> None:
-        hsm.connection.run(lambda link: link.residents.drop(masked))
+        hsm.connection.run(lambda link: link.residents.rest(masked))
         key.sign(MESSAGE, ECDSA)
 
     series = interleave(
