@@ -8,10 +8,12 @@ The format is tested in tests/userspace/api/test_files.py.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,17 @@ def test_standard_input_and_output(size: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(inputs, "SPOOL_BYTES", 1 << 20)
     sealed = succeed("encrypt", "archive", stdin=TEXT[:size])
     assert succeed("decrypt", "archive", "-", stdin=sealed) == TEXT[:size]
+
+
+def test_the_program_in_the_documentation_reads_what_is_written() -> None:
+    page = (Path(__file__).parents[3] / "docs/shell.md").read_text()
+    program = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def decrypt" in block)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    key = bytes(range(32))
+    succeed("key", "import", "known", "--kind", "aes256-gcm", stdin=key)
+    for size in (0, 1, 65536, len(TEXT)):
+        assert names["decrypt"](key, succeed("encrypt", "known", stdin=TEXT[:size])) == TEXT[:size]
 
 
 def test_three_in_a_pipe(folder: Path) -> None:
