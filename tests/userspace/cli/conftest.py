@@ -43,6 +43,7 @@ def keys(stores: Path, no_other_devices: None, monkeypatch: pytest.MonkeyPatch) 
 def no_other_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path / "data"))
+    monkeypatch.setattr("ihsm.cli.pin._TERMINAL", "/nowhere/tty")  # that of whoever runs the tests
     monkeypatch.delenv("IHSM_STORE", raising=False)
     monkeypatch.delenv("IHSM_DEVICE", raising=False)
     monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda context=None: [])

@@ -75,6 +75,28 @@ def test_a_pin_that_protects_the_store(tmp_path: Path, device: EmbeddedDevice) -
     succeed("key", "show", "web")  # public keys need no PIN
 
 
+def test_a_pin_that_is_asked_for(device: EmbeddedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By init twice; by others on the terminal, though their standard input is the data."""
+    assert run("init", "--device", uri(device), "--store-pin-prompt", stdin=b"one\ntwo\n").exit_code != 0
+    refused(7, "key", "list")
+    assert run("init", "--device", uri(device), "--store-pin-prompt", stdin=b"correct\ncorrect\n").exit_code == 0
+    asked = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "correct"
+
+    monkeypatch.setattr("ihsm.cli.pin._has_terminal", lambda: True)
+    monkeypatch.setattr("ihsm.cli.pin._ask", ask)
+    succeed("key", "generate", "web")
+    data = succeed("sign", "web", "--jws", stdin=b"data")
+    assert data.split(b".")[1] == b"ZGF0YQ"
+    assert asked == ["PIN of store 'default'"] * 2
+    refused(2, "encrypt", "web", "none", "-o", "/dev/null")
+    refused(7, "sign", "nobody", stdin=b"data")
+    assert len(asked) == 2, "for nothing"
+
+
 def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
     """What init printed brings the same partition key back, so id, PIN, BK3 and owner key were those given."""
     bk3, pin = os.urandom(48), b"sixteen byte PIN"
@@ -118,7 +140,7 @@ def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
         (("--pin-file", "none"), b"", "does not exist"),
         (("--owner-key", "FILE"), b"-----BEGIN NOTHING-----", "--owner-key"),
         (("--owner-key", "FILE"), pem(ec.generate_private_key(ec.SECP256R1())), "must be secp384r1"),
-        (("--store-pin", "--store-pin-file", "FILE"), b"1234", "--store-pin asks"),
+        (("--store-pin-prompt", "--store-pin-file", "FILE"), b"1234", "--store-pin-prompt asks"),
         (("--store-pin-file", "FILE", "--store-pin-fd", "0"), b"1234", "cannot be given together"),
         (("--store", "a/b"), b"", "a/b"),
         (("--owner-key", "FILE"), pem(rsa.generate_private_key(65537, 2048)), "not an EC key"),

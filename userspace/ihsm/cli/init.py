@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     The store has all that brings the device up again: the owner's key, the device's credential, the backup of its
     masking key. What is not given is random. Without a PIN the permissions of its files are all that protects it:
-    --store-pin asks for one on the terminal. A store of this name that is there already is left alone.
+    --store-pin-prompt asks for one on the terminal. A store of this name that is there already is left alone.
     """,
 )
 @click.option(
@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     "else the one that you started, else a private one.",
 )
 @store_option
-@click.option("--store-pin", "ask_pin", is_flag=True, help="Ask on the terminal for a PIN that protects the store.")
+@click.option(
+    "--store-pin-prompt", "ask_pin", is_flag=True, help="Ask on the terminal for a PIN that protects the store."
+)
 @click.option("--store-pin-file", type=EXISTING_FILE, help="File with that PIN; a newline at its end is dropped.")
 @click.option(
     "--store-pin-fd",
@@ -134,7 +136,9 @@ def _new_pin(ask: bool, file: Path | None, descriptor: int | None) -> str | None
     if not ask:
         return read_user_pin(False, file, descriptor, prefix="store-")
     if file is not None or descriptor is not None:
-        raise click.UsageError("--store-pin asks for the PIN: --store-pin-file and --store-pin-fd do not go with it")
+        raise click.UsageError(
+            "--store-pin-prompt asks for the PIN: --store-pin-file and --store-pin-fd do not go with it"
+        )
     return str(click.prompt("PIN of the new store", hide_input=True, confirmation_prompt=True, err=True))
 
 
