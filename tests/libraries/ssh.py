@@ -93,7 +93,8 @@ def paramiko_serves(connection: socket.socket, host_key: paramiko.PKey, allowed:
         if channel is not None and gate.asked.wait(HANG_S):
             channel.sendall(GREETING)
             channel.send_exit_status(0)
-            channel.close()
+            with contextlib.suppress(EOFError):  # a client that has seen the end may be gone before this is sent
+                channel.close()
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
