@@ -2,22 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """aioquic serves QUIC with the keys as they are: TLS 1.3, whose CertificateVerify (RFC 8446 §4.4.3) the device signs.
 
-The client is aioquic too, which verifies with cryptography and trusts a CA that was made without it or the device.
+The client is aioquic too, and trusts a CA that was made without it or the device; OpenSSL verifies what it was sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+from aioquic import tls
 from aioquic.asyncio import QuicConnectionProtocol, connect, serve
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.tls import KeySchedule
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from libraries.judges import openssl_verifies
 from libraries.rig import DAY, NOW, DeviceKey, Keys, Signs, name_of
 from support.waiting import HANG_S
 
@@ -69,13 +75,42 @@ async def exchange(key: DeviceKey, server_key: object) -> tuple[bytes, x509.Cert
         server.close()
 
 
-@pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048"])
-def test_a_server_proves_that_it_has_the_key(kind: str, keys: Keys, signs: Signs) -> None:
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
+    """What was signed and the signature of each CertificateVerify that a client receives."""
+    seen: list[tuple[bytes, bytes]] = []
+    data_of, pull = KeySchedule.certificate_verify_data, tls.pull_certificate_verify
+    signed: list[bytes] = []
+
+    def noted(schedule: KeySchedule, context: bytes) -> bytes:
+        signed.append(data_of(schedule, context))
+        return signed[-1]
+
+    def pulled(buffer: Any) -> Any:
+        message = pull(buffer)
+        seen.append((signed[-1], message.signature))
+        return message
+
+    monkeypatch.setattr(KeySchedule, "certificate_verify_data", noted)
+    monkeypatch.setattr(tls, "pull_certificate_verify", pulled)
+    return seen
+
+
+PSS = ("-sha256", "-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32")
+
+
+@pytest.mark.parametrize(("kind", "options"), [("p256", ("-sha256",)), ("p384", ("-sha384",)), ("rsa2048", PSS)])
+def test_a_server_proves_that_it_has_the_key(
+    kind: str, options: Sequence[str], keys: Keys, signs: Signs, proofs: list[tuple[bytes, bytes]], tmp_path: Path
+) -> None:
     key = keys(kind)
     with signs(key):
         answer, shown = asyncio.run(asyncio.wait_for(exchange(key, key.public_key()), HANG_S))
     assert answer == b"OVER QUIC"
     assert shown.public_key() == key.public_key()
+    ((signed, signature),) = proofs
+    assert signed.startswith(b" " * 64 + b"TLS 1.3, server CertificateVerify\0")
+    openssl_verifies(tmp_path, key.public_key(), signature, signed, *options)
 
 
 def test_a_client_refuses_a_server_whose_certificate_has_another_key(keys: Keys, signs: Signs) -> None:
