@@ -60,7 +60,7 @@ class FakeDevice:
         gate = self.gates.get(name)
         if gate is not None:
             self.standing.add(name)
-            assert gate.wait(HANG_S), f"{name}: nobody opened the gate"
+            assert gate.wait(4 * HANG_S), f"{name}: nobody opened the gate"
         return self._do(call, name)
 
     async def perform_async(self, call: Call[Any]) -> Any:
