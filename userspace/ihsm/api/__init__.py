@@ -13,14 +13,21 @@ key rests; `Residents` bring it into the device; the `Connection` has the device
 from importlib import import_module
 
 _HOMES = {
+    "AesCbcKey": "cbc",
+    "AesGcmKey": "gcm",
+    "AesXtsKey": "xts",
     "DeviceKey": "handles",
     "EcPrivateKey": "ec_key",
+    "HmacKey": "hmac_key",
     "Hsm": "hsm",
     "InvalidCiphertextError": "errors",
     "KeyFacts": "facts",
     "KeyNotExportableError": "errors",
+    "MacMismatchError": "errors",
     "NonceRefusedError": "errors",
     "RsaPrivateKey": "rsa_key",
+    "SecretKey": "secret_key",
+    "SignatureMismatchError": "errors",
     "TagMismatchError": "errors",
     "UnsupportedByDeviceError": "errors",
     "Usage": "kinds",

@@ -94,9 +94,9 @@ class SecretKey(DeviceKey):
 
         Counter of 32 bits before the fixed data, which are label, a zero byte, context and the length in 32 bits. A
         device with the firmware's profile first derives from the secret by HKDF with the context (spec 05 §11.4).
+        What is not described here is as for `hkdf`.
 
         Args:
-            algorithm, kind, length: as for `hkdf`.
             label: up to 256 bytes.
             context: up to 256 bytes; for aes256-xts a pair of different ones, for data key and tweak key.
 
