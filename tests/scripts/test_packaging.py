@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,13 +137,49 @@ def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: P
     assert done.stdout.startswith(str(tmp_path))
 
 
-@pytest.mark.long
-def test_pip_makes_a_wheel_of_a_checkout_in_isolation(unpacked: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path / "wheels", "."]
-    done = run(*command, folder=unpacked)  # with the libraries that set-up has made
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the unpacked source distribution, built in isolation with the libraries that set-up has made."""
+    folder = tmp_path_factory.mktemp("wheels")
+    done = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, ".", folder=unpacked)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (tmp_path / "wheels").iterdir()
+    (wheel,) = folder.iterdir()
+    return wheel
+
+
+@pytest.mark.long
+def test_pip_makes_a_wheel_of_a_checkout_in_isolation(wheel: Path, tmp_path: Path) -> None:
     names = run(sys.executable, "-m", "zipfile", "-l", wheel, folder=tmp_path).stdout
     for module in ("ihsm_device", "ihsm", "ihsm/bench"):
         assert f"{module}/_native.cpython" in names
         assert f"{module}/_native.pyi" in names
+
+
+@pytest.mark.long
+def test_the_wheel_alone_keeps_keys_for_an_application(wheel: Path, tmp_path: Path) -> None:
+    """README's lines in an empty environment, where nothing leads to a checkout; then another program finds the key."""
+    done = run(sys.executable, "-m", "venv", "venv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    python = tmp_path / "venv/bin/python"
+    done = run(python, "-m", "pip", "install", wheel, "PyJWT", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def alone(program: str) -> str:
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run([python, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert first is not None
+    assert 'hsm.generate("web"' in first[1]
+    alone("from ihsm import Hsm; Hsm.create().close()")
+    token = alone(f"{first[1]}\nprint(token)").strip()
+    verify = f"""
+import ihsm, jwt
+with ihsm.Hsm.open() as hsm:
+    key = hsm["web"]
+    print(jwt.decode({token!r}, key.public_key(), algorithms=["ES256"]), key.facts.origin, ihsm.__file__)
+    assert jwt.encode({{}}, key, algorithm="ES256")
+"""
+    assert alone(verify).startswith(f"{{'sub': 'alice'}} device {tmp_path}/venv/")
