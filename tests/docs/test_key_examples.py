@@ -71,6 +71,31 @@ def test_a_key_gets_a_certificate_and_its_token_verifies(home: Path) -> None:
     assert tokens[0] != tokens[1]
 
 
+def test_a_file_comes_back_whole_or_not_at_all_and_outlives_the_keys_rotation(home: Path) -> None:
+    plain, sealed, back = home / "plain", home / "sealed", home / "back"
+    plain.write_bytes(os.urandom(3_000_001))
+    done = run(home, "file_encryption.py", "encrypt", "archive", plain, sealed)
+    assert (done.returncode, done.stdout) == (0, "encrypted 3000001 bytes\n"), done.stderr
+    assert plain.read_bytes()[:64] not in sealed.read_bytes()
+    with Hsm.open("default", root=home / "ihsm") as hsm:
+        hsm.rotate("archive")
+        hsm.generate("another", "aes256-gcm")
+    before = sorted(home.iterdir())
+
+    for content, label, reason in (
+        (sealed.read_bytes()[:-1], "archive", "TagMismatchError"),
+        (sealed.read_bytes(), "another", "FileFormatError"),
+    ):
+        sealed.write_bytes(content)
+        done = run(home, "file_encryption.py", "decrypt", label, sealed, back)
+        assert (done.returncode, done.stderr.count(reason)) == (1, 1), done.stderr
+        assert sorted(home.iterdir()) == before
+
+    done = run(home, "file_encryption.py", "decrypt", "archive", sealed, back)
+    assert (done.returncode, done.stdout) == (0, "decrypted 3000001 bytes\n"), done.stderr
+    assert back.read_bytes() == plain.read_bytes()
+
+
 class TestAttestedKey:
     @pytest.fixture
     def proof(self, home: Path) -> Path:

@@ -8,6 +8,7 @@ Usage: examples.py SHARED. The proof of attested_key.py is left in the folder SH
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,15 @@ def recovered(uri: str) -> list[str]:
     return answers
 
 
+def copied() -> bool:
+    """Whether a file comes back from file_encryption.py as it was."""
+    plain, sealed, back = (Path(f"/tmp/{name}") for name in ("plain", "sealed", "back"))
+    plain.write_bytes(os.urandom(1_000_001))
+    output("file_encryption.py", "encrypt", "archive", str(plain), str(sealed))
+    output("file_encryption.py", "decrypt", "archive", str(sealed), str(back))
+    return back.read_bytes() == plain.read_bytes() != sealed.read_bytes()
+
+
 def main() -> None:
     """Make a store on the one function there is, and run them all."""
     with Hsm.create() as hsm:
@@ -58,6 +68,7 @@ def main() -> None:
         "request_to_jwt": output("request_to_jwt.py"),
         "attested_key": output("attested_key.py", "prove", "sealed", "nonce", sys.argv[1]),
         "recovery": recovered(found.uri),
+        "file_encryption": copied(),
         "service": [public.x, public.y],
     }
     print(json.dumps(record), flush=True)

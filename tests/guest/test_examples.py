@@ -42,6 +42,7 @@ def test_the_examples_run_in_a_guest(tmp_path: Path) -> None:
     assert done.status == 0, done.err[-3000:]
     record = json.loads(done.out.splitlines()[-1])
     assert record["request_to_jwt"][-1] == "verified: {'sub': 'alice', 'iss': 'issuer'}"
+    assert record["file_encryption"] is True
     key = ec.EllipticCurvePublicNumbers(*record["service"], ec.SECP256R1()).public_key()
     assert "and is brought back" in done.err
     for number, answer in enumerate(record["recovery"]):
