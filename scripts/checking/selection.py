@@ -36,6 +36,7 @@ NAMED: Final = {
     "*.md": "tests/docs/test_pages.py",
     "docs/*.md": "tests/docs/test_pages.py",
     "docs/reference/*.md": "tests/docs/test_pages.py",
+    "docs/api.md": "tests/docs/test_api_page.py",
     "docs/examples/*.py": "tests/docs/test_examples.py",
     "scripts/check": "tests/scripts/test_checking.py",
     "scripts/man-pages": "tests/scripts/test_man_pages.py",
