@@ -72,7 +72,9 @@ def page(name: str, sources: Path = ROOT / "userspace") -> str:
         elif isinstance(definition, griffe.Function):
             lines += [*_signature(definition, entry), "", *_text(definition)]
         elif isinstance(definition, griffe.Attribute):
-            lines += ["```py", f"{entry} = {definition.value}", "```", "", *_text(definition)]
+            # From the source, for the library writes strings in other quotes than the formatter.
+            value = definition.source.partition(" = ")[2]
+            lines += ["```py", f"{entry} = {value}", "```", "", *_text(definition)]
         else:
             raise UndocumentedError(f"{definition.path}: neither a class, a function nor a value")
     return "\n".join(lines) + "\n"

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from ihsm import Hsm
-from ihsm.driver import Controller
 from support.process import ServeProcess, serve
-
-needs_coroutines = pytest.mark.skipif(not hasattr(Controller, "exchange_async"), reason="this driver has no coroutines")
 
 
 class Place:

@@ -42,7 +42,7 @@ from ihsm.store import Store
 from ihsm_abi.ddi import DdiStatus, HashAlgorithm
 from support.devices import function_level_reset
 from support.waiting import HANG_S, ended, stays, until
-from userspace.api.conftest import Place, needs_coroutines
+from userspace.api.conftest import Place
 
 ECDSA = ec.ECDSA(hashes.SHA256())
 
@@ -148,7 +148,6 @@ def test_eight_threads_recover_once(hsm: Hsm, caplog: pytest.LogCaptureFixture) 
         assert brought_back(caplog) == 1, name
 
 
-@needs_coroutines
 def test_coroutines_and_threads_recover_together(hsm: Hsm, caplog: pytest.LogCaptureFixture) -> None:
     key = made(hsm, "coroutines")
 

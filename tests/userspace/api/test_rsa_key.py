@@ -22,7 +22,6 @@ from ihsm.api.kinds import Usage
 from ihsm.api.rsa_key import RsaPrivateKey
 from ihsm.errors import ArgumentError, ArgumentTypeError, IhsmError
 from support.waiting import HANG_S
-from userspace.api.conftest import needs_coroutines
 
 SHA: list[hashes.HashAlgorithm] = [hashes.SHA1(), hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()]
 SHA256 = hashes.SHA256()
@@ -181,7 +180,6 @@ def test_certificates_are_signed_with_it(keys: dict[int, RsaPrivateKey]) -> None
         certificate.verify_directly_issued_by(certificate)
 
 
-@needs_coroutines
 def test_coroutines(keys: dict[int, RsaPrivateKey]) -> None:
     async def run() -> None:
         async def sign(number: int) -> None:

@@ -18,6 +18,8 @@ from ihsm.errors import StoreExistsError
 from ihsm.store.files import LOCK, TEMPORARY, Folder, errors_of, write_all
 
 _LONGEST_FILE: Final = 16 << 20
+_LOCK_SUFFIX: Final = ".lock"
+"""Of what programs lock that use the store's private device."""
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -30,7 +32,7 @@ def pack(top: Folder, name: str, parts: list[Folder]) -> bytes:
             tar.addfile(_entry(place, tarfile.DIRTYPE, 0o700, os.fstat(folder.descriptor)))
             inside = {part.path.name for part in parts} if folder is top else set()
             for file in sorted(set(folder.names()) - inside):
-                if file == LOCK or file.endswith(TEMPORARY):
+                if file == LOCK or file.endswith((_LOCK_SUFFIX, TEMPORARY)):
                     continue
                 data = folder.read(file, _LONGEST_FILE)
                 status = os.stat(file, dir_fd=folder.descriptor, follow_symlinks=False)
