@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from ihsm import Hsm
 from ihsm.api import residents as residents_module
-from ihsm.api.connection import is_lost
+from ihsm.api.losses import is_lost
 from ihsm.api.residents import Residents, UntrackedKeysError
 from ihsm.api.rsa_key import RsaPrivateKey
 from ihsm.api.steps import Ask, Procedure, perform, perform_async

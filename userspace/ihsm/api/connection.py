@@ -23,88 +23,31 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from ihsm import ddi, forks
-from ihsm.api.residents import Residents, UntrackedKeysError
+from ihsm.api.losses import is_lost
+from ihsm.api.residents import Residents
 from ihsm.api.steps import Procedure, Step, one_step, perform, perform_async
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
 from ihsm.driver import AesQueue, Controller
 from ihsm.errors import (
-    AesCommandError,
     ArgumentError,
     BusError,
-    CommandTimeoutError,
-    ControllerFatalError,
-    ControllerLostError,
-    ControllerTimeoutError,
-    DeviceBusyError,
-    DeviceGoneError,
-    DeviceNotFoundError,
     DriverError,
     ForkedError,
-    HsmCommandError,
     IhsmError,
     KeysLostError,
     QueueClosedError,
-    SessionClosedError,
     StoreDamagedError,
     StoreError,
     UnknownDeviceError,
 )
 from ihsm.store import Store
-from ihsm_abi.aes_queue import AesStatus, GcmError, XtsError
 from ihsm_abi.ddi import DdiStatus
 from ihsm_abi.ddi.limits import MAX_SESSIONS
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-LOST_ERRORS: Final = (
-    BusError,
-    CommandTimeoutError,
-    ControllerFatalError,
-    ControllerLostError,
-    ControllerTimeoutError,
-    DeviceGoneError,
-    HsmCommandError,
-    QueueClosedError,
-    SessionClosedError,
-    UntrackedKeysError,
-)
-"""What a call raises when the device was lost under it."""
-LOST_STATUSES: Final = frozenset(
-    {
-        DdiStatus.CredentialsNotEstablished,
-        DdiStatus.FunctionNotEnabled,
-        DdiStatus.KeyNotFound,
-        DdiStatus.PartitionNotProvisioned,
-        DdiStatus.SessionExpected,
-        DdiStatus.SessionNeedsRenegotiation,
-        DdiStatus.SessionNotFound,
-    }
-)
-"""What the device answers when session or keys went with a reset (spec 04 §4, §12). KeyNotFound, because a key is only
-used after it was brought in."""
-LOST_AES_STATUSES: Final = frozenset(
-    {
-        *(
-            (AesStatus.INVALID_FIELD_GCM, error)
-            for error in (GcmError.KEY_INDEX, GcmError.KEY_NOT_OWNED, GcmError.KEY_SESSION, GcmError.KEY_APP)
-        ),
-        *(
-            (AesStatus.INVALID_FIELD_XTS, error)
-            for error in (
-                XtsError.KEY1_INDEX,
-                XtsError.KEY2_INDEX,
-                XtsError.KEY_NOT_OWNED,
-                XtsError.KEY1_SESSION,
-                XtsError.KEY2_SESSION,
-                XtsError.KEY1_APP,
-                XtsError.KEY2_APP,
-            )
-        ),
-    }
-)
-"""The same of AES commands (spec 02 E.3): no such key, or not under this session."""
 FOREIGN_STATUSES: Final = frozenset(
     {
         DdiStatus.MaskedBkBootNotPresent,
@@ -493,15 +436,6 @@ def _end_session(link: Link) -> None:
         link.session.close()
     except IhsmError as error:
         _log.debug("session not closed: %s", error)
-
-
-def is_lost(error: IhsmError) -> bool:
-    """Whether an error says that the device lost its session or keys, rather than that it refuses this call."""
-    if isinstance(error, StatusError):
-        return error.status in LOST_STATUSES
-    if isinstance(error, AesCommandError):
-        return (error.sts, error.err) in LOST_AES_STATUSES
-    return isinstance(error, LOST_ERRORS) and not isinstance(error, DeviceBusyError | DeviceNotFoundError)
 
 
 def identity_of(partition: ddi.Partition) -> bytes:

@@ -3,8 +3,9 @@
 """The driver: rings, controller bring-up, HSM and AES commands."""
 
 from ihsm.driver.aes_queue import AesOutput, AesQueue, GcmSealed
-from ihsm.driver.controller import Controller, ControllerState, DriverOptions
+from ihsm.driver.controller import Controller, ControllerState
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply
+from ihsm.driver.options import DriverOptions
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.submission import Submission
 from ihsm.fast_path import FastPathSession
