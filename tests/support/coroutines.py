@@ -13,7 +13,7 @@ from ihsm.driver import Controller
 from ihsm.driver.hsm_queue import HsmReply
 from ihsm_abi.hsm_queue import ControlKind
 from support.modules import ReversingModule
-from support.waiting import HANG_S
+from support.waiting import HANG_S, one_round
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ async def eventually(condition: Callable[[], object]) -> None:
     """Let the loop go on until `condition` holds."""
     async with asyncio.timeout(HANG_S):
         while not condition():
-            await asyncio.sleep(0)
+            await one_round()
 
 
 def exchange(controller: Controller, message: bytes, timeout_s: float = HANG_S) -> Awaitable[HsmReply]:

@@ -49,6 +49,11 @@ def until(condition: Callable[[], object], what: str, *, every_s: float = LOOK_E
     first(lambda: True if condition() else None, what, every_s=every_s)
 
 
+async def one_round() -> None:
+    """Let the event loop's other tasks go on, once."""
+    await asyncio.sleep(0)
+
+
 async def until_async(condition: Callable[[], object], what: str) -> None:
     """Like `until` for coroutines; others have their turn at least once."""
     end = time.monotonic() + HANG_S

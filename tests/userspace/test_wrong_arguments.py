@@ -33,6 +33,7 @@ from ihsm.ddi import (
     Session,
     SessionTicket,
     SoftwareTrustAnchor,
+    calls,
     verify_report,
 )
 from ihsm.ddi.certificates import load_certificates
@@ -138,6 +139,8 @@ def client_calls() -> list[Call]:
         (session.change_pin, {"pin": bytes(16)}),
         (session.call, {"request": HmacReq(key_id=1, msg=b""), "response": HmacResp}),
         (session.call_async, {"request": HmacReq(key_id=1, msg=b""), "response": HmacResp}),
+        (session.perform, {"call": calls.unwrapping_key()}),
+        (session.perform_async, {"call": calls.unwrapping_key()}),
         (partition.certificate_chain, {"slot": 0}),
         (partition.init_bk3, {"bk3": bytes(48)}),
         (partition.set_sealed_bk3, {"sealed_bk3": b""}),

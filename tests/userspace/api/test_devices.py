@@ -118,7 +118,7 @@ def test_a_device_with_a_uri_is_for_one_program(place: Place) -> None:
 def test_who_waits_tries_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
 
-    def busy(uri: DeviceUri) -> Any:
+    def busy(uri: DeviceUri, *, wait_s: float) -> Any:
         tries.append(1)
         raise DeviceBusyError("busy")
 
@@ -235,11 +235,11 @@ def test_the_device_of_a_store(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_new_store_takes_the_device_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "choose_auto", lambda: DeviceUri.parse("vfio-user:/found"))
+    monkeypatch.setattr(devices, "choose_device", lambda text: DeviceUri.parse("vfio-user:/found"))
     state = place.folder / "device"
     found = new_device(None, state, OPTIONS, 0)
     assert (str(found.store_device), found.named) == ("vfio-user:/found", True)
-    monkeypatch.setattr(devices, "choose_auto", lambda: None)
+    monkeypatch.setattr(devices, "choose_device", lambda text: None)
     alone = new_device(None, state, OPTIONS, 0)
     assert str(alone.store_device) == "private"
     with pytest.raises(StoreBusyError):

@@ -22,6 +22,7 @@ from ihsm.api.steps import perform
 from ihsm.driver.buffers import MAX_BUFFER_BYTES
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError
+from support.waiting import one_round
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +169,12 @@ def test_awaited(key: AesGcmKey) -> None:
 def test_awaited_data_are_those_of_the_call(hsm: Hsm, key: AesGcmKey) -> None:
     """However long it takes until the device has them."""
     link = hsm.connection.link
-    perform(link.residents.drop(key._handle.some), link)
+    perform(link.residents.rest(key._handle.some), link)
 
     async def main() -> None:
         data = bytearray(b"text")
         pending = asyncio.ensure_future(key.encrypt_async(NONCE, data, None))
-        await asyncio.sleep(0)
+        await one_round()
         assert not pending.done()  # the key is on its way into the device
         data[:] = b"else"
         assert await pending == JUDGE.encrypt(NONCE, b"text", None)

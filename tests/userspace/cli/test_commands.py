@@ -88,8 +88,8 @@ def test_the_variable_names_the_device(device: EmbeddedDevice, monkeypatch: pyte
     assert json.loads(run("info", "--json").output)["uri"] == uri(device)
     monkeypatch.setenv(DEVICE_VARIABLE, "usb:3")
     assert json.loads(run("info", "--device", uri(device), "--json").output)["uri"] == uri(device)
-    for command in ("info", "status", "init", "selftest"):
-        result = run(command)
+    for command in (["info"], ["status"], ["init", "--store", "other"], ["selftest"]):
+        result = run(*command)
         assert result.exit_code == 2, result.output
         assert f"environment variable {DEVICE_VARIABLE}: device URI 'usb:3'" in result.output
 

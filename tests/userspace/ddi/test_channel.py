@@ -16,6 +16,7 @@ from ihsm.errors import ArgumentError, ArgumentTypeError, DriverError, IhsmError
 from ihsm_abi.ddi import DdiStatus, HmacReq, HmacResp
 from ihsm_abi.hsm_queue import ControlKind
 from support.ddi_replay import RecordedReply, Responder
+from support.waiting import one_round
 
 SESSION_ID = 5
 REQUEST = HmacReq(key_id=1, msg=b"message")
@@ -29,7 +30,7 @@ class AsyncResponder(Responder):
 
     async def exchange_async(self, message: bytes, kind: ControlKind, session_id: int | None) -> RecordedReply:
         self.asked.append((message, kind, session_id))
-        await asyncio.sleep(0)
+        await one_round()
         return super().exchange(message, kind, session_id)
 
     def exchange(self, message: bytes, kind: ControlKind, session_id: int | None) -> RecordedReply:

@@ -23,7 +23,7 @@ from ihsm.errors import (
 from ihsm_abi.hsm_queue import ControlKind
 from support.coroutines import eventually, exchange, fetched, run, started
 from support.devices import DeviceUnderTest, open_device
-from support.waiting import HANG_S, ended, until
+from support.waiting import HANG_S, ended, one_round, until
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -154,7 +154,7 @@ def test_who_waits_for_room_is_served_after_a_reset(device: DeviceUnderTest, con
         tasks = [started(exchange(controller, b"slow%d" % number)) for number in range(3)]
         await fetched(device.module)
         waiting = started(exchange(controller, b"ab"))
-        await asyncio.sleep(0)
+        await one_round()
         controller.reset()
         device.module.gate.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

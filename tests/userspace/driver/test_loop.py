@@ -32,7 +32,7 @@ from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind
 from support.coroutines import Loop, eventually, exchange, fetched, run, started
 from support.descriptors import open_descriptors
 from support.devices import DeviceUnderTest, open_device
-from support.waiting import HANG_S, ended, until
+from support.waiting import HANG_S, ended, one_round, until
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -173,7 +173,7 @@ def test_memory_of_a_cancelled_command_comes_back(device: DeviceUnderTest, contr
         iv = draw_iv()
         submission = queue.submit_gcm(FastPathSession(1, 0), 5, bytes(1 << 16), decrypt=False, iv=iv, timeout_s=HANG_S)
         task = started(aio.completed(submission))
-        await asyncio.sleep(0)
+        await one_round()
         task.cancel()
         await eventually(lambda: controller.arena.free_bytes == free)
 
@@ -323,7 +323,7 @@ def test_a_controller_lost_to_others_is_noticed(device: DeviceUnderTest, control
 def test_a_synchronous_call_in_the_loop_ends_awaits(device: DeviceUnderTest, controller: Controller) -> None:
     async def main() -> bytes:
         task = started(exchange(controller, b"ab"))
-        await asyncio.sleep(0)
+        await one_round()
         for _ in range(10):
             assert controller.exchange(b"cd", ControlKind.NONE, None).message == b"dc"
         return (await task).message

@@ -48,10 +48,12 @@ class VfioFunction(PciFunction):
         self._forked = True
         self._arenas = []
         mappings, self._mappings = list(self._mappings.values()), {}
-        self._let_go()
-        for mapping in mappings:
-            if mapping is not None:
-                forks.unshare(mapping)
+        try:
+            for mapping in mappings:
+                if mapping is not None:
+                    forks.unshare(mapping)
+        finally:
+            self._let_go()
 
     @abstractmethod
     def _let_go(self) -> None:

@@ -3,14 +3,14 @@
 """Carries typed messages over a transport: encoding, dialect, session control, statuses."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ihsm.arguments import checked, integer
 from ihsm.ddi.calls import Call
 from ihsm.ddi.errors import NotAsynchronousError, RequestError, ResponseError, StatusError
 from ihsm.ddi.transforms import Dialect
 from ihsm.ddi.transport import AsyncTransport, Reply, Transport
-from ihsm.errors import ArgumentError
+from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm_abi.ddi import (
     API_REV,
     OPERATION_OF_REQUEST,
@@ -105,6 +105,7 @@ class InSession(ABC):
 
     def perform(self, call: Call[T]) -> T:
         """Execute an operation given as a value; errors as `Channel.call`."""
+        _check_call("perform", call)
         return call.result(self.call(call.request, call.response))
 
     @abstractmethod
@@ -113,4 +114,10 @@ class InSession(ABC):
 
     async def perform_async(self, call: Call[T]) -> T:
         """The same for coroutines; errors as `Channel.call_async`."""
+        _check_call("perform_async", call)
         return call.result(await self.call_async(call.request, call.response))
+
+
+def _check_call(operation: str, call: Call[Any]) -> None:
+    if not isinstance(call, Call):
+        raise ArgumentTypeError(operation, "call", f"{type(call).__name__}, must be a Call")

@@ -459,6 +459,7 @@ class Controller(Closing):
         for queue in created:
             queue.suspend()
             self.admin.delete_sq(queue)
+            queue.reap()  # what the device has completed before it let go of the queue
             self.admin.delete_cq(queue)
 
     def _release_queues(self) -> None:
