@@ -139,9 +139,17 @@ def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the unpacked source distribution, built in isolation with the libraries that set-up has made."""
+    """A wheel of the unpacked source distribution, built in isolation with the libraries that set-up has made.
+
+    What is on PATH is what set-up installs of the system's: not CMake and pkg-config, which a developer's machine has.
+    """
+    tools = tmp_path_factory.mktemp("bin")
+    for tool in Path("/usr/bin").iterdir():
+        if not re.search("cmake|pkg-?conf", tool.name):
+            (tools / tool.name).symlink_to(tool)
     folder = tmp_path_factory.mktemp("wheels")
-    done = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, ".", folder=unpacked)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, "."]
+    done = run(*command, folder=unpacked, PATH=str(tools))
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.iterdir()
     return wheel
