@@ -138,9 +138,10 @@ def test_pip_builds_in_isolation_and_the_result_works(archive: Path, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the unpacked source distribution, built in isolation with the libraries that set-up has made.
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this checkout, built in isolation with the libraries that set-up has made.
 
+    The pip is that of the environment in which the checkout is installed, and drops that from what the build sees.
     What is on PATH is what set-up installs of the system's: not CMake and pkg-config, which a developer's machine has.
     """
     tools = tmp_path_factory.mktemp("bin")
@@ -149,7 +150,7 @@ def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (tools / tool.name).symlink_to(tool)
     folder = tmp_path_factory.mktemp("wheels")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, "."]
-    done = run(*command, folder=unpacked, PATH=str(tools))
+    done = run(*command, folder=ROOT, PATH=str(tools))
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.iterdir()
     return wheel
