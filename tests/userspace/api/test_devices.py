@@ -172,6 +172,51 @@ def test_a_private_hsm_leaves_nothing() -> None:
     assert not folder.exists()
 
 
+FORKING = """
+import os, sys
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from ihsm import Hsm
+with Hsm.private() as hsm:
+    hsm.generate("web", "p256")
+    child = os.fork()
+    if not child:
+        {child}
+    os.waitpid(child, 0)
+    hsm["web"].sign(b"m", ec.ECDSA(hashes.SHA256()))
+    print(list(hsm))
+"""
+
+
+@pytest.mark.parametrize("child", ["sys.exit(0)", "hsm.close(); os._exit(0)", "del hsm; sys.exit(0)"])
+def test_a_child_that_ends_leaves_its_parents_private_hsm_alone(child: str) -> None:
+    """It leaves the `with` block, closes what it inherited, or only ends as a program does."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING.format(child=child)], capture_output=True, text=True, check=False, timeout=HANG_S
+    )
+    assert done.stdout == "['web']\n", done.stderr
+
+
+def test_a_private_hsm_of_a_killed_program_leaves_nothing() -> None:
+    script = "from ihsm import Hsm; import signal; h = Hsm.private(); print(h.store.path, flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        path = Path(program.stdout.readline().strip())
+        there = path.exists()
+        program.kill()
+    assert there
+    until(lambda: not path.parent.exists(), "the keeper's work")
+
+
+def test_without_room_for_a_private_hsm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ihsm.api.hsm.Kept", full)
+    with pytest.raises(EmbeddedDeviceError, match="No space left on device; TMPDIR"):
+        Hsm.private()
+
+
 def test_a_failed_start_leaves_no_lock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with Hsm.create(device="private", root=place.root) as hsm:
         signs(hsm)

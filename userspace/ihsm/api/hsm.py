@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,15 @@ from ihsm.api.stored import stored
 from ihsm.arguments import Octets, octets, seconds
 from ihsm.closing import Closing
 from ihsm.driver import DriverOptions
-from ihsm.errors import ArgumentError, ArgumentTypeError, IhsmError, KeyExistsError, KeyNotFoundError
+from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    EmbeddedDeviceError,
+    IhsmError,
+    KeyExistsError,
+    KeyNotFoundError,
+)
+from ihsm.kept import Kept
 from ihsm.store import KeyRecord, KeyVersion, Store, check_label, split_label
 
 _log = logging.getLogger(__name__)
@@ -47,7 +54,7 @@ class Hsm(Closing):
         """Made by `open`, `create` and `private`."""
         self.store = store
         self.connection = connection
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Kept | None = None
 
     @classmethod
     def open(
@@ -126,14 +133,24 @@ class Hsm(Closing):
 
     @classmethod
     def private(cls, *, options: DriverOptions | None = None) -> Hsm:
-        """A private device with a store of its own, both gone with the object: for tests and for trying things."""
-        folder = tempfile.TemporaryDirectory(prefix="ihsm-store-")
+        """A private device with a store of its own, both gone with the object: for tests and for trying things.
+
+        Raises:
+            EmbeddedDeviceError: the device, or a folder for it, cannot be had.
+            IhsmError: the device cannot be brought up or provisioned.
+        """
         try:
-            hsm = cls.create(PRIVATE_STORE, device=PRIVATE, options=options, root=Path(folder.name))
+            scratch = Kept("ihsm-store-")
+        except OSError as error:
+            raise EmbeddedDeviceError(
+                f"Hsm.private: no temporary folder for the store: {error.strerror or error}; TMPDIR names another place"
+            ) from None
+        try:
+            hsm = cls.create(PRIVATE_STORE, device=PRIVATE, options=options, root=scratch.folder)
         except BaseException:
-            folder.cleanup()
+            scratch.close()
             raise
-        hsm._folder = folder
+        hsm._scratch = scratch
         return hsm
 
     @classmethod
@@ -146,8 +163,8 @@ class Hsm(Closing):
         try:
             self.connection.close()
         finally:
-            if self._folder is not None:
-                self._folder.cleanup()
+            if self._scratch is not None:
+                self._scratch.close()
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
