@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -45,6 +46,7 @@ from ihsm.errors import (
 )
 from ihsm.store import KeyRecord, KeyVersion
 from ihsm_abi.ddi import DdiOp, DdiStatus, GetUnwrappingKeyReq
+from support.certificates import certificate
 from support.waiting import HANG_S
 
 ECDSA = ec.ECDSA(hashes.SHA256())
@@ -275,12 +277,25 @@ def test_keys_of_all_forms_come_in(hsm: Hsm, owns: dict[str, Any], label: Labels
 def test_encrypted_keys(hsm: Hsm, owns: dict[str, Any], label: Labels, encoding: Encoding) -> None:
     data = owns["p256"].private_bytes(encoding, PrivateFormat.PKCS8, BestAvailableEncryption(PASSWORD))
     for password in (None, b"wrong", b""):
-        with pytest.raises(ArgumentError, match="import_key: key: no private key in PEM or DER, or its password"):
+        with pytest.raises(ArgumentError, match=r"import_key: (key: .* its password is wrong|password: .*not given)"):
             hsm.import_key(label("locked"), data, password=password)
     assert label("locked") not in hsm
     signs(hsm.import_key(label("locked"), data, password=PASSWORD))
     with pytest.raises(ArgumentTypeError, match="password: str"):
         hsm.import_key(label("other"), data, password="text")  # type: ignore[arg-type]
+
+
+def test_text_around_a_pem(hsm: Hsm, owns: dict[str, Any], label: Labels) -> None:
+    """OpenSSL says what it knows of a key before it (`openssl pkcs12`), and a certificate may be beside it."""
+    pem = owns["p256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    leaf = x509.load_der_x509_certificate(certificate(1)).public_bytes(Encoding.PEM)
+    signs(hsm.import_key(label("bag"), b"Bag Attributes\n    localKeyID: 01 02\nKey Attributes: <No>\n" + pem))
+    signs(hsm.import_key(label("beside"), leaf + pem))
+
+
+def test_keys_in_the_format_of_openssh(hsm: Hsm, owns: dict[str, Any]) -> None:
+    data = owns["p256"].private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    refused(hsm, ValueError, "OpenSSH.*ssh-keygen -p -m PKCS8", data)
 
 
 def refused(hsm: Hsm, error: type[Exception], match: str, *arguments: Any, **named: Any) -> None:

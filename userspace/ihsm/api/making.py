@@ -35,6 +35,8 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 TWEAK: Final = "tweak"
 """What the store calls the masked tweak key of AES-XTS, beside its data key."""
 PUBLIC_EXPONENT: Final = 65537
+PEM_BEGIN: Final = b"-----BEGIN "
+OPENSSH_BEGIN: Final = PEM_BEGIN + b"OPENSSH PRIVATE KEY-----"
 CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
 """Kinds by pyca's names of curves."""
 _PENDING_INTERVAL_S: Final = 0.1
@@ -145,10 +147,17 @@ def parse_key(
 
 
 def _loaded(data: bytes, password: bytes | None) -> PrivateKey:
-    load = load_pem_private_key if data.lstrip().startswith(b"-----") else load_der_private_key
+    if OPENSSH_BEGIN in data:
+        raise ArgumentError(
+            "import_key", "key", "in OpenSSH's own format: `ssh-keygen -p -m PKCS8 -f FILE` makes PEM of a copy of it"
+        )
+    # OpenSSL writes what it knows of a key before its PEM (`openssl pkcs12`).
+    load = load_pem_private_key if PEM_BEGIN in data else load_der_private_key
     try:
         key = load(data, password)
-    except (ValueError, TypeError) as error:
+    except TypeError as error:  # pyca's for one that was not given, or that is not needed
+        raise ArgumentError("import_key", "password", f"{error}") from None
+    except ValueError as error:
         raise ArgumentError(
             "import_key", "key", f"no private key in PEM or DER, or its password is wrong: {error}"
         ) from None
