@@ -353,19 +353,32 @@ def test_certificates_are_kept_with_the_key_in_one_write(
     hsm: Hsm, owns: dict[str, Any], label: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(hsm.store), "set_certificates", lambda *_: pytest.fail("a second write"))
-    key = hsm.import_key(label("own"), owns["p256"], certificates=[b"leaf", bytearray(b"root")])
-    assert key.certificates == hsm[label("own")].certificates == (b"leaf", b"root")
+    leaf, root = certificate(1, key=owns["p256"].public_key()), certificate(0)
+    key = hsm.import_key(label("own"), owns["p256"], certificates=[leaf, bytearray(root)])
+    assert key.certificates == hsm[label("own")].certificates == (leaf, root)
     refused(hsm, TypeError, "certificates: str", owns["p256"], certificates=["leaf"])
+    refused(hsm, ValueError, "number 1 is none in DER", owns["p256"], certificates=[b"leaf"])
+    refused(hsm, ValueError, "number 2 is none in DER", owns["p256"], certificates=[leaf, root[:-1]])
+    refused(hsm, ValueError, "first one is not this key's", owns["p256"], certificates=[root, leaf])
+    refused(hsm, ValueError, "first one is not this key's", bytes(32), kind="aes256", certificates=[leaf])
 
 
 def test_certificates_are_replaced(hsm: Hsm, label: Labels) -> None:
     name = label("own")
-    hsm.generate(name, "p256")
-    hsm.rotate(name)
-    hsm.set_certificates(name, [b"new"])
-    hsm.set_certificates(f"{name}@1", [b"old", b"root"])
-    assert hsm[name].certificates == (b"new",)
-    assert hsm[f"{name}@1"].certificates == (b"old", b"root")
+    root = certificate(0)
+    old, new = (
+        certificate(1, key=cast(EcPrivateKey, key).public_key())
+        for key in (hsm.generate(name, "p256"), hsm.rotate(name))
+    )
+    hsm.set_certificates(name, [new])
+    hsm.set_certificates(f"{name}@1", [old, root])
+    for wrong in ([old], [b"junk"], [new, b""]):
+        with pytest.raises(ArgumentError, match="set_certificates: certificates"):
+            hsm.set_certificates(name, wrong)
+    assert hsm[name].certificates == (new,)
+    assert hsm[f"{name}@1"].certificates == (old, root)
+    hsm.set_certificates(name, [])
+    assert hsm[name].certificates == ()
 
 
 # -- usages ------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ihsm import ddi
 from ihsm.api import making
 from ihsm.api.attest import VerifiedReport
+from ihsm.api.certificates import chain_of
 from ihsm.api.connection import Connection
 from ihsm.api.devices import PRIVATE, device_for
 from ihsm.api.facts import KeyFacts
@@ -23,7 +25,7 @@ from ihsm.api.kinds import KINDS, Family, kind_of, usages_of
 from ihsm.api.objects import HsmKey, key_object
 from ihsm.api.provisioning import DEFAULT_OPTIONS, provision
 from ihsm.api.stored import stored
-from ihsm.arguments import Octets, octets, seconds
+from ihsm.arguments import Octets, seconds
 from ihsm.closing import Closing
 from ihsm.driver import DriverOptions
 from ihsm.errors import (
@@ -207,7 +209,7 @@ class Hsm(Closing):
             kind: as for `generate`; needed for AES, else it is a check.
             usage: as for `generate`.
             password: of an encrypted PEM or DER.
-            certificates: DER, leaf first, kept with the key.
+            certificates: DER, the key's own first, kept with the key.
 
         Raises:
             KeyExistsError, ArgumentError, ArgumentTypeError, UnsupportedByDeviceError, IhsmError: see `generate`.
@@ -215,7 +217,7 @@ class Hsm(Closing):
         chosen, parsed = making.parse_key(key, kind, password)
         usages = usages_of("import_key", chosen, usage)
         payloads = making.payloads_of(chosen, parsed)
-        chain = _certificates("import_key", certificates)
+        chain = chain_of("import_key", certificates, None if isinstance(parsed, bytes) else parsed.public_key())
         self._require_new("import_key", label)
         version = self.connection.run(making.importing(label, chosen, usages, payloads))
         return self._added(label, replace(version, certificates=chain))
@@ -303,9 +305,17 @@ class Hsm(Closing):
         self.store.rename_key(old, new)
 
     def set_certificates(self, name: str, certificates: Sequence[Octets]) -> None:
-        """Keep certificates (DER, leaf first) with a key or a version of it; KeyNotFoundError."""
+        """Keep certificates (DER, the key's own first) with a key or a version of it, in place of those that it has.
+
+        Raises:
+            KeyNotFoundError: there is none.
+            ArgumentError, ArgumentTypeError: something is no certificate, or the first one is another key's.
+        """
         label, number = split_label(name)
-        self.store.set_certificates(label, number, _certificates("set_certificates", certificates))
+        version = self.store.key(label).version(number)
+        public = None if version.public is None else load_der_public_key(version.public)
+        chain = chain_of("set_certificates", certificates, public)
+        self.store.set_certificates(label, version.version, chain)
 
     def attest(self, key: str | DeviceKey, report_data: Octets = b"") -> VerifiedReport:
         """The device's report on a key, verified: that it made it, or that it was imported, and what it is for.
@@ -350,7 +360,3 @@ class Hsm(Closing):
             public=version.public,
         )
         return key_object(kind, Handle(self.connection, facts.name, masked), facts)
-
-
-def _certificates(operation: str, certificates: Sequence[Octets]) -> tuple[bytes, ...]:
-    return tuple(octets(operation, "certificates", each) for each in certificates)
