@@ -390,6 +390,7 @@ def test_usages_are_refused_by_name(hsm: Hsm, owns: dict[str, Any]) -> None:
     refused(hsm, ValueError, "sign and agree: the device allows a key one usage", owns["p256"], usage={"sign", "agree"})
     refused(hsm, ValueError, "none given", owns["p256"], usage=[])
     refused(hsm, TypeError, "usage: int", owns["p256"], usage=[1])
+    refused(hsm, TypeError, "usage: int", owns["p256"], usage=1)
     for kind, match in (("p257", "'p257', one of"), (None, "NoneType")):
         with pytest.raises(IhsmError, match=match):
             hsm.generate("x", kind)  # type: ignore[arg-type]

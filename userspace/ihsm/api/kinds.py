@@ -206,6 +206,8 @@ def usages_of(operation: str, kind: Kind, usage: str | Collection[str] | None) -
     """
     if usage is None:
         return kind.usages[:1]
+    if not isinstance(usage, Collection):
+        raise ArgumentTypeError(operation, "usage", f"{type(usage).__name__}, must be text or a set of texts")
     wanted = [usage] if isinstance(usage, str) else list(usage)
     for each in wanted:
         if not isinstance(each, str):
