@@ -144,6 +144,7 @@ def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
         (("--store-pin-file", "FILE", "--store-pin-fd", "0"), b"1234", "cannot be given together"),
         (("--store", "a/b"), b"", "a/b"),
         (("--owner-key", "FILE"), pem(rsa.generate_private_key(65537, 2048)), "not an EC key"),
+        (("--store-pin-fd", str(1 << 31)), b"", "no such number"),
     ],
 )
 def test_bad_options(tmp_path: Path, arguments: tuple[str, ...], content: bytes, text: str) -> None:

@@ -105,6 +105,7 @@ def test_without_terminal_file_or_descriptor_there_is_none(stores: Path) -> None
         (("--pin-file", "/nowhere", "--remove"), "/nowhere"),
         (("--pin-fd", "999", "--remove"), "Bad file descriptor"),
         (("--pin-fd", "-1", "--remove"), "--pin-fd"),
+        (("--pin-fd", str(1 << 31), "--remove"), "no such number"),
         (("--pin-file", "LATIN", "--remove"), "not UTF-8"),
         (("--pin-file", "LONG", "--remove"), "longer than"),
         (("--pin-file", "EMPTY", "--remove"), "empty"),

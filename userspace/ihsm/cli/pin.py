@@ -98,6 +98,8 @@ def _read_line(descriptor: int, option: str) -> bytes:
                 raise click.BadParameter(f"descriptor {descriptor}: no PIN has so many bytes", param_hint=option)
     except OSError as error:
         raise click.BadParameter(f"descriptor {descriptor}: {error.strerror}", param_hint=option) from None
+    except OverflowError:
+        raise click.BadParameter(f"descriptor {descriptor}: no such number", param_hint=option) from None
     return line
 
 
