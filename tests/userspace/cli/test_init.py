@@ -49,7 +49,9 @@ def test_a_private_device_and_a_store_that_is_there(tmp_path: Path) -> None:
     run_json("init")
     succeed("key", "generate", "web")
     pem = succeed("key", "show", "web")
-    assert "default" in refused(7, "init")
+    told = refused(7, "init")
+    assert "default" in told
+    assert "take another name, or rename or delete that store (`ihsm store`)" in " ".join(told.split())
     (tmp_path / "signature").write_bytes(succeed("sign", "web", stdin=b"data"))
     succeed("verify", "web", "--signature", tmp_path / "signature", stdin=b"data")
     assert succeed("key", "show", "web") == pem
@@ -142,9 +144,9 @@ def test_everything_given(device: EmbeddedDevice, tmp_path: Path) -> None:
         (("--owner-key", "FILE"), pem(ec.generate_private_key(ec.SECP256R1())), "must be secp384r1"),
         (("--store-pin-prompt", "--store-pin-file", "FILE"), b"1234", "--store-pin-prompt asks"),
         (("--store-pin-file", "FILE", "--store-pin-fd", "0"), b"1234", "cannot be given together"),
+        (("--store-pin-fd", str(1 << 31)), b"", "no such number"),
         (("--store", "a/b"), b"", "a/b"),
         (("--owner-key", "FILE"), pem(rsa.generate_private_key(65537, 2048)), "not an EC key"),
-        (("--store-pin-fd", str(1 << 31)), b"", "no such number"),
     ],
 )
 def test_bad_options(tmp_path: Path, arguments: tuple[str, ...], content: bytes, text: str) -> None:

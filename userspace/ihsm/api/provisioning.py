@@ -16,8 +16,9 @@ from ihsm.api.connection import identity_of
 from ihsm.api.devices import NamedDevice, PrivateDevice, new_device
 from ihsm.arguments import Octets, octets
 from ihsm.driver import DriverOptions
-from ihsm.errors import ArgumentTypeError, StoreExistsError
+from ihsm.errors import ArgumentTypeError
 from ihsm.store import DEVICE, OwnerSecrets, Store, check_name, default_name, prepare_pin, staging
+from ihsm.store.staging import name_taken
 from ihsm_abi.ddi.limits import BK3_BYTES, CREDENTIAL_ID_BYTES, PIN_BYTES
 
 DEFAULT_OPTIONS: Final = DriverOptions()
@@ -49,7 +50,7 @@ def provision(
     if pin is not None:
         prepare_pin(pin)
     if name in Store.names(root):
-        raise StoreExistsError(f"store {name}: there is one of this name, which is not replaced")
+        raise name_taken(f"store {name}")
     with staging(root) as folder:
         chosen = new_device(device, folder / DEVICE, options or DEFAULT_OPTIONS, wait_s)
         try:

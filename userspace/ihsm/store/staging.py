@@ -77,7 +77,15 @@ def appear(root: Path, path: Path, name: str) -> None:
 def require_free(root: Folder, name: str) -> None:
     """Refuse the name of what is there; raises StoreExistsError."""
     if root.has(name):
-        raise StoreExistsError(f"{root.path / name}: there is a store of this name, which is not replaced")
+        raise name_taken(root.path / name)
+
+
+def name_taken(store: str | Path) -> StoreExistsError:
+    """The error of who wants the name of a store that is there."""
+    return StoreExistsError(
+        f"{store}: there is a store of this name, which is not replaced: take another name, or rename or delete that "
+        "store (`ihsm store`)"
+    )
 
 
 def vanish(root: Folder, name: str) -> Path:
