@@ -82,7 +82,7 @@ def test_logging_everything_asks_for_tracebacks_as_well() -> None:
     done = run_process("--log-level", "debug", "info", "--device", "vfio-user:/none.sock")
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"Traceback" in done.stderr
-    assert done.stderr.endswith(b"Error: /none.sock: No such file or directory\n")
+    assert done.stderr.endswith(b"`ihsm serve --socket /none.sock`, with its --state, starts it\n")
 
 
 @pytest.mark.parametrize(

@@ -419,7 +419,10 @@ def _connect(path: str, timeout_s: float, connect_timeout_s: float) -> socket.so
         raise
     except OSError as error:
         connection.close()
-        raise DeviceNotFoundError(f"{path}: {error.strerror or error}") from None
+        what_to_do = ""
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            what_to_do = f": no device is served there; `ihsm serve --socket {path}`, with its --state, starts it"
+        raise DeviceNotFoundError(f"{path}: {error.strerror or error}{what_to_do}") from None
     return connection
 
 
