@@ -77,6 +77,12 @@ def test_a_closed_output_is_found_and_closed_others_are_none() -> None:
     assert "-device" in json.loads(done.stdout)
 
 
+def test_a_closed_input_is_no_empty_one() -> None:
+    """Nobody gets a key, or a signature, of what was not given."""
+    done = run_closed("<&-", "key", "import", "web", "--kind", "aes256")
+    assert (done.returncode, done.stderr) == (2, b"Error: standard input: Bad file descriptor\n")
+
+
 def test_an_output_that_fills_up_is_one_line(tmp_path: Path) -> None:
     """Found by no test before the work: a file with a limit. `ulimit -f 0` ends even the first byte."""
     command = f'ulimit -f 0; exec "$0" -P -m ihsm list > "{tmp_path}/out"'

@@ -70,12 +70,15 @@ def stdout_problem() -> str | None:
 
 
 def open_missing() -> None:
-    """Put /dev/null in the place of closed standard streams: the next file opened would get their numbers."""
+    """Put /dev/null in the place of closed standard streams: the next file opened would get their numbers.
+
+    Whoever reads a closed standard input gets an error, for it is no empty one: nothing is signed that nobody gave.
+    """
     for number, name, mode in ((0, "stdin", "r"), (STDOUT_FD, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            descriptor = os.open(os.devnull, os.O_RDWR)
+            descriptor = os.open(os.devnull, os.O_WRONLY)
             if descriptor != number:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
