@@ -89,17 +89,25 @@ def test_pss_and_another_hash(tmp_path: Path) -> None:
     [
         (7, ("nobody", "--subject", "CN=x"), "no key 'nobody'"),
         (2, ("p256",), "--subject"),
-        (2, ("p256", "--subject", "web"), "RFC 4514"),
+        (2, ("p256", "--subject", "web"), "RFC 4514: attributes are like CN="),
         (2, ("p256", "--subject", "CN=x", "--san", "IP:1.2.3"), "IP:1.2.3"),
         (2, ("p256", "--subject", "CN=x", "--san", "user:x"), "DNS"),
         (2, ("p256", "--subject", "CN=x", "--san", "z\u00fcrich.example"), "--san"),
         (2, ("p256", "--subject", "CN=x", "--san", ""), "--san"),
+        *((2, ("p256", "--subject", "CN=x", "--san", f"email:{no}"), "no address") for no in ("", "x", "x@", "@x")),
+        *((2, ("p256", "--subject", "CN=x", "--san", f"URI:{no}"), "no URI") for no in ("", "x", "x:", ":x")),
         (2, ("p256", "--subject", "CN=x", "--pss"), "EC key"),
         (2, ("p256", "--subject", "CN=x", "-o", "/none/file"), "No such file"),
     ],
 )
 def test_what_is_refused(command: str, status: int, arguments: tuple[str, ...], text: str) -> None:
     assert text in refused(status, "cert", command, *arguments, "--device", "vfio-user:/nowhere.sock")
+
+
+def test_an_issuer_has_a_name_and_a_request_need_not() -> None:
+    assert "issuer" in refused(2, "cert", "selfsign", "p256", "--subject", "")
+    request = x509.load_pem_x509_csr(succeed("cert", "request", "p256", "--subject", "", "--san", "web.example"))
+    assert not request.subject.rdns
 
 
 def test_days() -> None:

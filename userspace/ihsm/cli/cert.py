@@ -114,6 +114,8 @@ def selfsign(
     scheme = _prepared(place, key, hash_name, pss, der, output)
     public = public_key(*place.key(key))
     name = _subject(subject)
+    if not name.rdns:
+        raise click.BadParameter("the issuer of a certificate has a name (RFC 5280, 4.1.2.4)", param_hint="--subject")
     now = datetime.datetime.now(datetime.UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     builder = (
@@ -151,7 +153,8 @@ def _subject(text: str) -> x509.Name:
     try:
         return x509.Name.from_rfc4514_string(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no name as in RFC 4514: {error}", param_hint="--subject") from None
+        why = str(error) or "attributes are like CN=web.example,O=Example"
+        raise click.BadParameter(f"{text!r} is no name as in RFC 4514: {why}", param_hint="--subject") from None
 
 
 def _alternative(text: str) -> x509.GeneralName:
@@ -169,6 +172,10 @@ def _alternative(text: str) -> x509.GeneralName:
             return x509.IPAddress(ipaddress.ip_address(value))
         if kind == "DNS" and (not value or ":" in value or "/" in value or " " in value):
             raise ValueError(f"no DNS name; other kinds begin with {', '.join(f'{each}:' for each in _SAN_KINDS)}")
+        if kind == "email" and not all(value.partition("@")):
+            raise ValueError("no address: NAME@HOST")
+        if kind == "URI" and not all(value.partition(":")):
+            raise ValueError("no URI: SCHEME:REST")
         makers: dict[str, Callable[[str], x509.GeneralName]] = {
             "DNS": x509.DNSName,
             "email": x509.RFC822Name,
