@@ -293,6 +293,23 @@ def test_a_new_store_takes_the_device_found(place: Place, monkeypatch: pytest.Mo
     new_device("private", state, OPTIONS, 0).close()
 
 
+def test_a_new_store_waits_for_a_device_that_others_have(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def found(_: str) -> DeviceUri:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise DeviceBusyError("busy")
+        return DeviceUri.parse("vfio-user:/free")
+
+    monkeypatch.setattr(devices, "choose_device", found)
+    with pytest.raises(DeviceBusyError):
+        new_device(None, place.folder / "device", OPTIONS, 0)
+    assert looks == 1, "who does not wait looks once"
+    assert str(new_device(None, place.folder / "device", OPTIONS, HANG_S).store_device) == "vfio-user:/free"
+
+
 def test_locks_are_taken_by_one_of_many_threads(place: Place) -> None:
     state, together, had = place.folder / "device", threading.Barrier(8), []
 

@@ -18,7 +18,7 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
 from ihsm.store import DEVICE, Store, StoreDevice
 from ihsm.store.files import errors_of, try_lock
-from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_uri
+from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_uri, patiently
 
 PRIVATE: Final = "private"
 """Names, in place of a URI, a private device for a new store."""
@@ -167,12 +167,16 @@ def device_for(store: Store, given: str | None, options: DriverOptions, wait_s: 
 def new_device(given: str | None, state: Path, options: DriverOptions, wait_s: float) -> NamedDevice | PrivateDevice:
     """The device to make a store with: the one given, $IHSM_DEVICE, the one free device found, or a private one.
 
+    Where all that are found belong to others, one is waited for `wait_s` seconds, and no private one is made.
+
     Raises:
         UriError, AmbiguousDeviceError, DeviceBusyError, DeviceNotFoundError: see `ihsm.uri.choose_device`.
     """
     if given == PRIVATE:
         return PrivateDevice(state, options, wait_s=wait_s)
-    uri = choose_device(given or AUTO)
+    end = time.monotonic() + wait_s
+    uri = patiently(lambda: choose_device(given or AUTO), wait_s)
+    left_s = max(end - time.monotonic(), 0.0)
     if uri is None:
-        return PrivateDevice(state, options, wait_s=wait_s)
-    return NamedDevice(uri, options, named=True, wait_s=wait_s)
+        return PrivateDevice(state, options, wait_s=left_s)
+    return NamedDevice(uri, options, named=True, wait_s=left_s)
