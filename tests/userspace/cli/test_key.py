@@ -185,6 +185,16 @@ def test_deleting_asks_first() -> None:
     refused(7, "key", "delete", "doomed", "--yes")
 
 
+def test_a_key_whose_file_is_damaged_can_be_deleted(keys: Path) -> None:
+    succeed("key", "generate", "spoilt")
+    (path,) = [file for file in keys.glob("ihsm/default/keys/*.json") if b'"spoilt"' in file.read_bytes()]
+    path.write_bytes(path.read_bytes() + b"x")
+    assert path.name in refused(7, "key", "list")
+    refused(7, "key", "delete", "spoilt@1", "--yes")
+    succeed("key", "delete", "spoilt", "--yes")
+    succeed("key", "list")
+
+
 def test_attestation_is_verified_here_and_elsewhere(tmp_path: Path) -> None:
     report, chain, pem = tmp_path / "report", tmp_path / "chain", tmp_path / "pem"
     record = run_json("key", "attest", "p256", "--report-data", "c0ffee", "--chain", chain, "-o", report)

@@ -203,8 +203,6 @@ def test_one_damaged_key_hides_no_other(store: Store) -> None:
     store.add_version("other", a_version(2))
     with pytest.raises(StoreDamagedError):
         store.keys()
-    with pytest.raises(StoreDamagedError):
-        store.delete_key("web")
 
 
 @pytest.mark.parametrize("name", ["store.json", "keys"])
@@ -244,3 +242,16 @@ def test_what_is_not_canonical_base64_is_refused(root: Path) -> None:
         with pytest.raises(StoreDamagedError, match="bmk: "):
             Store.open("default", root=root)
     assert store.secrets == SECRETS
+
+
+def test_a_damaged_key_can_be_deleted_as_a_whole(store: Store) -> None:
+    store.add_key(a_key("site"))
+    path = store.path / "keys" / f"{file_stem('web')}.json"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(StoreDamagedError):
+        store.delete_key("web", 1)
+    assert path.exists()
+    store.delete_key("web")
+    assert not path.exists()
+    (left,) = store.keys()
+    assert left.label == "site"

@@ -35,6 +35,7 @@ from ihsm.errors import (
     IhsmError,
     KeyExistsError,
     KeyNotFoundError,
+    StoreDamagedError,
 )
 from ihsm.kept import Kept
 from ihsm.store import KeyRecord, KeyVersion, Store, check_label, split_label
@@ -291,8 +292,13 @@ class Hsm(Closing):
             KeyNotFoundError: there is none.
         """
         label, number = split_label(name)
-        record = self.store.key(label)
-        gone = record.versions if number is None else (record.version(number),)
+        gone: tuple[KeyVersion, ...] = ()
+        try:
+            record = self.store.key(label)
+            gone = record.versions if number is None else (record.version(number),)
+        except StoreDamagedError:
+            if number is not None:
+                raise
         self.store.delete_key(label, number)
         masked = [each for version in gone for each in version.usages.values()]
         try:

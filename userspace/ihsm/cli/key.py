@@ -25,6 +25,7 @@ from ihsm.cli.key_records import (
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.cli.results import output_option, refuse_terminal, write_result
 from ihsm.cli.secrets import hex_bytes
+from ihsm.errors import StoreDamagedError
 from ihsm.store import split_label
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES
 
@@ -193,12 +194,17 @@ def delete(key: str, yes: bool, place: Place) -> None:
     """Run `ihsm key delete`."""
     label, number = split_label(key)
     store = place.files()
-    record = store.key(label)
-    record.version(number)
+    try:
+        count = len(store.key(label).versions)
+        store.key(label).version(number)
+        what = f"version {number}" if number is not None else "1 version" if count == 1 else f"{count} versions"
+    except StoreDamagedError:
+        if number is not None:
+            raise
+        what = "whose file is damaged"
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to ask on: give --yes to delete the key for good")
-        what = f"{len(record.versions)} versions" if number is None else f"version {number}"
         click.confirm(f"Delete key {label!r}, {what}, for good?", abort=True, err=True)
     store.delete_key(label, number)
 

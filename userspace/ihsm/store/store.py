@@ -13,7 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from ihsm.errors import KeyExistsError, KeyNotFoundError, StoreBusyError, StoreNotFoundError, WrongPinError
+from ihsm.errors import (
+    KeyExistsError,
+    KeyNotFoundError,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreNotFoundError,
+    WrongPinError,
+)
 from ihsm.store import fields
 from ihsm.store.archive import pack, write_new
 from ihsm.store.contents import (
@@ -330,11 +337,19 @@ class Store:
             write_record(keys, record.with_changed(replace(record.version(version), certificates=tuple(certificates))))
 
     def delete_key(self, label: str, version: int | None = None) -> None:
-        """Delete a key, or one version of it; with its last version the key goes. Raises KeyNotFoundError."""
+        """Delete a key, or one version of it; with its last version the key goes. Raises KeyNotFoundError.
+
+        A key whose file is damaged can be deleted as a whole: that is how one gets rid of it.
+        """
         check_label("Store.delete_key", "label", label)
         with self._changing() as (_, keys, _header):
-            record = self._read(keys, label)
-            rest = None if version is None else record.without_version(version)
+            try:
+                record = self._read(keys, label)
+                rest = None if version is None else record.without_version(version)
+            except StoreDamagedError:
+                if version is not None:
+                    raise
+                rest = None
             if rest is None:
                 keys.remove(record_file(label))
             else:
