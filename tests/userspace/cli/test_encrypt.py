@@ -19,6 +19,7 @@ import pytest
 
 from ihsm.cli import inputs
 from support.commands import refused, run, run_process, succeed
+from support.process import interruptible
 from support.waiting import HANG_S, until
 
 pytestmark = pytest.mark.usefixtures("archive")
@@ -180,7 +181,7 @@ def test_an_interrupt_leaves_nothing(folder: Path) -> None:
     """While the input is read, and while the output is written, into a pipe that nobody reads."""
     output = folder / "output"
     command = [*IHSM, "encrypt", "archive", "-o", output]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=interruptible)
     assert process.stdin is not None
     process.stdin.write(TEXT)  # more than a pipe holds: it reads
     process.send_signal(signal.SIGINT)
@@ -190,7 +191,8 @@ def test_an_interrupt_leaves_nothing(folder: Path) -> None:
     os.mkfifo(pipe)
     sealed = folder / "sealed"
     sealed.write_bytes(succeed("encrypt", "archive", stdin=TEXT))
-    process = subprocess.Popen([*IHSM, "decrypt", "archive", sealed, "-o", pipe], stderr=subprocess.PIPE)
+    command = [*IHSM, "decrypt", "archive", sealed, "-o", pipe]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=interruptible)
     with pipe.open("rb") as reader:
         assert reader.read(1) == TEXT[:1]
         process.send_signal(signal.SIGINT)
