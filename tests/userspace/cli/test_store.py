@@ -87,7 +87,7 @@ def test_deleting_asks(stores: Path, answer: str, left: list[str], monkeypatch: 
     new_store(stores)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
     result = CliRunner().invoke(main, ["store", "delete", "default"], input=answer)
-    assert result.exit_code == (0 if not left else 130)
+    assert result.exit_code == (0 if not left else 1)
     assert "Delete store 'default' and its 0 keys for ever?" in result.stderr
     assert Store.names(stores) == left
 

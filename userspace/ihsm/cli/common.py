@@ -78,6 +78,12 @@ def read_file(path: Path, option: str) -> bytes:
     return data
 
 
+def require_yes(question: str) -> None:
+    """Ask on the terminal, and end the command with status 1 unless the answer is yes."""
+    if not click.confirm(question, err=True):
+        raise click.ClickException("not confirmed: nothing was deleted")
+
+
 def print_json(value: Any) -> None:
     """One JSON document."""
     click.echo(json_text.dump(value, indent=2))

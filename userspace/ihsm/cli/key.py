@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ihsm.cli.common import EXISTING_FILE, LONGEST_INPUT, json_option, print_json, print_table, read_file
+from ihsm.cli.common import EXISTING_FILE, LONGEST_INPUT, json_option, print_json, print_table, read_file, require_yes
 from ihsm.cli.hsm_options import Place, hsm_place, key_argument, label_argument, store_place
 from ihsm.cli.inputs import input_argument, whole
 from ihsm.cli.key_records import (
@@ -205,7 +205,7 @@ def delete(key: str, yes: bool, place: Place) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to ask on: give --yes to delete the key for good")
-        click.confirm(f"Delete key {label!r}, {what}, for good?", abort=True, err=True)
+        require_yes(f"Delete key {label!r}, {what}, for good?")
     store.delete_key(label, number)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ihsm.cli.common import json_option, print_json, print_table
+from ihsm.cli.common import json_option, print_json, print_table, require_yes
 from ihsm.cli.pin import NO_PIN_NOTICE, say_if_without_pin
 from ihsm.errors import StoreError
 from ihsm.store import Store, fields
@@ -67,7 +67,7 @@ def delete(name: str, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to ask on: give --yes to delete the store and all its keys")
-        click.confirm(f"Delete store {name!r} and its {opened.key_count()} keys for ever?", abort=True, err=True)
+        require_yes(f"Delete store {name!r} and its {opened.key_count()} keys for ever?")
     opened.delete()
 
 
