@@ -184,7 +184,7 @@ client.map_dma(fd, 0, 0x7000_0000_0000, page * pages)
 os.ftruncate(fd, 0)
 for number in range(0, pages, 2):
     assert context.dma_read(0x7000_0000_0000 + number * page + 5, 1) == b"\\0"
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
 
