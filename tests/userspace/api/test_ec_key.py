@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ihsm import Hsm
-from ihsm.api.ec_key import LABELS, EcPrivateKey
+from ihsm.api.digests import DEVICE_HASHES
+from ihsm.api.ec_key import EcPrivateKey
 from ihsm.api.errors import KeyNotExportableError, UnsupportedByDeviceError
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from support.waiting import HANG_S
@@ -75,7 +76,7 @@ def test_other_hashes_are_refused(keys: dict[str, EcPrivateKey], algorithm: hash
     for given in (algorithm, Prehashed(algorithm)):
         with pytest.raises(UnsupportedAlgorithm, match=f"signs with sha1, .*sha512, not {algorithm.name}"):
             keys["p256"].sign(bytes(algorithm.digest_size), ec.ECDSA(given))
-    assert algorithm.name not in LABELS
+    assert algorithm.name not in DEVICE_HASHES
 
 
 def test_what_is_no_algorithm_or_data(keys: dict[str, EcPrivateKey]) -> None:

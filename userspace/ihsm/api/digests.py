@@ -10,9 +10,18 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
+from ihsm.api.errors import UnsupportedByDeviceError
 from ihsm.arguments import Octets, octets
 from ihsm.errors import ArgumentError, ArgumentTypeError
+from ihsm_abi.ddi import HashAlgorithm
 
+DEVICE_HASHES: Final = {
+    "sha1": HashAlgorithm.Sha1,
+    "sha256": HashAlgorithm.Sha256,
+    "sha384": HashAlgorithm.Sha384,
+    "sha512": HashAlgorithm.Sha512,
+}
+"""Those that the device knows by name; in FIPS-approved mode it refuses some with some curves (spec 05 §9)."""
 _FAST: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 """Those whose standard-library form is quicker to call than pyca's, with the same result."""
 
@@ -36,6 +45,20 @@ def digest_of(
     if not isinstance(algorithm, hashes.HashAlgorithm):
         raise ArgumentTypeError(operation, "algorithm", f"{type(algorithm).__name__}, must be a HashAlgorithm")
     return digest(message, algorithm), algorithm
+
+
+def device_hash(operation: str, does: str, algorithm: hashes.HashAlgorithm) -> HashAlgorithm:
+    """What the device is told of a hash that it `does` something with.
+
+    Raises:
+        UnsupportedByDeviceError: it does not know it.
+    """
+    known = DEVICE_HASHES.get(algorithm.name)
+    if known is None:
+        raise UnsupportedByDeviceError(
+            operation, f"the device {does} with {', '.join(DEVICE_HASHES)}, not {algorithm.name}"
+        )
+    return known
 
 
 def digest(message: bytes, algorithm: hashes.HashAlgorithm) -> bytes:

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NoReturn, cast
+from typing import NoReturn, cast
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from ihsm.api.digests import digest_of
+from ihsm.api.digests import device_hash, digest_of
 from ihsm.api.errors import KeyNotExportableError, UnsupportedByDeviceError
 from ihsm.api.facts import KeyFacts
 from ihsm.api.handles import DeviceKey, Handle, Maker
@@ -29,14 +28,6 @@ from ihsm.arguments import Octets
 from ihsm.ddi import Key, KeyRequest, calls
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm_abi.ddi import HashAlgorithm, KeyUsage
-
-LABELS: Final = {
-    "sha1": HashAlgorithm.Sha1,
-    "sha256": HashAlgorithm.Sha256,
-    "sha384": HashAlgorithm.Sha384,
-    "sha512": HashAlgorithm.Sha512,
-}
-"""Hashes that the device knows by name; in FIPS-approved mode it refuses some with some curves (spec 05 §9)."""
 
 
 class EcPrivateKey(DeviceKey, ec.EllipticCurvePrivateKey):
@@ -158,11 +149,4 @@ def _signable(data: Octets, algorithm: ec.EllipticCurveSignatureAlgorithm) -> tu
             "sign", "the device draws its nonces and cannot derive them (RFC 6979); use ECDSA(algorithm) alone"
         )
     digest, made_by = digest_of("sign", data, algorithm.algorithm)
-    return digest, _label(made_by)
-
-
-def _label(algorithm: hashes.HashAlgorithm) -> HashAlgorithm:
-    label = LABELS.get(algorithm.name)
-    if label is None:
-        raise UnsupportedByDeviceError("sign", f"the device signs with {', '.join(LABELS)}, not {algorithm.name}")
-    return label
+    return digest, device_hash("sign", "signs", made_by)

@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 
 from ihsm.api.buffers import Buffer, frozen
-from ihsm.api.errors import UnsupportedByDeviceError
+from ihsm.api.digests import device_hash
 from ihsm.api.facts import KeyFacts
 from ihsm.api.handles import DeviceKey, Handle, Maker
 from ihsm.api.kinds import DEVICE_USAGES, Family, Kind, Usage, derived_kind_of
@@ -22,12 +22,6 @@ from ihsm.ddi import Key, KeyRequest, calls
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm_abi.ddi import HashAlgorithm, KeyType
 
-HASHES: Final = {
-    "sha1": HashAlgorithm.Sha1,
-    "sha256": HashAlgorithm.Sha256,
-    "sha384": HashAlgorithm.Sha384,
-    "sha512": HashAlgorithm.Sha512,
-}
 PARAMETER_MAX_BYTES: Final = 256
 """Of salt, info, label and context (spec 05 §11.1)."""
 
@@ -184,9 +178,7 @@ def _kbkdf_plan(
 def _hash(operation: str, algorithm: hashes.HashAlgorithm) -> HashAlgorithm:
     if not isinstance(algorithm, hashes.HashAlgorithm):
         raise ArgumentTypeError(operation, "algorithm", f"{type(algorithm).__name__}, must be a HashAlgorithm")
-    if algorithm.name not in HASHES:
-        raise UnsupportedByDeviceError(operation, f"the device derives with {', '.join(HASHES)}, not {algorithm.name}")
-    return HASHES[algorithm.name]
+    return device_hash(operation, "derives", algorithm)
 
 
 def _type_and_length(operation: str, kind: Kind, length: int | None) -> tuple[KeyType, int | None]:
