@@ -21,7 +21,7 @@ from ihsm.api.connection import Connection
 from ihsm.api.devices import PRIVATE, device_for
 from ihsm.api.facts import KeyFacts
 from ihsm.api.handles import DeviceKey, Handle
-from ihsm.api.kinds import KINDS, Family, kind_of, usages_of
+from ihsm.api.kinds import KINDS, kind_of, usages_of
 from ihsm.api.objects import HsmKey, key_object
 from ihsm.api.provisioning import DEFAULT_OPTIONS, provision
 from ihsm.api.stored import stored
@@ -241,8 +241,7 @@ class Hsm(Closing):
             raise ArgumentError("keep", "key", f"{key.facts.name} is in the store already")
         self._require_new("keep", label)
         kind, (usage,) = KINDS[key.facts.kind], key.facts.usages
-        parts = [usage, making.TWEAK] if kind.family is Family.XTS else [usage]
-        masked = dict(zip(parts, key._handle.need("keep", usage), strict=True))
+        masked = dict(zip(making.parts_of(kind, [usage]), key._handle.need("keep", usage), strict=True))
         return self._added(label, KeyVersion(kind=kind.name, usages=masked, origin="derived"))
 
     def rotate(self, label: str) -> HsmKey:
@@ -257,7 +256,7 @@ class Hsm(Closing):
         kind_of("rotate", kind.name)
         version = self.connection.run(making.making(label, kind, tuple(masked)))
         number = self.store.add_version(label, version)
-        return self._object(label, self.store.key(label).version(number))
+        return self._object(label, replace(version, version=number))
 
     def __getitem__(self, name: str) -> HsmKey:
         """A key by its label, "web", or one version of it, "web@1"; KeyNotFoundError (a KeyError) if there is none."""

@@ -49,7 +49,7 @@ def making(label: str, kind: Kind, usages: Sequence[Usage]) -> Making:
     if kind.family is Family.RSA:
         own = rsa.generate_private_key(PUBLIC_EXPONENT, kind.bits)
         return importing(label, kind, usages, [_pkcs8(own)])
-    parts = _parts(kind, usages)
+    parts = parts_of(kind, usages)
     request = KeyRequest(DEVICE_USAGES[usages[0]], label=label.encode())
 
     def call() -> calls.Call[Key]:
@@ -69,7 +69,7 @@ def making(label: str, kind: Kind, usages: Sequence[Usage]) -> Making:
 
 def importing(label: str, kind: Kind, usages: Sequence[Usage], payloads: Sequence[bytes]) -> Making:
     """A key that was made here: PKCS#8 DER of an EC or RSA key, or an AES key; of AES-XTS data key and tweak key."""
-    parts = _parts(kind, usages)
+    parts = parts_of(kind, usages)
     if kind.family is not Family.XTS:
         payloads = list(payloads) * len(parts)
 
@@ -172,7 +172,7 @@ def _pkcs8(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _parts(kind: Kind, usages: Sequence[Usage]) -> list[str]:
+def parts_of(kind: Kind, usages: Sequence[Usage]) -> list[str]:
     """Names of the masked keys that make up a key."""
     return [*usages, TWEAK] if kind.family is Family.XTS else list(usages)
 
