@@ -92,15 +92,25 @@ class Link:
     _over: bool = False
     _idle: threading.Event = field(default_factory=threading.Event)
 
-    def aes_queue(self) -> AesQueue:
-        """The first AES queue that is idle, which the device has in its cache, else the one whose turn it is.
+    @property
+    def aes_queues(self) -> Sequence[AesQueue]:
+        """All AES queues.
 
         Raises:
-            ArgumentError: the function was opened without AES queues.
+            ArgumentError: the function was opened without.
         """
         queues = self.controller.aes_queues
         if not queues:
             raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
+        return queues
+
+    def aes_queue(self) -> AesQueue:
+        """The first AES queue that is idle, which the device has in its cache, else the one whose turn it is.
+
+        Raises:
+            ArgumentError: see `aes_queues`.
+        """
+        queues = self.aes_queues
         for queue in queues:
             if not queue.outstanding:
                 return queue

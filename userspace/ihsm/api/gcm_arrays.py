@@ -16,10 +16,9 @@ from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.steps import Completed, CurrentLink, Link, Procedure
 from ihsm.ddi import Key
 from ihsm.driver import AesQueue, Submission
-from ihsm.driver.aes_batch import failed, gcm_entries
+from ihsm.driver.aes_batch import check, failed, gcm_entries
 from ihsm.driver.aes_queue import pad_aad
-from ihsm.driver.aes_status import check_status
-from ihsm.errors import ArgumentError, AuthenticationFailedError
+from ihsm.errors import AuthenticationFailedError
 from ihsm_abi.aes_queue import GCM_IV_BYTES, GCM_TAG_BYTES
 
 BATCH_BYTES: Final = 1 << 19
@@ -125,7 +124,7 @@ class _Lane:
         mismatches: list[int] = []
         for index in failed(completions).tolist():
             try:
-                check_status(int(completions["psf"][index]), int(completions["err"][index]))
+                check(completions, index)
             except AuthenticationFailedError:
                 mismatches.append(self._start + index)
         if messages.tags is None:
@@ -162,9 +161,7 @@ def repeated(nonces: NDArray[np.uint8]) -> bool:
 
 
 def _lanes(messages: Messages, link: Link, key: Key) -> list[_Lane]:
-    queues = link.controller.aes_queues
-    if not queues:
-        raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
+    queues = link.aes_queues
     count, size = messages.texts.shape
     stride = -(-max(len(pad_aad(messages.aad)) + size, 1) // _ALIGNMENT) * _ALIGNMENT
     room = min(queue.entries - 1 for queue in queues)

@@ -21,8 +21,7 @@ from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.file_format import CHUNK_BYTES, HEADER_BYTES, MAX_CHUNKS, RECORD_BYTES, TAG_BYTES, FileFormatError, Header
 from ihsm.api.steps import Link
 from ihsm.driver import Controller, Submission
-from ihsm.driver.aes_batch import failed, gcm_entries
-from ihsm.driver.aes_status import check_status
+from ihsm.driver.aes_batch import check, failed, gcm_entries
 from ihsm.errors import ArenaFullError, ArgumentError, AuthenticationFailedError, IhsmError
 from ihsm_abi.aes_queue import GCM_IV_BYTES
 
@@ -272,7 +271,7 @@ class Pump:
         bad = failed(completions)
         if len(bad):
             try:
-                check_status(int(completions["psf"][bad[0]]), int(completions["err"][bad[0]]))
+                check(completions, bad[0])
             except AuthenticationFailedError:
                 chunk = window.first + int(bad[0]) + 1
                 raise TagMismatchError(

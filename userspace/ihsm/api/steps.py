@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -35,6 +35,10 @@ class Link(Protocol):
     @property
     def controller(self) -> Controller:
         """The controller of its function."""
+
+    @property
+    def aes_queues(self) -> Sequence[AesQueue]:
+        """All AES queues, at least one."""
 
     def aes_queue(self) -> AesQueue:
         """An AES queue for one command."""

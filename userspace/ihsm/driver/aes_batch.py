@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ihsm.arguments import flag
 from ihsm.driver.aes_queue import aes_attr, check_session, gcm_operation, key_pair, unit_code
+from ihsm.driver.aes_status import check_status
 from ihsm.driver.columns import octet_rows, whole_numbers
 from ihsm.driver.sgl import data_blocks
 from ihsm.errors import ArgumentError
@@ -188,3 +189,8 @@ def _common(
 def failed(completions: NDArray[np.void]) -> NDArray[np.intp]:
     """Positions of the commands of a batch that did not succeed (`sts` or `err` not 0)."""
     return np.flatnonzero((completions["psf"] > 1) | (completions["err"] != 0))
+
+
+def check(completions: NDArray[np.void], position: int) -> None:
+    """See whether one command of a batch succeeded; errors as `ihsm.driver.aes_status.check_status`."""
+    check_status(int(completions["psf"][position]), int(completions["err"][position]))
