@@ -30,6 +30,18 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def blocks_on(pid: int, file: str) -> bool:
+    """Whether a process sleeps in a system call on a descriptor of `file`, as /proc names that.
+
+    Only then does a signal interrupt the call: just before it, Python notes the signal and sleeps nevertheless.
+    """
+    try:
+        number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
+        return number != "running" and os.readlink(f"/proc/{pid}/fd/{int(arguments[0], 16)}") == file
+    except OSError:  # its first argument is no descriptor
+        return False
+
+
 @dataclass
 class ServeProcess:
     """A running `ihsm serve`; `paths` are its sockets."""

@@ -19,7 +19,7 @@ import pytest
 
 from ihsm.cli import inputs
 from support.commands import refused, run, run_process, succeed
-from support.process import interruptible
+from support.process import blocks_on, interruptible
 from support.waiting import HANG_S, until
 
 pytestmark = pytest.mark.usefixtures("archive")
@@ -184,6 +184,8 @@ def test_an_interrupt_leaves_nothing(folder: Path) -> None:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=interruptible)
     assert process.stdin is not None
     process.stdin.write(TEXT)  # more than a pipe holds: it reads
+    end = os.readlink(f"/proc/self/fd/{process.stdin.fileno()}")
+    until(lambda: blocks_on(process.pid, end), "reading more")
     process.send_signal(signal.SIGINT)
     assert process.wait(HANG_S) == 130
     assert process.communicate()[1].strip() == b""
@@ -195,6 +197,7 @@ def test_an_interrupt_leaves_nothing(folder: Path) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=interruptible)
     with pipe.open("rb") as reader:
         assert reader.read(1) == TEXT[:1]
+        until(lambda: blocks_on(process.pid, os.fspath(pipe)), "writing more")
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG_S) == 130
     process.communicate()
