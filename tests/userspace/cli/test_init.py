@@ -89,7 +89,7 @@ def test_a_pin_that_is_asked_for(device: EmbeddedDevice, monkeypatch: pytest.Mon
         return "correct"
 
     monkeypatch.setattr("ihsm.cli.pin._has_terminal", lambda: True)
-    monkeypatch.setattr("ihsm.cli.pin._ask", ask)
+    monkeypatch.setattr("ihsm.cli.pin.ask_pin", ask)
     succeed("key", "generate", "web")
     data = succeed("sign", "web", "--jws", stdin=b"data")
     assert data.split(b".")[1] == b"ZGF0YQ"

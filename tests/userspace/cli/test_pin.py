@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ihsm.cli import main
-from ihsm.cli.pin import open_store, pin_options, read_user_pin
+from ihsm.cli.pin import pin_options, read_pin_of, read_user_pin
 from ihsm.errors import PinRequiredError, WrongPinError
 from ihsm.store import Store
 from ihsm.store.sealing import Scrypt
@@ -56,6 +56,11 @@ def descriptor(content: bytes) -> int:
     os.write(writable, content)
     os.close(writable)
     return readable
+
+
+def open_store(name: str | None, pin_file: Path | None, pin_fd: int | None) -> Store:
+    """A store opened as commands open it."""
+    return Store.open(name, pin=read_pin_of(Store.open(name, unlock=False), pin_file, pin_fd))
 
 
 def opens(stores: Path, pin: str | None) -> bool:
@@ -249,7 +254,7 @@ def test_an_interrupt_at_the_prompt_changes_nothing(stores: Path) -> None:
 
 def test_the_options_of_other_commands() -> None:
     @click.command
-    @pin_options
+    @pin_options()
     def command(pin_file: Path | None, pin_fd: int | None) -> None:
         click.echo(f"{pin_file} {pin_fd}")
 

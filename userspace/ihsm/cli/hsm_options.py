@@ -15,7 +15,7 @@ import click
 from ihsm.cli.common import store_option, wait_option
 from ihsm.cli.completing import complete_keys
 from ihsm.cli.inputs import claim_stdin
-from ihsm.cli.pin import pin_options, read_user_pin
+from ihsm.cli.pin import pin_options, read_pin_of
 from ihsm.errors import WrongArgumentError
 from ihsm.store import KeyRecord, KeyVersion, Store, split_label
 
@@ -45,7 +45,7 @@ class Place:
         from ihsm.api.hsm import Hsm
 
         store = self.files()
-        pin = read_user_pin(store.pin_protected, self.pin_file, self.pin_fd, prompt=f"PIN of store {store.name!r}")
+        pin = read_pin_of(store, self.pin_file, self.pin_fd)
         return Hsm.open(store.name, device=self.device, pin=pin, wait_s=self.wait_s, options=options)
 
     def key(self, name: str) -> tuple[KeyRecord, KeyVersion]:
@@ -117,6 +117,6 @@ def hsm_place(function: Callable[..., Any]) -> Callable[..., Any]:
         "--device", metavar="URI", help="vfio-user:PATH or pci:BDF. [default: $IHSM_DEVICE, else the store's own]"
     )
     decorated: Callable[..., Any] = command
-    for option in (wait_option, pin_options, device_option, store_option):
+    for option in (wait_option, pin_options(), device_option, store_option):
         decorated = option(decorated)
     return decorated

@@ -21,7 +21,7 @@ from ihsm.cli.common import (
     store_option,
     wait_option,
 )
-from ihsm.cli.pin import read_user_pin, say_if_without_pin
+from ihsm.cli.pin import ask_pin, pin_options, read_user_pin, say_if_without_pin
 from ihsm.cli.secrets import credential_options, read_pin, read_secret
 from ihsm.driver import DriverOptions
 from ihsm.uri import AUTO
@@ -54,13 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--store-pin-prompt", "ask_pin", is_flag=True, help="Ask on the terminal for a PIN that protects the store."
 )
-@click.option("--store-pin-file", type=EXISTING_FILE, help="File with that PIN; a newline at its end is dropped.")
-@click.option(
-    "--store-pin-fd",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Open descriptor from which a line is read: that PIN.",
-)
+@pin_options("store-", "that PIN")
 @credential_options
 @click.option(
     "--bk3-file", type=EXISTING_FILE, help=f"File with the owner's backup key: {BK3_BYTES} bytes, or hexadecimal."
@@ -139,7 +133,7 @@ def _new_pin(ask: bool, file: Path | None, descriptor: int | None) -> str | None
         raise click.UsageError(
             "--store-pin-prompt asks for the PIN: --store-pin-file and --store-pin-fd do not go with it"
         )
-    return str(click.prompt("PIN of the new store", hide_input=True, confirmation_prompt=True, err=True))
+    return ask_pin("PIN of the new store", twice=True)
 
 
 def _owner_key(path: Path) -> ec.EllipticCurvePrivateKey:

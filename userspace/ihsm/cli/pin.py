@@ -22,9 +22,25 @@ NO_PIN_NOTICE: Final = (
 _TERMINAL: Final = "/dev/tty"
 
 
-def pin_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options for the store's PIN; the command gets `pin_file: Path | None` and `pin_fd: int | None`."""
-    return _options("", "the store's PIN")(function)
+def pin_options(prefix: str = "", what: str = "the store's PIN") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options for a PIN; the command gets `pin_file: Path | None` and `pin_fd: int | None`, each behind the prefix."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                f"--{prefix}pin-fd",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help=f"Open descriptor from which a line is read: {what}.",
+            ),
+            click.option(
+                f"--{prefix}pin-file", type=EXISTING_FILE, help=f"File with {what}; a newline at its end is dropped."
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
 
 
 def read_user_pin(
@@ -45,42 +61,23 @@ def read_user_pin(
     if pin_fd is not None:
         option = f"--{prefix}pin-fd"
         return _text(_without_newline(_read_line(pin_fd, option)), option)
-    return _ask(prompt) if protected and _has_terminal() else None
+    return ask_pin(prompt) if protected and _has_terminal() else None
 
 
-def open_store(name: str | None, pin_file: Path | None, pin_fd: int | None) -> Store:
-    """Open a store with the PIN that the user gives; errors as `read_user_pin` and `Store.open`."""
-    return Store.open(name, pin=_present_pin(name, pin_file, pin_fd))
+def read_pin_of(store: Store, pin_file: Path | None, pin_fd: int | None) -> str | None:
+    """The PIN of a store that is there; as `read_user_pin`."""
+    return read_user_pin(store.pin_protected, pin_file, pin_fd, prompt=f"PIN of store {store.name!r}")
+
+
+def ask_pin(prompt: str, *, twice: bool = False) -> str:
+    """Ask on the terminal, `twice` for a new one."""
+    return str(click.prompt(prompt, hide_input=True, confirmation_prompt=twice, err=True))
 
 
 def say_if_without_pin(store: Store) -> None:
     """Say on standard error that only the permissions of files protect a store, if it has no PIN."""
     if not store.pin_protected:
         click.echo(NO_PIN_NOTICE.format(name=store.name), err=True)
-
-
-def _options(prefix: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in (
-            click.option(
-                f"--{prefix}pin-fd",
-                type=click.IntRange(min=0),
-                metavar="N",
-                help=f"Open descriptor from which a line is read: {what}.",
-            ),
-            click.option(
-                f"--{prefix}pin-file", type=EXISTING_FILE, help=f"File with {what}; a newline at its end is dropped."
-            ),
-        ):
-            function = option(function)
-        return function
-
-    return add
-
-
-def _present_pin(name: str | None, pin_file: Path | None, pin_fd: int | None) -> str | None:
-    store = Store.open(name, unlock=False)
-    return read_user_pin(store.pin_protected, pin_file, pin_fd, prompt=f"PIN of store {store.name!r}")
 
 
 def _require_one(prefix: str, pin_file: Path | None, pin_fd: int | None) -> None:
@@ -124,10 +121,6 @@ def _has_terminal() -> bool:
     return True
 
 
-def _ask(prompt: str, *, twice: bool = False) -> str:
-    return str(click.prompt(prompt, hide_input=True, confirmation_prompt=twice, err=True))
-
-
 @click.group(
     help="""The PIN of a store.
 
@@ -146,8 +139,8 @@ def pin() -> None:
     """
 )
 @store_option
-@pin_options
-@_options("new-", "the new PIN")
+@pin_options()
+@pin_options("new-", "the new PIN")
 @click.option("--remove", is_flag=True, help="Have no PIN any more: file permissions are all that is left.")
 def change(
     store: str | None,
@@ -165,12 +158,12 @@ def change(
         raise click.UsageError("--remove and a new PIN cannot be given together")
     if not remove and not given and not _has_terminal():
         raise click.UsageError("no terminal to ask for the new PIN: give --new-pin-file, --new-pin-fd or --remove")
-    old = _present_pin(store, pin_file, pin_fd)
+    old = read_pin_of(Store.open(store, unlock=False), pin_file, pin_fd)
     opened = Store.open(store, pin=old)  # a wrong one is told before a new one is asked for
     new = None
     if given:
         new = read_user_pin(False, new_pin_file, new_pin_fd, prefix="new-")
     elif not remove:
-        new = _ask(f"New PIN of store {opened.name!r}", twice=True)
+        new = ask_pin(f"New PIN of store {opened.name!r}", twice=True)
     opened.change_pin(old, new)
     say_if_without_pin(opened)
