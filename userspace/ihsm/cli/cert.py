@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ihsm.cli.common import HASH_NAMES, signing_hash_option
 from ihsm.cli.hsm_options import Place, hsm_place, key_argument
 from ihsm.cli.key_records import public_key
 from ihsm.cli.results import output_option, refuse_terminal, write_result
@@ -19,7 +20,7 @@ from ihsm.cli.results import output_option, refuse_terminal, write_result
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from ihsm.cli.signatures import Scheme
+    from ihsm.cli.signatures import PublicKey, Scheme
 
 MOST_DAYS: Final = 36500
 _BACKDATED: Final = datetime.timedelta(minutes=5)
@@ -32,12 +33,7 @@ def certificate_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--der", is_flag=True, help="DER instead of PEM."),
         click.option("--pss", is_flag=True, help="RSA: sign with PSS instead of PKCS#1 v1.5."),
-        click.option(
-            "--hash",
-            "hash_name",
-            type=click.Choice(("sha256", "sha384", "sha512")),
-            help="Default: sha256, for P-384 sha384, for P-521 sha512.",
-        ),
+        signing_hash_option([name for name in HASH_NAMES if name != "sha1"]),
         click.option(
             "--san",
             "san",
@@ -74,10 +70,10 @@ def request(
     """Run `ihsm cert request`."""
     from cryptography import x509
 
-    scheme = _prepared(place, key, hash_name, pss, der, output)
+    _, scheme = _prepared(place, key, hash_name, pss, der, output)
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(subject))
     if san:
-        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_alternative, san))), critical=False)
+        builder = builder.add_extension(_alternatives(san), critical=False)
     with place.hsm() as hsm:
         made = builder.sign(hsm[key], scheme.algorithm, rsa_padding=scheme.padding if pss else None)  # type: ignore[arg-type]
     write_result(output, made.public_bytes(_encoding(der)))
@@ -111,8 +107,7 @@ def selfsign(
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    scheme = _prepared(place, key, hash_name, pss, der, output)
-    public = public_key(*place.key(key))
+    public, scheme = _prepared(place, key, hash_name, pss, der, output)
     name = _subject(subject)
     if not name.rdns:
         raise click.BadParameter("the issuer of a certificate has a name (RFC 5280, 4.1.2.4)", param_hint="--subject")
@@ -130,7 +125,7 @@ def selfsign(
         .add_extension(identifier, critical=False)
     )
     if san:
-        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_alternative, san))), critical=False)
+        builder = builder.add_extension(_alternatives(san), critical=False)
     with place.hsm() as hsm:
         made = builder.sign(hsm[key], scheme.algorithm, rsa_padding=scheme.padding if pss else None)  # type: ignore[arg-type]
         if keep:
@@ -138,13 +133,16 @@ def selfsign(
     write_result(output, made.public_bytes(_encoding(der)))
 
 
-def _prepared(place: Place, key: str, hash_name: str | None, pss: bool, der: bool, output: Path | None) -> Scheme:
-    """How the key signs; everything that can be wrong is, before a device is opened."""
+def _prepared(
+    place: Place, key: str, hash_name: str | None, pss: bool, der: bool, output: Path | None
+) -> tuple[PublicKey, Scheme]:
+    """The key, and how it signs; everything that can be wrong is, before a device is opened."""
     from ihsm.cli.signatures import Scheme
 
     if der:
         refuse_terminal(output)
-    return Scheme.of(public_key(*place.key(key)), hash_name, pss)
+    public = public_key(*place.key(key))
+    return public, Scheme.of(public, hash_name, pss)
 
 
 def _subject(text: str) -> x509.Name:
@@ -155,6 +153,12 @@ def _subject(text: str) -> x509.Name:
     except ValueError as error:
         why = str(error) or "attributes are like CN=web.example,O=Example"
         raise click.BadParameter(f"{text!r} is no name as in RFC 4514: {why}", param_hint="--subject") from None
+
+
+def _alternatives(texts: Sequence[str]) -> x509.SubjectAlternativeName:
+    from cryptography import x509
+
+    return x509.SubjectAlternativeName([_alternative(text) for text in texts])
 
 
 def _alternative(text: str) -> x509.GeneralName:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +60,17 @@ LONGEST_INPUT: Final = 1 << 20
 poll_option: Final[Callable[[Any], Any]] = click.option(
     "--poll", is_flag=True, help="Poll the rings instead of taking interrupts."
 )
+yes_option: Final[Callable[[Any], Any]] = click.option("--yes", is_flag=True, help="Do not ask.")
 json_option: Final[Callable[[Any], Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+HASH_NAMES: Final = ("sha1", "sha256", "sha384", "sha512")
+
+
+def signing_hash_option(names: Sequence[str]) -> Callable[[Any], Any]:
+    """The hash that is signed: the command gets `hash_name`, None for the one that fits the key."""
+    return click.option(
+        "--hash", "hash_name", type=click.Choice(names), help="Default: sha256, for P-384 sha384, for P-521 sha512."
+    )
 
 
 def read_file(path: Path, option: str) -> bytes:
@@ -78,8 +89,14 @@ def read_file(path: Path, option: str) -> bytes:
     return data
 
 
-def require_yes(question: str) -> None:
-    """Ask on the terminal, and end the command with status 1 unless the answer is yes."""
+def require_yes(question: str, purpose: str) -> None:
+    """Ask on the terminal, and end the command with status 1 unless the answer is yes.
+
+    Raises:
+        click.UsageError: there is no terminal; `--yes` is what serves the purpose then.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"no terminal to ask on: give --yes to {purpose}")
     if not click.confirm(question, err=True):
         raise click.ClickException("not confirmed: nothing was deleted")
 

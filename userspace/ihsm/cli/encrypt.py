@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ihsm.cli.common import HASH_NAMES
 from ihsm.cli.hsm_options import Place, hsm_place, key_argument
 from ihsm.cli.inputs import Source, input_argument, seekable, whole
 from ihsm.cli.key_records import UnsuitableKeyError, key_name, public_key
 from ihsm.cli.output_files import Writable
-from ihsm.cli.results import output_option, refuse_terminal, result_stream, write_result
+from ihsm.cli.results import BINARY_TO_TERMINAL, output_option, refuse_terminal, result_stream, write_result
 from ihsm.errors import OutputError
 from ihsm.store import KeyRecord, KeyVersion, split_label
 
@@ -37,7 +38,7 @@ def oaep_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--hash",
         "hash_name",
-        type=click.Choice(("sha1", "sha256", "sha384", "sha512")),
+        type=click.Choice(HASH_NAMES),
         default="sha256",
         show_default=True,
         help="RSA keys: hash of OAEP and its MGF1.",
@@ -133,7 +134,7 @@ class _Checked:
 
 def _terminal_takes(output: Path | None, data: bytes) -> None:
     if output is None and sys.stdout.isatty() and not _PRINTABLE.issuperset(bytes(data)):
-        raise OutputError("the result is binary and would go to the terminal: name a file with -o, or - to insist")
+        raise OutputError(BINARY_TO_TERMINAL)
 
 
 def _need_gcm(record: KeyRecord, version: KeyVersion) -> None:

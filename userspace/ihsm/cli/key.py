@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ihsm.cli.common import EXISTING_FILE, LONGEST_INPUT, json_option, print_json, print_table, read_file, require_yes
+from ihsm.cli.common import (
+    EXISTING_FILE,
+    LONGEST_INPUT,
+    json_option,
+    print_json,
+    print_table,
+    read_file,
+    require_yes,
+    yes_option,
+)
 from ihsm.cli.hsm_options import Place, hsm_place, key_argument, label_argument, store_place
 from ihsm.cli.inputs import input_argument, whole
 from ihsm.cli.key_records import (
@@ -188,24 +196,23 @@ def show(key: str, der: bool, show_certificates: bool, as_json: bool, output: Pa
     """
 )
 @key_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @store_place
 def delete(key: str, yes: bool, place: Place) -> None:
     """Run `ihsm key delete`."""
     label, number = split_label(key)
     store = place.files()
     try:
-        count = len(store.key(label).versions)
-        store.key(label).version(number)
+        record = store.key(label)
+        record.version(number)
+        count = len(record.versions)
         what = f"version {number}" if number is not None else "1 version" if count == 1 else f"{count} versions"
     except StoreDamagedError:
         if number is not None:
             raise
         what = "whose file is damaged"
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("no terminal to ask on: give --yes to delete the key for good")
-        require_yes(f"Delete key {label!r}, {what}, for good?")
+        require_yes(f"Delete key {label!r}, {what}, for good?", "delete the key for good")
     store.delete_key(label, number)
 
 

@@ -11,6 +11,7 @@ from ihsm.store import KeyRecord, KeyVersion, fields
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 
 class UnsuitableKeyError(IhsmError, ValueError):
@@ -67,20 +68,19 @@ def public_der(record: KeyRecord, version: KeyVersion) -> bytes:
 
 def public_pem(record: KeyRecord, version: KeyVersion) -> str:
     """The same, PEM."""
+    return pem_of(public_key(record, version))
+
+
+def pem_of(key: PublicKeyTypes) -> str:
+    """PEM SubjectPublicKeyInfo of a public key."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    key = public_key(record, version)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def certificate_pem(der: bytes) -> str:
     """PEM of a certificate."""
+    from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509 import load_der_x509_certificate
 
-    return load_der_x509_certificate(der).public_bytes(_pem()).decode()
-
-
-def _pem() -> Any:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return Encoding.PEM
+    return load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import click
 
-from ihsm.cli.output_files import OutputFile, Writable, write_output, writing
+from ihsm.cli.output_files import OutputFile, Writable, writing
 
 TO_STDOUT: Final = "-"
+BINARY_TO_TERMINAL: Final = "the result is binary and would go to the terminal: name a file with -o, or - to insist"
 
 
 class ResultFile(OutputFile):
@@ -40,17 +41,13 @@ def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def refuse_terminal(output: Path | None) -> None:
     """Refuse to write binary to a terminal, unless it was asked for by -o -; raises click.UsageError."""
     if output is None and sys.stdout.isatty():
-        raise click.UsageError("the result is binary and would go to the terminal: name a file with -o, or - to insist")
+        raise click.UsageError(BINARY_TO_TERMINAL)
 
 
 def write_result(output: Path | None, data: bytes) -> None:
     """Write all of a result; OutputError if that fails."""
-    if output is None or os.fspath(output) == TO_STDOUT:
-        stream = sys.stdout.buffer
+    with result_stream(output) as stream:
         stream.write(data)
-        stream.flush()
-    else:
-        write_output(output, data)
 
 
 @contextlib.contextmanager

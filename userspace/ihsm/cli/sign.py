@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import click
 
-from ihsm.cli.common import EXISTING_FILE, read_file
+from ihsm.cli.common import EXISTING_FILE, HASH_NAMES, read_file, signing_hash_option
 from ihsm.cli.hsm_options import Place, hsm_place, key_argument, store_place
 from ihsm.cli.inputs import blocks, input_argument, whole
 from ihsm.cli.key_records import public_key
 from ihsm.cli.results import output_option, refuse_terminal, write_result
 
-HASH_NAMES: Final = ("sha1", "sha256", "sha384", "sha512")
 LONGEST_TOKEN: Final = 64 << 20
 """Bytes of a JWS or its payload: both are held in memory, several times."""
 
@@ -28,12 +27,7 @@ def signature_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--raw", is_flag=True, help="EC: r and s alone instead of DER."),
         click.option("--pss", is_flag=True, help="RSA: PSS, salt as long as the digest, instead of PKCS#1 v1.5."),
         click.option("--prehashed", is_flag=True, help="The input is the digest."),
-        click.option(
-            "--hash",
-            "hash_name",
-            type=click.Choice(HASH_NAMES),
-            help="Default: sha256, for P-384 sha384, for P-521 sha512.",
-        ),
+        signing_hash_option(HASH_NAMES),
     ):
         function = option(function)
     return function

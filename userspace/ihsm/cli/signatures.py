@@ -30,8 +30,8 @@ HASHES: Final = {
     "sha512": hashes.SHA512(),
 }
 _CURVE_HASHES: Final = {256: "sha256", 384: "sha384", 521: "sha512"}
-_JWS_NAMES: Final = {256: ("ES256", "sha256"), 384: ("ES384", "sha384"), 521: ("ES512", "sha512")}
-"""By bits of the curve (RFC 7518 §3.4)."""
+_JWS_NAMES: Final = {256: "ES256", 384: "ES384", 521: "ES512"}
+"""By bits of the curve, with the hash of its size (RFC 7518 §3.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Scheme:
             if self.hash == "sha1":
                 raise click.UsageError("--jws: no algorithm has SHA-1")
             return f"{'PS' if self.pss else 'RS'}{self.hash.removeprefix('sha')}"
-        name, needed = _JWS_NAMES[key.key_size]
+        name, needed = _JWS_NAMES[key.key_size], _CURVE_HASHES[key.key_size]
         if self.hash != needed:
             raise click.UsageError(f"--jws: {name}, the algorithm of this key, has {needed}")
         return name

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ihsm.cli.common import json_option, print_json, print_table, require_yes
+from ihsm.cli.common import json_option, print_json, print_table, require_yes, yes_option
 from ihsm.cli.pin import NO_PIN_NOTICE, say_if_without_pin
 from ihsm.errors import StoreError
 from ihsm.store import Store, fields
@@ -60,14 +59,14 @@ def rename(old: str, new: str) -> None:
     """
 )
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 def delete(name: str, yes: bool) -> None:
     """Run `ihsm store delete`."""
     opened = Store.open(name, unlock=False)
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("no terminal to ask on: give --yes to delete the store and all its keys")
-        require_yes(f"Delete store {name!r} and its {opened.key_count()} keys for ever?")
+        require_yes(
+            f"Delete store {name!r} and its {opened.key_count()} keys for ever?", "delete the store and all its keys"
+        )
     opened.delete()
 
 

@@ -12,6 +12,7 @@ import click
 
 from ihsm import ddi
 from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table, read_file
+from ihsm.cli.key_records import pem_of
 from ihsm.cli.secrets import hex_bytes
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES, REPORT_VERSION
 
@@ -95,19 +96,15 @@ def _describe_key(report: ddi.AttestationReport) -> dict[str, Any]:
 
 
 def _public_pem(report: ddi.AttestationReport) -> str | None:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    if report.public_key is None:
-        return None
-    return report.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return None if report.public_key is None else pem_of(report.public_key)
 
 
 def _pem_of(path: Path) -> str:
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(read_file(path, "--key"))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--key") from None
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return pem_of(key)
