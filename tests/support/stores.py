@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from ihsm.store import KeyRecord, KeyVersion, OwnerSecrets, Store, StoreDevice
+from support import children
 
 SECRETS: Final = OwnerSecrets(b"owner's key" * 16, b"credential's id!", b"credential's pin")
 IDENTITY: Final = bytes(range(32))
@@ -56,27 +56,15 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 def in_child(work: Callable[[], Any], *, user: int | None = None) -> Any:
     """What `work` returns, or the exception it raises, in a child of fork(), as another user where that is given."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
+
+    def guarded() -> Any:
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
         try:
-            os.close(readable)
-            if user is not None:
-                os.setgroups([])
-                os.setresgid(user, user, user)
-                os.setresuid(user, user, user)
-            try:
-                answer = work()
-            except Exception as error:
-                answer = error
-            with open(writable, "wb") as pipe:
-                pickle.dump(answer, pipe)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writable)
-    with open(readable, "rb") as pipe:
-        data = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return pickle.loads(data)
+            return work()
+        except Exception as error:
+            return error
+
+    return children.in_child(guarded)

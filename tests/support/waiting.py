@@ -76,6 +76,28 @@ def ended(*threads: threading.Thread) -> None:
             raise HangError(f"thread {thread.name} did not end within {HANG_S:g} s")
 
 
+def together(count: int, work: Callable[[int], object]) -> None:
+    """Do `work(0)`, `work(1)`, ... at the same time in so many threads, and raise what the first of them raised.
+
+    Raises:
+        HangError: one did not end within HANG_S.
+    """
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    ended(*threads)
+    if errors:
+        raise errors[0]
+
+
 def stays(condition: Callable[[], object]) -> bool:
     """Whether `condition` holds now and after a moment in which others may break it.
 

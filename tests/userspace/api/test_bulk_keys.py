@@ -33,7 +33,7 @@ from ihsm.api.xts import AesXtsKey
 from ihsm.ddi import Key, StatusError
 from ihsm.errors import KeyNotFoundError, SessionClosedError
 from ihsm_abi.ddi import AesOp, DdiStatus, KeyType
-from support.waiting import HANG_S, ended, until
+from support.waiting import HANG_S, ended, together, until
 
 XTS_KEYS = 8
 GCM_KEYS = 10
@@ -66,24 +66,6 @@ def xts_keys(hsm: Hsm) -> list[tuple[AesXtsKey, bytes]]:
         (cast(AesXtsKey, hsm.import_key(f"xts{number}", secret, kind="aes256-xts")), secret)
         for number, secret in enumerate(secrets)
     ]
-
-
-def together(count: int, work: Callable[[int], None]) -> None:
-    """Do it in so many threads, and raise what one of them raises."""
-    errors: list[BaseException] = []
-
-    def guarded(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    ended(*threads)
-    if errors:
-        raise errors[0]
 
 
 def test_one_after_the_other(gcm_keys: list[tuple[AesGcmKey, bytes]], xts_keys: list[tuple[AesXtsKey, bytes]]) -> None:

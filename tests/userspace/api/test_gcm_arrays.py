@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from ihsm.api.gcm import AesGcmKey
 from ihsm.api.gcm_arrays import BATCH_BYTES, repeated
 from ihsm.driver import AesQueue, DriverOptions
 from ihsm.errors import ArgumentError, ArgumentTypeError, IhsmError
-from support.waiting import ended
+from support.waiting import together
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +156,7 @@ def test_threads_share_the_queues(key: AesGcmKey) -> None:
         if [row.tobytes() for row in key.encrypt_many(nonces, messages)] != judged(nonces, messages, b""):
             wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    ended(*threads)
+    together(6, work)
     assert not wrong
 
 

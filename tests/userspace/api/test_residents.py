@@ -30,7 +30,7 @@ from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key
 from ihsm.errors import KeyNotFoundError
 from ihsm_abi.ddi import DdiStatus, DeleteKeyReq, HashAlgorithm, KeyType, UnmaskKeyReq
-from support.waiting import HANG_S, ended, stays, until, until_async
+from support.waiting import HANG_S, stays, together, until, until_async
 
 FULL = DdiStatus.NotEnoughSpace
 
@@ -556,22 +556,14 @@ def rsa_keys(hsm: Hsm, count: int) -> Sequence[RsaPrivateKey]:
 
 def test_more_threads_than_places(hsm: Hsm) -> None:
     keys = rsa_keys(hsm, 13)
-    failures: list[BaseException] = []
 
     def work(number: int) -> None:
-        try:
-            for turn in range(6):
-                key, message = keys[(number + turn) % len(keys)], b"%d/%d" % (number, turn)
-                signature = key.sign(message, padding.PKCS1v15(), hashes.SHA256())
-                key.public_key().verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
-        except BaseException as error:
-            failures.append(error)
+        for turn in range(6):
+            key, message = keys[(number + turn) % len(keys)], b"%d/%d" % (number, turn)
+            signature = key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+            key.public_key().verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(24)]
-    for thread in threads:
-        thread.start()
-    ended(*threads)
-    assert not failures
+    together(24, work)
     assert len(hsm.connection.link.residents) <= 15
 
 

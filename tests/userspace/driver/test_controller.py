@@ -34,7 +34,7 @@ from ihsm_abi.registers import Csts, Register
 from ihsm_abi.resources import MAX_RESOURCES
 from support.devices import DeviceUnderTest, open_device
 from support.modules import LONG_ANSWER_BYTES
-from support.waiting import HANG_S, ended, stays
+from support.waiting import HANG_S, ended, stays, together
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -112,10 +112,7 @@ def test_many_outstanding_from_many_threads(controller: Controller) -> None:
             if controller.exchange(message, ControlKind.NONE, None).message != message[::-1]:
                 wrong.append(message)
 
-    threads = [threading.Thread(target=use, args=(name,)) for name in range(6)]
-    for thread in threads:
-        thread.start()
-    ended(*threads)
+    together(6, use)
     assert not wrong
 
 

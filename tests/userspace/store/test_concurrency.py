@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from ihsm.errors import KeyExistsError, KeyNotFoundError, StoreExistsError
 from ihsm.store import Store
 from support.stores import a_key, a_version, new_store
-from support.waiting import ended
+from support.waiting import together
 
 WRITERS = 4
 EACH = 12
@@ -22,19 +21,7 @@ EACH = 12
 
 def threads(work: Callable[[int], object]) -> None:
     """Work done by several threads at once; fails if one does."""
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    started = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(WRITERS)]
-    for thread in started:
-        thread.start()
-    ended(*started)
-    assert errors == []
+    together(WRITERS, work)
 
 
 def start(work: Callable[[], object]) -> int:
