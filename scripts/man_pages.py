@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 from ihsm.cli import main as ihsm
+from written_pages import write
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "man"
@@ -45,19 +46,7 @@ FILES: Final = (("$XDG_DATA_HOME/ihsm/NAME/", "The store NAME: keys as the devic
 
 def main() -> int:
     """Write the pages, or with `--check` only tell which would change; 1 if there are such."""
-    wanted = pages()
-    stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
-    surplus = sorted(set(PAGES.glob("*")) - set(wanted))
-    if sys.argv[1:] == ["--check"]:
-        for path in [*stale, *surplus]:
-            print(f"{path.relative_to(ROOT)} is not what the commands say: run scripts/man-pages")
-        return 1 if stale or surplus else 0
-    PAGES.mkdir(exist_ok=True)
-    for path in surplus:
-        path.unlink()
-    for path, text in stale.items():
-        path.write_text(text)
-    return 0
+    return write(pages(), PAGES, ROOT, source="commands", script="scripts/man-pages")
 
 
 def pages() -> dict[Path, str]:

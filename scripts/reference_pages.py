@@ -13,6 +13,8 @@ from typing import Final
 
 import griffe
 
+from written_pages import write
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 PACKAGES: Final = ("bus", "driver", "ddi", "store", "api")
@@ -36,15 +38,7 @@ class UndocumentedError(Exception):
 
 def main() -> int:
     """Write the pages, or with `--check` only tell which would change; 1 if there are such."""
-    stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
-    if sys.argv[1:] == ["--check"]:
-        for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what the docstrings say: run scripts/reference")
-        return 1 if stale else 0
-    PAGES.mkdir(exist_ok=True)
-    for path, text in stale.items():
-        path.write_text(text)
-    return 0
+    return write(pages(), PAGES, ROOT, source="docstrings", script="scripts/reference")
 
 
 def pages() -> dict[Path, str]:
