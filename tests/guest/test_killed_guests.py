@@ -62,11 +62,18 @@ def qemu_of(guest: subprocess.Popen[bytes]) -> int:
     return first(look, "QEMU", every_s=0.02)
 
 
+def after_a_first_life(server: ServeProcess) -> tuple[int, int, int]:
+    """What the server holds once a client has come, worked and gone: with the first controller AES workers start."""
+    with VfioUserFunction(server.paths[0]) as function, Controller(function) as controller:
+        Partition(controller).info()
+    return settled(server)
+
+
 def kill_guests(server: ServeProcess, count: int, seed: int) -> None:
     """Kill `count` guests, the longest-lived in the middle of a driver's traffic; nothing stays behind of them."""
     chance = random.Random(seed)
     shell = f"cd {ROOT} && python tests/guest/vfio_driver.py 1000 4"
-    before: tuple[int, int, int] | None = None
+    before = after_a_first_life(server)
     for _ in range(count):
         guest = start_guest(server.paths[0], shell)
         qemu = qemu_of(guest)
@@ -75,7 +82,6 @@ def kill_guests(server: ServeProcess, count: int, seed: int) -> None:
         assert guest.wait(HANG_S) == GuestEndedError.exit_code
         assert server.process.poll() is None
         after = settled(server)
-        before = before or after
         assert after[:2] == before[:2]
         assert after[2] < before[2] + GROWTH_KIB, f"grew from {before[2]} to {after[2]} KiB"
 
