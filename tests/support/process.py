@@ -42,6 +42,14 @@ def blocks_on(pid: int, file: str) -> bool:
         return False
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while its file is open
+        return False
+
+
 @dataclass
 class ServeProcess:
     """A running `ihsm serve`; `paths` are its sockets."""

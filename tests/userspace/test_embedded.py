@@ -18,6 +18,7 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import EmbeddedDeviceError
 from ihsm.uri import open_controller
 from ihsm_abi.hsm_queue import ControlKind
+from support.process import alive
 from support.waiting import HANG_S, until
 
 ORPHAN = """
@@ -26,13 +27,6 @@ from ihsm.embedded import EmbeddedDevice
 print(EmbeddedDevice().pid, flush=True)
 signal.pause()
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_auto_without_devices_starts_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

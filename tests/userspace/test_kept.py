@@ -21,7 +21,7 @@ import pytest
 
 from ihsm import kept as kept_module
 from ihsm.kept import Kept
-from support.process import interruptible
+from support.process import alive, interruptible
 from support.waiting import HANG_S, until
 
 SLEEP: Final = ("sleep", "1000")
@@ -34,13 +34,6 @@ if "fork" in sys.argv and os.fork() == 0:
     signal.pause()
 print(pid, kept._keeper.pid, kept.folder, flush=True)
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from ihsm.errors import (
 )
 from ihsm.store import Store
 from ihsm.uri import DeviceUri
+from support.process import alive
 from support.waiting import HANG_S, until
 from userspace.api.conftest import Place
 
@@ -57,13 +58,6 @@ def signs(hsm: Hsm, label: str = "web") -> None:
     key = hsm[label] if label in hsm else hsm.generate(label, "p256")
     assert isinstance(key, EcPrivateKey)
     key.public_key().verify(key.sign(b"m", ECDSA), b"m", ECDSA)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def device_pid(hsm: Hsm) -> int:
@@ -152,12 +146,12 @@ def test_who_forgets_to_close_leaves_no_process_and_no_lock(place: Place) -> Non
     hsm = Hsm.create(device="private", root=place.root)
     signs(hsm)
     pid = device_pid(hsm)
-    assert running(pid)
+    assert alive(pid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # about what was not closed
         del hsm
         gc.collect()
-    until(lambda: not running(pid), "the device's end")
+    until(lambda: not alive(pid), "the device's end")
     with place.open() as again:
         signs(again)
 
@@ -168,7 +162,7 @@ def test_a_private_hsm_leaves_nothing() -> None:
     folder, pid = hsm.store.path.parent, device_pid(hsm)
     hsm.close()
     hsm.close()
-    assert not running(pid)
+    assert not alive(pid)
     assert not folder.exists()
 
 
