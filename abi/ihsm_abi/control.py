@@ -21,9 +21,13 @@ SCHEMA_VERSION: Final = 1
 
 
 class ControlCommand(StrEnum):
-    """Commands a control socket knows."""
+    """Commands a control socket knows; docs/control-socket.md has their arguments and results."""
 
     STATUS = "status"
+    FAULT_ADD = "fault.add"
+    FAULT_LIST = "fault.list"
+    FAULT_CLEAR = "fault.clear"
+    FAULT_WAIT = "fault.wait"
 
 
 class ControlErrorCode(StrEnum):
@@ -32,6 +36,16 @@ class ControlErrorCode(StrEnum):
     BAD_REQUEST = "bad-request"
     UNKNOWN_COMMAND = "unknown-command"
     FAILED = "failed"
+    NO_SUCH_FAULT = "no-such-fault"
+
+
+class ControlRefusal(Exception):
+    """A command refused for a reason that has a code of its own; the message says which fault, queue or file it is."""
+
+    def __init__(self, code: ControlErrorCode, message: str) -> None:
+        """What the answer has."""
+        super().__init__(message)
+        self.code = code
 
 
 class ControlProtocolError(ValueError):

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRequest
-from ihsm_device.control_socket import ControlServer, answer
+from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRefusal, ControlRequest
+from ihsm_device.control_socket import ControlServer, Result, answer
 from ihsm_device.socket_paths import listen
-from support.waiting import HANG_S
+from support.waiting import HANG_S, until
 
 
 def echo(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -33,14 +34,59 @@ def fail(arguments: dict[str, Any]) -> dict[str, Any]:
     raise RuntimeError("internal matters")
 
 
-HANDLERS = {"echo": echo, "refuse": refuse, "fail": fail}
+async def echo_later(arguments: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return arguments
+
+
+async def refuse_later(arguments: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    raise ControlRefusal(ControlErrorCode.NO_SUCH_FAULT, "no fault 7")
+
+
+HANDLERS = {"echo": echo, "refuse": refuse, "fail": fail, "echo-later": echo_later, "refuse-later": refuse_later}
+
+
+class Waits:
+    """A command that waits until it is told to go on; it may be given up instead."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.given_up = 0
+        self.open: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def handler(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        gate = asyncio.Event()
+        self.open.append((asyncio.get_running_loop(), gate))
+        self.begun += 1
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return arguments
+
+    def go_on(self) -> None:
+        for loop, gate in self.open:
+            loop.call_soon_threadsafe(gate.set)
+
+    def until_begun(self, count: int = 1) -> None:
+        until(lambda: self.begun == count, "a command that waits")
+
+    def until_given_up(self, count: int = 1) -> None:
+        until(lambda: self.given_up == count, "a wait that is given up")
 
 
 @pytest.fixture
-def path(socket_folder: Path) -> Iterator[Path]:
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def path(socket_folder: Path, waits: Waits) -> Iterator[Path]:
     path = socket_folder / "a.ctl"
     server = ControlServer()
-    server.add(listen(path)[0], HANDLERS)
+    server.add(listen(path)[0], HANDLERS | {"wait": waits.handler})
     server.start()
     yield path
     server.stop()
@@ -76,6 +122,7 @@ def test_requests_may_come_in_pieces(path: Path) -> None:
         (b'{"command": "echo", "arguments": 3}\n', ControlErrorCode.BAD_REQUEST, "arguments"),
         (b'{"command": "refuse"}\n', ControlErrorCode.BAD_REQUEST, "count: 7 exceeds 5"),
         (b'{"command": "fail"}\n', ControlErrorCode.FAILED, "log"),
+        (b'{"command": "refuse-later"}\n', ControlErrorCode.NO_SUCH_FAULT, "no fault 7"),
         (b"\xff\xfe\n", ControlErrorCode.BAD_REQUEST, "JSON"),
         (b'{"command": "echo", "id": NaN}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
         (b'{"command": "echo", "id": -Infinity}\n', ControlErrorCode.BAD_REQUEST, "JSON"),
@@ -111,6 +158,61 @@ def test_one_client_does_not_hold_up_another(path: Path) -> None:
         assert ControlAnswer.decode(lines.readline()).result == {}
 
 
+def test_what_waits_holds_up_its_own_connection_alone(path: Path, waits: Waits) -> None:
+    with (
+        connect(path) as waiting,
+        connect(path) as client,
+        waiting.makefile("rb") as answers,
+        client.makefile("rb") as lines,
+    ):
+        waiting.sendall(b"".join(ControlRequest(name, {"n": name}, id=1).encode() for name in ("wait", "echo")))
+        waits.until_begun()
+        for command in ("echo", "echo-later"):
+            client.sendall(ControlRequest(command).encode())
+            assert ControlAnswer.decode(lines.readline()).result == {}
+        waits.go_on()
+        order = [ControlAnswer.decode(answers.readline()).result for _ in range(2)]
+    assert order == [{"n": "wait"}, {"n": "echo"}]
+    assert waits.given_up == 0
+
+
+@pytest.mark.parametrize("behind", [0, 1, 50])
+def test_a_client_that_goes_away_waits_no_longer(path: Path, waits: Waits, behind: int) -> None:
+    with connect(path) as client:
+        client.sendall(ControlRequest("wait").encode() + ControlRequest("echo").encode() * behind)
+        waits.until_begun()
+    waits.until_given_up()
+
+
+def test_a_client_that_sends_no_more_waits_no_longer(path: Path, waits: Waits) -> None:
+    with connect(path) as client:
+        client.sendall(ControlRequest("wait").encode())
+        waits.until_begun()
+        client.shutdown(socket.SHUT_WR)
+        waits.until_given_up()
+        assert client.recv(1) == b""
+
+
+def test_a_client_that_sends_no_more_is_told_what_is_there(path: Path) -> None:
+    with connect(path) as client, client.makefile("rb") as lines:
+        client.sendall(ControlRequest("echo", {"a": 1}).encode() * 3)
+        client.shutdown(socket.SHUT_WR)
+        assert [ControlAnswer.decode(line).result for line in lines] == [{"a": 1}] * 3
+
+
+def test_stop_ends_waits(socket_folder: Path, waits: Waits) -> None:
+    server = ControlServer()
+    server.add(listen(socket_folder / "b.ctl")[0], {"wait": waits.handler})
+    server.start()
+    with connect(socket_folder / "b.ctl") as first, connect(socket_folder / "b.ctl") as second:
+        for client in (first, second):
+            client.sendall(ControlRequest("wait").encode())
+        waits.until_begun(2)
+        server.stop()
+        waits.until_given_up(2)
+        assert [client.recv(1) for client in (first, second)] == [b"", b""]
+
+
 def test_stop_ends_open_connections(socket_folder: Path) -> None:
     server = ControlServer()
     server.add(listen(socket_folder / "b.ctl")[0], HANDLERS)
@@ -140,7 +242,10 @@ def test_stop_ends_open_connections(socket_folder: Path) -> None:
     )
 )
 def test_any_line_gets_one_answer(line: bytes) -> None:
-    encoded = answer(line, HANDLERS).encode()
+    async def awaited(result: Awaitable[Result]) -> Result:
+        return await result
+
+    encoded = asyncio.run(answer(line, HANDLERS, awaited)).encode()
     assert encoded.endswith(b"\n")
     assert encoded.count(b"\n") == 1
     ControlAnswer.decode(encoded)

@@ -1,6 +1,11 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Control sockets, one beside each function's socket: JSON lines as `ihsm_abi.control` declares them."""
+"""Control sockets, one beside each function's socket: JSON lines as `ihsm_abi.control` declares them.
+
+All of them are served from one thread by coroutines, so that a command that waits holds up its own connection alone. A
+client that goes away, or ends its direction of the connection, ends the wait of the command that it has not got the
+answer to.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import logging
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from ihsm_abi.control import (
@@ -17,13 +22,18 @@ from ihsm_abi.control import (
     ControlAnswer,
     ControlErrorCode,
     ControlProtocolError,
+    ControlRefusal,
     ControlRequest,
 )
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[dict[str, Any]], dict[str, Any]]
-"""Takes the arguments of a request, gives its result; ValueError for bad arguments."""
+Result = dict[str, Any]
+Handler = Callable[[dict[str, Any]], Result | Awaitable[Result]]
+"""Takes the arguments of a request, gives its result or what becomes it; ValueError for bad arguments.
+
+It runs on the thread of all connections: what takes time is awaited.
+"""
 STOP_TIMEOUT_S: Final = 5.0
 
 
@@ -85,10 +95,8 @@ class ControlServer:
 
     @staticmethod
     async def _serve_socket(listener: socket.socket, handlers: Mapping[str, Handler]) -> asyncio.Server:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _serve_connection(reader, writer, handlers)
-
-        return await asyncio.start_unix_server(serve, sock=listener, limit=MAX_LINE_BYTES)
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(lambda: _Connection(handlers), sock=listener)
 
 
 def _require_descriptors() -> None:
@@ -98,25 +106,62 @@ def _require_descriptors() -> None:
             end.close()
 
 
-async def _serve_connection(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]
-) -> None:
-    """Answer the requests of one connection in order, until it ends or sends a line beyond the limit."""
-    try:
-        while line := await reader.readline():
-            writer.write(answer(line, handlers).encode())
-            await writer.drain()
-    except ValueError:
-        text = f"line exceeds {MAX_LINE_BYTES} bytes"
-        writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
+class _Connection(asyncio.StreamReaderProtocol):
+    """A client, whose requests are answered in order until it ends or sends a line beyond the limit."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), self._serve)
+        self._handlers = handlers
+        self._gone = asyncio.get_running_loop().create_future()
+        """Done as soon as the client is seen to send no more, however many requests are still unanswered."""
+
+    def eof_received(self) -> bool:
+        """The client has closed, or sends no more."""
+        self._end()
+        return bool(super().eof_received())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is broken, or closed by this side."""
+        self._end()
+        super().connection_lost(error)
+
+    def _end(self) -> None:
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write((await answer(line, self._handlers, self._unless_gone)).encode())
+                await writer.drain()
+        except ValueError:
+            text = f"line exceeds {MAX_LINE_BYTES} bytes"
+            writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def _unless_gone(self, awaitable: Awaitable[Result]) -> Result:
+        """What is awaited, if it is there without waiting or the client stays; ConnectionAbortedError."""
+        task = asyncio.ensure_future(awaitable)
+        try:
+            await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionAbortedError
+            return task.result()
+        finally:
+            task.cancel()
 
 
-def answer(line: bytes, handlers: Mapping[str, Handler]) -> ControlAnswer:
-    """The answer to one request line; never raises."""
+async def answer(
+    line: bytes, handlers: Mapping[str, Handler], waited: Callable[[Awaitable[Result]], Awaitable[Result]]
+) -> ControlAnswer:
+    """The answer to one request line; `waited` awaits for a handler.
+
+    Raises:
+        ConnectionAbortedError: from `waited`: nobody is left to be answered.
+    """
     try:
         request = ControlRequest.decode(line)
     except ControlProtocolError as error:
@@ -126,7 +171,14 @@ def answer(line: bytes, handlers: Mapping[str, Handler]) -> ControlAnswer:
         text = f"unknown command {request.command!r}; known: {', '.join(sorted(handlers))}"
         return ControlAnswer(error_code=ControlErrorCode.UNKNOWN_COMMAND, message=text, id=request.id)
     try:
-        return ControlAnswer(result=handler(request.arguments), id=request.id)
+        result = handler(request.arguments)
+        if not isinstance(result, dict):
+            result = await waited(result)
+        return ControlAnswer(result=result, id=request.id)
+    except ConnectionAbortedError:
+        raise
+    except ControlRefusal as refusal:
+        return ControlAnswer(error_code=refusal.code, message=str(refusal), id=request.id)
     except ValueError as error:
         return ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=str(error), id=request.id)
     except Exception:
