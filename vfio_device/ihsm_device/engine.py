@@ -31,8 +31,6 @@ from ihsm_device.queues import QueueState
 __all__ = [
     "Command",
     "Engine",
-    "Fault",
-    "FaultKind",
     "LoopbackHost",
     "NoPointerError",
     "Outcome",
@@ -40,6 +38,8 @@ __all__ = [
     "Refusal",
     "RingClass",
     "Scheduler",
+    "Unreachable",
+    "UnreachableKind",
     "VfuHost",
 ]
 
@@ -88,13 +88,13 @@ class Outcome(IntEnum):
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 
 
-class FaultKind(IntEnum):
+class UnreachableKind(IntEnum):
     """What a command could not reach in guest memory."""
 
-    ENTRY = lib.IHSM_FAULT_ENTRY
-    COMPLETION = lib.IHSM_FAULT_COMPLETION
-    SOURCE = lib.IHSM_FAULT_SOURCE
-    DESTINATION = lib.IHSM_FAULT_DESTINATION
+    ENTRY = lib.IHSM_UNREACHABLE_ENTRY
+    COMPLETION = lib.IHSM_UNREACHABLE_COMPLETION
+    SOURCE = lib.IHSM_UNREACHABLE_SOURCE
+    DESTINATION = lib.IHSM_UNREACHABLE_DESTINATION
 
 
 class Refusal(IntEnum):
@@ -106,11 +106,11 @@ class Refusal(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Unreachable:
     """Guest memory that a command needs and that is out of reach."""
 
     engine: Engine
-    kind: FaultKind
+    kind: UnreachableKind
     reason: Refusal
     queue_id: int
     cid: int
@@ -118,7 +118,7 @@ class Fault:
     iova: int
     """The first byte out of reach."""
     count: int
-    """Faults of this engine and kind since the last `pull_fault` of one; the first of them is described."""
+    """Those of this engine and kind since the last `pull_unreachable` of one; the first of them is described."""
 
 
 class KeyTable(Protocol):
@@ -235,17 +235,20 @@ class Scheduler:
         finally:
             puller.inside = False
 
-    def pull_fault(self) -> Fault | None:
-        """Wait for the next fault of any function; for one thread, which ends before `close`. None after `wake`."""
-        fault = ffi.new("struct ihsm_fault *")
-        while lib.ihsm_faults_pull(lib.ihsm_scheduler_faults(self.handle), -1, fault) == _PULLED:
-            reference = self._engines.get(fault.engine_id)
+    def pull_unreachable(self) -> Unreachable | None:
+        """Wait for what is out of reach next, of any function; for one thread, which ends before `close`.
+
+        None after `wake`.
+        """
+        what = ffi.new("struct ihsm_unreachable *")
+        while lib.ihsm_unreachable_pull(lib.ihsm_scheduler_unreachable(self.handle), -1, what) == _PULLED:
+            reference = self._engines.get(what.engine_id)
             if reference is not None and (engine := reference()) is not None:
-                return Fault(
+                return Unreachable(
                     engine,
-                    FaultKind(fault.kind),
-                    Refusal(fault.reason),
-                    *(int(value) for value in (fault.queue_id, fault.cid, fault.iova, fault.count)),
+                    UnreachableKind(what.kind),
+                    Refusal(what.reason),
+                    *(int(value) for value in (what.queue_id, what.cid, what.iova, what.count)),
                 )
         return None
 

@@ -18,9 +18,9 @@ from ihsm_abi.sockets import numbered_path
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.engine import Command, Engine, Scheduler
-from ihsm_device.fault_log import FaultLog
 from ihsm_device.function import Function, Module
 from ihsm_device.socket_paths import SocketFile, default_paths, listen
+from ihsm_device.unreachable_log import UnreachableLog
 from ihsm_device.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Server:
             self._close()
             raise
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
-        self._faults = FaultLog(self._scheduler, self._index_of)
+        self._unreachable = UnreachableLog(self._scheduler, self._index_of)
         self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths))
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
@@ -136,7 +136,7 @@ class Server:
             OSError, RuntimeError: the system gives no more descriptors or threads; `stop` ends what was started.
         """
         self._pool.start()
-        self._faults.start()
+        self._unreachable.start()
         self._control.start()
         for endpoint in self._endpoints:
             endpoint.start()
@@ -145,7 +145,7 @@ class Server:
         """Disconnect every client, end every thread, remove the sockets."""
         self._control.stop()
         self._pool.stop()
-        self._faults.stop()
+        self._unreachable.stop()
         self._close()
 
     def _close(self) -> None:

@@ -128,8 +128,8 @@ static bool checkpoint(struct ihsm_fp_context *context) {
 
 static void note_unreachable(struct server *server, uint16_t cid) {
     struct ihsm_stretch *stretch = &server->context.unreachable;
-    ihsm_note_fault(server->ring->engine, stretch->write ? IHSM_FAULT_DESTINATION : IHSM_FAULT_SOURCE, server->ring->id,
-                    cid, stretch->iova, stretch->len);
+    ihsm_note_unreachable(server->ring->engine, stretch->write ? IHSM_UNREACHABLE_DESTINATION : IHSM_UNREACHABLE_SOURCE,
+                          server->ring->id, cid, stretch->iova, stretch->len);
     stretch->len = 0;
 }
 

@@ -28,7 +28,7 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
         return NULL;
     engine->scheduler = scheduler;
     engine->ready = &scheduler->ready;
-    engine->faults = &scheduler->faults;
+    engine->unreachable = &scheduler->unreachable;
     engine->host = host;
     engine->id = id;
     engine->inline_aes = inline_aes;

@@ -30,23 +30,23 @@ struct ihsm_command {
 };
 
 /* What could not be reached in guest memory, and why. */
-enum ihsm_fault_kind {
-    IHSM_FAULT_ENTRY = 0,       /* a queue entry: the queue stops */
-    IHSM_FAULT_COMPLETION = 1,  /* the place of a completion: the queue stops */
-    IHSM_FAULT_SOURCE = 2,      /* what a command reads: data, or a list of addresses */
-    IHSM_FAULT_DESTINATION = 3, /* what it writes */
+enum ihsm_unreachable_kind {
+    IHSM_UNREACHABLE_ENTRY = 0,       /* a queue entry: the queue stops */
+    IHSM_UNREACHABLE_COMPLETION = 1,  /* the place of a completion: the queue stops */
+    IHSM_UNREACHABLE_SOURCE = 2,      /* what a command reads: data, or a list of addresses */
+    IHSM_UNREACHABLE_DESTINATION = 3, /* what it writes */
 };
 enum ihsm_refusal {
     IHSM_NOT_MAPPED = 0,
     IHSM_WITHOUT_POINTER = 1, /* announced, but the client gave no memory that can be used */
     IHSM_NOT_ALLOWED = 2,     /* mapped for the other direction only */
 };
-struct ihsm_fault {
+struct ihsm_unreachable {
     uint64_t engine_id;
     uint64_t iova;  /* first byte that is out of reach */
-    uint64_t count; /* faults of this function and kind since the last one taken; the others are not described */
+    uint64_t count; /* those of this function and kind since the last one taken; the others are not described */
     uint16_t queue_id;
-    uint16_t cid; /* of the command; for IHSM_FAULT_ENTRY the index of the entry */
+    uint16_t cid; /* of the command; for IHSM_UNREACHABLE_ENTRY the index of the entry */
     uint8_t kind;
     uint8_t reason;
 };
@@ -85,10 +85,10 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
 bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
 
-struct ihsm_faults;
-struct ihsm_faults *ihsm_scheduler_faults(struct ihsm_scheduler *scheduler);
-/* As ihsm_pull, for faults; what waits is still handed out after ihsm_scheduler_wake. */
-int ihsm_faults_pull(struct ihsm_faults *faults, int64_t timeout_us, struct ihsm_fault *fault);
+struct ihsm_unreachable_list;
+struct ihsm_unreachable_list *ihsm_scheduler_unreachable(struct ihsm_scheduler *scheduler);
+/* As ihsm_pull, for what was out of reach; what waits is still handed out after ihsm_scheduler_wake. */
+int ihsm_unreachable_pull(struct ihsm_unreachable_list *list, int64_t timeout_us, struct ihsm_unreachable *what);
 
 struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihsm_host *host, uint64_t id,
                                     bool inline_aes);

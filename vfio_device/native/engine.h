@@ -23,16 +23,16 @@
 
 #include "engine.cdef.h"
 #include "fastpath/fastpath.h"
-#include "faults.h"
 #include "host.h"
 #include "page.h"
 #include "ready.h"
 #include "ring.h"
+#include "unreachable.h"
 
 struct ihsm_engine {
     struct ihsm_scheduler *scheduler;
     struct ihsm_ready *ready; /* this and the next: the scheduler's */
-    struct ihsm_faults *faults;
+    struct ihsm_unreachable_list *unreachable;
     struct ihsm_host *host;
     uint64_t id;
     bool inline_aes;                               /* the thread that rings a doorbell may do short AES work itself */
@@ -54,13 +54,14 @@ static inline void ihsm_count(_Atomic uint64_t *counter, uint64_t by) {
     atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
 }
 
-/* Guest memory that a command of the ring needs is out of reach; the region lock is held. cid: struct ihsm_fault. */
-static inline void ihsm_note_fault(struct ihsm_engine *engine, uint8_t kind, uint16_t queue_id, uint16_t cid,
-                                   uint64_t iova, uint64_t len) {
-    ihsm_faults_note(
-        engine->faults, &engine->host->regions,
-        (struct ihsm_fault){.engine_id = engine->id, .iova = iova, .queue_id = queue_id, .cid = cid, .kind = kind}, len,
-        kind == IHSM_FAULT_COMPLETION || kind == IHSM_FAULT_DESTINATION);
+/* Guest memory that a command of the ring needs is out of reach; the region lock is held. cid: struct ihsm_unreachable.
+ */
+static inline void ihsm_note_unreachable(struct ihsm_engine *engine, uint8_t kind, uint16_t queue_id, uint16_t cid,
+                                         uint64_t iova, uint64_t len) {
+    ihsm_unreachable_note(engine->unreachable, &engine->host->regions,
+                          (struct ihsm_unreachable){
+                              .engine_id = engine->id, .iova = iova, .queue_id = queue_id, .cid = cid, .kind = kind},
+                          len, kind == IHSM_UNREACHABLE_COMPLETION || kind == IHSM_UNREACHABLE_DESTINATION);
 }
 
 /* Around a call that may come when the engine is being closed: closing waits for those inside. */

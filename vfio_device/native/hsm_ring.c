@@ -57,7 +57,7 @@ static unsigned admit(const struct ihsm_regions *regions, const struct hsm_sqe *
 static void note_source(struct ihsm_ring *ring, const struct ihsm_command *command) {
     struct hsm_sqe sqe;
     memcpy(&sqe, command->sqe, sizeof sqe);
-    ihsm_note_fault(ring->engine, IHSM_FAULT_SOURCE, ring->id, command->cid, sqe.src_prp1, sqe.src_len);
+    ihsm_note_unreachable(ring->engine, IHSM_UNREACHABLE_SOURCE, ring->id, command->cid, sqe.src_prp1, sqe.src_len);
 }
 
 static void finish(struct ihsm_ring *ring) {
@@ -133,7 +133,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
         ihsm_regions_read_lock(regions);
         if (!ihsm_regions_write(regions, data.iova, data.bytes, data.len)) {
             outcome = IHSM_DATA_FAILED;
-            ihsm_note_fault(engine, IHSM_FAULT_DESTINATION, ring->id, data.cid, data.iova, data.len);
+            ihsm_note_unreachable(engine, IHSM_UNREACHABLE_DESTINATION, ring->id, data.cid, data.iova, data.len);
         } else if (ihsm_ring_post(ring, cqe)) {
             ihsm_host_request_vector(engine->host, ring->vector);
             outcome = IHSM_POSTED;

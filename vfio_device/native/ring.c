@@ -59,8 +59,8 @@ bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {
     uint32_t head = atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
     if (!ihsm_regions_read(regions, ring->sq_base + (uint64_t)head * size, sqe, size)) {
         ihsm_count(&ring->engine->counters.sqe_unreadable, 1);
-        ihsm_note_fault(ring->engine, IHSM_FAULT_ENTRY, ring->id, (uint16_t)head, ring->sq_base + (uint64_t)head * size,
-                        size);
+        ihsm_note_unreachable(ring->engine, IHSM_UNREACHABLE_ENTRY, ring->id, (uint16_t)head,
+                              ring->sq_base + (uint64_t)head * size, size);
         atomic_store(&ring->stopped, true);
         return false;
     }
@@ -129,7 +129,7 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
     return true;
 unwritable:
     ihsm_count(&engine->counters.cqe_unwritable, 1);
-    ihsm_note_fault(engine, IHSM_FAULT_COMPLETION, ring->id, cid, iova, size);
+    ihsm_note_unreachable(engine, IHSM_UNREACHABLE_COMPLETION, ring->id, cid, iova, size);
     atomic_store(&ring->stopped, true);
     return false;
 }

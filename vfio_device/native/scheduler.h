@@ -12,9 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "faults.h"
 #include "page.h"
 #include "ready.h"
+#include "unreachable.h"
 
 struct ihsm_poller {
     int64_t spin_ns; /* negative: never sleep */
@@ -26,7 +26,7 @@ struct ihsm_poller {
 struct ihsm_scheduler {
     struct ihsm_ready ready;
     struct ihsm_pages pages;
-    struct ihsm_faults faults;
+    struct ihsm_unreachable_list unreachable;
     struct ihsm_poller poller;
     unsigned workers_wanted, workers_running, long_workers_running; /* these and the next two: ready.lock */
     pthread_t *workers;

@@ -22,7 +22,7 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
         return NULL;
     }
     ihsm_ready_init(&scheduler->ready);
-    ihsm_faults_init(&scheduler->faults);
+    ihsm_unreachable_init(&scheduler->unreachable);
     scheduler->poller.spin_ns = spin_us < 0 ? -1 : spin_us * 1000;
     scheduler->workers_wanted = aes_workers;
     return scheduler;
@@ -30,10 +30,12 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
 
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
     ihsm_ready_close(&scheduler->ready);
-    ihsm_faults_close(&scheduler->faults);
+    ihsm_unreachable_close(&scheduler->unreachable);
 }
 
-struct ihsm_faults *ihsm_scheduler_faults(struct ihsm_scheduler *scheduler) { return &scheduler->faults; }
+struct ihsm_unreachable_list *ihsm_scheduler_unreachable(struct ihsm_scheduler *scheduler) {
+    return &scheduler->unreachable;
+}
 
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     ihsm_scheduler_wake(scheduler);
@@ -46,7 +48,7 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     free(scheduler->workers);
     ihsm_pages_destroy(&scheduler->pages);
     ihsm_ready_destroy(&scheduler->ready);
-    ihsm_faults_destroy(&scheduler->faults);
+    ihsm_unreachable_destroy(&scheduler->unreachable);
     free(scheduler);
 }
 

@@ -16,8 +16,8 @@ from ihsm_abi.doorbells import sq_tail_offset
 from ihsm_abi.pci import PAGE_BYTES, Bar
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
-from ihsm_device.engine import Fault, FaultKind, Refusal
-from ihsm_device.fault_log import REPEAT_AFTER_S, FaultLog, text
+from ihsm_device.engine import Refusal, Unreachable, UnreachableKind
+from ihsm_device.unreachable_log import REPEAT_AFTER_S, UnreachableLog, text
 from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig
 from support.polled import PolledDriver
 from support.process import serve
@@ -34,9 +34,9 @@ def rig() -> Iterator[EngineRig]:
         yield rig
 
 
-def described(fault: Fault | None) -> tuple[FaultKind, Refusal, int, int, int]:
-    assert fault is not None
-    return fault.kind, fault.reason, fault.queue_id, fault.cid, fault.iova
+def described(what: Unreachable | None) -> tuple[UnreachableKind, Refusal, int, int, int]:
+    assert what is not None
+    return what.kind, what.reason, what.queue_id, what.cid, what.iova
 
 
 def test_an_entry_that_cannot_be_read(rig: EngineRig) -> None:
@@ -45,7 +45,7 @@ def test_an_entry_that_cannot_be_read(rig: EngineRig) -> None:
     rig.engine.create_sq(1, NOWHERE, 16, 1)
     rig.engine.doorbell(sq_tail_offset(1), 1)
     assert rig.nothing_to_pull()
-    assert described(rig.scheduler.pull_fault()) == (FaultKind.ENTRY, Refusal.NOT_MAPPED, 1, 0, NOWHERE)
+    assert described(rig.scheduler.pull_unreachable()) == (UnreachableKind.ENTRY, Refusal.NOT_MAPPED, 1, 0, NOWHERE)
 
 
 def test_a_completion_that_cannot_be_written(rig: EngineRig) -> None:
@@ -55,7 +55,7 @@ def test_a_completion_that_cannot_be_written(rig: EngineRig) -> None:
     rig.engine.create_sq(1, queue.sq_iova, 16, 1)
     queue.submit(hsm_entry(5))
     rig.engine.complete_hsm(rig.pull(), b"")
-    assert described(rig.scheduler.pull_fault()) == (FaultKind.COMPLETION, Refusal.NOT_ALLOWED, 1, 5, ROM)
+    assert described(rig.scheduler.pull_unreachable()) == (UnreachableKind.COMPLETION, Refusal.NOT_ALLOWED, 1, 5, ROM)
 
 
 def test_data_of_an_hsm_command(rig: EngineRig) -> None:
@@ -67,13 +67,19 @@ def test_data_of_an_hsm_command(rig: EngineRig) -> None:
     for cid in (1, 2, 3):
         queue.submit(hsm_entry(cid, src_prp1=BAR_LIKE, **fields))
     assert rig.nothing_to_pull()
-    fault = rig.scheduler.pull_fault()
-    assert described(fault) == (FaultKind.SOURCE, Refusal.WITHOUT_POINTER, 1, 1, BAR_LIKE)
-    assert fault is not None
-    assert fault.count == 3
+    what = rig.scheduler.pull_unreachable()
+    assert described(what) == (UnreachableKind.SOURCE, Refusal.WITHOUT_POINTER, 1, 1, BAR_LIKE)
+    assert what is not None
+    assert what.count == 3
     queue.submit(hsm_entry(4, **fields | {"src_prp1": page, "dst_prp1": behind}))
     rig.engine.complete_hsm(rig.pull(), b"answer")
-    assert described(rig.scheduler.pull_fault()) == (FaultKind.DESTINATION, Refusal.NOT_MAPPED, 1, 4, behind)
+    assert described(rig.scheduler.pull_unreachable()) == (
+        UnreachableKind.DESTINATION,
+        Refusal.NOT_MAPPED,
+        1,
+        4,
+        behind,
+    )
 
 
 @pytest.fixture
@@ -92,24 +98,24 @@ def test_data_and_lists_of_an_aes_command(aes: AesRig, case: str) -> None:
         sqe = gcm_job(aes.memory, GCM_ID, bytes(12), b"tail").sqe
         sqe["cmd_id"], sqe["tail_dst_addr"] = 9, NOWHERE
     assert aes.run(sqe.tobytes()).status != (0, 0)
-    kind = FaultKind.DESTINATION if case in ("destination", "tail") else FaultKind.SOURCE
-    assert described(aes.scheduler.pull_fault()) == (kind, Refusal.NOT_MAPPED, FIRST_AES_QUEUE_ID, 9, NOWHERE)
+    kind = UnreachableKind.DESTINATION if case in ("destination", "tail") else UnreachableKind.SOURCE
+    assert described(aes.scheduler.pull_unreachable()) == (kind, Refusal.NOT_MAPPED, FIRST_AES_QUEUE_ID, 9, NOWHERE)
     aes.run(gcm_job(aes.memory, GCM_ID, bytes(12), bytes(64)).sqe.tobytes())
     aes.scheduler.wake()
-    assert aes.scheduler.pull_fault() is None, "a good command is no fault"
+    assert aes.scheduler.pull_unreachable() is None, "a good command reaches all"
 
 
 def test_a_line_for_each_kind_and_the_rest_counted(rig: EngineRig, caplog: pytest.LogCaptureFixture) -> None:
-    log = FaultLog(rig.scheduler, lambda engine: 3)
+    log = UnreachableLog(rig.scheduler, lambda engine: 3)
 
-    def fault(kind: FaultKind, count: int = 1) -> Fault:
-        return Fault(rig.engine, kind, Refusal.NOT_MAPPED, 1, 7, NOWHERE, count)
+    def of(kind: UnreachableKind, count: int = 1) -> Unreachable:
+        return Unreachable(rig.engine, kind, Refusal.NOT_MAPPED, 1, 7, NOWHERE, count)
 
     with caplog.at_level(logging.WARNING):
-        log.tell(fault(FaultKind.SOURCE, 2), 100.0)
-        log.tell(fault(FaultKind.SOURCE, 5), 101.0)
-        log.tell(fault(FaultKind.ENTRY), 101.0)
-        log.tell(fault(FaultKind.SOURCE), 100.0 + REPEAT_AFTER_S)
+        log.tell(of(UnreachableKind.SOURCE, 2), 100.0)
+        log.tell(of(UnreachableKind.SOURCE, 5), 101.0)
+        log.tell(of(UnreachableKind.ENTRY), 101.0)
+        log.tell(of(UnreachableKind.SOURCE), 100.0 + REPEAT_AFTER_S)
     lines = [record.message for record in caplog.records]
     assert len(lines) == 3
     assert "(1 more" in lines[0]
@@ -118,11 +124,11 @@ def test_a_line_for_each_kind_and_the_rest_counted(rig: EngineRig, caplog: pytes
 
 
 def test_what_a_line_says(rig: EngineRig) -> None:
-    source = Fault(rig.engine, FaultKind.SOURCE, Refusal.WITHOUT_POINTER, 2, 7, NOWHERE, 1)
+    source = Unreachable(rig.engine, UnreachableKind.SOURCE, Refusal.WITHOUT_POINTER, 2, 7, NOWHERE, 1)
     assert all(
         part in text(source, 1, 0) for part in ("function 1", "HSM command 7", "queue 2", "0xdead0000", "share=on")
     )
-    entry = Fault(rig.engine, FaultKind.ENTRY, Refusal.NOT_MAPPED, 0, 0, NOWHERE, 1)
+    entry = Unreachable(rig.engine, UnreachableKind.ENTRY, Refusal.NOT_MAPPED, 0, 0, NOWHERE, 1)
     assert all(part in text(entry, 0, 0) for part in ("entry 0", "admin", "0xdead0000", "DMA address", "queue stops"))
 
 
