@@ -18,6 +18,9 @@ SUFFIX: Final = ".ctl"
 """What is appended to a function's socket path to name its control socket."""
 MAX_LINE_BYTES: Final = 65536
 SCHEMA_VERSION: Final = 1
+DEFAULT_FAULT_WAIT_S: Final = 60.0
+"""How long `fault.wait` waits if nothing is said."""
+MAX_FAULT_WAIT_S: Final = 1_000_000.0
 
 
 class ControlCommand(StrEnum):

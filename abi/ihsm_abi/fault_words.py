@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fault as people write it: its action and named values, without the objects that JSON has around them.
 
-`drop-completion queue=1 nth=2` is ``{"action": "drop-completion", "match": {"queue": 1}, "when": {"nth": 2}}``. No action
-has two values of one name.
+`drop-completion queue=1 nth=2` is ``{"action": "drop-completion", "match": {"queue": 1}, "when": {"nth": 2}}``. No
+action has two values of one name.
 """
 
 from collections.abc import Mapping

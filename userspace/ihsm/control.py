@@ -7,33 +7,52 @@ from __future__ import annotations
 import os
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ihsm import forks
-from ihsm.arguments import seconds
+from ihsm.arguments import integer, seconds
 from ihsm.closing import Closing
 from ihsm.errors import (
     ArgumentError,
     ArgumentTypeError,
     ControlError,
     DeviceNotFoundError,
+    FaultNotFoundError,
+    FaultNotHitError,
     ForkedError,
     ResourceError,
 )
 from ihsm_abi.control import (
+    DEFAULT_FAULT_WAIT_S,
+    MAX_FAULT_WAIT_S,
     MAX_LINE_BYTES,
     SUFFIX,
     ControlAnswer,
     ControlCommand,
+    ControlErrorCode,
     ControlProtocolError,
     ControlRequest,
 )
+from ihsm_abi.faults import MAX_COUNT, Fault
 from ihsm_abi.sockets import MAX_PATH_BYTES
 
 PROTOCOL: Final = "protocol"
 """`ControlError.code` of an answer that is none, or of no answer."""
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class StandingFault:
+    """A fault of a function, and what has become of it."""
+
+    number: int
+    fault: Fault
+    hits: int
+    """Events that it was taken for."""
+    left: int | None
+    """Events that it will be taken for; None: there is no limit."""
 
 
 class ControlClient(Closing):
@@ -63,7 +82,7 @@ class ControlClient(Closing):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
             raise ResourceError(f"{self.path}: a socket: {error.strerror}", error.errno or 0) from None
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(self._timeout_s)
         if len(os.fsencode(self.path)) > MAX_PATH_BYTES:
             self._socket.close()
             raise DeviceNotFoundError(f"{self.path}: longer than a socket path can be")
@@ -87,6 +106,9 @@ class ControlClient(Closing):
             ControlError: refused, or no proper answer in time.
             ForkedError: the connection is the parent's.
         """
+        return self._call(command, arguments, self._timeout_s)
+
+    def _call(self, command: str, arguments: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         if self._forked:
             raise ForkedError(f"{self.path}: {command}")
         try:
@@ -95,12 +117,13 @@ class ControlClient(Closing):
             raise ArgumentTypeError("ControlClient.call", "arguments", f"no JSON: {error}") from None
         self._number += 1
         try:
+            self._socket.settimeout(timeout_s)
             self._socket.sendall(request)
-            answer = ControlAnswer.decode(self._read_line())
+            answer = ControlAnswer.decode(self._read_line(timeout_s))
         except ControlProtocolError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error}") from None
         except TimeoutError:
-            raise ControlError(PROTOCOL, f"{self.path}: no answer within {self._timeout_s:g} s") from None
+            raise ControlError(PROTOCOL, f"{self.path}: no answer within {timeout_s:g} s") from None
         except OSError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error.strerror}") from None
         if answer.id != self._number:
@@ -113,8 +136,72 @@ class ControlClient(Closing):
         """State of the function and its process."""
         return self.call(ControlCommand.STATUS)
 
-    def _read_line(self) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
+    def add_fault(self, fault: Fault) -> int:
+        """Have the function do something wrong from now on; the number by which the fault is known.
+
+        It stays until it is cleared or the device's process ends, whoever is connected.
+
+        Raises:
+            ControlError: the device has too many, or knows none of the kind.
+        """
+        if not isinstance(fault, Fault):
+            raise ArgumentTypeError("ControlClient.add_fault", "fault", f"{type(fault).__name__}, must be a Fault")
+        return _number(self.call(ControlCommand.FAULT_ADD, **fault.to_json()), "id")
+
+    def faults(self) -> list[StandingFault]:
+        """The faults that stand, in the order of their numbers."""
+        result = self.call(ControlCommand.FAULT_LIST)
+        try:
+            return [
+                StandingFault(entry["id"], Fault.from_json(entry["fault"]), entry["hits"], entry["left"])
+                for entry in result["faults"]
+            ]
+        except (LookupError, TypeError, ValueError) as error:
+            raise ControlError(PROTOCOL, f"{self.path}: no list of faults: {error!r}") from None
+
+    def clear_fault(self, number: int) -> None:
+        """End a fault.
+
+        Raises:
+            FaultNotFoundError: there is none of this number.
+        """
+        number = integer("ControlClient.clear_fault", "number", number, 1, MAX_COUNT)
+        self._of_fault(ControlCommand.FAULT_CLEAR, {"id": number}, self._timeout_s)
+
+    def clear_faults(self) -> int:
+        """End all faults; how many there were."""
+        return _number(self.call(ControlCommand.FAULT_CLEAR), "cleared")
+
+    def wait_fault(self, number: int, hits: int = 1, timeout_s: float = DEFAULT_FAULT_WAIT_S) -> int:
+        """Wait until a fault has been hit so often since it was added; how often it has.
+
+        Raises:
+            FaultNotHitError: it was hit less often within `timeout_s` seconds.
+            FaultNotFoundError: there is none of this number, or not any more.
+        """
+        operation = "ControlClient.wait_fault"
+        timeout_s = seconds(operation, "timeout_s", timeout_s)
+        if not 0 <= timeout_s <= MAX_FAULT_WAIT_S:
+            raise ArgumentError(operation, "timeout_s", f"{timeout_s:g}, 0 to {MAX_FAULT_WAIT_S:g} possible")
+        number = integer(operation, "number", number, 1, MAX_COUNT)
+        hits = integer(operation, "hits", hits, 1, MAX_COUNT)
+        arguments = {"id": number, "hits": hits, "timeout_s": timeout_s}
+        result = self._of_fault(ControlCommand.FAULT_WAIT, arguments, self._timeout_s + timeout_s)
+        seen = _number(result, "hits")
+        if seen < hits:
+            raise FaultNotHitError(f"fault {number}: {seen} of {hits} hits within {timeout_s:g} s")
+        return seen
+
+    def _of_fault(self, command: str, arguments: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        try:
+            return self._call(command, arguments, timeout_s)
+        except ControlError as error:
+            if error.code != ControlErrorCode.NO_SUCH_FAULT:
+                raise
+        raise FaultNotFoundError(f"{self.path}: there is no fault {arguments['id']}")
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
         while b"\n" not in self._received:
             if len(self._received) > MAX_LINE_BYTES:
                 raise ControlProtocolError(f"answer exceeds {MAX_LINE_BYTES} bytes")
@@ -130,3 +217,11 @@ class ControlClient(Closing):
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+
+def _number(result: dict[str, Any], name: str) -> int:
+    """A number of an answer."""
+    value = result.get(name)
+    if not isinstance(value, int):
+        raise ControlError(PROTOCOL, f"{name}: {value!r} is no number")
+    return value

@@ -101,6 +101,16 @@ class ControlError(IhsmError):
         self.code = code
 
 
+class FaultNotFoundError(IhsmError, LookupError):
+    """The device has no fault of this number (any more): it was cleared, or another server has begun."""
+
+
+class FaultNotHitError(IhsmError, TimeoutError):
+    """A fault was not hit so often within the time that was given."""
+
+    exit_code = 124
+
+
 class BusError(IhsmError):
     """A PCI function could not be reached or did not behave as one."""
 

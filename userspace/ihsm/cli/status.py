@@ -45,7 +45,17 @@ def status(device: str, wait_s: float, poll: bool, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
-        print_table(flatten(record))
+        print_table(flatten(record | {"faults": _fault_lines(record.get("faults", []))}))
+
+
+def _fault_lines(faults: list[dict[str, Any]]) -> dict[str, str]:
+    """What becomes of each fault, by its number."""
+    return {
+        str(
+            entry["id"]
+        ): f"{entry['text']}; hits: {entry['hits']}, left: {'all' if entry['left'] is None else entry['left']}"
+        for entry in faults
+    }
 
 
 def describe_partition(partition: ddi.Partition) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""For those who test what uses a device: have it do something wrong, and wait until it has.
+
+from ihsm.testing import DeviceFaults
+
+with DeviceFaults("/tmp/hsm.sock") as faults:
+    hit = faults.add("drop-completion", queue=1, nth=2)
+    ...  # have the driver send commands
+    hit.wait()  # the second of them has been carried out, and its completion dropped
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+from ihsm.api.hsm import Hsm
+from ihsm.bus import PciFunction
+from ihsm.closing import Closing
+from ihsm.control import ControlClient, StandingFault
+from ihsm.driver import Controller
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import ArgumentError, ArgumentTypeError, DeviceNotFoundError, FaultNotFoundError
+from ihsm.uri import DeviceUri, Scheme
+from ihsm_abi.control import DEFAULT_FAULT_WAIT_S
+from ihsm_abi.fault_words import from_words, to_text
+from ihsm_abi.faults import Fault, FaultError
+from ihsm_abi.registers import Register
+
+__all__ = ["DeviceFault", "DeviceFaults"]
+
+Device = str | os.PathLike[str] | EmbeddedDevice | PciFunction | Controller | Hsm
+_OPERATION: Final = "DeviceFaults"
+
+
+class DeviceFault:
+    """A fault that a device shows. May be used from any thread; a wait holds up nobody."""
+
+    def __init__(self, socket_path: str, number: int, fault: Fault) -> None:
+        """Made by `DeviceFaults.add`."""
+        self._socket_path = socket_path
+        self.number = number
+        self.fault = fault
+
+    def __repr__(self) -> str:
+        """As `ihsm fault list` shows it."""
+        return f"<fault {self.number}: {to_text(self.fault)}>"
+
+    def wait(self, hits: int = 1, timeout_s: float = DEFAULT_FAULT_WAIT_S) -> int:
+        """Wait until it has been hit so often since it was added; how often it has.
+
+        Args:
+            hits: number of hits; those that were there before the call count.
+            timeout_s: longest wait, in seconds.
+
+        Raises:
+            FaultNotHitError: it was hit less often in that time.
+            FaultNotFoundError: it was cleared.
+        """
+        with ControlClient(self._socket_path) as client:
+            return client.wait_fault(self.number, hits, timeout_s)
+
+    @property
+    def hits(self) -> int:
+        """How often it has been hit.
+
+        Raises:
+            FaultNotFoundError: it was cleared.
+        """
+        return self._standing().hits
+
+    @property
+    def left(self) -> int | None:
+        """How often it will be hit, None if there is no limit; errors as `hits`."""
+        return self._standing().left
+
+    def clear(self) -> None:
+        """End it: what it holds up goes on. Harmless if it has ended."""
+        with contextlib.suppress(FaultNotFoundError), ControlClient(self._socket_path) as client:
+            client.clear_fault(self.number)
+
+    def _standing(self) -> StandingFault:
+        with ControlClient(self._socket_path) as client:
+            for entry in client.faults():
+                if entry.number == self.number:
+                    return entry
+        raise FaultNotFoundError(f"{self._socket_path}: there is no fault {self.number}")
+
+
+class DeviceFaults(Closing):
+    """Faults of a device, which end with the block. May be used from any thread."""
+
+    def __init__(self, device: Device) -> None:
+        """Nothing is wrong yet.
+
+        Args:
+            device: path or URI of a socket that `ihsm serve` made, or what was opened there: an `EmbeddedDevice`, a
+                function, a `Controller`, an `Hsm`.
+
+        Raises:
+            DeviceNotFoundError: nobody listens there, or it has no control socket.
+        """
+        self.socket_path = _socket_of(device)
+        self._added: list[DeviceFault] = []
+        ControlClient(self.socket_path).close()
+
+    def add(self, action: str, /, **values: int | str) -> DeviceFault:
+        """Have the device do something wrong from now on; docs/faults.md has all actions with their values.
+
+        Args:
+            action: what it does wrong, such as "drop-completion".
+            values: which events are meant, when, and how, such as `queue=1, nth=2`; all that fit, if nothing is given.
+
+        Raises:
+            ArgumentError: there is no such action, or it has no such value; the message says what there is.
+        """
+        given = {name: value.name if isinstance(value, Register) else value for name, value in values.items()}
+        try:
+            fault = from_words(action, given)
+        except FaultError as error:
+            raise ArgumentError(f"{_OPERATION}.add", error.field, error.reason) from None
+        with ControlClient(self.socket_path) as client:
+            added = DeviceFault(self.socket_path, client.add_fault(fault), fault)
+        self._added.append(added)
+        return added
+
+    def clear(self) -> None:
+        """End all faults that were added here; those of others stay."""
+        while self._added:
+            with contextlib.suppress(DeviceNotFoundError):  # the device has ended, and its faults with it
+                self._added.pop().clear()
+
+    def close(self) -> None:
+        """As `clear`."""
+        self.clear()
+
+
+def _socket_of(device: Device) -> str:
+    """Path of the socket of the function that a device is reached by."""
+    if isinstance(device, Hsm):
+        device = device.connection.link.controller
+    if isinstance(device, Controller):
+        device = device.function
+    if isinstance(device, EmbeddedDevice):
+        return os.fspath(device.socket_path)
+    text = device.uri if isinstance(device, PciFunction) else device
+    if isinstance(text, str) and text.startswith((f"{Scheme.VFIO_USER}:", f"{Scheme.PCI}:")):
+        uri = DeviceUri.parse(text)
+        if uri.scheme != Scheme.VFIO_USER:
+            raise DeviceNotFoundError(f"{uri} has no control socket, so that it can have no faults")
+        return uri.address
+    if isinstance(text, str | os.PathLike):
+        return os.fspath(text)
+    raise ArgumentTypeError(_OPERATION, "device", f"{type(device).__name__}, must be a device")
