@@ -17,8 +17,8 @@ from written_pages import write
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
-PACKAGES: Final = ("bus", "driver", "ddi", "store", "api")
-"""Packages of `ihsm`, the lowest first."""
+PACKAGES: Final = ("bus", "driver", "ddi", "store", "api", "testing")
+"""Packages and modules of `ihsm`, the lowest first."""
 ENUMS: Final = ("Enum", "Flag", "IntEnum", "IntFlag", "StrEnum")
 """Bases of a class whose members are what it is for."""
 MAX_SIGNATURE: Final = 100

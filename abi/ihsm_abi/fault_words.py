@@ -27,7 +27,7 @@ def from_words(action: str, given: Mapping[str, Any]) -> Fault:
     Raises:
         FaultError: there is none like that; its `field` is the name of the value, or `action`.
     """
-    if action not in list(FaultAction):
+    if not isinstance(action, str) or action not in list(FaultAction):
         raise FaultError("action", f"{action!r} is none of {', '.join(FaultAction)}")
     known = places(ACTIONS[FaultAction(action)])
     record: dict[str, Any] = {"action": str(action)}

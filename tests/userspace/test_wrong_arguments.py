@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm import errors
-from ihsm.bus import DmaArena
+from ihsm.bus import DmaArena, VfioUserFunction
 from ihsm.control import ControlClient
 from ihsm.ddi import (
     AttestationError,
@@ -41,7 +41,9 @@ from ihsm.ddi.pota import der_signature, raw_signature
 from ihsm.ddi.wrapping import wrap_key
 from ihsm.driver import Controller, DriverOptions, FastPathSession
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
+from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError, DriverError, IhsmError
+from ihsm.testing import DeviceFaults
 from ihsm.uri import DeviceUri
 from ihsm_abi.ddi import (
     AesKeySize,
@@ -229,6 +231,24 @@ def test_ways_to_a_function(tmp_path: Path) -> None:
         assert function.bar_bytes(0) == 4096
 
 
+def test_faults() -> None:
+    with EmbeddedDevice() as device, DeviceFaults(device) as faults, ControlClient(device.socket_path) as client:
+        hit = faults.add("all-ones")
+        with VfioUserFunction(device.socket_path, timeout_s=HANG_S) as function:
+            function.read_bar(0, 0, 4)
+        calls: list[Call] = [
+            (DeviceFaults, {"device": device}),
+            (lambda action, **values: faults.add(action, **values),
+             {"action": "delay-completion", "queue": 1, "operation": 1062, "session": 1, "nth": 1, "ms": 1}),
+            (hit.wait, {"hits": 1, "timeout_s": 0}),
+            (client.add_fault, {"fault": hit.fault}),
+            (client.wait_fault, {"number": hit.number, "hits": 1, "timeout_s": 0}),
+            (client.clear_fault, {"number": 99_999}),
+        ]  # fmt: skip
+        assert leaks(calls) == []
+        assert hit.hits == 1
+
+
 def test_memory() -> None:
     with DmaArena(mmap.mmap(-1, 1 << 20), 0, lambda: None) as arena:
         calls: list[Call] = [
@@ -251,6 +271,8 @@ def test_memory() -> None:
         (errors.ArenaRequestError, ValueError),
         (errors.BusTimeoutError, TimeoutError),
         (errors.CommandTimeoutError, TimeoutError),
+        (errors.FaultNotFoundError, LookupError),
+        (errors.FaultNotHitError, TimeoutError),
         (errors.ControllerTimeoutError, TimeoutError),
         (errors.SessionClosedError, ValueError),
         (errors.UriError, ValueError),

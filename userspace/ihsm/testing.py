@@ -1,14 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""For those who test what uses a device: have it do something wrong, and wait until it has.
-
-from ihsm.testing import DeviceFaults
-
-with DeviceFaults("/tmp/hsm.sock") as faults:
-    hit = faults.add("drop-completion", queue=1, nth=2)
-    ...  # have the driver send commands
-    hit.wait()  # the second of them has been carried out, and its completion dropped
-"""
+"""For those who test what uses a device: have it do something wrong, and wait until it has."""
 
 from __future__ import annotations
 
@@ -37,6 +29,11 @@ _OPERATION: Final = "DeviceFaults"
 
 class DeviceFault:
     """A fault that a device shows. May be used from any thread; a wait holds up nobody."""
+
+    number: int
+    """As `ihsm fault` and the control socket know it."""
+    fault: Fault
+    """What was added."""
 
     def __init__(self, socket_path: str, number: int, fault: Fault) -> None:
         """Made by `DeviceFaults.add`."""
@@ -90,7 +87,13 @@ class DeviceFault:
 
 
 class DeviceFaults(Closing):
-    """Faults of a device, which end with the block. May be used from any thread."""
+    """Faults of a device, which end with the block. May be used from any thread.
+
+    >>> with DeviceFaults("/tmp/hsm.sock") as faults:
+    ...     hit = faults.add("drop-completion", queue=1, nth=2)
+    ...     send_two_commands()
+    ...     hit.wait()  # the second of them has been carried out, and its completion dropped
+    """
 
     def __init__(self, device: Device) -> None:
         """Nothing is wrong yet.
