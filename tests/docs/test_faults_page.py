@@ -70,7 +70,7 @@ def test_what_it_shows_in_the_shell_happens(
     device: EmbeddedDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IHSM_DEVICE", uri(device))
-    (block,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+    block = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)[0]
     shown = re.findall(r"^\$ ihsm (.*?)(?:\s+#.*)?\n(.*)\n", block, re.MULTILINE)
     assert len(shown) == 3
     for line, answer in shown:
