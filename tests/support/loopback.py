@@ -110,6 +110,7 @@ class LoopbackFunction(PciFunction):
         self.device.controller.client_lost()
         for arena in self._arenas:
             arena.close()
+        self.device.faults.close()
         self.engine.close()
 
     def close(self) -> None:

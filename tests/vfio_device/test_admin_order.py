@@ -16,6 +16,7 @@ import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus, CreateCqDw11, CreateSqDw11, QueueDw10
 from ihsm_device.admin import AdminCommands, AdminError, ControllerIdentity
+from ihsm_device.faults import NoFaults
 from support.polled import admin_sqe
 
 RESOURCES: Final = 2
@@ -72,7 +73,7 @@ class Draft:
         """What the command ends with, and what the engine was made to do."""
         engine: Any = SaidEngine(self.cqs, self.sqs, self.ends)
         lock = threading.Lock()
-        commands = AdminCommands(ControllerIdentity(1, "1", 1), RESOURCES, engine, lock)
+        commands = AdminCommands(ControllerIdentity(1, "1", 1), RESOURCES, engine, lock, NoFaults())
         if self.opcode is AdminOpcode.CREATE_CQ:
             dw11 = CreateCqDw11.of(pc=self.pc, ien=self.ien, ivec=self.ivec)
         else:

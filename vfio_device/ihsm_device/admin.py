@@ -30,9 +30,11 @@ from ihsm_abi.admin import (
     QueueCounts,
     QueueDw10,
 )
+from ihsm_abi.faults import FaultAction
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS, SUBSYSTEM_VENDOR_ID, VENDOR_ID
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import AES_QUEUES_PER_RESOURCE, MAX_CONTROLLER_ID, is_hsm_queue_id
+from ihsm_device.faults import Faults
 from ihsm_device.queues import IdCheck, QueueEngine, check_id
 
 MAX_TRANSFER_LOG2: Final = 13
@@ -40,6 +42,8 @@ MAX_TRANSFER_LOG2: Final = 13
 HSM_MAX_COMMANDS: Final = 2
 AES_MAX_COMMANDS: Final = 4
 CONTROLLER_TYPE_IO: Final = 1
+_COUNT_RANGE: Final = 1 << 16
+"""Numbers of queues are told in 16 bits, less one: of none as 0xFFFF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,23 @@ def _released(lock: threading.Lock) -> Iterator[None]:
 class AdminCommands:
     """The admin command processor of one function."""
 
-    def __init__(self, identity: ControllerIdentity, resources: int, engine: QueueEngine, lock: threading.Lock) -> None:
-        """Commands act on the queues of `engine`, under `lock`, which the caller of `execute` holds."""
+    def __init__(
+        self,
+        identity: ControllerIdentity,
+        resources: int,
+        engine: QueueEngine,
+        lock: threading.Lock,
+        faults: Faults,
+    ) -> None:
+        """Commands act on the queues of `engine`, under `lock`, which the caller of `execute` holds.
+
+        `faults` may let the function tell wrong numbers of queues.
+        """
         self._identity = identity
         self._resources = resources
         self._engine = engine
         self._lock = lock
+        self._faults = faults
         self._handlers: dict[int, Callable[[np.void], AdminResult]] = {
             AdminOpcode.DELETE_SQ: self._delete_sq,
             AdminOpcode.CREATE_SQ: self._create_sq,
@@ -145,7 +160,7 @@ class AdminCommands:
         _require(self._resources, AdminStatus.INVALID_FIELD)
         feature = FeatureDw10(sqe["dw10"]).feat_id
         _require(feature in (Feature.HSM_QUEUE_COUNT, Feature.AES_QUEUE_COUNT), AdminStatus.INVALID_OPCODE)
-        return AdminResult(self._queue_counts(Feature(feature)))
+        return AdminResult(self._queue_counts(Feature(feature), AdminOpcode.SET_FEATURES))
 
     def _get_features(self, sqe: np.void) -> AdminResult:
         _require(self._resources, AdminStatus.INVALID_FIELD)
@@ -153,12 +168,15 @@ class AdminCommands:
         if feature == Feature.AES_FW_CAPS:
             return AdminResult(AES_FW_CAPS_GCM_WORKAROUND)
         _require(feature in (Feature.HSM_QUEUE_COUNT, Feature.AES_QUEUE_COUNT), AdminStatus.INVALID_OPCODE)
-        return AdminResult(self._queue_counts(Feature(feature)))
+        return AdminResult(self._queue_counts(Feature(feature), AdminOpcode.GET_FEATURES))
 
-    def _queue_counts(self, feature: Feature) -> int:
+    def _queue_counts(self, feature: Feature, opcode: AdminOpcode) -> int:
         """dw0 of a queue-count feature: what the function owns, 0's based, whatever was asked for."""
-        factor = 1 if feature is Feature.HSM_QUEUE_COUNT else AES_QUEUES_PER_RESOURCE
-        last = factor * self._resources - 1
+        kind, factor = ("hsm", 1) if feature is Feature.HSM_QUEUE_COUNT else ("aes", AES_QUEUES_PER_RESOURCE)
+        count = factor * self._resources
+        if (hit := self._faults.ask(FaultAction.GRANT_QUEUES, opcode=opcode, counts=kind)) is not None:
+            count = int(hit.fault.parameters[kind])
+        last = (count - 1) % _COUNT_RANGE
         return QueueCounts.of(sqs=last, cqs=last)
 
     def _create_cq(self, sqe: np.void) -> AdminResult:

@@ -9,17 +9,22 @@ reset means to keys and sessions is the partition's affair.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
+from ihsm_abi.faults import FaultAction
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
 from ihsm_device.admin import AdminCommands, AdminError, AdminResult, ControllerIdentity
 from ihsm_device.engine import Command, NoPointerError, Outcome
+from ihsm_device.faults import FaultHit, Faults, NoFaults
 from ihsm_device.queues import QueueEngine
-from ihsm_device.register_file import RegisterFile
+from ihsm_device.register_file import RegisterFile, registers_at
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +49,34 @@ class EnableState(Enum):
     """RDY is 0 and CFS is set: EN was, with admin queues that cannot be."""
     READY = auto()
     """RDY is 1."""
+    COMING = auto()
+    """RDY is 0: a fault keeps the controller from becoming ready."""
+    LINGERING = auto()
+    """RDY is 1, though the queues have ended: a fault keeps a disable or NSSR from its end."""
 
 
 _CSTS: Final = {(bool(rdy), bool(cfs)): Csts.of(rdy=rdy, cfs=cfs) for rdy in (0, 1) for cfs in (0, 1)}
 """CSTS by RDY and CFS; drivers poll it."""
+
+
+@dataclass(slots=True)
+class _Delay:
+    """What a fault waits for before the controller goes on."""
+
+    hit: FaultHit
+    reads: int
+    """Reads of CSTS that have still to come."""
+    due: float
+    """Time on `time.monotonic`, too."""
+
+    def over(self) -> bool:
+        """Whether it ends with this read of CSTS."""
+        if not self.hit.stands():
+            return True
+        if self.reads > 0:
+            self.reads -= 1
+            return False
+        return time.monotonic() >= self.due
 
 
 class ResetModule(Protocol):
@@ -79,11 +108,14 @@ class FunctionController:
         *,
         bus_master: Callable[[], bool] = lambda: True,
         private_memory: Callable[[], int | None] = lambda: None,
+        faults: Faults | None = None,
     ) -> None:
         """`resources`: 1 HSM and 2 AES queue pairs each; `bus_master` tells whether Bus Master Enable is set.
 
-        `private_memory` tells an address of guest memory whose client writes to private copies, None if there is none.
+        `private_memory` tells an address of guest memory whose client writes to private copies, None if there is none;
+        `faults` are what the function is told to do wrong.
         """
+        self._faults = NoFaults() if faults is None else faults
         self.identity = identity
         self.resources = resources
         self._engine = engine
@@ -91,9 +123,13 @@ class FunctionController:
         self._bus_master = bus_master
         self._private_memory = private_memory
         self._lock = threading.Lock()
-        self._admin = AdminCommands(identity, resources, engine, self._lock)
+        self._admin = AdminCommands(identity, resources, engine, self._lock, self._faults)
         self._registers = RegisterFile()
         self._state = EnableState.DISABLED
+        self._delay: _Delay | None = None
+        """Of the states COMING and LINGERING."""
+        self._failed = False
+        """CFS, by a fault."""
         self._bus_master_clear = 0
         self._zeros_told = False
         self._counters = dict.fromkeys(("enables", "enable_failures", "disables", "nssrs", "resets", "clients_lost"), 0)
@@ -101,20 +137,50 @@ class FunctionController:
     @property
     def csts(self) -> Csts:
         """CSTS as a read gives it: a dead admin queue shows as CFS."""
-        ready = self._state is EnableState.READY
-        failed = self._engine.admin_stopped if ready else self._state is EnableState.REFUSED
-        return _CSTS[ready, failed]
+        match self._state:
+            case EnableState.READY:
+                return _CSTS[True, self._failed or self._engine.admin_stopped]
+            case EnableState.LINGERING:
+                return _CSTS[True, False]
+            case EnableState.REFUSED:
+                return _CSTS[False, True]
+        return _CSTS[False, False]
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of BAR0 at `offset`; any width and alignment, reserved offsets read 0."""
+        registers = registers_at(offset, size)
+        if self._faults.ask(FaultAction.ALL_ONES, registers=registers) is not None:
+            return b"\xff" * size
+        if Register.CSTS in registers:
+            self._see_csts()
         csts = self.csts
         if (offset, size) == (Register.CSTS, Register.CSTS.width):
             return csts.to_bytes(size, "little")
         self._registers.set(Register.CSTS, csts)
         return self._registers.read(offset, size)
 
+    def _see_csts(self) -> None:
+        """CSTS is read: what a fault has put off may be over, and one may be seen."""
+        if self._delay is not None:
+            with self._lock:
+                if self._delay is not None and self._delay.over():
+                    self._end_delay()
+        if self._state is EnableState.READY and not self._failed:
+            self._failed = self._faults.ask(FaultAction.SET_CFS) is not None
+
+    def _end_delay(self) -> None:
+        """EN decides what is next, for it may have been written meanwhile."""
+        coming = self._state is EnableState.COMING
+        self._state, self._delay = EnableState.DISABLED, None
+        if coming:
+            self._start()
+        elif Cc(self._registers[Register.CC]).en:
+            self._enable()
+
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes of BAR0; a part of a register changes that part, as byte enables do (NSSR takes whole writes)."""
+        if self._faults.gone(registers_at(offset, len(data))):
+            return
         with self._lock:
             for register, value in self._registers.write(offset, data):
                 if register is Register.CC:
@@ -126,17 +192,27 @@ class FunctionController:
         """EN against RDY decides, at this write and at no other time (spec 01 §14.1, §14.9)."""
         ready = self._state is EnableState.READY
         if cc.en and not ready:
-            self._enable()
+            if self._delay is None:
+                self._enable()
         elif not cc.en and ready:
             self._counters["disables"] += 1
             self._stop()
             self._module.disable()
+            self._linger(FaultAction.NEVER_DISABLED)
         elif not cc.en:
             # an enable that failed: the driver's next ready-wait must not find CFS with RDY 0 (spec 01 §4.1)
-            self._state = EnableState.DISABLED
+            lingering = self._state is EnableState.LINGERING
+            self._state, self._delay = EnableState.DISABLED, None
+            if lingering:
+                self._linger(FaultAction.NEVER_DISABLED)
+
+    def _linger(self, action: FaultAction) -> None:
+        """The controller has stopped, but a fault may leave RDY 1."""
+        if (hit := self._faults.ask(action)) is not None:
+            self._state, self._delay = EnableState.LINGERING, _Delay(hit, 0, math.inf)
 
     def _enable(self) -> None:
-        """Latch AQA, ASQ and ACQ and become ready, or say why not."""
+        """Become ready, at once or when a fault lets it, or say why not."""
         self._counters["enables"] += 1
         self._state = EnableState.DISABLED
         self._zeros_told = False
@@ -153,6 +229,18 @@ class FunctionController:
         if (private := self._private_memory()) is not None:
             self._refuse_memory(f"the client writes to private copies of its memory at {private:#x} (share=off)")
             return
+        if (hit := self._faults.ask(FaultAction.NEVER_READY)) is not None:
+            self._state, self._delay = EnableState.COMING, _Delay(hit, 0, math.inf)
+        elif (hit := self._faults.ask(FaultAction.LATE_READY)) is not None:
+            parameters = hit.fault.parameters
+            due = time.monotonic() + int(parameters.get("ms", 0)) / 1000
+            self._state, self._delay = EnableState.COMING, _Delay(hit, int(parameters.get("reads", 0)), due)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        """Latch ASQ and ACQ and become ready, if memory is there."""
+        aqa = Aqa(self._registers[Register.AQA])
         try:
             self._engine.enable_admin(
                 self._registers[Register.ASQ], self._registers[Register.ACQ], aqa.asqs + 1, aqa.acqs + 1
@@ -181,14 +269,19 @@ class FunctionController:
         """Queues end; RDY and CFS change together (spec 01 §4.1)."""
         self._engine.disable()
         self._state = EnableState.DISABLED
+        self._failed = False
         _log.info("disabled")
 
     def _subsystem_reset(self) -> None:
         """NSSR: CC.EN stays as it is; with RDY 0 only the partition is concerned (spec 01 §14.9)."""
         self._counters["nssrs"] += 1
-        if self._state is EnableState.READY:
+        ready = self._state in (EnableState.READY, EnableState.LINGERING)
+        if ready:
             self._stop()
+            self._delay = None
         self._module.nssr()
+        if ready:
+            self._linger(FaultAction.NEVER_RESET)
 
     def reset(self) -> None:
         """Device reset or function level reset: registers, queues and MSI-X as at power-on (spec 01 §14.8)."""
@@ -209,7 +302,7 @@ class FunctionController:
     def _reset_registers(self) -> None:
         self._engine.reset()
         self._registers.reset()
-        self._state = EnableState.DISABLED
+        self._state, self._delay, self._failed = EnableState.DISABLED, None, False
 
     def execute_admin(self, command: Command) -> None:
         """Run an admin command that was pulled from the ring and complete it; one of a past controller is dropped."""

@@ -125,6 +125,7 @@ class Endpoint:
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
             return False
+        self.function.faults.close()
         self.function.controller.client_lost()
         self._context.on_reset(lambda kind: None)
         self.engine.close()

@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol, TypeVar
@@ -50,6 +51,7 @@ DELETE_TIMEOUT_S: Final = 20.0
 _NO_VECTOR: Final = -1
 _CLOSE_POLL_S: Final = 0.001
 _PULLED: Final = int(lib.IHSM_PULL_COMMAND)
+_HELD: Final = int(lib.IHSM_PULL_HELD)
 _COMMAND: Final = struct.Struct("=QIIHH")
 """The numbers at the start of `struct ihsm_command`: engine, generation, bytes of the request, queue, command id."""
 _SQE_OFFSET: Final = ffi.offsetof("struct ihsm_command", "sqe")
@@ -223,15 +225,19 @@ class Scheduler:
                 return None
             timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
             while True:
-                if lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer) != _PULLED:
+                pulled = lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer)
+                if pulled not in (_PULLED, _HELD):
                     return None
                 number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
                 reference = self._engines.get(number)
-                if reference is not None and (engine := reference()) is not None:
-                    break  # otherwise the function went while its command was on the way
-            sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
-            request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
-            return Command(engine, ring, queue_id, generation, cid, sqe, request)
+                if reference is None or (engine := reference()) is None:
+                    continue  # the function went while its command was on the way
+                sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
+                request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
+                command = Command(engine, ring, queue_id, generation, cid, sqe, request)
+                if pulled == _PULLED:
+                    return command
+                engine.hold(int(puller.buffer.held_by), command)
         finally:
             puller.inside = False
 
@@ -302,6 +308,8 @@ class Engine:
             self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
             weakref.finalize(self, _release, self.handle, scheduler, host)
             undone.callback(lib.ihsm_engine_close, self.handle)
+            self.hold: Callable[[int, Command], None] = lambda fault_id, command: None
+            """Takes each admin and HSM command that a fault holds, to be carried out when the fault ends."""
             self.page_fd: int | None = self._share_page() if doorbell_page else None
             """The doorbell page as a file of 4096 bytes that cannot change its size; None without one."""
             host.attach(self)
@@ -456,6 +464,8 @@ class Engine:
                 command.queue_id,
                 command.generation,
                 command.sqe,
+                command.request,
+                len(command.request),
                 message,
                 len(message),
                 len(message) if byte_count is None else byte_count,
@@ -465,6 +475,15 @@ class Engine:
                 sc,
             )
         )
+
+    @contextlib.contextmanager
+    def function_mutex(self) -> Iterator[None]:
+        """What keeps the owner thread from register accesses and resets, for who does such things in its place."""
+        lib.ihsm_engine_lock_function(self.handle)
+        try:
+            yield
+        finally:
+            lib.ihsm_engine_unlock_function(self.handle)
 
     def doorbell(self, offset: int, value: int) -> None:
         """A 32-bit write to BAR2; values and queues that make no sense are ignored and counted (spec 01 §3)."""

@@ -17,7 +17,8 @@ from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.controller import FunctionController, ResetModule
-from ihsm_device.engine import Command, Engine, KeyTable, Outcome
+from ihsm_device.engine import Command, Engine, KeyTable, Outcome, RingClass
+from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 
 _log = logging.getLogger(__name__)
@@ -89,9 +90,22 @@ class Function:
         if module.bulk_table is not None:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
+        self.faults = FaultSet(engine, execute=self._execute_held, reset=lambda: self.controller.reset())
         self.controller = FunctionController(
-            engine, module, identity, resources, bus_master=bus_master, private_memory=private_memory
+            engine,
+            module,
+            identity,
+            resources,
+            bus_master=bus_master,
+            private_memory=private_memory,
+            faults=self.faults,
         )
+
+    def _execute_held(self, command: Command) -> None:
+        if command.ring is RingClass.ADMIN:
+            self.execute_admin(command)
+        else:
+            self.execute_hsm(command)
 
     def execute_admin(self, command: Command) -> None:
         """Execute and complete an admin command."""

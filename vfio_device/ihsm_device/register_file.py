@@ -4,12 +4,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Final
 
 from ihsm_abi.registers import Access, Register
 
 _BYTES: Final = max(register + register.width for register in Register)
+
+
+@functools.lru_cache(maxsize=64)
+def registers_at(offset: int, size: int) -> frozenset[Register]:
+    """Registers that `size` bytes from `offset` are of, at least in part."""
+    return frozenset(
+        register for register in Register if offset < register + register.width and register < offset + size
+    )
 
 
 class RegisterFile:

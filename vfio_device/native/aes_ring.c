@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "fastpath/fastpath.h"
+#include "faulty.h"
 #include "seam.h"
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
@@ -56,13 +57,19 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 
-static void complete(struct server *server, struct aes_cqe *cqe) {
+/* Answer a command; true: the vector is due. */
+static bool complete(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
+    if (ihsm_inject_armed(&server->ring->engine->inject, IHSM_COMPLETION_ACTIONS)) {
+        ihsm_faulty_post(server->ring, cqe, entry, NULL, 0);
+        return false; /* asked for where there was something to tell */
+    }
     if (server->mapped != server->context.remapped)
         map_rings(server);
     if (server->cq != NULL)
         post_in_place(server, cqe);
     else
         ihsm_ring_post(server->ring, cqe);
+    return true;
 }
 
 void ihsm_aes_drain(struct ihsm_ring *ring) {
@@ -133,37 +140,68 @@ static void note_unreachable(struct server *server, uint16_t cid) {
     stretch->len = 0;
 }
 
-/* Commands of one turn; returns what was answered. */
-static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
-                                   bool whole_command) {
+/* Begin to serve the ring, with the region lock from now on. */
+static struct server server_of(struct ihsm_ring *ring, uint32_t max_steps) {
     struct ihsm_engine *engine = ring->engine;
     struct server server = {.ring = ring,
                             .context = {.regions = &engine->host->regions,
                                         .checkpoint = checkpoint,
                                         .function = &engine->fp,
-                                        .max_steps = whole_command ? UINT32_MAX : IHSM_LONG_STEPS,
+                                        .max_steps = max_steps,
                                         .scratch = ihsm_fp_scratch()}};
-    struct ihsm_turn done = {0};
-
     ihsm_regions_read_lock(server.context.regions);
     map_rings(&server);
+    return server;
+}
+
+static void execute(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
+    if (server->context.scratch != NULL)
+        ihsm_fp_execute(&server->context, entry, cqe);
+    else
+        cqe->psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
+}
+
+/* A fault may hit the command that is about to be carried out. False: it is not. */
+static bool try_faults(struct ihsm_ring *ring, union ihsm_aes_entry *entry) {
+    uint32_t held_by;
+    switch (ihsm_faulty_command(ring, entry, NULL, 0, &held_by)) {
+    case IHSM_FATE_HELD: /* without memory it is lost, which a driver cannot tell from held */
+        ihsm_inject_put_off(&ring->engine->inject, ring, ring->generation, entry, sizeof *entry, 0, held_by);
+        return false;
+    case IHSM_FATE_UNREADABLE:
+        ring->fetched_next--;
+        return false;
+    case IHSM_FATE_LOST:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* Commands of one turn; returns what was answered. */
+static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
+                                   bool whole_command) {
+    struct server server = server_of(ring, whole_command ? UINT32_MAX : IHSM_LONG_STEPS);
+    struct ihsm_turn done = {0};
+
     while (done.commands < max_commands && server.context.steps < IHSM_TURN_STEPS &&
            !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
            !atomic_load_explicit(&ring->stopped, memory_order_relaxed)) {
         if (ring->fetched_next == ring->fetched_count && !fetch(&server))
             break;
         /* Private memory: nobody else looks at what was fetched while we serve. */
-        const union ihsm_aes_entry *entry = &ring->fetched[ring->fetched_next];
+        union ihsm_aes_entry *entry = &ring->fetched[ring->fetched_next];
         struct aes_cqe cqe = {.attr = entry->common.attr, .cmd_id = entry->common.cmd_id};
         if (done.bytes + entry->common.src_len > max_bytes && !(done.commands == 0 && whole_command))
             break;
         ring->fetched_next++;
         IHSM_SEAM(AES_FETCHED);
+        /* What was put off has been looked at the first time. */
+        if (ihsm_inject_armed(&ring->engine->inject, IHSM_FETCH_ACTIONS) && !ring->next_put_off &&
+            !try_faults(ring, entry))
+            continue;
         done.bytes += entry->common.src_len;
-        if (server.context.scratch != NULL)
-            ihsm_fp_execute(&server.context, entry, &cqe);
-        else
-            cqe.psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
+        execute(&server, entry, &cqe);
         ring->next_put_off = server.context.put_off;
         if (ring->next_put_off) {
             ring->fetched_next--;
@@ -171,7 +209,7 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
         }
         if (server.context.unreachable.len > 0)
             note_unreachable(&server, cqe.cmd_id);
-        complete(&server, &cqe);
+        done.answered |= complete(&server, entry, &cqe);
         done.commands++;
     }
     done.steps = server.context.steps;
@@ -180,10 +218,22 @@ static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands
     return done;
 }
 
+/* Serve the ring no longer. */
+static void leave(struct ihsm_ring *ring, struct ihsm_turn done) {
+    struct ihsm_engine *engine = ring->engine;
+    pthread_mutex_lock(&ring->lock);
+    if (done.commands > 0)
+        ihsm_count(&engine->counters.aes_commands, done.commands);
+    if (done.answered)
+        ihsm_host_request_vector(engine->host, ring->vector);
+    ring->serving = false;
+    pthread_cond_broadcast(&ring->changed);
+    ihsm_ring_make_ready(ring);
+    pthread_mutex_unlock(&ring->lock);
+}
+
 struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
                                 uint32_t max_bytes) {
-    struct ihsm_engine *engine = ring->engine;
-
     pthread_mutex_lock(&ring->lock);
     if (popped)
         ring->queued = false;
@@ -195,15 +245,42 @@ struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_c
         return (struct ihsm_turn){0};
 
     struct ihsm_turn done = serve_turn(ring, max_commands, max_bytes, long_commands);
-
-    pthread_mutex_lock(&ring->lock);
-    if (done.commands > 0) {
-        ihsm_count(&engine->counters.aes_commands, done.commands);
-        ihsm_host_request_vector(engine->host, ring->vector);
-    }
-    ring->serving = false;
-    pthread_cond_broadcast(&ring->changed);
-    ihsm_ring_make_ready(ring);
-    pthread_mutex_unlock(&ring->lock);
+    leave(ring, done);
     return done;
+}
+
+/* Become the server of a ring for what a fault has put off; false: this life of its SQ is over. */
+static bool enter_late(struct ihsm_ring *ring, uint32_t generation) {
+    pthread_mutex_lock(&ring->lock);
+    while (ring->sq_live && ring->generation == generation && ring->serving)
+        pthread_cond_wait(&ring->changed, &ring->lock);
+    bool mine = ring->sq_live && ring->generation == generation;
+    if (mine)
+        ring->serving = true;
+    pthread_mutex_unlock(&ring->lock);
+    return mine;
+}
+
+void ihsm_aes_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) {
+    struct ihsm_regions *regions = &ring->engine->host->regions;
+    if (!enter_late(ring, generation))
+        return;
+    ihsm_regions_read_lock(regions);
+    bool answered = ihsm_ring_post(ring, cqe);
+    ihsm_regions_unlock(regions);
+    leave(ring, (struct ihsm_turn){.answered = answered});
+}
+
+void ihsm_aes_carry_out_late(struct ihsm_ring *ring, uint32_t generation, const union ihsm_aes_entry *entry) {
+    if (!enter_late(ring, generation))
+        return;
+    struct server server = server_of(ring, UINT32_MAX);
+    struct aes_cqe cqe = {.attr = entry->common.attr, .cmd_id = entry->common.cmd_id};
+    execute(&server, entry, &cqe);
+    if (server.context.unreachable.len > 0)
+        note_unreachable(&server, cqe.cmd_id);
+    bool answered = complete(&server, entry, &cqe);
+    ihsm_fp_end(&server.context);
+    ihsm_regions_unlock(server.context.regions);
+    leave(ring, (struct ihsm_turn){.commands = 1, .answered = answered});
 }

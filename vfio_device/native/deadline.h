@@ -17,3 +17,9 @@ static inline struct timespec ihsm_deadline_after(int64_t timeout_us) {
     }
     return deadline;
 }
+
+static inline int64_t ihsm_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}

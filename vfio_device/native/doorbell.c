@@ -27,6 +27,8 @@ static bool head_is_legal(struct ihsm_ring *ring, uint32_t value) {
 /* Ring lock held. */
 static bool take_over(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
     struct ihsm_engine *engine = ring->engine;
+    if (ihsm_inject_armed(&engine->inject, IHSM_ACTION_BIT(ALL_ONES)) && ihsm_inject_gone(&engine->inject, 0))
+        return false;
     bool known = is_cq_head ? ring->cq_live : ring->sq_live;
     bool legal = known && (is_cq_head ? head_is_legal(ring, value) : tail_is_legal(ring, value));
     ihsm_count(&engine->counters.doorbells, 1);

@@ -31,6 +31,8 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
     engine->unreachable = &scheduler->unreachable;
     engine->host = host;
     engine->id = id;
+    ihsm_inject_init(&engine->inject);
+    ihsm_host_set_inject(host, &engine->inject);
     engine->inline_aes = inline_aes;
     init_ring(engine, IHSM_ADMIN_QUEUE_ID, IHSM_CLASS_ADMIN);
     for (unsigned queue = IHSM_FIRST_HSM_QUEUE_ID; queue <= IHSM_LAST_HSM_QUEUE_ID; queue++)
@@ -53,7 +55,9 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
     if (engine->closed)
         return;
     engine->closed = true;
+    ihsm_inject_close(&engine->inject);
     ihsm_engine_disable(engine);
+    ihsm_host_set_inject(engine->host, NULL);
     ihsm_page_close(&engine->page);
     ihsm_ready_forget(engine->ready, engine);
     ihsm_scheduler_leave(engine->scheduler, engine);
@@ -64,6 +68,7 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
 void ihsm_engine_free(struct ihsm_engine *engine) {
     ihsm_engine_close(engine);
     ihsm_page_free(&engine->page);
+    ihsm_inject_destroy(&engine->inject);
     for (unsigned i = 0; i < IHSM_RINGS; i++) {
         free(engine->rings[i].fetched);
         pthread_cond_destroy(&engine->rings[i].changed);
@@ -192,17 +197,20 @@ int ihsm_engine_delete_sq(struct ihsm_engine *engine, unsigned id, int64_t timeo
                 ihsm_aes_drain(ring);
                 ihsm_regions_unlock(&engine->host->regions);
             }
-        } else {
-            while (ring->generation == generation && ring->in_flight > 0 &&
-                   pthread_cond_clockwait(&ring->changed, &ring->lock, CLOCK_MONOTONIC, &deadline) != ETIMEDOUT) {
-            }
         }
+        /* Of an AES queue only what a fault has put off is in flight now. */
+        while (ring->generation == generation && ring->in_flight > 0 &&
+               pthread_cond_clockwait(&ring->changed, &ring->lock, CLOCK_MONOTONIC, &deadline) != ETIMEDOUT) {
+        }
+        if (ring->class == IHSM_CLASS_AES)
+            wait_for_server(ring);
         result = ring->generation == generation ? 0 : -ESTALE;
         if (result == 0)
             end_sq(ring);
     }
     pthread_mutex_unlock(&ring->lock);
     if (result == 0) {
+        ihsm_inject_forget(&engine->inject, ring);
         /* The interrupts of what the queue has posted come before the completion of its deletion. */
         ihsm_host_lock(engine->host);
         ihsm_host_unlock(engine->host);
@@ -323,8 +331,10 @@ void ihsm_engine_disable(struct ihsm_engine *engine) {
         ring->cq_live = false;
         pthread_mutex_unlock(&ring->lock);
     }
+    ihsm_inject_forget(&engine->inject, NULL);
     atomic_store(&engine->host->pending, 0);
     engine->host->msix.latched = 0;
+    engine->host->late = 0;
     ihsm_host_unlock(engine->host);
 }
 

@@ -16,7 +16,8 @@ struct ihsm_engine;    /* queues of one function */
 
 enum ihsm_class { IHSM_CLASS_ADMIN = 0, IHSM_CLASS_HSM = 1, IHSM_CLASS_AES = 2 };
 enum ihsm_outcome { IHSM_POSTED = 0, IHSM_DROPPED = 1, IHSM_DATA_FAILED = 2 };
-enum ihsm_pulled { IHSM_PULL_TIMEOUT = 0, IHSM_PULL_COMMAND = 1, IHSM_PULL_CLOSED = -1 };
+/* Held: a fault keeps the command from being carried out, until it ends. */
+enum ihsm_pulled { IHSM_PULL_TIMEOUT = 0, IHSM_PULL_COMMAND = 1, IHSM_PULL_HELD = 2, IHSM_PULL_CLOSED = -1 };
 
 /* A command handed to Python: its queue entry and, for an HSM command, the request read from guest memory. */
 struct ihsm_command {
@@ -27,6 +28,56 @@ struct ihsm_command {
     uint16_t cid;
     uint8_t sqe[64];
     uint8_t request[3584];
+    uint32_t held_by; /* of a held command: the fault */
+};
+
+/* Faults that a function is told to show: inject.h. What each action is stands in ihsm_abi/faults.py. */
+enum ihsm_action {
+    IHSM_ACTION_DROP_COMPLETION,
+    IHSM_ACTION_DELAY_COMPLETION,
+    IHSM_ACTION_DUPLICATE_COMPLETION,
+    IHSM_ACTION_WRONG_CID,
+    IHSM_ACTION_WRONG_PHASE,
+    IHSM_ACTION_WRONG_SQHD,
+    IHSM_ACTION_WRONG_STATUS,
+    IHSM_ACTION_HOLD_COMMAND,
+    IHSM_ACTION_FAIL_DMA,
+    IHSM_ACTION_RESET_FUNCTION,
+    IHSM_ACTION_LOSE_INTERRUPT,
+    IHSM_ACTION_DELAY_INTERRUPT,
+    IHSM_ACTION_SPURIOUS_INTERRUPT,
+    IHSM_ACTION_SET_CFS,
+    IHSM_ACTION_NEVER_READY,
+    IHSM_ACTION_LATE_READY,
+    IHSM_ACTION_NEVER_DISABLED,
+    IHSM_ACTION_NEVER_RESET,
+    IHSM_ACTION_ALL_ONES,
+    IHSM_ACTION_GRANT_QUEUES,
+};
+/* Parts of a command that can be put out of reach, by bit. */
+enum ihsm_part { IHSM_PART_ENTRY = 1, IHSM_PART_SOURCE = 2, IHSM_PART_DESTINATION = 4, IHSM_PART_LIST = 8 };
+/* -1 matches everything, and so do 0 registers and 0 parts. */
+struct ihsm_fault {
+    int64_t operation;
+    int32_t action, queue, opcode, session, vector;
+    uint32_t registers, parts;
+    uint64_t nth, count;       /* the first event that is hit, from 1; how many are, 0: all */
+    uint64_t after_ms, for_ms; /* 0: for ever */
+    uint64_t delay_ms;
+    int32_t value, err; /* cid, sqhd, status or vector; -1: unchanged */
+    uint32_t id;        /* filled in */
+};
+/* What faults are compared with; -1 or 0: the event has none. */
+struct ihsm_event {
+    int64_t operation;
+    int32_t queue, opcode, session, vector;
+    uint32_t registers, parts;
+};
+/* What ihsm_engine_faults_wait tells, by bit. */
+enum ihsm_happened {
+    IHSM_HAPPENED_CHANGE = 1, /* a fault was hit, or has ended */
+    IHSM_HAPPENED_RESET = 2,  /* a fault resets the function */
+    IHSM_HAPPENED_CLOSE = 4,  /* the engine is being closed */
 };
 
 /* What could not be reached in guest memory, and why. */
@@ -127,8 +178,30 @@ void ihsm_engine_counters(struct ihsm_engine *engine, struct ihsm_counters *coun
 int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
                                uint32_t dw0, unsigned status, const uint8_t *data, size_t data_len);
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
-                             const uint8_t *message, size_t message_len, unsigned byte_count, unsigned control,
-                             unsigned session_id, unsigned short_app_id, unsigned sc);
+                             const uint8_t *request, size_t request_len, const uint8_t *message, size_t message_len,
+                             unsigned byte_count, unsigned control, unsigned session_id, unsigned short_app_id,
+                             unsigned sc);
+
+/* Id of the new fault, at least 1; -ENOSPC: there are too many. */
+int64_t ihsm_engine_fault_add(struct ihsm_engine *engine, const struct ihsm_fault *fault);
+int ihsm_engine_fault_clear(struct ihsm_engine *engine, uint32_t id); /* -ENOENT */
+/* Events hit so far; -ENOENT. */
+int64_t ihsm_engine_fault_hits(struct ihsm_engine *engine, uint32_t id);
+/* Whether it is there and its time is not over. */
+bool ihsm_engine_fault_stands(struct ihsm_engine *engine, uint32_t id);
+/* Whether a fault with that action hits the event, which is counted; its id, 0: none. */
+uint32_t ihsm_engine_fault_hit(struct ihsm_engine *engine, int action, const struct ihsm_event *event);
+/* Whether the registers would be read as ones; no event. */
+bool ihsm_engine_gone(struct ihsm_engine *engine, uint32_t registers);
+/* For one thread: carry out what faults have put off when it is due, until there is something to tell. */
+unsigned ihsm_engine_faults_wait(struct ihsm_engine *engine);
+/* The thread in ihsm_engine_faults_wait is told of a change. */
+void ihsm_engine_faults_look(struct ihsm_engine *engine);
+/* The thread in ihsm_engine_faults_wait leaves, now and for good. */
+void ihsm_engine_faults_close(struct ihsm_engine *engine);
+/* The function mutex, for who resets the function from another thread than its owner. */
+void ihsm_engine_lock_function(struct ihsm_engine *engine);
+void ihsm_engine_unlock_function(struct ihsm_engine *engine);
 
 void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data, size_t len);
 void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t *data, size_t len);

@@ -13,7 +13,7 @@
  *   4. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
  *      the thread that serves an AES ring owns it through ring->serving instead.
  *   5. host->regions.lock, read side while guest memory is touched. Its writers (mapping callbacks) hold 1 only.
- *   6. ready->lock, a leaf.
+ *   6. ready->lock and inject->lock, both leaves.
  * No thread waits for 1 or 2 while it holds one of 3 to 6.
  */
 #pragma once
@@ -24,6 +24,7 @@
 #include "engine.cdef.h"
 #include "fastpath/fastpath.h"
 #include "host.h"
+#include "inject.h"
 #include "page.h"
 #include "ready.h"
 #include "ring.h"
@@ -34,6 +35,7 @@ struct ihsm_engine {
     struct ihsm_ready *ready; /* this and the next: the scheduler's */
     struct ihsm_unreachable_list *unreachable;
     struct ihsm_host *host;
+    struct ihsm_inject inject;
     uint64_t id;
     bool inline_aes;                               /* the thread that rings a doorbell may do short AES work itself */
     unsigned busy;                                 /* threads that popped one of our rings; ready->lock */

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "fence.h"
+#include "inject.h"
 #include "seam.h"
 
 #define TABLE_BYTES ((uint64_t)IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES)
@@ -62,13 +63,55 @@ void ihsm_host_destroy(struct ihsm_host *host) {
 
 void ihsm_host_lock(struct ihsm_host *host) { pthread_mutex_lock(&host->mutex); }
 
+void ihsm_host_set_inject(struct ihsm_host *host, struct ihsm_inject *inject) {
+    ihsm_host_lock(host);
+    host->inject = inject;
+    ihsm_host_unlock(host);
+}
+
+/* Vectors that are asked for without those that a fault hits. */
+static uint32_t without_hit(struct ihsm_host *host, uint32_t asked) {
+    struct ihsm_event event = ihsm_event_none();
+    struct ihsm_fault fault;
+    for (uint32_t left = asked; left != 0; left &= left - 1) {
+        event.vector = __builtin_ctz(left);
+        if (!ihsm_inject_hit(host->inject, IHSM_INTERRUPT_ACTIONS, &event, &fault))
+            continue;
+        asked &= ~(UINT32_C(1) << event.vector);
+        if (fault.action == IHSM_ACTION_DELAY_INTERRUPT) {
+            host->late |= UINT32_C(1) << event.vector;
+            ihsm_inject_put_off_vector(host->inject, (unsigned)event.vector, fault.delay_ms);
+        }
+    }
+    return asked;
+}
+
+static void forget_retired(struct ihsm_host *host) {
+    if (atomic_load_explicit(&host->retired, memory_order_relaxed) != 0) {
+        uint32_t retired = atomic_exchange(&host->retired, 0);
+        host->msix.latched &= ~retired;
+        host->late &= ~retired;
+    }
+}
+
+void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious) {
+    ihsm_host_lock(host);
+    forget_retired(host);
+    host->msix.latched |= (host->late & late) | spurious;
+    host->late &= ~late;
+    ihsm_host_unlock(host);
+}
+
 void ihsm_host_deliver(struct ihsm_host *host) {
     struct ihsm_msix *msix = &host->msix;
     /* First what is retired, then what is new: a vector may have got a new queue since. */
-    if (atomic_load_explicit(&host->retired, memory_order_relaxed) != 0)
-        msix->latched &= ~atomic_exchange(&host->retired, 0);
-    if (atomic_load_explicit(&host->pending, memory_order_relaxed) != 0)
-        msix->latched |= atomic_exchange(&host->pending, 0);
+    forget_retired(host);
+    if (atomic_load_explicit(&host->pending, memory_order_relaxed) != 0) {
+        uint32_t asked = atomic_exchange(&host->pending, 0);
+        if (host->inject != NULL && ihsm_inject_armed(host->inject, IHSM_INTERRUPT_ACTIONS))
+            asked = without_hit(host, asked);
+        msix->latched |= asked;
+    }
     for (uint32_t left = msix->latched; left != 0; left &= left - 1) {
         unsigned vector = (unsigned)__builtin_ctz(left);
         if (masked(msix, vector))

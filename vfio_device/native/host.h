@@ -13,6 +13,8 @@
 
 #define IHSM_NO_VECTOR (-1)
 
+struct ihsm_inject;
+
 struct ihsm_msix {
     uint8_t table[IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES];
     uint32_t written; /* entries a client has written since the last reset */
@@ -24,8 +26,10 @@ struct ihsm_host {
     pthread_mutex_t mutex; /* the function mutex, recursive; guards msix and delivery */
     struct ihsm_regions regions;
     struct ihsm_msix msix;
-    _Atomic uint32_t pending; /* vectors asked for by workers, not yet looked at */
-    _Atomic uint32_t retired; /* vectors whose last queue went: what is latched of them is forgotten */
+    _Atomic uint32_t pending;   /* vectors asked for by workers, not yet looked at */
+    _Atomic uint32_t retired;   /* vectors whose last queue went: what is latched of them is forgotten */
+    uint32_t late;              /* vectors that a fault has put off; below pending, so that they go with their queues */
+    struct ihsm_inject *inject; /* the engine's faults; NULL: there is no engine */
     _Atomic uint64_t interrupts;
     /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
     bool (*raise)(struct ihsm_host *host, unsigned vector);
@@ -39,6 +43,10 @@ void ihsm_host_unlock(struct ihsm_host *host);
 void ihsm_host_kick(struct ihsm_host *host);
 /* With the function mutex held: deliver every pending vector that is not masked. */
 void ihsm_host_deliver(struct ihsm_host *host);
+/* Faults may hit vectors from now on, or no more (NULL). */
+void ihsm_host_set_inject(struct ihsm_host *host, struct ihsm_inject *inject);
+/* Deliver of these vectors those that a fault has put off and that still have a queue, and others for no reason. */
+void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious);
 void ihsm_host_reset_msix(struct ihsm_host *host);
 
 static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "faulty.h"
+
 _Static_assert(sizeof(((struct ihsm_command *)0)->request) == IHSM_MAX_REQUEST_BYTES, "request buffer");
 
 /* Bad entries answered in one visit of a ring, so that a flood of them cannot keep a thread for ever. */
@@ -66,40 +68,70 @@ static void finish(struct ihsm_ring *ring) {
     ihsm_ring_make_ready(ring);
 }
 
-bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command) {
+/* Post a completion and ask for the vector, or what a fault does instead; locks as for ihsm_ring_post. */
+static bool post(struct ihsm_ring *ring, void *cqe, const uint8_t *sqe, const uint8_t *request, size_t request_len) {
+    if (ihsm_inject_armed(&ring->engine->inject, IHSM_COMPLETION_ACTIONS))
+        return ihsm_faulty_post(ring, cqe, sqe, request, request_len);
+    bool posted = ihsm_ring_post(ring, cqe);
+    if (posted)
+        ihsm_host_request_vector(ring->engine->host, ring->vector);
+    return posted;
+}
+
+/* Check the command that has been fetched; the status to refuse it with, or success. */
+static unsigned look_at(struct ihsm_ring *ring, struct ihsm_command *command) {
+    struct hsm_sqe sqe;
+    if (ring->class == IHSM_CLASS_HSM) {
+        memcpy(&sqe, command->sqe, sizeof sqe);
+        return admit(&ring->engine->host->regions, &sqe, command);
+    }
+    command->request_len = 0;
+    return IHSM_HSM_STATUS_SUCCESS;
+}
+
+/* A fault may hit the command that has been looked at. */
+static enum ihsm_fate try_faults(struct ihsm_ring *ring, struct ihsm_command *command, unsigned *sc) {
+    enum ihsm_fate fate =
+        ihsm_faulty_command(ring, command->sqe, command->request, command->request_len, &command->held_by);
+    if (fate == IHSM_FATE_ALTERED)
+        *sc = look_at(ring, command);
+    return fate;
+}
+
+enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command) {
     struct ihsm_engine *engine = ring->engine;
     struct ihsm_regions *regions = &engine->host->regions;
-    bool taken = false;
+    enum ihsm_pulled taken = IHSM_PULL_TIMEOUT;
 
     pthread_mutex_lock(&ring->lock);
     ring->queued = false;
     ihsm_regions_read_lock(regions);
-    for (unsigned rejected = 0; !taken && rejected <= MAX_REJECTED_PER_VISIT && ihsm_ring_has_work(ring); rejected++) {
+    for (unsigned rejected = 0;
+         taken == IHSM_PULL_TIMEOUT && rejected <= MAX_REJECTED_PER_VISIT && ihsm_ring_has_work(ring); rejected++) {
         if (!ihsm_ring_fetch(ring, command->sqe))
             break;
-        unsigned sc = IHSM_HSM_STATUS_SUCCESS;
+        enum ihsm_fate fate = IHSM_FATE_GO_ON;
         memcpy(&command->cid, command->sqe + offsetof(struct admin_sqe, cid), sizeof command->cid);
-        if (ring->class == IHSM_CLASS_HSM) {
-            struct hsm_sqe sqe;
-            memcpy(&sqe, command->sqe, sizeof sqe);
-            sc = admit(regions, &sqe, command);
-        } else {
-            command->request_len = 0;
-        }
+        unsigned sc = look_at(ring, command);
+        if (ihsm_inject_armed(&engine->inject, IHSM_FETCH_ACTIONS) && sc == IHSM_HSM_STATUS_SUCCESS)
+            fate = try_faults(ring, command, &sc);
+        if (fate == IHSM_FATE_UNREADABLE)
+            ring->in_flight--;
+        if (fate == IHSM_FATE_UNREADABLE || fate == IHSM_FATE_LOST)
+            continue;
         if (sc == IHSM_HSM_STATUS_SUCCESS) {
             ihsm_count(
                 ring->class == IHSM_CLASS_HSM ? &engine->counters.hsm_commands : &engine->counters.admin_commands, 1);
             command->engine_id = engine->id;
             command->queue_id = ring->id;
             command->generation = ring->generation;
-            taken = true;
+            taken = fate == IHSM_FATE_HELD ? IHSM_PULL_HELD : IHSM_PULL_COMMAND;
         } else {
             if (sc == IHSM_HSM_STATUS_DMA_ERROR)
                 note_source(ring, command);
             struct hsm_cqe cqe = {.cid = command->cid, .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
             ihsm_count(&engine->counters.hsm_rejected, 1);
-            if (ihsm_ring_post(ring, &cqe))
-                ihsm_host_request_vector(engine->host, ring->vector);
+            post(ring, &cqe, command->sqe, command->request, command->request_len);
         }
     }
     ihsm_regions_unlock(regions);
@@ -120,7 +152,8 @@ struct data {
 /*
  * Write a command's data, then its CQE, then ask for the vector: all or nothing of it before any deletion or disable.
  */
-static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, struct data data, void *cqe) {
+static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
+                    const uint8_t *request, size_t request_len, struct data data, void *cqe) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, queue_id);
     struct ihsm_regions *regions = &engine->host->regions;
     int outcome = IHSM_DROPPED;
@@ -134,8 +167,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
         if (!ihsm_regions_write(regions, data.iova, data.bytes, data.len)) {
             outcome = IHSM_DATA_FAILED;
             ihsm_note_unreachable(engine, IHSM_UNREACHABLE_DESTINATION, ring->id, data.cid, data.iova, data.len);
-        } else if (ihsm_ring_post(ring, cqe)) {
-            ihsm_host_request_vector(engine->host, ring->vector);
+        } else if (post(ring, cqe, sqe, request, request_len)) {
             outcome = IHSM_POSTED;
         }
         ihsm_regions_unlock(regions);
@@ -156,12 +188,14 @@ int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, ui
     struct admin_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     struct admin_cqe cqe = {.dw0 = dw0, .cid = sqe.cid, .psf = (uint16_t)(status << IHSM_PSF_STATUS_SHIFT)};
-    return complete(engine, queue_id, generation, (struct data){sqe.prp1, data, data_len, sqe.cid}, &cqe);
+    return complete(engine, queue_id, generation, entry, NULL, 0, (struct data){sqe.prp1, data, data_len, sqe.cid},
+                    &cqe);
 }
 
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *entry,
-                             const uint8_t *message, size_t message_len, unsigned byte_count, unsigned control,
-                             unsigned session_id, unsigned short_app_id, unsigned sc) {
+                             const uint8_t *request, size_t request_len, const uint8_t *message, size_t message_len,
+                             unsigned byte_count, unsigned control, unsigned session_id, unsigned short_app_id,
+                             unsigned sc) {
     struct hsm_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     struct hsm_cqe cqe = {.byte_count = (uint16_t)byte_count,
@@ -172,5 +206,19 @@ int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint
                           .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
     /* Never more than dst_len bytes, and a response stays inside the page of PRP1. */
     size_t len = message_len < sqe.dst_len ? message_len : sqe.dst_len;
-    return complete(engine, queue_id, generation, (struct data){sqe.dst_prp1, message, len, sqe.cid}, &cqe);
+    return complete(engine, queue_id, generation, entry, request, request_len,
+                    (struct data){sqe.dst_prp1, message, len, sqe.cid}, &cqe);
+}
+
+void ihsm_hsm_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) {
+    struct ihsm_regions *regions = &ring->engine->host->regions;
+    pthread_mutex_lock(&ring->lock);
+    if (ring->sq_live && ring->generation == generation) {
+        ihsm_regions_read_lock(regions);
+        if (ihsm_ring_post(ring, cqe))
+            ihsm_host_request_vector(ring->engine->host, ring->vector);
+        ihsm_regions_unlock(regions);
+        finish(ring);
+    }
+    pthread_mutex_unlock(&ring->lock);
 }

@@ -23,8 +23,8 @@
 
 #include <limits.h>
 #include <sched.h>
-#include <time.h>
 
+#include "deadline.h"
 #include "fence.h"
 #include "scheduler.h"
 #include "seam.h"
@@ -90,17 +90,11 @@ static void sleep_until_kicked(struct ihsm_scheduler *scheduler, int64_t nanosec
     pthread_mutex_unlock(&pages->lock);
 }
 
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
-
 static void *poll_pages(void *argument) {
     struct ihsm_scheduler *scheduler = argument;
     struct ihsm_poller *poller = &scheduler->poller;
     struct ihsm_pages *pages = &scheduler->pages;
-    int64_t idle_since = now_ns(), sleep_ns = MIN_SLEEP_NS;
+    int64_t idle_since = ihsm_now_ns(), sleep_ns = MIN_SLEEP_NS;
     unsigned idle_rounds = 0;
 
     pthread_setname_np(pthread_self(), "ihsm-poll");
@@ -117,9 +111,9 @@ static void *poll_pages(void *argument) {
         }
         pause_cpu();
         if (idle_rounds++ == 0) {
-            idle_since = now_ns();
+            idle_since = ihsm_now_ns();
         } else if (poller->spin_ns >= 0 && idle_rounds % ROUNDS_PER_CLOCK == 0 &&
-                   now_ns() - idle_since >= poller->spin_ns) {
+                   ihsm_now_ns() - idle_since >= poller->spin_ns) {
             sleep_until_kicked(scheduler, sleep_ns);
             sleep_ns = 2 * sleep_ns < MAX_SLEEP_NS ? 2 * sleep_ns : MAX_SLEEP_NS;
         }

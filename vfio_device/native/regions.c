@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "abi.h"
 #include "engine.cdef.h"
 
 int ihsm_regions_init(struct ihsm_regions *regions) {
@@ -159,4 +160,12 @@ uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova,
     if (at == regions->count || regions->table[at].iova > *iova)
         return IHSM_NOT_MAPPED;
     return regions->table[at].vaddr == NULL ? IHSM_WITHOUT_POINTER : IHSM_NOT_ALLOWED;
+}
+
+uint64_t ihsm_regions_hole(const struct ihsm_regions *regions) {
+    const uint64_t in_page = IHSM_PAGE_BYTES - 1;
+    uint64_t hole = ~in_page;
+    for (size_t i = regions->count; i > 0 && regions->table[i - 1].last >= hole; i--)
+        hole = (regions->table[i - 1].iova - 1) & ~in_page;
+    return hole;
 }

@@ -53,6 +53,9 @@ bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const
 /* Why len bytes at *iova cannot be accessed, which becomes the first that cannot; enum ihsm_refusal; read lock held. */
 uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova, uint64_t len, bool write);
 
+/* Address of a page that is not mapped, the highest there is; read lock held. */
+uint64_t ihsm_regions_hole(const struct ihsm_regions *regions);
+
 /* -- sigbus.c */
 /* Around every access to guest memory; never nested. */
 void ihsm_regions_read_lock(struct ihsm_regions *regions);

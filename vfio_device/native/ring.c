@@ -91,10 +91,15 @@ static bool write_phase(const struct ihsm_regions *regions, uint64_t iova, uint1
 }
 
 bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
+    return ihsm_ring_post_as(ring, cqe, (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed),
+                             ring->cq_phase);
+}
+
+bool ihsm_ring_post_as(struct ihsm_ring *ring, void *cqe, uint16_t sqhd, bool phase) {
     struct ihsm_engine *engine = ring->engine;
     const struct ihsm_regions *regions = &engine->host->regions;
     size_t size = ihsm_ring_cqe_bytes(ring);
-    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed), sqid = ring->id, cid, psf;
+    uint16_t sqid = ring->id, cid, psf;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     uint64_t iova = ring->cq_base + (uint64_t)tail * size;
     bool wraps = tail + 1 == ring->cq_entries;
@@ -115,7 +120,7 @@ bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe) {
         cid = admin->cid;
         psf = admin->psf;
     }
-    psf = (uint16_t)((psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
+    psf = (uint16_t)((psf & ~IHSM_PSF_PHASE_MASK) | phase);
     if (!ihsm_regions_write(regions, iova, cqe, size - sizeof psf))
         goto unwritable;
     /* The tail moves before the entry becomes visible: a client may answer with a head doorbell at once. */

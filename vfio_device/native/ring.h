@@ -75,14 +75,19 @@ bool ihsm_ring_next_is_long(struct ihsm_ring *ring); /* a long AES command has b
 bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe);
 /* Likewise: fill in sqhd, sqid and phase and post, in_flight--; the rest, status bits too, is there. False: stopped. */
 bool ihsm_ring_post(struct ihsm_ring *ring, void *cqe);
+/* The same with another head and phase. */
+bool ihsm_ring_post_as(struct ihsm_ring *ring, void *cqe, uint16_t sqhd, bool phase);
 
 /* -- hsm_ring.c */
-/* Take one HSM or admin command for Python; bad HSM entries are answered on the way. False: nothing to hand out. */
-bool ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
+/* Take one HSM or admin command for Python, IHSM_PULL_COMMAND or _HELD; bad HSM entries are answered on the way. */
+enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *command);
+/* Post a completion that a fault has put off, if the SQ still lives. */
+void ihsm_hsm_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe);
 
 /* -- aes_ring.c */
 struct ihsm_turn {
     unsigned commands;
+    bool answered; /* one of them at least: the vector is due */
     uint64_t bytes, steps;
 };
 
@@ -93,6 +98,9 @@ struct ihsm_turn {
  */
 struct ihsm_turn ihsm_aes_serve(struct ihsm_ring *ring, bool popped, bool long_commands, unsigned max_commands,
                                 uint32_t max_bytes);
+/* The same for an AES ring, and carry out a command that a fault has held. */
+void ihsm_aes_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe);
+void ihsm_aes_carry_out_late(struct ihsm_ring *ring, uint32_t generation, const union ihsm_aes_entry *entry);
 /* Answer what has been fetched and not executed with 'queue deleted'; ring->lock and region lock held, not serving. */
 void ihsm_aes_drain(struct ihsm_ring *ring);
 

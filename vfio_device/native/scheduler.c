@@ -26,12 +26,12 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
         if (ring != NULL) {
             struct ihsm_engine *engine = ring->engine;
             pthread_mutex_unlock(&ready->lock);
-            bool taken = ihsm_ring_take(ring, command);
+            enum ihsm_pulled taken = ihsm_ring_take(ring, command);
             ihsm_host_kick(engine->host);
             pthread_mutex_lock(&ready->lock);
             ihsm_ready_leave(ready, (enum ihsm_ready_list)class, engine);
-            if (taken) {
-                result = IHSM_PULL_COMMAND;
+            if (taken != IHSM_PULL_TIMEOUT) {
+                result = taken;
                 break;
             }
         } else if (timeout_us < 0) {

@@ -1,0 +1,270 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The faults that one function is told to show (ihsm_abi.faults), whoever its client is.
+
+Which events they hit is decided in C (native/inject.h), for registers too, so that each hit is counted once and in one
+place. One thread, which begins with the first fault, does what they put off and tells of hits.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ihsm_abi.faults import DmaPart, Fault, FaultAction
+from ihsm_abi.registers import Register
+from ihsm_device._native import ffi, lib
+from ihsm_device.engine import Command, Engine
+
+_log = logging.getLogger(__name__)
+
+_ANY: Final = -1
+_ACTIONS: Final = {action: int(getattr(lib, f"IHSM_ACTION_{action.name}")) for action in FaultAction}
+_PARTS: Final = {part: int(getattr(lib, f"IHSM_PART_{part.name}")) for part in DmaPart}
+_COUNTS: Final = {"hsm": 1, "aes": 2}
+"""The numbers of queues that can be told, as parts of an event, by bit."""
+_REGISTERS: Final = {register: 1 << number for number, register in enumerate(Register)}
+
+
+class TooManyFaultsError(Exception):
+    """A function shows so many faults that there is no room for another."""
+
+
+class UnknownFaultError(LookupError):
+    """No fault has this id, or has it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultHit:
+    """A fault that hits an event."""
+
+    fault: Fault
+    stands: Callable[[], bool]
+    """Whether the fault is still there, and its time not over."""
+
+
+class Faults(Protocol):
+    """What a part of the device asks before it does what a fault may hit."""
+
+    def ask(
+        self, action: FaultAction, *, registers: frozenset[Register] = ..., opcode: int = ..., counts: str = ...
+    ) -> FaultHit | None:
+        """The fault with that action that hits an event, if one does; `counts` is "hsm" or "aes"."""
+
+    def gone(self, registers: frozenset[Register]) -> bool:
+        """Whether the registers would be read as ones now; no fault is hit by the question."""
+
+
+class NoFaults:
+    """A device that does everything right."""
+
+    def ask(
+        self, action: FaultAction, *, registers: frozenset[Register] = frozenset(), opcode: int = _ANY, counts: str = ""
+    ) -> FaultHit | None:
+        """None."""
+        return None
+
+    def gone(self, registers: frozenset[Register]) -> bool:
+        """False."""
+        return False
+
+
+class FaultSet:
+    """The faults of one function; any thread may call any method."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        execute: Callable[[Command], None] = lambda command: None,
+        reset: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`execute` carries out a command that was held; `reset` resets the function, with its mutex held."""
+        self._engine = engine
+        self._execute = execute
+        self._reset = reset
+        self._lock = threading.Lock()
+        self._faults: dict[int, Fault] = {}
+        self._held: list[tuple[int, Command]] = []
+        self._callbacks: list[Callable[[], None]] = []
+        self._thread: threading.Thread | None = None
+        self._actions: frozenset[FaultAction] = frozenset()
+        """Actions of the faults that are there."""
+        engine.hold = self._hold
+
+    # -- whoever gives and takes faults
+
+    def add(self, fault: Fault) -> int:
+        """Show a fault from now on, until it is cleared; its id, which no other fault of the function ever gets.
+
+        Raises:
+            TooManyFaultsError: there is no room.
+        """
+        with self._lock:
+            self._start()
+            number = int(lib.ihsm_engine_fault_add(self._engine.handle, _native(fault)))
+            if number == -errno.ENOSPC:
+                raise TooManyFaultsError(f"the function shows {len(self._faults)} faults already")
+            self._faults[number] = fault
+            self._note_actions()
+        _log.info("fault %d added: %s", number, fault.to_json())
+        return number
+
+    def clear(self, fault_id: int | None = None) -> int:
+        """End a fault, or all of them; how many ended. Commands they hold are carried out.
+
+        Raises:
+            UnknownFaultError: there is no such fault.
+        """
+        with self._lock:
+            if fault_id is not None and fault_id not in self._faults:
+                raise UnknownFaultError(f"no fault {fault_id}")
+            cleared = list(self._faults) if fault_id is None else [fault_id]
+            for number in cleared:
+                lib.ihsm_engine_fault_clear(self._engine.handle, number)
+                del self._faults[number]
+            self._note_actions()
+        for number in cleared:
+            _log.info("fault %d cleared", number)
+        return len(cleared)
+
+    def hits(self, fault_id: int) -> int:
+        """How many events the fault has hit.
+
+        Raises:
+            UnknownFaultError: there is no such fault.
+        """
+        count = int(lib.ihsm_engine_fault_hits(self._engine.handle, fault_id)) if 0 < fault_id < 1 << 32 else -1
+        if count < 0:
+            raise UnknownFaultError(f"no fault {fault_id}")
+        return count
+
+    def list(self) -> Sequence[dict[str, Any]]:
+        """Every fault in the order of ids: `id`, `fault` as JSON, `hits`, and `left`, None if there is no limit."""
+        with self._lock:
+            return [self._entry(number, fault) for number, fault in self._faults.items()]
+
+    def _entry(self, number: int, fault: Fault) -> dict[str, Any]:
+        hits = self.hits(number)
+        count = 1 if fault.action is FaultAction.SPURIOUS_INTERRUPT else fault.when.count
+        return {"id": number, "fault": fault.to_json(), "hits": hits, "left": None if count is None else count - hits}
+
+    def on_hit(self, callback: Callable[[], None]) -> None:
+        """Call back after a fault has been hit, has ended or has been cleared, from a thread of the set's own."""
+        with self._lock:
+            self._callbacks.append(callback)
+
+    def close(self) -> None:
+        """End the thread; before the engine is closed."""
+        lib.ihsm_engine_faults_close(self._engine.handle)
+        if self._thread is not None:
+            self._thread.join()
+
+    # -- what the device asks
+
+    def ask(
+        self, action: FaultAction, *, registers: frozenset[Register] = frozenset(), opcode: int = _ANY, counts: str = ""
+    ) -> FaultHit | None:
+        """The fault with that action that hits an event, if one does; `counts` is "hsm" or "aes"."""
+        if action not in self._actions:
+            return None
+        event = ffi.new("struct ihsm_event *")
+        event.operation = event.queue = event.session = event.vector = _ANY
+        event.opcode = opcode
+        event.registers = _mask(registers)
+        event.parts = _COUNTS.get(counts, 0)
+        number = int(lib.ihsm_engine_fault_hit(self._engine.handle, _ACTIONS[action], event))
+        with self._lock:
+            fault = self._faults.get(number)
+        if fault is None:
+            return None
+        return FaultHit(fault, lambda: bool(lib.ihsm_engine_fault_stands(self._engine.handle, number)))
+
+    def gone(self, registers: frozenset[Register]) -> bool:
+        """Whether the registers would be read as ones now; no fault is hit by the question."""
+        if FaultAction.ALL_ONES not in self._actions:
+            return False
+        return bool(lib.ihsm_engine_gone(self._engine.handle, _mask(registers)))
+
+    # -- the thread
+
+    def _note_actions(self) -> None:
+        self._actions = frozenset(fault.action for fault in self._faults.values())
+
+    def _hold(self, fault_id: int, command: Command) -> None:
+        with self._lock:
+            self._held.append((fault_id, command))
+        lib.ihsm_engine_faults_look(self._engine.handle)  # the fault may have ended meanwhile
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="faults", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not (happened := int(lib.ihsm_engine_faults_wait(self._engine.handle))) & lib.IHSM_HAPPENED_CLOSE:
+            if happened & lib.IHSM_HAPPENED_RESET:
+                with self._engine.function_mutex():
+                    self._attempt(self._reset)
+            for command in self._no_longer_held():
+                # on its own: a DELETE_SQ waits for what this thread puts off
+                threading.Thread(target=self._execute, args=(command,), name="released", daemon=True).start()
+            with self._lock:
+                callbacks = list(self._callbacks)
+            for callback in callbacks:
+                self._attempt(callback)
+
+    def _no_longer_held(self) -> Sequence[Command]:
+        """Take the commands whose fault has ended; those whose queue has gone are forgotten."""
+        with self._lock:
+            ended, held = [], []
+            for number, command in self._held:
+                if not command.live:
+                    continue
+                if lib.ihsm_engine_fault_stands(self._engine.handle, number):
+                    held.append((number, command))
+                else:
+                    ended.append(command)
+            self._held = held
+        return ended
+
+    @staticmethod
+    def _attempt(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            _log.exception("a fault's consequence failed")
+
+
+def _mask(registers: frozenset[Register]) -> int:
+    return sum(_REGISTERS[register] for register in registers)
+
+
+def _number(parameters: Mapping[str, int | str], *names: str) -> int:
+    """The first of the parameters that is given, else -1."""
+    return next((int(parameters[name]) for name in names if name in parameters), _ANY)
+
+
+def _native(fault: Fault) -> Any:
+    """The fault as C has it."""
+    match, when, parameters = fault.match, fault.when, fault.parameters
+    native = ffi.new("struct ihsm_fault *")
+    native.action = _ACTIONS[fault.action]
+    native.operation = _ANY if match.operation is None else int(match.operation)
+    for name in ("queue", "opcode", "session", "vector"):
+        value = getattr(match, name)
+        setattr(native, name, _ANY if value is None else value)
+    native.registers = 0 if match.register is None else _REGISTERS[match.register]
+    native.parts = sum(bit for name, bit in _COUNTS.items() if name in parameters)
+    if "part" in parameters:
+        native.parts = _PARTS[DmaPart(str(parameters["part"]))]
+    native.nth, native.count = when.nth, when.count or 0
+    native.after_ms, native.for_ms = when.after_ms, when.for_ms or 0
+    native.delay_ms = max(0, _number(parameters, "ms"))
+    native.value = _number(parameters, "cid", "sqhd", "status", "vector")
+    native.err = _number(parameters, "err")
+    return native

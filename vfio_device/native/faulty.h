@@ -1,0 +1,26 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What becomes of commands and completions that a fault hits; ring lock (or an AES ring's server) and region lock. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ring.h"
+
+enum ihsm_fate {
+    IHSM_FATE_GO_ON,
+    IHSM_FATE_ALTERED,    /* go on with the entry as it is now */
+    IHSM_FATE_HELD,       /* until the fault ends */
+    IHSM_FATE_UNREADABLE, /* its entry: the ring has stopped */
+    IHSM_FATE_LOST,       /* the function is about to be reset */
+};
+
+/*
+ * A command has been fetched: what to do with it. sqe is the private copy, request what an HSM command's source held.
+ * *held_by becomes the fault of IHSM_FATE_HELD.
+ */
+enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, size_t request_len,
+                                   uint32_t *held_by);
+
+/* As ihsm_ring_post and asking for the vector, or what a fault does instead. True: as good as posted. */
+bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request, size_t request_len);
