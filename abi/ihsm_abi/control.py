@@ -40,6 +40,7 @@ class ControlErrorCode(StrEnum):
     UNKNOWN_COMMAND = "unknown-command"
     FAILED = "failed"
     NO_SUCH_FAULT = "no-such-fault"
+    TOO_MANY_FAULTS = "too-many-faults"
 
 
 class ControlRefusal(Exception):

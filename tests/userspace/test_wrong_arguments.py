@@ -233,6 +233,7 @@ def test_ways_to_a_function(tmp_path: Path) -> None:
 
 def test_faults() -> None:
     with EmbeddedDevice() as device, DeviceFaults(device) as faults, ControlClient(device.socket_path) as client:
+        faults.add("never-ready")  # number 1, which True is as well, may be cleared
         hit = faults.add("all-ones")
         with VfioUserFunction(device.socket_path, timeout_s=HANG_S) as function:
             function.read_bar(0, 0, 4)

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
 from ihsm_abi.sockets import numbered_path
-from ihsm_device.control_socket import ControlServer
+from ihsm_device.control_socket import ControlServer, Handler
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.engine import Command, Engine, Scheduler
+from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
 from ihsm_device.socket_paths import SocketFile, default_paths, listen
 from ihsm_device.unreachable_log import UnreachableLog
@@ -99,7 +100,9 @@ class Server:
         control_path = path.with_name(path.name + SUFFIX)
         listener, file = listen(control_path)
         self._control_files.append(file)
-        self._control.add(listener, {ControlCommand.STATUS: lambda arguments: self._status(endpoint)})
+        faults = FaultCommands(endpoint.function.faults)
+        handlers: dict[str, Handler] = {ControlCommand.STATUS: lambda arguments: self._status(endpoint, faults)}
+        self._control.add(listener, handlers | dict(faults.handlers))
 
     def _index_of(self, engine: Engine) -> int | None:
         function = self._by_engine.get(id(engine))
@@ -109,13 +112,14 @@ class Server:
         return self._by_engine.get(id(command.engine))
 
     @staticmethod
-    def _status(endpoint: Endpoint) -> dict[str, Any]:
+    def _status(endpoint: Endpoint, faults: FaultCommands) -> dict[str, Any]:
         return {
             "schema": SCHEMA_VERSION,
             "pid": os.getpid(),
             "open_files": len(os.listdir("/proc/self/fd")) - 1,
             "socket": os.fspath(endpoint.path),
             "client": endpoint.client,
+            "faults": faults.status(),
             **endpoint.function.status(),
         }
 
