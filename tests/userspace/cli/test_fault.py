@@ -158,13 +158,26 @@ def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(3, "fault", "list") == "Error: no device found"
 
 
+def completed(*words: str) -> list[str]:
+    """What may follow, or complete the last word."""
+    complete = ShellComplete(main, {}, PROGRAM, VARIABLE)
+    return [item.value for item in complete.get_completions(["fault", *words[:-1]], words[-1])]
+
+
 def test_numbers_are_completed(client: ControlClient) -> None:
     numbers = [added("hold-command", "--queue", "1") for _ in range(2)]
-    complete = ShellComplete(main, {}, PROGRAM, VARIABLE)
     for command in ("clear", "wait"):
-        assert [item.value for item in complete.get_completions(["fault", command], "")] == numbers
-        assert [item.value for item in complete.get_completions(["fault", command], numbers[1])] == numbers[1:]
-    assert complete.get_completions(["fault", "wait", "--device", "vfio-user:/none.sock"], "") == []
+        assert completed(command, "") == numbers
+        assert completed(command, numbers[1]) == numbers[1:]
+    assert completed("wait", "--device", "vfio-user:/none.sock", "") == []
+
+
+def test_names_are_completed() -> None:
+    assert completed("add", "drop") == ["drop-completion"]
+    assert completed("add", "drop-completion", "--operation", "EccS") == ["EccSign"]
+    assert completed("add", "all-ones", "--register", "CS") == ["CSTS"]
+    assert completed("add", "fail-dma", "--part", "d") == ["destination"]
+    assert completed("add", "drop-completion", "--queue", "") == []
 
 
 def test_every_value_has_its_option() -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -16,8 +17,10 @@ from ihsm.control import ControlClient, StandingFault
 from ihsm.errors import DeviceNotFoundError, IhsmError
 from ihsm.uri import AUTO, Scheme, choose_device, named_device
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S, MAX_FAULT_WAIT_S
+from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.fault_words import from_words, places, to_text
 from ihsm_abi.faults import ACTIONS, MAX_COUNT, ActionSpec, FaultAction, FaultError, Parameter
+from ihsm_abi.registers import Register
 
 COMMON: Final = {
     "queue": "Queue id.",
@@ -32,8 +35,8 @@ COMMON: Final = {
     "for_ms": "Milliseconds from its beginning to its end.",
 }
 """Values that many actions take, with their help; parameters of single actions have theirs in `ACTIONS`."""
-NAMES: Final = frozenset({"operation", "register"})
-"""Those of them that are given by name."""
+NAMES: Final = {"operation": tuple(DdiOp.__members__), "register": tuple(Register.__members__)}
+"""Those of them that are given by name, with the names."""
 
 
 def _integer(text: str) -> int:
@@ -57,10 +60,20 @@ def _option(name: str) -> str:
 
 def _fault_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """An option for each value that an action can take; the command gets it under the value's name."""
-    options = [
-        click.option(_option(name), name, type=str if name in NAMES else _integer, metavar=_metavar(name), help=text)
-        for name, text in COMMON.items()
-    ]
+    options = []
+    for name, text in COMMON.items():
+        number_or_name = click.STRING if name in NAMES else _integer
+        complete = functools.partial(_complete_names, NAMES.get(name, ()))
+        options.append(
+            click.option(
+                _option(name),
+                name,
+                type=number_or_name,
+                metavar=_metavar(name),
+                help=text,
+                shell_complete=complete,
+            )
+        )
     for name, parameter in _parameters().items():
         kind = click.Choice([str(choice) for choice in parameter.choices]) if parameter.choices else _integer
         actions = ", ".join(spec.action for spec in ACTIONS.values() if spec.parameter(name))
@@ -74,6 +87,13 @@ def _fault_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _metavar(name: str) -> str:
     return "NAME" if name in NAMES else "MS" if name.endswith("ms") else "N"
+
+
+def _complete_names(
+    names: Sequence[str], context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Those that begin so."""
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _complete_faults(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
