@@ -24,6 +24,8 @@ from support.process import serve
 from support.waiting import HANG_S, ended
 
 ALL_ONES = 0xFFFF_FFFF
+NO_TIME_S = 0.0
+"""Of a wait that is about what it says at its end; nothing can come."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_a_fault_is_hit_and_ends_with_the_block(device: EmbeddedDevice) -> None:
             assert repr(hit) == f"<fault {hit.number}: all-ones register=CSTS nth=2 count=2>"
             assert (hit.hits, hit.left) == (0, 2)
             assert [csts(function) for _ in range(4)] == [0, ALL_ONES, ALL_ONES, 0]
-            assert hit.wait(2, timeout_s=HANG_S) == 2
+            assert hit.wait(hits=2, timeout_s=HANG_S) == 2
             assert (hit.hits, hit.left) == (2, 0)
             faults.add("all-ones")
             assert csts(function) == ALL_ONES
@@ -71,9 +73,6 @@ def test_a_hit_that_does_not_come(device: EmbeddedDevice) -> None:
         with pytest.raises(FaultNotHitError, match="0 of 1 hits within 0 s") as caught:
             hit.wait(timeout_s=NO_TIME_S)
         assert isinstance(caught.value, TimeoutError)
-
-
-NO_TIME_S = 0.0
 
 
 def test_faults_of_others_stay(device: EmbeddedDevice) -> None:

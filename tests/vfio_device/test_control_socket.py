@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRefusal, ControlRequest
 from ihsm_device.control_socket import ControlServer, Result, answer
 from ihsm_device.socket_paths import listen
-from support.waiting import HANG_S, until
+from support.waiting import HANG_S, one_round, until
 
 
 def echo(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +35,12 @@ def fail(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 async def echo_later(arguments: dict[str, Any]) -> dict[str, Any]:
-    await asyncio.sleep(0)
+    await one_round()
     return arguments
 
 
 async def refuse_later(arguments: dict[str, Any]) -> dict[str, Any]:
-    await asyncio.sleep(0)
+    await one_round()
     raise ControlRefusal(ControlErrorCode.NO_SUCH_FAULT, "no fault 7")
 
 
