@@ -48,6 +48,11 @@ class Ring:
         self.tail = self.sqhd = 0
         self.outstanding.clear()
 
+    def forget_outstanding(self) -> None:
+        """The driver knows by other ways that the device has read everything."""
+        self.sqhd = self.tail
+        self.outstanding.clear()
+
     @property
     def full(self) -> bool:
         return (self.tail + 1) % self.entries == self.sqhd
@@ -105,6 +110,10 @@ class Ring:
 class AdminCompletion:
     status: AdminStatus
     dw0: int
+
+    @classmethod
+    def of(cls, completion: np.void) -> AdminCompletion:
+        return cls(AdminStatus(Psf(completion["psf"]).status), int(completion["dw0"]))
 
 
 def admin_sqe(opcode: int, cid: int, *, dw10: int = 0, dw11: int = 0, prp1: int = 0) -> bytes:
@@ -199,17 +208,20 @@ class PolledDriver:
 
     def run_admin(self, opcode: int, *, dw10: int = 0, dw11: int = 0, prp1: int = 0) -> AdminCompletion:
         completion = self.admin.run(admin_sqe(opcode, self.next_cid(), dw10=dw10, dw11=dw11, prp1=prp1))
-        return AdminCompletion(AdminStatus(Psf(completion["psf"]).status), int(completion["dw0"]))
+        return AdminCompletion.of(completion)
 
     def create_cq(self, ring: Ring, vector: int | None = None) -> AdminCompletion:
         flags = CreateCqDw11.of(pc=1, ien=vector is not None, ivec=vector or 0)
         queue = QueueDw10.of(id=ring.queue_id, size=ring.entries - 1)
         return self.run_admin(AdminOpcode.CREATE_CQ, dw10=queue, dw11=flags, prp1=ring.cq_memory.iova)
 
-    def create_sq(self, ring: Ring) -> AdminCompletion:
+    def create_sq_sqe(self, ring: Ring) -> bytes:
         flags = CreateSqDw11.of(pc=1, qprio=1, cqid=ring.queue_id)
         queue = QueueDw10.of(id=ring.queue_id, size=ring.entries - 1)
-        return self.run_admin(AdminOpcode.CREATE_SQ, dw10=queue, dw11=flags, prp1=ring.sq_memory.iova)
+        return admin_sqe(AdminOpcode.CREATE_SQ, self.next_cid(), dw10=queue, dw11=flags, prp1=ring.sq_memory.iova)
+
+    def create_sq(self, ring: Ring) -> AdminCompletion:
+        return AdminCompletion.of(self.admin.run(self.create_sq_sqe(ring)))
 
     def create_pair(self, queue_id: int, *, entries: int | None = None, vector: int | None = None) -> Ring:
         ring = Ring(self.function, self.arena, queue_id, entries or self.entries)

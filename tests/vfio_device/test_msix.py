@@ -4,55 +4,18 @@
 
 from __future__ import annotations
 
-import os
-import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from ihsm.bus.function import drain_event
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.pci import ADMIN_VECTOR, MSIX_ENTRY_BYTES, MSIX_PBA_OFFSET, MSIX_VECTORS, Bar
 from support.devices import DeviceUnderTest
+from support.interrupts import ANY, Interrupts
 from support.polled import PolledDriver, admin_sqe
-from support.waiting import HANG_S, stays, until
+from support.waiting import until
 
 MASKED, UNMASKED = 1, 0
-ANY = range(MSIX_VECTORS)
-
-
-class Interrupts:
-    """The client's eventfds, one per vector."""
-
-    def __init__(self, driver: PolledDriver) -> None:
-        self.driver = driver
-        self.events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(MSIX_VECTORS)]
-        driver.function.enable_interrupts(self.events)
-
-    def arrives(self, vector: int) -> bool:
-        ready, _, _ = select.select([self.events[vector]], [], [], HANG_S)
-        return bool(ready) and drain_event(self.events[vector]) > 0
-
-    def quiet(self, vectors: Iterable[int] = ANY) -> bool:
-        """Whether nothing arrives for a moment on the given vectors."""
-        return stays(lambda: not select.select([self.events[vector] for vector in vectors], [], [], 0)[0])
-
-    def forget(self, vector: int) -> None:
-        """What has arrived until now: a completion may be seen before its interrupt."""
-        drain_event(self.events[vector])
-
-    def becomes_pending(self, vectors: int) -> None:
-        """Exactly these bits, each a moment after the completion that it belongs to."""
-        until(lambda: self.pending == vectors, f"pending bits {vectors:#x}")
-
-    def mask(self, vector: int, value: int) -> None:
-        offset = vector * MSIX_ENTRY_BYTES
-        self.driver.function.write_bar(Bar.MSIX, offset, 4, 0xFEE00000)
-        self.driver.function.write_bar(Bar.MSIX, offset + 12, 4, value)
-
-    @property
-    def pending(self) -> int:
-        return self.driver.function.read_bar(Bar.MSIX, MSIX_PBA_OFFSET, 4)
 
 
 @pytest.fixture
@@ -60,9 +23,7 @@ def interrupts(driver: PolledDriver) -> Iterator[Interrupts]:
     interrupts = Interrupts(driver)
     driver.enable()
     yield interrupts
-    driver.function.disable_interrupts()
-    for event in interrupts.events:
-        os.close(event)
+    interrupts.close()
 
 
 def admin_command(driver: PolledDriver) -> None:

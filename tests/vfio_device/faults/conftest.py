@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Devices that are told to show faults, over each host of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from support.devices import DeviceUnderTest
+from support.interrupts import Interrupts
+from support.polled import PolledDriver
+from support.shown import QUEUES, Sender, Shown
+
+
+@pytest.fixture
+def shown(device: DeviceUnderTest) -> Shown:
+    """The faults of the device, of which there are none yet."""
+    return Shown.of(device)
+
+
+@pytest.fixture
+def ready(driver: PolledDriver) -> PolledDriver:
+    """A driver with an HSM queue on vector 3 and an AES queue on vector 20."""
+    driver.enable()
+    driver.create_pair(1, vector=3)
+    driver.create_pair(FIRST_AES_QUEUE_ID, vector=20)
+    return driver
+
+
+@pytest.fixture(params=QUEUES, ids=["admin", "hsm", "aes"])
+def sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
+    """Commands of each kind of queue."""
+    return Sender(ready, request.param)
+
+
+@pytest.fixture(params=[queue for queue in QUEUES if queue != ADMIN_QUEUE_ID], ids=["hsm", "aes"])
+def io_sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
+    """Commands of queues that can be deleted."""
+    return Sender(ready, request.param)
+
+
+@pytest.fixture
+def interrupts(ready: PolledDriver) -> Iterator[Interrupts]:
+    """What the driver is told from now on."""
+    interrupts = Interrupts(ready)
+    yield interrupts
+    interrupts.close()
