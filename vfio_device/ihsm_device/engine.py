@@ -226,7 +226,7 @@ class Scheduler:
             timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
             while True:
                 pulled = lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer)
-                if pulled not in (_PULLED, _HELD):
+                if pulled != _PULLED and pulled != _HELD:
                     return None
                 number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
                 reference = self._engines.get(number)
@@ -465,7 +465,6 @@ class Engine:
                 command.generation,
                 command.sqe,
                 command.request,
-                len(command.request),
                 message,
                 len(message),
                 len(message) if byte_count is None else byte_count,

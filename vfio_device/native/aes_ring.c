@@ -60,7 +60,7 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
 /* Answer a command; true: the vector is due. */
 static bool complete(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
     if (ihsm_inject_armed(&server->ring->engine->inject, IHSM_COMPLETION_ACTIONS)) {
-        ihsm_faulty_post(server->ring, cqe, entry, NULL, 0);
+        ihsm_faulty_post(server->ring, cqe, entry, NULL);
         return false; /* asked for where there was something to tell */
     }
     if (server->mapped != server->context.remapped)
@@ -164,7 +164,7 @@ static void execute(struct server *server, const union ihsm_aes_entry *entry, st
 /* A fault may hit the command that is about to be carried out. False: it is not. */
 static bool try_faults(struct ihsm_ring *ring, union ihsm_aes_entry *entry) {
     uint32_t held_by;
-    switch (ihsm_faulty_command(ring, entry, NULL, 0, &held_by)) {
+    switch (ihsm_faulty_command(ring, entry, NULL, &held_by)) {
     case IHSM_FATE_HELD: /* without memory it is lost, which a driver cannot tell from held */
         ihsm_inject_put_off(&ring->engine->inject, ring, ring->generation, entry, sizeof *entry, 0, held_by);
         return false;
@@ -279,8 +279,8 @@ void ihsm_aes_carry_out_late(struct ihsm_ring *ring, uint32_t generation, const 
     execute(&server, entry, &cqe);
     if (server.context.unreachable.len > 0)
         note_unreachable(&server, cqe.cmd_id);
-    bool answered = complete(&server, entry, &cqe);
+    ihsm_faulty_post(ring, &cqe, entry, NULL);
     ihsm_fp_end(&server.context);
     ihsm_regions_unlock(server.context.regions);
-    leave(ring, (struct ihsm_turn){.commands = 1, .answered = answered});
+    leave(ring, (struct ihsm_turn){.commands = 1});
 }

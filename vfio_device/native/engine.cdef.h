@@ -177,10 +177,10 @@ void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t 
 void ihsm_engine_counters(struct ihsm_engine *engine, struct ihsm_counters *counters);
 int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
                                uint32_t dw0, unsigned status, const uint8_t *data, size_t data_len);
+/* sqe and request: of the struct ihsm_command that is completed. */
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
-                             const uint8_t *request, size_t request_len, const uint8_t *message, size_t message_len,
-                             unsigned byte_count, unsigned control, unsigned session_id, unsigned short_app_id,
-                             unsigned sc);
+                             const uint8_t *request, const uint8_t *message, size_t message_len, unsigned byte_count,
+                             unsigned control, unsigned session_id, unsigned short_app_id, unsigned sc);
 
 /* Id of the new fault, at least 1; -ENOSPC: there are too many. */
 int64_t ihsm_engine_fault_add(struct ihsm_engine *engine, const struct ihsm_fault *fault);

@@ -29,14 +29,14 @@ static void describe_admin(struct ihsm_event *event, const void *entry) {
         event->parts |= IHSM_PART_DESTINATION;
 }
 
-static void describe_hsm(struct ihsm_event *event, const void *entry, const uint8_t *request, size_t request_len) {
+static void describe_hsm(struct ihsm_event *event, const void *entry, const uint8_t *request) {
     struct hsm_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     event->opcode = sqe.command >> IHSM_HSM_COMMAND_WORD_OPC_SHIFT & IHSM_HSM_COMMAND_WORD_OPC_MASK;
     if (sqe.control >> IHSM_SESSION_CONTROL_ID_VALID_SHIFT & IHSM_SESSION_CONTROL_ID_VALID_MASK)
         event->session = sqe.session_id;
-    if (request_len > 0) {
-        event->operation = operation_of(request, request_len);
+    if (request != NULL && event->opcode == IHSM_HSM_OPCODE_NORMAL) {
+        event->operation = operation_of(request, sqe.src_len);
         event->parts |= IHSM_PART_SOURCE | IHSM_PART_DESTINATION;
     }
 }
@@ -54,15 +54,14 @@ static void describe_aes(struct ihsm_event *event, const struct aes_sqe *sqe) {
         event->parts |= IHSM_PART_DESTINATION;
 }
 
-static struct ihsm_event describe(const struct ihsm_ring *ring, const void *sqe, const uint8_t *request,
-                                  size_t request_len) {
+static struct ihsm_event describe(const struct ihsm_ring *ring, const void *sqe, const uint8_t *request) {
     struct ihsm_event event = ihsm_event_none();
     event.queue = ring->id;
     event.parts = IHSM_PART_ENTRY;
     if (ring->class == IHSM_CLASS_ADMIN)
         describe_admin(&event, sqe);
     else if (ring->class == IHSM_CLASS_HSM)
-        describe_hsm(&event, sqe, request, request_len);
+        describe_hsm(&event, sqe, request);
     else
         describe_aes(&event, sqe);
     return event;
@@ -89,10 +88,9 @@ static void put_out_of_reach(const struct ihsm_ring *ring, void *sqe, uint32_t p
     memcpy((uint8_t *)sqe + at, &hole, sizeof hole);
 }
 
-enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, size_t request_len,
-                                   uint32_t *held_by) {
+enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, uint32_t *held_by) {
     struct ihsm_inject *inject = &ring->engine->inject;
-    struct ihsm_event event = describe(ring, sqe, request, request_len);
+    struct ihsm_event event = describe(ring, sqe, request);
     struct ihsm_fault fault;
     if (!ihsm_inject_hit(inject, IHSM_FETCH_ACTIONS, &event, &fault))
         return IHSM_FATE_GO_ON;
@@ -150,9 +148,9 @@ static void post_again(struct ihsm_ring *ring, void *cqe, uint16_t sqhd) {
     post_as(ring, cqe, sqhd, ring->cq_phase);
 }
 
-bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request, size_t request_len) {
+bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request) {
     struct ihsm_inject *inject = &ring->engine->inject;
-    struct ihsm_event event = describe(ring, sqe, request, request_len);
+    struct ihsm_event event = describe(ring, sqe, request);
     uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
     struct ihsm_fault fault;
     if (!ihsm_inject_hit(inject, IHSM_COMPLETION_ACTIONS, &event, &fault))

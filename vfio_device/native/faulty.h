@@ -2,7 +2,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What becomes of commands and completions that a fault hits; ring lock (or an AES ring's server) and region lock. */
 #pragma once
-#include <stddef.h>
 #include <stdint.h>
 
 #include "ring.h"
@@ -16,11 +15,10 @@ enum ihsm_fate {
 };
 
 /*
- * A command has been fetched: what to do with it. sqe is the private copy, request what an HSM command's source held.
- * *held_by becomes the fault of IHSM_FATE_HELD.
+ * A command has been fetched: what to do with it. sqe is the private copy; request is what the source of a normal HSM
+ * command held, NULL if it was not read and for all others. *held_by becomes the fault of IHSM_FATE_HELD.
  */
-enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, size_t request_len,
-                                   uint32_t *held_by);
+enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, uint32_t *held_by);
 
 /* As ihsm_ring_post and asking for the vector, or what a fault does instead. True: as good as posted. */
-bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request, size_t request_len);
+bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request);

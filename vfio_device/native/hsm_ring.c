@@ -69,9 +69,9 @@ static void finish(struct ihsm_ring *ring) {
 }
 
 /* Post a completion and ask for the vector, or what a fault does instead; locks as for ihsm_ring_post. */
-static bool post(struct ihsm_ring *ring, void *cqe, const uint8_t *sqe, const uint8_t *request, size_t request_len) {
+static bool post(struct ihsm_ring *ring, void *cqe, const uint8_t *sqe, const uint8_t *request) {
     if (ihsm_inject_armed(&ring->engine->inject, IHSM_COMPLETION_ACTIONS))
-        return ihsm_faulty_post(ring, cqe, sqe, request, request_len);
+        return ihsm_faulty_post(ring, cqe, sqe, request);
     bool posted = ihsm_ring_post(ring, cqe);
     if (posted)
         ihsm_host_request_vector(ring->engine->host, ring->vector);
@@ -89,10 +89,13 @@ static unsigned look_at(struct ihsm_ring *ring, struct ihsm_command *command) {
     return IHSM_HSM_STATUS_SUCCESS;
 }
 
+static const uint8_t *request_of(const struct ihsm_command *command) {
+    return command->request_len > 0 ? command->request : NULL;
+}
+
 /* A fault may hit the command that has been looked at. */
 static enum ihsm_fate try_faults(struct ihsm_ring *ring, struct ihsm_command *command, unsigned *sc) {
-    enum ihsm_fate fate =
-        ihsm_faulty_command(ring, command->sqe, command->request, command->request_len, &command->held_by);
+    enum ihsm_fate fate = ihsm_faulty_command(ring, command->sqe, request_of(command), &command->held_by);
     if (fate == IHSM_FATE_ALTERED)
         *sc = look_at(ring, command);
     return fate;
@@ -131,7 +134,7 @@ enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *com
                 note_source(ring, command);
             struct hsm_cqe cqe = {.cid = command->cid, .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
             ihsm_count(&engine->counters.hsm_rejected, 1);
-            post(ring, &cqe, command->sqe, command->request, command->request_len);
+            post(ring, &cqe, command->sqe, request_of(command));
         }
     }
     ihsm_regions_unlock(regions);
@@ -153,7 +156,7 @@ struct data {
  * Write a command's data, then its CQE, then ask for the vector: all or nothing of it before any deletion or disable.
  */
 static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
-                    const uint8_t *request, size_t request_len, struct data data, void *cqe) {
+                    const uint8_t *request, struct data data, void *cqe) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, queue_id);
     struct ihsm_regions *regions = &engine->host->regions;
     int outcome = IHSM_DROPPED;
@@ -167,7 +170,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
         if (!ihsm_regions_write(regions, data.iova, data.bytes, data.len)) {
             outcome = IHSM_DATA_FAILED;
             ihsm_note_unreachable(engine, IHSM_UNREACHABLE_DESTINATION, ring->id, data.cid, data.iova, data.len);
-        } else if (post(ring, cqe, sqe, request, request_len)) {
+        } else if (post(ring, cqe, sqe, request)) {
             outcome = IHSM_POSTED;
         }
         ihsm_regions_unlock(regions);
@@ -188,14 +191,12 @@ int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, ui
     struct admin_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     struct admin_cqe cqe = {.dw0 = dw0, .cid = sqe.cid, .psf = (uint16_t)(status << IHSM_PSF_STATUS_SHIFT)};
-    return complete(engine, queue_id, generation, entry, NULL, 0, (struct data){sqe.prp1, data, data_len, sqe.cid},
-                    &cqe);
+    return complete(engine, queue_id, generation, entry, NULL, (struct data){sqe.prp1, data, data_len, sqe.cid}, &cqe);
 }
 
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *entry,
-                             const uint8_t *request, size_t request_len, const uint8_t *message, size_t message_len,
-                             unsigned byte_count, unsigned control, unsigned session_id, unsigned short_app_id,
-                             unsigned sc) {
+                             const uint8_t *request, const uint8_t *message, size_t message_len, unsigned byte_count,
+                             unsigned control, unsigned session_id, unsigned short_app_id, unsigned sc) {
     struct hsm_sqe sqe;
     memcpy(&sqe, entry, sizeof sqe);
     struct hsm_cqe cqe = {.byte_count = (uint16_t)byte_count,
@@ -206,8 +207,8 @@ int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint
                           .psf = (uint16_t)(sc << IHSM_PSF_SC_SHIFT)};
     /* Never more than dst_len bytes, and a response stays inside the page of PRP1. */
     size_t len = message_len < sqe.dst_len ? message_len : sqe.dst_len;
-    return complete(engine, queue_id, generation, entry, request, request_len,
-                    (struct data){sqe.dst_prp1, message, len, sqe.cid}, &cqe);
+    return complete(engine, queue_id, generation, entry, request, (struct data){sqe.dst_prp1, message, len, sqe.cid},
+                    &cqe);
 }
 
 void ihsm_hsm_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) {
