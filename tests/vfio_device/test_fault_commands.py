@@ -15,7 +15,7 @@ import pytest
 
 from ihsm.control import ControlClient
 from ihsm.errors import FaultNotFoundError, FaultNotHitError
-from ihsm_abi.control import SUFFIX, ControlCommand, ControlErrorCode, ControlRefusal
+from ihsm_abi.control import MAX_FAULT_WAIT_S, SUFFIX, ControlCommand, ControlErrorCode, ControlRefusal
 from ihsm_abi.faults import Fault
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.fault_commands import FaultCommands
@@ -154,19 +154,19 @@ def test_a_hit_wakes_those_who_wait_for_it(commands: FaultCommands, faults: Faul
         for _ in range(2):
             call(commands, ControlCommand.FAULT_ADD, **DROP)
         first, second, other = (
-            asyncio.ensure_future(call(commands, ControlCommand.FAULT_WAIT, timeout_s=HANG_S, **arguments))
+            asyncio.ensure_future(call(commands, ControlCommand.FAULT_WAIT, timeout_s=MAX_FAULT_WAIT_S, **arguments))
             for arguments in ({"id": 1}, {"id": 1, "hits": 3}, {"id": 2})
         )
         await until_async(lambda: faults.looks >= 3, "three who wait")
         threading.Thread(target=faults.hit, args=(1,)).start()
-        assert await first == {"id": 1, "hits": 1, "reached": True}
+        assert await asyncio.wait_for(first, HANG_S) == {"id": 1, "hits": 1, "reached": True}
         assert not second.done()
         threading.Thread(target=faults.hit, args=(1, 2)).start()
-        assert await second == {"id": 1, "hits": 3, "reached": True}
+        assert await asyncio.wait_for(second, HANG_S) == {"id": 1, "hits": 3, "reached": True}
         assert not other.done()
         call(commands, ControlCommand.FAULT_CLEAR)
         with pytest.raises(ControlRefusal, match="no fault 2"):
-            await other
+            await asyncio.wait_for(other, HANG_S)
 
     asyncio.run(main())
 
@@ -185,7 +185,9 @@ def test_any_number_of_hits_while_the_loop_is_busy_wakes_once(commands: FaultCom
 
     async def main() -> None:
         call(commands, ControlCommand.FAULT_ADD, **DROP)
-        wait = asyncio.ensure_future(call(commands, ControlCommand.FAULT_WAIT, id=1, hits=100_001, timeout_s=HANG_S))
+        wait = asyncio.ensure_future(
+            call(commands, ControlCommand.FAULT_WAIT, id=1, hits=100_001, timeout_s=MAX_FAULT_WAIT_S)
+        )
         await until_async(lambda: faults.looks, "one who waits")
         for _ in range(2):
             looks = faults.looks
@@ -193,7 +195,7 @@ def test_any_number_of_hits_while_the_loop_is_busy_wakes_once(commands: FaultCom
             await until_async(lambda looks=looks: faults.looks > looks, "another look")
             assert faults.looks == looks + 1
         faults.hit(1)
-        assert (await wait)["hits"] == 100_001
+        assert (await asyncio.wait_for(wait, HANG_S))["hits"] == 100_001
 
     asyncio.run(main())
 
