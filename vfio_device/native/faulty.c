@@ -99,7 +99,6 @@ enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint
         *held_by = fault.id;
         return IHSM_FATE_HELD;
     case IHSM_ACTION_RESET_FUNCTION:
-        ihsm_inject_happened(inject, IHSM_HAPPENED_RESET);
         return IHSM_FATE_LOST;
     default: /* DMA that fails */
         if (fault.parts != IHSM_PART_ENTRY) {

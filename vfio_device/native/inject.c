@@ -142,7 +142,8 @@ bool ihsm_inject_hit(struct ihsm_inject *inject, uint32_t actions, const struct 
     }
     if (hit) {
         renew_flags(inject);
-        tell(inject, IHSM_HAPPENED_CHANGE);
+        tell(inject, fault->action == IHSM_ACTION_RESET_FUNCTION ? IHSM_HAPPENED_CHANGE | IHSM_HAPPENED_RESET
+                                                                 : IHSM_HAPPENED_CHANGE);
     }
     pthread_mutex_unlock(&inject->lock);
     return hit;

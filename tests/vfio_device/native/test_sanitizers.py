@@ -49,8 +49,9 @@ def run(sanitized: tuple[Path, dict[str, str]], *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("doorbells", ["trap", "page"])
-def test_storm(sanitized: tuple[Path, dict[str, str]], doorbells: str) -> None:
-    run(sanitized, str(SUPPORT / "storm.py"), str(ROUNDS), doorbells)
+@pytest.mark.parametrize("storm", ["storm.py", "faulty_storm.py"])
+def test_storm(sanitized: tuple[Path, dict[str, str]], storm: str, doorbells: str) -> None:
+    run(sanitized, str(SUPPORT / storm), str(ROUNDS), doorbells)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,7 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], doorbells: str) -> None:
         "test_vfu_messages.py",
         "test_config_space.py",
         "fastpath",
+        "faults",
         "test_storm.py",
         "test_msix.py",
         "test_controller.py",
