@@ -333,8 +333,7 @@ void ihsm_engine_disable(struct ihsm_engine *engine) {
     }
     ihsm_inject_forget(&engine->inject, NULL);
     atomic_store(&engine->host->pending, 0);
-    engine->host->msix.latched = 0;
-    engine->host->late = 0;
+    ihsm_host_forget_vectors(engine->host, UINT32_MAX);
     ihsm_host_unlock(engine->host);
 }
 

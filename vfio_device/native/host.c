@@ -66,6 +66,7 @@ void ihsm_host_lock(struct ihsm_host *host) { pthread_mutex_lock(&host->mutex); 
 void ihsm_host_set_inject(struct ihsm_host *host, struct ihsm_inject *inject) {
     ihsm_host_lock(host);
     host->inject = inject;
+    host->late = 0;
     ihsm_host_unlock(host);
 }
 
@@ -86,12 +87,16 @@ static uint32_t without_hit(struct ihsm_host *host, uint32_t asked) {
     return asked;
 }
 
+void ihsm_host_forget_vectors(struct ihsm_host *host, uint32_t vectors) {
+    host->msix.latched &= ~vectors;
+    if ((host->late & vectors) != 0)
+        ihsm_inject_forget_vectors(host->inject, vectors);
+    host->late &= ~vectors;
+}
+
 static void forget_retired(struct ihsm_host *host) {
-    if (atomic_load_explicit(&host->retired, memory_order_relaxed) != 0) {
-        uint32_t retired = atomic_exchange(&host->retired, 0);
-        host->msix.latched &= ~retired;
-        host->late &= ~retired;
-    }
+    if (atomic_load_explicit(&host->retired, memory_order_relaxed) != 0)
+        ihsm_host_forget_vectors(host, atomic_exchange(&host->retired, 0));
 }
 
 void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious) {

@@ -47,6 +47,8 @@ void ihsm_host_deliver(struct ihsm_host *host);
 void ihsm_host_set_inject(struct ihsm_host *host, struct ihsm_inject *inject);
 /* Deliver of these vectors those that a fault has put off and that still have a queue, and others for no reason. */
 void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious);
+/* With the function mutex held: these are not delivered any more, whether latched or put off. */
+void ihsm_host_forget_vectors(struct ihsm_host *host, uint32_t vectors);
 void ihsm_host_reset_msix(struct ihsm_host *host);
 
 static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {

@@ -208,6 +208,12 @@ void ihsm_inject_put_off_vector(struct ihsm_inject *inject, unsigned vector, uin
     pthread_mutex_unlock(&inject->lock);
 }
 
+void ihsm_inject_forget_vectors(struct ihsm_inject *inject, uint32_t vectors) {
+    pthread_mutex_lock(&inject->lock);
+    inject->vectors_late &= ~vectors;
+    pthread_mutex_unlock(&inject->lock);
+}
+
 void ihsm_inject_happened(struct ihsm_inject *inject, unsigned what) {
     pthread_mutex_lock(&inject->lock);
     tell(inject, what);

@@ -97,6 +97,7 @@ bool ihsm_inject_put_off(struct ihsm_inject *inject, struct ihsm_ring *ring, uin
 /* Drop what has been put off of a ring, or of all (NULL). */
 void ihsm_inject_forget(struct ihsm_inject *inject, const struct ihsm_ring *ring);
 void ihsm_inject_put_off_vector(struct ihsm_inject *inject, unsigned vector, uint64_t delay_ms);
+void ihsm_inject_forget_vectors(struct ihsm_inject *inject, uint32_t vectors);
 void ihsm_inject_happened(struct ihsm_inject *inject, unsigned what);
 
 /* Wait for something to tell or to do, and take it. */

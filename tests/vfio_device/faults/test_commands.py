@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
-from ihsm_abi.aes_queue import AesStatus, FetchError
+from ihsm_abi.aes_queue import AES_BLOCK_BYTES, AesStatus, FetchError
 from ihsm_abi.faults import DmaPart, FaultAction, Match, When
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 from ihsm_device.faults import FaultSet
-from support.aes_rig import GCM_ID, AesRig, gcm_job, standard_rig
+from support.aes_rig import GCM_ID, AesRig, gcm_job, gcm_sqe, standard_rig, write_sgl
 from support.devices import DeviceUnderTest
 from support.interrupts import Interrupts
 from support.polled import PolledDriver, admin_sqe
@@ -197,6 +197,25 @@ def test_an_aes_command_whose_memory_is_out_of_reach(
     assert rig.run(job.sqe.tobytes()).status == status
     assert rig.run(job.sqe.tobytes()).sts == AesStatus.SUCCESS
     assert faults.hits(fault) == 1
+
+
+def test_a_command_that_is_put_off_is_one_event(aes: tuple[AesRig, FaultSet]) -> None:
+    """One with so long a list that another thread takes it, having been looked at before."""
+    rig, faults = aes
+    shown = Shown(faults)
+    fault = shown.show(FaultAction.FAIL_DMA, when=When(nth=2, count=1), part=DmaPart.SOURCE)
+    size = 1500 * AES_BLOCK_BYTES
+    block = rig.memory.allocate(AES_BLOCK_BYTES), AES_BLOCK_BYTES
+    sqe = gcm_sqe(
+        key_id=GCM_ID,
+        src_len=size,
+        dst_len=size,
+        src=write_sgl(rig.memory, [block] * 1500),
+        dst=write_sgl(rig.memory, [(rig.memory.allocate(size), size)]),
+    ).tobytes()
+    assert rig.run(sqe).sts == AesStatus.SUCCESS
+    assert faults.hits(fault) == 0
+    assert rig.run(sqe).sts == AesStatus.RETRIES_EXCEEDED
 
 
 # -- a reset in mid-command

@@ -88,6 +88,20 @@ def test_a_late_interrupt_does_not_come_after_a_disable(shown: Shown, sender: Se
     assert interrupts.quiet()
 
 
+def test_a_vector_used_anew_is_late_by_its_own_time(shown: Shown, io_sender: Sender, interrupts: Interrupts) -> None:
+    """Not at the time at which the one of the queue before would have come."""
+    driver, vector = io_sender.driver, VECTORS[io_sender.queue_id]
+    shown.show(FaultAction.DELAY_INTERRUPT, match=Match(vector=vector), when=ONCE, ms=1)
+    later = shown.show(FaultAction.DELAY_INTERRUPT, match=Match(vector=vector), when=When(nth=2, count=1), ms=LONG_MS)
+    io_sender.run()
+    driver.delete_pair(io_sender.queue_id)
+    driver.create_pair(io_sender.queue_id, vector=vector)
+    interrupts.forget(vector)
+    io_sender.run()
+    shown.until_hit(later)
+    assert interrupts.quiet({vector})
+
+
 @pytest.mark.parametrize("vector", [0, 3, 31])
 def test_an_interrupt_for_nothing(shown: Shown, ready: PolledDriver, interrupts: Interrupts, vector: int) -> None:
     """On a vector of a queue, and on one that none has."""
