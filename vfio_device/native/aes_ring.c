@@ -141,17 +141,16 @@ static void note_unreachable(struct server *server, uint16_t cid) {
 }
 
 /* Begin to serve the ring, with the region lock from now on. */
-static struct server server_of(struct ihsm_ring *ring, uint32_t max_steps) {
+static void begin(struct server *server, struct ihsm_ring *ring, uint32_t max_steps) {
     struct ihsm_engine *engine = ring->engine;
-    struct server server = {.ring = ring,
-                            .context = {.regions = &engine->host->regions,
-                                        .checkpoint = checkpoint,
-                                        .function = &engine->fp,
-                                        .max_steps = max_steps,
-                                        .scratch = ihsm_fp_scratch()}};
-    ihsm_regions_read_lock(server.context.regions);
-    map_rings(&server);
-    return server;
+    *server = (struct server){.ring = ring,
+                              .context = {.regions = &engine->host->regions,
+                                          .checkpoint = checkpoint,
+                                          .function = &engine->fp,
+                                          .max_steps = max_steps,
+                                          .scratch = ihsm_fp_scratch()}};
+    ihsm_regions_read_lock(server->context.regions);
+    map_rings(server);
 }
 
 static void execute(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
@@ -181,8 +180,9 @@ static bool try_faults(struct ihsm_ring *ring, union ihsm_aes_entry *entry) {
 /* Commands of one turn; returns what was answered. */
 static struct ihsm_turn serve_turn(struct ihsm_ring *ring, unsigned max_commands, uint32_t max_bytes,
                                    bool whole_command) {
-    struct server server = server_of(ring, whole_command ? UINT32_MAX : IHSM_LONG_STEPS);
+    struct server server;
     struct ihsm_turn done = {0};
+    begin(&server, ring, whole_command ? UINT32_MAX : IHSM_LONG_STEPS);
 
     while (done.commands < max_commands && server.context.steps < IHSM_TURN_STEPS &&
            !atomic_load_explicit(&ring->stop, memory_order_relaxed) &&
@@ -274,7 +274,8 @@ void ihsm_aes_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) 
 void ihsm_aes_carry_out_late(struct ihsm_ring *ring, uint32_t generation, const union ihsm_aes_entry *entry) {
     if (!enter_late(ring, generation))
         return;
-    struct server server = server_of(ring, UINT32_MAX);
+    struct server server;
+    begin(&server, ring, UINT32_MAX);
     struct aes_cqe cqe = {.attr = entry->common.attr, .cmd_id = entry->common.cmd_id};
     execute(&server, entry, &cqe);
     if (server.context.unreachable.len > 0)
