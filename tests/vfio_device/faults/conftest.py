@@ -10,7 +10,7 @@ import pytest
 
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 from support.devices import DeviceUnderTest
-from support.interrupts import Interrupts
+from support.interrupts import ANY, Interrupts
 from support.polled import PolledDriver
 from support.shown import QUEUES, Sender, Shown
 
@@ -43,8 +43,14 @@ def io_sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
 
 
 @pytest.fixture
-def interrupts(ready: PolledDriver) -> Iterator[Interrupts]:
-    """What the driver is told from now on."""
+def interrupts(ready: PolledDriver, device: DeviceUnderTest) -> Iterator[Interrupts]:
+    """What the driver is told from now on; nothing of the commands before, whose completions it may have seen first."""
     interrupts = Interrupts(ready)
+    engine = device.device.engine
+    engine.queue(ADMIN_QUEUE_ID)  # waits for who still holds the ring
+    with engine.function_mutex():  # what is asked for is delivered when it is let go
+        pass
+    for vector in ANY:
+        interrupts.forget(vector)
     yield interrupts
     interrupts.close()
