@@ -148,11 +148,12 @@ class FunctionController:
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of BAR0 at `offset`; any width and alignment, reserved offsets read 0."""
-        registers = registers_at(offset, size)
-        if self._faults.ask(FaultAction.ALL_ONES, registers=registers) is not None:
-            return b"\xff" * size
-        if Register.CSTS in registers:
-            self._see_csts()
+        if self._faults.shown or self._delay is not None:
+            registers = registers_at(offset, size)
+            if self._faults.ask(FaultAction.ALL_ONES, registers=registers) is not None:
+                return b"\xff" * size
+            if Register.CSTS in registers:
+                self._see_csts()
         csts = self.csts
         if (offset, size) == (Register.CSTS, Register.CSTS.width):
             return csts.to_bytes(size, "little")
@@ -179,7 +180,7 @@ class FunctionController:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes of BAR0; a part of a register changes that part, as byte enables do (NSSR takes whole writes)."""
-        if self._faults.gone(registers_at(offset, len(data))):
+        if self._faults.shown and self._faults.gone(registers_at(offset, len(data))):
             return
         with self._lock:
             for register, value in self._registers.write(offset, data):

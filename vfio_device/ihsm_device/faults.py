@@ -50,6 +50,10 @@ class FaultHit:
 class Faults(Protocol):
     """What a part of the device asks before it does what a fault may hit."""
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is any fault, so that asking is worth while."""
+
     def ask(
         self, action: FaultAction, *, registers: frozenset[Register] = ..., opcode: int = ..., counts: str = ...
     ) -> FaultHit | None:
@@ -61,6 +65,8 @@ class Faults(Protocol):
 
 class NoFaults:
     """A device that does everything right."""
+
+    shown = False
 
     def ask(
         self, action: FaultAction, *, registers: frozenset[Register] = frozenset(), opcode: int = _ANY, counts: str = ""
@@ -94,6 +100,7 @@ class FaultSet:
         self._thread: threading.Thread | None = None
         self._actions: frozenset[FaultAction] = frozenset()
         """Actions of the faults that are there."""
+        self.shown = False
         engine.hold = self._hold
 
     # -- whoever gives and takes faults
@@ -194,6 +201,7 @@ class FaultSet:
 
     def _note_actions(self) -> None:
         self._actions = frozenset(fault.action for fault in self._faults.values())
+        self.shown = bool(self._actions)
 
     def _hold(self, fault_id: int, command: Command) -> None:
         with self._lock:
