@@ -180,6 +180,6 @@ def test_bit_field_refuses_what_does_not_fit() -> None:
 
 
 def test_c_header_compiles_with_its_asserts(tmp_path: Path) -> None:
-    (tmp_path / "abi.h").write_text(cheader.render())
+    (tmp_path / "abi.h").write_text(cheader.WIRE.render())
     (tmp_path / "unit.c").write_text('#include "abi.h"\nint main(void) { return 0; }\n')
     subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-c", "unit.c", "-o", "unit.o"], cwd=tmp_path, check=True)
