@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which conditions of `ddi-conditions.json` were tested: a row counts if a test that covers it ran and passed.
+"""Which conditions of the tables in `tests/data` were tested: a row counts if a test that covers it ran and passed.
 
-A test names the rows it covers through the `covers` fixture, as "Operation/row" (rows that apply to several operations
-with scope `operation`: "Operation/row" for each; scope `message`: "any/row"; queue entry: "completion/row"; fast path:
-"gcm/row", "xts/row"). With `--conditions` the run ends with the list of rows without a test, and fails if there is one.
+A test names the rows it covers through the `covers` fixture. Those of `ddi-conditions.json` are "Operation/row" (rows
+that apply to several operations with scope `operation`: "Operation/row" for each; scope `message`: "any/row"; queue
+entry: "completion/row"; fast path: "gcm/row", "xts/row"), those of `kmod-conditions.json` "kmod/section/row". With
+`--conditions` the run ends with the list of rows without a test, and fails if there is one; `--conditions-of` looks at
+a part of the rows.
 """
 
 from __future__ import annotations
@@ -17,21 +19,24 @@ from typing import Any, Final
 
 import pytest
 
-TABLE: Final[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "ddi-conditions.json").read_text())
+DATA: Final = Path(__file__).parents[1] / "data"
+TABLE: Final[dict[str, Any]] = json.loads((DATA / "ddi-conditions.json").read_text())
+KMOD_TABLE: Final[dict[str, Any]] = json.loads((DATA / "kmod-conditions.json").read_text())
 PROPERTY: Final = "condition"
 ANY: Final = "any"
 COMPLETION: Final = "completion"
+KMOD: Final = "kmod"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One condition of one operation."""
+    """One condition of one operation, or of one section of the Linux driver's interface."""
 
     operation: str
     id: str
     order: int
     status: str
-    """DDI status, or `sc` of the completion, or sts/err of the fast path."""
+    """DDI status, or `sc` of the completion, or sts/err of the fast path, or what an ioctl answers."""
     kinds: tuple[str, ...]
     """Device kinds in which the condition exists; empty: every kind."""
     reachable: bool
@@ -49,7 +54,7 @@ def _row(operation: str, entry: dict[str, Any]) -> Row:
 
 
 def rows() -> Iterator[Row]:
-    """Every row of the table, once per operation it must be tested with."""
+    """Every row of the tables, once per operation it must be tested with."""
     for entry in TABLE["common"]:
         per_operation = entry["scope"] == "operation"
         for operation in entry["ops"] if per_operation else [ANY]:
@@ -59,6 +64,9 @@ def rows() -> Iterator[Row]:
             yield _row(operation, entry)
     for entry in TABLE["completion_errors"]:
         yield _row(COMPLETION, entry)
+    for section, entries in KMOD_TABLE["sections"].items():
+        for entry in entries:
+            yield _row(f"{KMOD}/{section}", entry)
 
 
 def rows_of(operation: str, kind: str | None = None) -> list[Row]:
@@ -76,7 +84,7 @@ def covers(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def note(*names: str) -> None:
         for name in names:
-            assert name in _NAMES, f"{name} is no row of ddi-conditions.json"
+            assert name in _NAMES, f"{name} is no row of the tables of conditions"
             request.node.user_properties.append((PROPERTY, name))
 
     return note
@@ -85,7 +93,8 @@ def covers(request: pytest.FixtureRequest) -> Callable[..., None]:
 class Coverage:
     """Collects what passed tests covered; with xdist, in the controlling process."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        self.required = [row for row in rows() if row.reachable and row.name.startswith(prefix)]
         self.covered: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -96,7 +105,7 @@ class Coverage:
     @property
     def holes(self) -> list[Row]:
         """Reachable rows that no passed test covered."""
-        return [row for row in rows() if row.reachable and row.name not in self.covered]
+        return [row for row in self.required if row.name not in self.covered]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A hole fails the run."""
@@ -105,19 +114,21 @@ class Coverage:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the holes."""
-        reachable = [row for row in rows() if row.reachable]
         terminalreporter.section("conditions")
         for row in self.holes:
             terminalreporter.line(f"no passed test: {row.name} ({row.order}, {row.status})")
-        terminalreporter.line(f"{len(reachable) - len(self.holes)} of {len(reachable)} reachable conditions tested")
+        tested = len(self.required) - len(self.holes)
+        terminalreporter.line(f"{tested} of {len(self.required)} reachable conditions tested")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer `--conditions`."""
+    """Offer `--conditions` and `--conditions-of`."""
     parser.addoption("--conditions", action="store_true", help="list conditions without a passed test, fail on one")
+    parser.addoption("--conditions-of", metavar="PREFIX", help="the same for those whose name begins so: kmod/A.6")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Collect coverage where the reports arrive."""
-    if config.getoption("--conditions") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Coverage(), "condition-coverage")
+    prefix = config.getoption("--conditions-of")
+    if (config.getoption("--conditions") or prefix) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Coverage(prefix or ""), "condition-coverage")
