@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver does that it had better not do, each in one row: name, section, class, default, text.
+
+Whoever reads the driver finds `if quirks.NAME` where the behaviour is. With the quirk off the model does the sane thing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class QuirkClass(StrEnum):
+    """What a quirk costs."""
+
+    VISIBLE = "visible"
+    """A program or the device can see it."""
+    LEAK = "leak"
+    """Something is never given back."""
+    FATAL = "fatal"
+    """The kernel crashes; off by default."""
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """One row of the table."""
+
+    name: str
+    section: str
+    """Of the specification."""
+    kind: QuirkClass
+    text: str
+
+    @property
+    def default(self) -> bool:
+        """Fatal ones are off, all others are on."""
+        return self.kind is not QuirkClass.FATAL
+
+
+VISIBLE, LEAK, FATAL = QuirkClass.VISIBLE, QuirkClass.LEAK, QuirkClass.FATAL
+
+QUIRKS: Final = (
+    Quirk(
+        "en_stays_after_failed_enable", "01 §4.3", VISIBLE,
+        "an enable that fails while it waits for RDY leaves CC.EN at 1 and frees the admin rings",
+    ),
+    Quirk(
+        "monitor_ends_after_failed_recovery", "01 §8.4", VISIBLE,
+        "the health monitor does not run again after a recovery that failed",
+    ),
+    Quirk(
+        "ready_before_fw_caps", "01 §8.3", VISIBLE,
+        "the controller is READY before GET_FEAT 0xC2, so commands can arrive while that one is outstanding",
+    ),
+    Quirk(
+        "full_queue_sleeps_locked", "01 §5.1", VISIBLE,
+        "who finds no free tag sleeps with the submit lock held: neither the picker nor a level-1 abort gets past",
+    ),
+    Quirk(
+        "queues_left_after_failed_create", "01 §7", VISIBLE,
+        "queues that a pool had created before one failed are not deleted on the device",
+    ),
+    Quirk(
+        "minor_leaks_at_level_2", "02 A.1", LEAK,
+        "a level-2 abort takes another minor number and forgets the old one",
+    ),
+    Quirk(
+        "late_completion_divides", "01 §8.3", FATAL,
+        "a command that completes while level 2 frees its queue divides by a submission count that is 0 again",
+    ),
+    Quirk(
+        "double_free_after_failed_recovery", "01 §8.3", FATAL,
+        "an unbind after a failed re-initialisation frees queues and rings a second time",
+    ),
+    Quirk(
+        "null_queue", "01 §5.3", FATAL,
+        "the picker's last resort is a disabled queue: the caller follows a null pointer",
+    ),
+    Quirk(
+        "registers_null_in_level_2", "01 §8.3", FATAL,
+        "between free and re-initialisation the register pointer is null: a monitor run in that window crashes",
+    ),
+    Quirk(
+        "tasklets_outlive_vectors", "01 §5.2", FATAL,
+        "interrupt contexts are freed without stopping their tasklets: a late message makes one run over freed memory",
+    ),
+)  # fmt: skip
+
+
+class Quirks:
+    """The quirks of one build of the driver: each is an attribute, true where the model shows the behaviour."""
+
+    def __init__(self, changes: Mapping[str, bool] | None = None) -> None:
+        """Take the defaults, and what `changes` says otherwise; KeyError for a name that no quirk has."""
+        self._on = {quirk.name: quirk.default for quirk in QUIRKS}
+        for name, on in (changes or {}).items():
+            if name not in self._on:
+                raise KeyError(f"no quirk is called {name}; there are {', '.join(self._on)}")
+            self._on[name] = on
+
+    def __getattr__(self, name: str) -> bool:
+        """Whether a quirk is on."""
+        try:
+            return self.__dict__["_on"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(f"no quirk is called {name}") from None
