@@ -81,7 +81,7 @@ def level_one(controller: Controller, queue: IoQueue | None, *, crash: bool) -> 
     queue.disable()
     try:
         controller.counters.add("num_q_delete_cmds")
-        controller.admin.delete_sq(queue.id)
+        controller.admin().delete_sq(queue.id)
         controller.counters.add("total_cmds_aborted", queue.flush())
         queue.restart()
         queue.create_sq()

@@ -37,7 +37,7 @@ ENTROPY_BYTES = 32
 class UserSide(Protocol):
     """What the controller tells the object behind `/dev/azihsm<N>`, in the order of spec 02 A.1.
 
-    `withdraw` and `end` may come without `begin` or `publish`, or twice: what is not there is not removed.
+    The last three may come without the first ones, or twice: what is not there is not removed.
     """
 
     def begin(self) -> None:
@@ -49,11 +49,14 @@ class UserSide(Protocol):
     def publish(self) -> None:
         """The HSM queues are there: make the node, unless it is there from before a level-2 abort."""
 
-    def withdraw(self, *, keep_node: bool) -> None:
-        """Between the ends of AES and HSM queues: remove the sysfs tree, and node and minor unless they are kept."""
+    def dismantle(self) -> None:
+        """Between the ends of AES and HSM queues, in level 2: remove sysfs tree and page pool, keep node and minor."""
+
+    def withdraw(self) -> None:
+        """Between the ends of AES and HSM queues, for good: remove sysfs tree, node and minor."""
 
     def end(self) -> None:
-        """The HSM queues are gone: free the pool of DMA pages."""
+        """The HSM queues are gone for good: free the pool of DMA pages."""
 
 
 class Controller:
@@ -90,7 +93,6 @@ class Controller:
         self._admin_vector: Vector | None = None
         self._identify_page: IdentifyPage | None = None
 
-    @property
     def admin(self) -> AdminCommands:
         """The admin commands.
 
@@ -129,7 +131,7 @@ class Controller:
         self._start_aes()
         if self.quirks.ready_before_fw_caps:
             self.state = ControllerState.READY
-        self.gcm_workaround = self.admin.gcm_workaround()
+        self.gcm_workaround = self.admin().gcm_workaround()
         self.state = ControllerState.READY
 
     def _enable(self) -> None:
@@ -144,7 +146,7 @@ class Controller:
     def _identify(self) -> None:
         """Steps 10 and 11."""
         self._identify_page = IdentifyPage(self.pdev)
-        self.identity = self._identify_page.read(self.admin, self.log)
+        self.identity = self._identify_page.read(self.admin(), self.log)
         self.registers.set_entry_sizes(self.identity)
 
     def _take_resources(self) -> None:
@@ -153,7 +155,7 @@ class Controller:
         if not self.module.pf_res_cnt:
             return
         try:
-            self.admin.set_resource_count(int(self.identity["ctrl_id"]), self.module.pf_res_cnt)
+            self.admin().set_resource_count(int(self.identity["ctrl_id"]), self.module.pf_res_cnt)
         except Errno as error:
             self.log.err(f"SET_RES_CNT failed: {error}")
 
@@ -177,9 +179,13 @@ class Controller:
         Without `delete_queues` the device is told nothing of its queues; they end with CC.EN, or have.
         """
         self.aes_pool.destroy(delete=delete_queues)
-        self.hsm_device.withdraw(keep_node=keep_node)
+        if keep_node:
+            self.hsm_device.dismantle()
+        else:
+            self.hsm_device.withdraw()
         self.hsm_pool.destroy(delete=delete_queues)
-        self.hsm_device.end()
+        if not keep_node:
+            self.hsm_device.end()
         if self._identify_page:
             self._identify_page.free()
             self._identify_page = None
@@ -216,9 +222,9 @@ class Controller:
             self.state = ControllerState.NOT_INITIALIZED
             self.release(delete_queues=True)
 
-    def execute(self, pool: QueuePool, sqe: bytearray, *, abort_locked: bool = False) -> Outcome:
+    def execute(self, pool: QueuePool, sqe: bytearray) -> Outcome:
         """Send a command over a queue of the pool and wait for its end: see `execute.execute`."""
-        return execute.execute(self, pool, sqe, abort_locked=abort_locked)
+        return execute.execute(self, pool, sqe)
 
     def abort(
         self, kind: AbortType, queue: IoQueue | None = None, command: Command | None = None, *, crash: bool = False

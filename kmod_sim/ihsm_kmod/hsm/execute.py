@@ -12,7 +12,6 @@ import numpy as np
 
 from ihsm_abi.admin import Psf
 from ihsm_abi.uapi import AbortType, ControllerState, InternalCode
-from ihsm_kmod.hsm import abort
 from ihsm_kmod.hsm.rings import AES_FORMAT, QueueFormat
 from ihsm_kmod.hsm.tags import Command
 from ihsm_kmod.kernel.completion import wait_for_completion_timeout
@@ -36,11 +35,8 @@ class Outcome:
     """0, or the errno for the caller."""
 
 
-def execute(controller: Controller, pool: QueuePool, sqe: bytearray, *, abort_locked: bool = False) -> Outcome:
-    """Select a queue, submit, wait; on a timeout, abort. `abort_locked`: the caller holds the abort mutex.
-
-    The entry's command id is filled in here.
-    """
+def execute(controller: Controller, pool: QueuePool, sqe: bytearray) -> Outcome:
+    """Select a queue, fill in the command id, submit, wait; on a timeout, abort."""
     if controller.abort_in_progress:
         return Outcome(InternalCode.ABORT_IN_PROGRESS, None, errno.EAGAIN)
     # Of HSM commands alone: an AES command has been checked by its ioctl, and never again (02 A.8).
@@ -61,7 +57,7 @@ def execute(controller: Controller, pool: QueuePool, sqe: bytearray, *, abort_lo
         return Outcome(command.code, None, error.errno)
     timeout = msecs_to_jiffies(controller.module.abort_timeout_in_sec * 1000)
     if not wait_for_completion_timeout(command.done, timeout):
-        _time_out(controller, queue, command, abort_locked=abort_locked)
+        _time_out(controller, queue, command)
         return Outcome(command.code, command.cqe, errno.EAGAIN)
     if command.code is not InternalCode.SUCCESS:
         return Outcome(command.code, None, errno.EAGAIN)
@@ -70,15 +66,12 @@ def execute(controller: Controller, pool: QueuePool, sqe: bytearray, *, abort_lo
     return Outcome(command.code, command.cqe, 0)
 
 
-def _time_out(controller: Controller, queue: IoQueue, command: Command, *, abort_locked: bool) -> None:
+def _time_out(controller: Controller, queue: IoQueue, command: Command) -> None:
     """Recover from a command without answer; its caller gets EAGAIN whatever comes of it (spec 01 §8.1)."""
     queue.perf.add("timed_out")
     controller.log.err(f"queue {queue.id}: command {command.tag} timed out")
     try:
-        if abort_locked:
-            failed = abort.abort(controller, AbortType.TIMEOUT, queue, command)
-        else:
-            failed = controller.abort(AbortType.TIMEOUT, queue, command)
+        failed = controller.abort(AbortType.TIMEOUT, queue, command)
     except Errno as error:
         failed = error.errno
     if failed:

@@ -37,9 +37,7 @@ class IdentifyPage:
             # Only the maximum, the low nibble, counts.
             if int(identity[field]) & 0xF != sizes & 0xF:
                 raise Errno(errno.EINVAL, f"identify: {field} is {int(identity[field]):#x}")
-        log.info(
-            f"serial number {identity['sn'].decode(errors='replace')}, firmware {identity['fr'].decode(errors='replace')}"
-        )
+        log.info(f"serial number {identity['sn']!r}, firmware {identity['fr']!r}")
         return identity
 
     def free(self) -> None:

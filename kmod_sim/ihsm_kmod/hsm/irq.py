@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupts: a hard handler that schedules a tasklet, a tasklet that drains the queues of its vector (spec 01 §5.2)."""
+"""Interrupts: a hard handler schedules a tasklet, which drains the queues of its vector (spec 01 §5.2)."""
 
 from __future__ import annotations
 

@@ -1,24 +1,18 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The module: parameters, classes, numbers of character devices, the PCI driver (spec 01 §9, 02 A.1)."""
+"""The module: parameters, classes of nodes, the PCI driver (spec 01 §9, 02 A.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Self
+from contextlib import ExitStack
+from typing import Self
 
+from ihsm_kmod.hsm.nodes import hsm_nodes, mgmt_nodes
 from ihsm_kmod.hsm.pci import DRIVER_NAME, HsmPciDriver
 from ihsm_kmod.hsm.quirks import Quirks
-from ihsm_kmod.kernel.cdev import alloc_chrdev_region, unregister_chrdev_region
-from ihsm_kmod.kernel.device import class_create, class_destroy
-from ihsm_kmod.kernel.idr import Ida
 from ihsm_kmod.kernel.module import Module, Param
 from ihsm_kmod.kernel.pci import pci_register_driver, pci_unregister_driver
-
-HSM_CLASS: Final = "azihsm-hsm"
-MGMT_CLASS: Final = "azihsm-mgmt"
-MINORS: Final = 16 * 65
-DRIVER_VERSION: Final = "3.2.0"
 
 
 class HsmModule(Module):
@@ -44,19 +38,16 @@ class HsmModule(Module):
 
     def init(self) -> None:
         """Load: classes and numbers, then the driver, whose probes make use of them."""
-        self.hsm_class = class_create(HSM_CLASS)
-        self.hsm_major = alloc_chrdev_region(0, MINORS, HSM_CLASS)
-        self.hsm_minors = Ida()
-        self.mgmt_class = class_create(MGMT_CLASS)
-        self.mgmt_major = alloc_chrdev_region(0, MINORS, MGMT_CLASS)
-        self.mgmt_minors = Ida()
-        self._pci = HsmPciDriver(self)
-        pci_register_driver(self._pci.driver)
+        with ExitStack() as undo:
+            self.hsm_nodes = hsm_nodes()
+            undo.callback(self.hsm_nodes.destroy)
+            self.mgmt_nodes = mgmt_nodes()
+            undo.callback(self.mgmt_nodes.destroy)
+            driver = HsmPciDriver(self).driver
+            pci_register_driver(driver)
+            undo.callback(pci_unregister_driver, driver)
+            self._undo = undo.pop_all()
 
     def exit(self) -> None:
-        """Unload: every function is let go of first."""
-        pci_unregister_driver(self._pci.driver)
-        unregister_chrdev_region(self.mgmt_major)
-        class_destroy(self.mgmt_class)
-        unregister_chrdev_region(self.hsm_major)
-        class_destroy(self.hsm_class)
+        """Unload, in reverse order: every function is let go of first."""
+        self._undo.close()

@@ -93,7 +93,7 @@ class HsmPciDriver:
             vectors = pci_alloc_irq_vectors(pdev, MIN_VECTORS, MSIX_VECTORS)
             undo.callback(pci_free_irq_vectors, pdev)
             controller = Controller(pdev, self._module, registers, doorbells, vectors)
-            controller.hsm_device = HsmDevice(controller)
+            controller.hsm_device = HsmDevice(controller, self._module.hsm_nodes)
             self._look_for_vfs(controller, undo)
             controller.initialize()
             bound = BoundFunction(controller, HealthMonitor(controller), undo.pop_all())
@@ -112,9 +112,7 @@ class HsmPciDriver:
         )
         controller.log.info(f"SR-IOV control {control:#x}, VFs {controller.num_vfs} of {total}")
         if controller.num_vfs:
-            management = ManagementDevice(controller)
-            management.create()
-            undo.callback(management.destroy)
+            undo.callback(ManagementDevice(controller, self._module.mgmt_nodes).destroy)
 
     def remove(self, pdev: PciDev) -> None:
         """Let go of a function (spec 01 §13)."""

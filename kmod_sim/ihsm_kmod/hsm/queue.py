@@ -33,7 +33,7 @@ class IoQueue(QueuePair):
 
     def create(self) -> None:
         """Make the queue on the device: CREATE_CQ, CREATE_SQ; if the second fails, DELETE_CQ (spec 01 §7)."""
-        admin = self.controller.admin
+        admin = self.controller.admin()
         admin.create_cq(self.id, self.slots, self.cq.dma_handle, self.vector.number)
         self.vector.attach(self)
         try:
@@ -46,11 +46,12 @@ class IoQueue(QueuePair):
 
     def create_sq(self) -> None:
         """CREATE_SQ: also of level 1, with the same ring, CQ, size and priority (spec 01 §8.2)."""
-        self.controller.admin.create_sq(self.id, self.slots, self.sq.dma_handle)
+        self.controller.admin().create_sq(self.id, self.slots, self.sq.dma_handle)
 
     def delete(self) -> None:
         """Delete the queue on the device, whatever it answers (spec 01 §13)."""
-        for delete in (self.controller.admin.delete_sq, self.controller.admin.delete_cq):
+        admin = self.controller.admin()
+        for delete in (admin.delete_sq, admin.delete_cq):
             with ignoring_status():
                 delete(self.id)
 

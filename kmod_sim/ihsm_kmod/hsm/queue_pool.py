@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pools of HSM and AES queues: how many, on which vectors, and which takes the next command (spec 01 §1.2, §5.3, §7)."""
+"""The pools of HSM and AES queues: their number, their vectors, which takes a command (spec 01 §1.2, §5.3, §7)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class QueuePool:
         self.queues = []
         self._vectors = []
         self._current = 0
-        self.count = self.controller.admin.set_queue_count(self.kind.feature)
+        self.count = self.controller.admin().set_queue_count(self.kind.feature)
         for index in range(min(vector_limit(self.kind, self.controller.vectors), self.count)):
             number = self.kind.first_vector + index
             self._vectors.append(Vector(self.controller, number, f"azihsm-{self.kind.form.name}-{number}"))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver does that it had better not do, each in one row: name, section, class, default, text.
 
-Whoever reads the driver finds `if quirks.NAME` where the behaviour is. With the quirk off the model does the sane thing.
+Whoever reads the driver finds `quirks.NAME` where the behaviour is. With the quirk off the model does the sane thing.
 """
 
 from collections.abc import Mapping
