@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The way into the kernel and out of it (Linux: kernel/entry/common.c)."""
+
+from __future__ import annotations
+
+from bdb import BdbQuit
+from collections.abc import Callable
+from typing import TypeVar
+
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.report import ReportKind, crash, warn
+from ihsm_kmod.kernel.task import Task, entered
+
+T = TypeVar("T")
+
+
+def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
+    """Call kernel code as that task, and return what it returns.
+
+    Raises:
+        Errno: from the code.
+        Oops: the kernel had crashed, or does now; any other exception of the code crashes it.
+    """
+    sched = task.kernel.sched
+    with entered(task):
+        sched.check()
+        with sched:
+            task.kernel.tasks.add(task)
+        try:
+            try:
+                result = function(*args)
+            except (Errno, BdbQuit):
+                raise
+            except Exception as error:
+                crash(error)
+            finally:
+                check_balance(task)
+            return result
+        finally:
+            with sched:
+                task.kernel.tasks.discard(task)
+
+
+def check_balance(task: Task, what: str = "to user space") -> None:
+    """See that a task, which is about to return from something, has given back all that it took."""
+    if task.kernel.sched.halted is not None:
+        return
+    for held in task.held_locks:
+        warn(ReportKind.LOCK_HELD, f"returning {what} with {held.lock} held", held.where)
+    if task.bh_disabled or task.irqs_disabled:
+        warn(ReportKind.LOCK_HELD, f"returning {what} with interrupts or tasklets disabled")

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""One kernel: what all its parts share, and the ways in for programs and tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from ihsm_kmod.kernel.clock import Clock, SystemClock
+from ihsm_kmod.kernel.entry import run_as
+from ihsm_kmod.kernel.errors import Oops
+from ihsm_kmod.kernel.interrupt import Interrupts
+from ihsm_kmod.kernel.kthread import KThread
+from ihsm_kmod.kernel.lockdep import LockGraph
+from ihsm_kmod.kernel.module import Module
+from ihsm_kmod.kernel.printk import LogRecord
+from ihsm_kmod.kernel.report import Report, ReportKind, warn
+from ihsm_kmod.kernel.sched import Scheduler
+from ihsm_kmod.kernel.task import Task, current
+from ihsm_kmod.kernel.workqueue import Workqueue
+
+if TYPE_CHECKING:
+    from ihsm_kmod.kernel.process import Process
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Module)
+
+END_S = 60.0
+"""Real seconds that `close` gives a thread that calls nothing of the kernel, which else would have ended it."""
+
+
+class Kernel:
+    """A kernel. Nothing of it is shared with another one but the clock."""
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        dma: Literal["shared", "strict"] = "shared",
+        panic_on_warn: bool = False,
+        hung_task_s: float = 120,
+    ) -> None:
+        """Boot.
+
+        Args:
+            clock: its time; None for the system's.
+            dma: whether mappings share arenas, or each has its own, which a late access of the device does not find.
+            panic_on_warn: whether every report is an oops.
+            hung_task_s: seconds that a task may sleep uninterruptibly before it is an oops; 0 for ever.
+        """
+        self.clock = clock or SystemClock()
+        self.dma = dma
+        self.panic_on_warn = panic_on_warn
+        self.log: list[LogRecord] = []
+        self.reports: list[Report] = []
+        self.modules: list[Module] = []
+        self.tasks: set[Task] = set()
+        self.threads: list[KThread] = []
+        self.workqueues: list[Workqueue] = []
+        self.lockdep = LockGraph()
+        self._pids = itertools.count(1)
+        self.sched = Scheduler(self.clock, hung_task_s)
+        self.interrupts = Interrupts(self)
+        self.system_wq = Workqueue(self, "events")
+        self._is_closed = False
+
+    @property
+    def crashed(self) -> Oops | None:
+        """What it crashed of, None while it has not."""
+        halted = self.sched.halted
+        return None if halted is None or halted.kind is ReportKind.HALTED else Oops(halted)
+
+    def next_pid(self) -> int:
+        """A number for a task or a process."""
+        return next(self._pids)
+
+    def dmesg(self) -> str:
+        """The log as text."""
+        return "\n".join(map(str, self.log))
+
+    def run(self, function: Callable[..., T], *args: object, comm: str = "init", process: Process | None = None) -> T:
+        """Call kernel code in the calling thread, as a task of `process` or one of the kernel's own.
+
+        Raises:
+            Errno: from the code.
+            Oops: the kernel had crashed, or does now: of an exception of the code, or of a check.
+        """
+        return run_as(Task(self, comm, process), function, *args)
+
+    def thread(self, function: Callable[[], object], comm: str) -> KThread:
+        """Start a thread that runs kernel code."""
+        return KThread(self, function, comm)
+
+    def load(self, module_class: type[M], **parameters: int | bool) -> M:
+        """Load a module, as `modprobe NAME parameter=value` does.
+
+        Raises:
+            Errno: EINVAL for its parameters, or what its `init` failed with.
+        """
+        module = module_class(**parameters)
+        self.run(module.init, comm="modprobe")
+        self.modules.append(module)
+        return module
+
+    def unload(self, module: Module) -> None:
+        """Unload a module, and report what it leaves behind."""
+        self.run(self._unload, module, comm="rmmod")
+
+    def close(self) -> None:
+        """Unload all modules, and end all threads and tasks; report what is left. Harmless after an oops, and twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with contextlib.suppress(Oops):
+            self.run(self._shut_down, comm="shutdown")
+        self.sched.halt(Report(ReportKind.HALTED, "closed", "?", "shutdown"))
+        for thread in tuple(self.threads):
+            if not thread.ends(END_S):
+                self.reports.append(Report(ReportKind.TASK_LEAK, f"{thread} does not end", "?", "shutdown"))
+        self.interrupts.close()
+        self.clock.detach(self.sched)
+
+    def _unload(self, module: Module) -> None:
+        module.exit()
+        self.modules.remove(module)
+        self._check_works(module.has_code)
+
+    def _check_works(self, has_code: Callable[[str], bool]) -> None:
+        for queue in tuple(self.workqueues):
+            for work in queue.works():
+                if has_code(work.module_name):
+                    warn(ReportKind.WORK_PENDING, f"{work} in {queue}", work.queued_at)
+                    queue.remove(work)
+
+    def _shut_down(self) -> None:
+        for module in reversed(self.modules):
+            self._unload(module)
+        self._check_works(lambda name: True)
+        services = {thread.owner for thread in self.threads if thread.is_service}
+        for task in self.tasks - services - {current()}:
+            warn(ReportKind.TASK_LEAK, f"{task}")

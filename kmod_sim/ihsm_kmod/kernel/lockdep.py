@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all locks have in common, and the checks of how they are used (Linux: kernel/locking/lockdep.c).
+
+A lock's name is its *class*: what is learnt of one lock holds for all of its class. Learnt is in which order classes
+are taken and in which contexts, so that a deadlock that could be is reported by a run in which none was.
+Not done here, unlike in Linux: orders through interrupts (a lock taken in softirq, inside of which another is taken).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ihsm_kmod.kernel.report import ReportKind, oops, warn, where
+from ihsm_kmod.kernel.task import HeldLock, Task, current
+
+
+@dataclass
+class LockClass:
+    """What is known of all locks of one name."""
+
+    after: dict[str, str] = field(default_factory=dict)
+    """Classes taken while one of this class was held, and where that was seen first."""
+    in_hardirq: str = ""
+    in_softirq: str = ""
+    with_hardirqs: str = ""
+    with_softirqs: str = ""
+    """Where it was seen: taken in an interrupt handler, in a tasklet, with interrupts on, with tasklets on."""
+    reported: set[str] = field(default_factory=set)
+
+
+class LockGraph:
+    """What one kernel has learnt of its locks."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._classes: dict[str, LockClass] = {}
+
+    def acquire(self, task: Task, lock: Lock) -> None:
+        """Learn that a task is about to wait for a lock, and warn of what that can lead to."""
+        at = where()
+        with task.kernel.sched:
+            findings = self._order(task, lock, at)
+            if lock.is_spinning:
+                findings += self._contexts(task, lock.name, at)
+        for kind, text in findings:
+            warn(kind, text)
+
+    def _class(self, name: str) -> LockClass:
+        return self._classes.setdefault(name, LockClass())
+
+    def _order(self, task: Task, lock: Lock, at: str) -> list[tuple[ReportKind, str]]:
+        findings = []
+        for held in task.held_locks:
+            before = held.lock.name
+            before_class = self._class(before)
+            if lock.name in before_class.after:
+                continue
+            if before == lock.name:
+                text = f"a second {lock} taken with the first held since {held.where}; which comes first?"
+                findings.append((ReportKind.RECURSIVE_LOCK, text))
+            elif path := self._path(lock.name, before):
+                steps = ", ".join(f"{then} after {first} at {seen}" for first, then, seen in path)
+                findings.append((ReportKind.LOCK_INVERSION, f"{lock} taken after {before}, but elsewhere: {steps}"))
+            before_class.after[lock.name] = at
+        return findings
+
+    def _path(self, start: str, end: str) -> list[tuple[str, str, str]]:
+        """Steps in which classes were taken one inside the other, from `start` to `end`; none if there are none."""
+        paths: dict[str, list[tuple[str, str, str]]] = {start: []}
+        todo = [start]
+        while todo:
+            name = todo.pop(0)
+            for then, at in self._class(name).after.items():
+                if then not in paths:
+                    paths[then] = [*paths[name], (name, then, at)]
+                    todo.append(then)
+        return paths.get(end, [])
+
+    def _contexts(self, task: Task, name: str, at: str) -> list[tuple[ReportKind, str]]:
+        known = self._class(name)
+        hardirqs_on = not (task.hardirq_depth or task.irqs_disabled)
+        softirqs_on = hardirqs_on and not (task.softirq_depth or task.bh_disabled)
+        if task.hardirq_depth:
+            known.in_hardirq = known.in_hardirq or at
+        elif task.softirq_depth:
+            known.in_softirq = known.in_softirq or at
+        if hardirqs_on:
+            known.with_hardirqs = known.with_hardirqs or at
+        if softirqs_on:
+            known.with_softirqs = known.with_softirqs or at
+        findings = []
+        for kind, inside, outside in (
+            (ReportKind.HARDIRQ_UNSAFE, known.in_hardirq, known.with_hardirqs),
+            (ReportKind.SOFTIRQ_UNSAFE, known.in_softirq, known.with_softirqs),
+        ):
+            if inside and outside and kind not in known.reported:
+                known.reported.add(kind)
+                findings.append((kind, f"{name} taken in interrupt at {inside}, with interrupts on at {outside}"))
+        return findings
+
+
+class Lock:
+    """A lock that one task can have."""
+
+    is_spinning: ClassVar[bool]
+    """Whether who has it must not sleep."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is its class."""
+        self.name = name
+        self.owner: Task | None = None
+
+    def __str__(self) -> str:
+        """For reports."""
+        return f"{type(self).__name__} {self.name}"
+
+    def take(self) -> None:
+        """Wait for the lock and have it."""
+        task = current()
+        task.kernel.sched.check()
+        if (held := self._held(task)) is not None:
+            oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
+        task.kernel.lockdep.acquire(task, self)
+        task.kernel.sched.sleep(lambda: self._grab(task), waits_for=self)
+        self._holds(task)
+
+    def try_take(self) -> bool:
+        """Have the lock if nobody else does."""
+        task = current()
+        task.kernel.sched.check()
+        if not self._grab(task):
+            return False
+        self._holds(task)
+        return True
+
+    def give(self) -> None:
+        """Give the lock back. Never fails on a crashed kernel, so that a driver's unwinding ends."""
+        task = current()
+        sched = task.kernel.sched
+        if self.owner is not task and sched.halted is None:
+            warn(ReportKind.BAD_UNLOCK, f"{self} given back by {task}, but {self.owner or 'nobody'} has it")
+        with sched:
+            if self.owner is None:
+                return
+            holder, self.owner = self.owner, None
+            if (held := self._held(holder)) is not None:
+                holder.held_locks.remove(held)
+                holder.spinlocks_held -= self.is_spinning
+            sched.wake()
+
+    def _grab(self, task: Task) -> bool:
+        with task.kernel.sched:
+            if self.owner is not None:
+                return False
+            self.owner = task
+            return True
+
+    def _holds(self, task: Task) -> None:
+        task.held_locks.append(HeldLock(self, where(), self.is_spinning))
+        task.spinlocks_held += self.is_spinning
+
+    def _held(self, task: Task) -> HeldLock | None:
+        return next((held for held in task.held_locks if held.lock is self), None)

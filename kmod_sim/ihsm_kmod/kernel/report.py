@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What Linux's debug options print: reports of misuse, after which the kernel goes on or crashes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final, NoReturn
+
+import ihsm
+from ihsm_kmod.kernel.errors import Errno, Oops
+from ihsm_kmod.kernel.printk import pr_err
+from ihsm_kmod.kernel.task import current, in_atomic
+
+
+class ReportKind(StrEnum):
+    """What was found. The value is how Linux puts it, or nearly so."""
+
+    SLEEP_IN_ATOMIC = "sleeping function called from invalid context"
+    RECURSIVE_LOCK = "possible recursive locking detected"
+    LOCK_INVERSION = "possible circular locking dependency detected"
+    SOFTIRQ_UNSAFE = "inconsistent lock state: taken in softirq, and elsewhere with softirqs on"
+    HARDIRQ_UNSAFE = "inconsistent lock state: taken in hardirq, and elsewhere with hardirqs on"
+    BAD_UNLOCK = "bad unlock balance detected"
+    LOCK_HELD = "lock held when returning"
+    DEADLOCK = "deadlock"
+    HUNG_TASK = "task blocked for too long"
+    WORK_PENDING = "work pending or running when its code went"
+    TASK_LEAK = "task still there at the end"
+    REFCOUNT = "refcount_t"
+    IDA = "ida_free called for id which is not allocated"
+    IRQ_LEAK = "interrupt leaked"
+    IRQ_FREE = "trying to free an interrupt that is free"
+    DMA_LEAK = "DMA-API: device driver has pending DMA allocations while released from device"
+    DMA_DOUBLE_FREE = "DMA-API: device driver tries to free DMA memory it has not allocated"
+    DMA_USE_AFTER_UNMAP = "DMA-API: memory used after it was unmapped"
+    RESOURCE_LEAK = "resource leaked"
+    WARN = "WARNING"
+    NULL_POINTER = "kernel NULL pointer dereference"
+    DIVIDE_ERROR = "divide error"
+    STACK_OVERFLOW = "stack overflow"
+    CRASH = "unhandled exception"
+    HALTED = "kernel has ended"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report."""
+
+    kind: ReportKind
+    text: str
+    where: str
+    """The driver's line, as file.py:line."""
+    task: str
+
+    def __str__(self) -> str:
+        """One line, as it is in the log."""
+        return f"{self.kind}: {self.text} at {self.where} in {self.task}"
+
+
+_KERNEL: Final = os.path.dirname(__file__) + os.sep
+_MODEL: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LIBRARIES: Final = tuple(
+    {path + os.sep for path in (*sysconfig.get_paths().values(), os.path.dirname(ihsm.__file__))} | {"<"}
+)
+
+
+@cache
+def _is_driver(filename: str) -> bool:
+    """Whether a file may be a driver's: none of the kernel, the bus, or a library."""
+    if filename.startswith(_MODEL):
+        return not filename.startswith(_KERNEL)
+    return not filename.startswith(_LIBRARIES)
+
+
+def _frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    while frame is not None:
+        yield frame, frame.f_lineno
+        frame = frame.f_back
+
+
+def _raised(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    while trace is not None:
+        yield trace.tb_frame, trace.tb_lineno
+        trace = trace.tb_next
+
+
+def _place(frame: FrameType, line: int) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
+
+
+def where() -> str:
+    """The line that called into the kernel, as file.py:line: the innermost that is a driver's."""
+    return next((_place(*at) for at in _frames(sys._getframe(1)) if _is_driver(at[0].f_code.co_filename)), "?")
+
+
+def where_raised(error: BaseException) -> str:
+    """The driver's line in which an exception arose."""
+    places = [at for at in _raised(error.__traceback__) if _is_driver(at[0].f_code.co_filename)]
+    return _place(*places[-1]) if places else "?"
+
+
+def warn(kind: ReportKind, text: str, at: str | None = None) -> None:
+    """Report what is wrong and go on, as Linux's WARN does; with `panic_on_warn` it is an oops.
+
+    Args:
+        kind: what was found.
+        text: the rest of the report.
+        at: the line to name, where it is not the one that runs: of a leak, where the thing was allocated.
+    """
+    task = current()
+    if task.kernel.panic_on_warn:
+        oops(kind, text, at)
+    report = Report(kind, text, at or where(), str(task))
+    task.kernel.reports.append(report)
+    pr_err(f"WARNING: {report}")
+
+
+def oops(kind: ReportKind, text: str, at: str | None = None) -> NoReturn:
+    """Crash this kernel: all its tasks, whether they sleep or come later, end with an `Oops`."""
+    kernel = current().kernel
+    report = Report(kind, text, at or where(), str(current()))
+    if kernel.sched.halt(report):
+        kernel.reports.append(report)
+        pr_err(f"BUG: {report}")
+    # What the kernel crashed of first, which this may be a consequence of.
+    raise Oops(kernel.sched.halted or report)
+
+
+def crash(error: Exception) -> NoReturn:
+    """Crash this kernel of an exception that no driver should let out."""
+    kind, text = _diagnosis(error)
+    oops(kind, text, where_raised(error))
+
+
+def _diagnosis(error: Exception) -> tuple[ReportKind, str]:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ZeroDivisionError):
+        return ReportKind.DIVIDE_ERROR, text
+    if isinstance(error, RecursionError):
+        return ReportKind.STACK_OVERFLOW, text
+    of_none = isinstance(error, AttributeError) and error.obj is None
+    if of_none or (isinstance(error, TypeError) and "NoneType" in str(error)):
+        return ReportKind.NULL_POINTER, text
+    if isinstance(error, Errno):
+        return ReportKind.CRASH, f"an error that nobody can be told: {error}"
+    return ReportKind.CRASH, text
+
+
+def might_sleep() -> None:
+    """Say that what follows may sleep: a warning where that is forbidden, an `Oops` on a crashed kernel."""
+    task = current()
+    task.kernel.sched.check()
+    if in_atomic():
+        warn(ReportKind.SLEEP_IN_ATOMIC, _context())
+
+
+def _context() -> str:
+    task = current()
+    parts = [
+        "in an interrupt handler" * bool(task.hardirq_depth),
+        "in a tasklet" * bool(task.softirq_depth),
+        *(f"with {held.lock} held since {held.where}" for held in task.held_locks if held.is_atomic),
+    ]
+    return ", ".join(filter(None, parts)) or "with interrupts or tasklets disabled"
