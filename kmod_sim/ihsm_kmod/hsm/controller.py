@@ -220,7 +220,7 @@ class Controller:
         # Whoever is in the middle of an abort ends it first; who comes later finds a controller that is not READY.
         with self.abort_mutex:
             self.state = ControllerState.NOT_INITIALIZED
-            self.release(delete_queues=True)
+        self.release(delete_queues=True)
 
     def execute(self, pool: QueuePool, sqe: bytearray) -> Outcome:
         """Send a command over a queue of the pool and wait for its end: see `execute.execute`."""

@@ -65,9 +65,15 @@ class QueuePerf(Counters):
         self.add("pending")
         self.add("submitted")
 
-    def complete(self, elapsed_ns: int) -> None:
-        """A command came back after so long; the mean divides by the number of submissions (spec 01 §8.3)."""
+    def complete(self, elapsed_ns: int, *, divides_by_zero: bool) -> None:
+        """A command came back after so long.
+
+        The mean divides by the number of submissions, which is 0 again if the queue has been freed meanwhile (spec 01
+        §8.3): then nothing is counted, unless the quirk `divides_by_zero` is asked for.
+        """
         with self._atomic:
+            if not self.submitted and not divides_by_zero:
+                return
             self.pending -= 1
             self.completed += 1
             elapsed_ns &= U32_MAX

@@ -80,8 +80,7 @@ def _time_out(controller: Controller, queue: IoQueue, command: Command) -> None:
 
 def _count(controller: Controller, queue: IoQueue, cqe: bytes, elapsed_ns: int) -> None:
     """Statistics of a completion (spec 02 A.2)."""
-    if not queue.freed or controller.quirks.late_completion_divides:
-        queue.perf.complete(elapsed_ns)
+    queue.perf.complete(elapsed_ns, divides_by_zero=controller.quirks.late_completion_divides)
     controller.counters.add("total_completions")
     if _failed(queue.form, cqe):
         queue.perf.add("in_error")

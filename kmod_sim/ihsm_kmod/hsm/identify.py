@@ -12,7 +12,7 @@ from ihsm_abi.admin import IDENTIFY, IDENTIFY_SIZES
 from ihsm_abi.pci import PAGE_BYTES
 from ihsm_kmod.hsm.admin import AdminCommands
 from ihsm_kmod.hsm.logs import Log
-from ihsm_kmod.kernel.dma import DmaMemory, dma_alloc_coherent, dma_free_coherent
+from ihsm_kmod.kernel.dma import dma_alloc_coherent, dma_free_coherent
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.pci import PciDev
 
@@ -23,7 +23,7 @@ class IdentifyPage:
     def __init__(self, pdev: PciDev) -> None:
         """Allocate it."""
         self._pdev = pdev
-        self._memory: DmaMemory = dma_alloc_coherent(pdev, PAGE_BYTES)
+        self._memory = dma_alloc_coherent(pdev, PAGE_BYTES)
 
     def read(self, admin: AdminCommands, log: Log) -> np.void:
         """Ask the controller who it is.
@@ -32,7 +32,7 @@ class IdentifyPage:
             Errno: EINVAL, its entries are not as long as ours; else as of the command.
         """
         admin.identify(self._memory.dma_handle)
-        identity = np.frombuffer(self._memory.view[: IDENTIFY.itemsize].tobytes(), IDENTIFY)[0]
+        identity: np.void = np.frombuffer(self._memory.view[: IDENTIFY.itemsize].tobytes(), IDENTIFY)[0]
         for field, sizes in IDENTIFY_SIZES.items():
             # Only the maximum, the low nibble, counts.
             if int(identity[field]) & 0xF != sizes & 0xF:

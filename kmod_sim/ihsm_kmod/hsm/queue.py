@@ -28,7 +28,6 @@ class IoQueue(QueuePair):
         self.vector = vector
         self.disabled = False
         """Takes no submission."""
-        self.freed = False
         self.perf = QueuePerf()
 
     def create(self) -> None:
@@ -57,7 +56,6 @@ class IoQueue(QueuePair):
 
     def free(self) -> None:
         """Free the rings; the statistics are zero from here on."""
-        self.freed = True
         self.perf.clear()
         self.free_rings()
 

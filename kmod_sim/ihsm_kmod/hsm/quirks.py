@@ -66,6 +66,46 @@ QUIRKS: Final = (
         "a level-2 abort takes another minor number and forgets the old one",
     ),
     Quirk(
+        "short_header_wipes", "02 A.6", VISIBLE,
+        "a session ioctl with a header that is too short writes 112 zero bytes at the caller's pointer",
+    ),
+    Quirk(
+        "slot_check_unlocked", "02 A.3", VISIBLE,
+        "two threads that open a session on one file both find its slot free; the second session is lost in the device",
+    ),
+    Quirk(
+        "aes_returns_uncopied", "02 A.7", VISIBLE,
+        "an AES ioctl that has passed its checks returns what could not be copied back, whatever became of the command",
+    ),
+    Quirk(
+        "aes_shows_internal_code", "02 A.8", VISIBLE,
+        "the extended status of an AES command that did not complete is the internal code in place of the composite one",
+    ),
+    Quirk(
+        "aes_returns_trimmed_input", "02 A.7", VISIBLE,
+        "after such a failure the caller finds lengths without the tail, and no pointers where nothing else was left",
+    ),
+    Quirk(
+        "tail_at_source_offset", "02 C.6", VISIBLE,
+        "the tail goes where it stands in the source, which can be past the end of a destination that was let through",
+    ),
+    Quirk(
+        "session_survives_reset", "02 A.10", VISIBLE,
+        "a reset of the controller leaves the sessions of open files as they were, and their flush goes to the new ones",
+    ),
+    Quirk(
+        "foreign_release_leaks", "02 A.3", LEAK,
+        "the last close by another process than the opener's flushes no session and frees no context",
+    ),
+    Quirk(
+        "source_pages_freed_twice", "02 A.6", LEAK,
+        "a request that cannot be copied in has its pages freed twice, and those for the answer never",
+    ),
+    Quirk(
+        "flush_deadlocks", "02 A.3", FATAL,
+        "a flush that times out waits for the abort mutex, which its own release holds",
+    ),
+    Quirk(
         "late_completion_divides", "01 §8.3", FATAL,
         "a command that completes while level 2 frees its queue divides by a submission count that is 0 again",
     ),
