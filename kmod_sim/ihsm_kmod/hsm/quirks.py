@@ -79,7 +79,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "aes_shows_internal_code", "02 A.8", VISIBLE,
-        "the extended status of an AES command that did not complete is the internal code in place of the composite one",
+        "the extended status of an AES command that did not complete is the internal code, not the composite one",
     ),
     Quirk(
         "aes_returns_trimmed_input", "02 A.7", VISIBLE,
@@ -91,7 +91,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "session_survives_reset", "02 A.10", VISIBLE,
-        "a reset of the controller leaves the sessions of open files as they were, and their flush goes to the new ones",
+        "a reset of the controller leaves sessions of open files as they were, and flushes them when they are closed",
     ),
     Quirk(
         "foreign_release_leaks", "02 A.3", LEAK,
