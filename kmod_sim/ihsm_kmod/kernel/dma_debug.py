@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which DMA memory a device's driver has, and how it misuses it (Linux: kernel/dma/debug.c)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ihsm_kmod.kernel.report import ReportKind, warn, where
+from ihsm_kmod.kernel.task import current_or_none
+
+POISON_FREE: Final = 0x6B
+"""What freed memory is filled with (linux/poison.h), so that who looks at it through an old array sees it."""
+
+
+@dataclass(eq=False)
+class DmaEntry:
+    """One allocation or mapping that a driver has to give back."""
+
+    kind: str
+    """As Linux names it: coherent, pool, scatter-gather."""
+    address: int
+    size: int
+    allocated_at: str
+    freed_at: str = ""
+
+    def __str__(self) -> str:
+        """For reports."""
+        freed = f", freed at {self.freed_at}" if self.freed_at else ""
+        return f"{self.kind}, {self.size} bytes at {self.address:#x}, allocated at {self.allocated_at}{freed}"
+
+
+class DmaDebug:
+    """What one device's driver has."""
+
+    def __init__(self) -> None:
+        """Nothing."""
+        self._lock = threading.Lock()
+        self._entries: set[DmaEntry] = set()
+
+    def add(self, kind: str, address: int, size: int) -> DmaEntry:
+        """Note what the driver's line that runs now has got."""
+        entry = DmaEntry(kind, address, size, where())
+        with self._lock:
+            self._entries.add(entry)
+        return entry
+
+    def remove(self, entry: DmaEntry) -> bool:
+        """Note that it was given back; False, and a report, if it is not the driver's (any more)."""
+        with self._lock:
+            is_ours = entry in self._entries
+            self._entries.discard(entry)
+        if not is_ours:
+            warn(ReportKind.DMA_DOUBLE_FREE, str(entry))
+            return False
+        entry.freed_at = where()
+        return True
+
+    def forget(self, entries: Iterable[DmaEntry]) -> None:
+        """They were reported, or went with what they are part of."""
+        with self._lock:
+            self._entries.difference_update(entries)
+
+    def report_leaks(self) -> None:
+        """The driver has let go of the device: what it has not given back is lost. One report for each line."""
+        with self._lock:
+            entries, self._entries = self._entries, set()
+        lines: dict[tuple[str, str], list[DmaEntry]] = {}
+        for entry in sorted(entries, key=lambda one: one.address):
+            lines.setdefault((entry.allocated_at, entry.kind), []).append(entry)
+        for (allocated_at, _), leaked in lines.items():
+            warn(ReportKind.DMA_LEAK, f"count {len(leaked)}, one of them: {leaked[0]}", allocated_at)
+
+
+class DmaMemory:
+    """Memory that the CPU and the device reach (Linux: the pair of a pointer and a dma_addr_t)."""
+
+    def __init__(self, entry: DmaEntry, view: NDArray[np.uint8], release: Callable[[], None]) -> None:
+        """Made by `dma_alloc_coherent` and `dma_pool_alloc`; `release` lets its owner have it back."""
+        self.entry = entry
+        self._view = view
+        self._release = release
+
+    @property
+    def dma_handle(self) -> int:
+        """Where the device finds it."""
+        return self.entry.address
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._view.size
+
+    @property
+    def view(self) -> NDArray[np.uint8]:
+        """Its bytes. After the memory was freed: a report, and bytes that are nobody's."""
+        if self.entry.freed_at and current_or_none() is not None:
+            warn(ReportKind.DMA_USE_AFTER_UNMAP, str(self.entry))
+        return self._view
+
+    def free(self, poison: int = POISON_FREE) -> None:
+        """Let go of it, spoilt for whoever still looks at it through an array or an address."""
+        self._view[:] = poison
+        self._view = np.full(self._view.size, poison, np.uint8)
+        self._release()

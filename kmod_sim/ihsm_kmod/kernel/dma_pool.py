@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pools of small blocks of coherent memory (linux/dmapool.h)."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ihsm_kmod.kernel.dma_debug import DmaMemory
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.mm import PAGE_SIZE
+from ihsm_kmod.kernel.report import ReportKind, warn
+from ihsm_kmod.kernel.task import current
+
+if TYPE_CHECKING:
+    from ihsm_kmod.kernel.dma import Stretch
+    from ihsm_kmod.kernel.pci import PciDev
+
+POISON_FREED: Final = 0xA7
+"""What a free block is filled with (linux/dmapool.c)."""
+POISON_ALLOCATED: Final = 0xA9
+"""What a new block is filled with: it is not cleared, and this shows who believes it is."""
+
+
+@dataclass
+class _Chunk:
+    """Pages that blocks are cut from."""
+
+    stretch: Stretch
+    free: list[int]
+    """Offsets of its free blocks."""
+    used: dict[int, DmaMemory] = field(default_factory=dict)
+
+
+class DmaPool:
+    """Blocks of one size for one device."""
+
+    def __init__(self, name: str, pdev: PciDev, size: int, alignment: int) -> None:
+        """Made by `dma_pool_create`."""
+        self.name = name
+        self.pdev = pdev
+        self.size = size
+        self.step = -(-size // alignment) * alignment
+        self.entry = pdev.dma.debug.add(f"pool {name}", 0, size)
+        self.chunks: list[_Chunk] = []
+
+    def grow(self) -> _Chunk:
+        """Room for more blocks; where late accesses are to fail, each block has pages of its own."""
+        count = 1 if self.pdev.dma.strict else max(1, PAGE_SIZE // self.step)
+        stretch = self.pdev.dma.take(count * self.step)
+        chunk = _Chunk(stretch, [number * self.step for number in reversed(range(count))])
+        self.chunks.append(chunk)
+        return chunk
+
+
+def dma_pool_create(name: str, pdev: PciDev, size: int, alignment: int) -> DmaPool:
+    """A pool of blocks of `size` bytes at multiples of `alignment`, a power of two up to a page.
+
+    Raises:
+        Errno: EINVAL, no such size or alignment (in Linux: NULL).
+    """
+    if size <= 0 or not 0 < alignment <= PAGE_SIZE or alignment & (alignment - 1):
+        raise Errno(errno.EINVAL, f"DMA pool {name}: blocks of {size} bytes at multiples of {alignment}")
+    return DmaPool(name, pdev, size, alignment)
+
+
+def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
+    """A block, with anything in it. Allowed in atomic context (GFP_ATOMIC).
+
+    Raises:
+        Errno: ENOMEM.
+    """
+    with current().kernel.sched:
+        chunk = next((one for one in pool.chunks if one.free), None) or pool.grow()
+        offset = chunk.free.pop()
+        stretch = chunk.stretch
+
+        def release() -> None:
+            with current().kernel.sched:
+                del chunk.used[offset]
+                chunk.free.append(offset)
+                if pool.pdev.dma.strict:
+                    pool.chunks.remove(chunk)
+                    stretch.release()
+
+        entry = pool.pdev.dma.debug.add(f"pool {pool.name} block", stretch.address + offset, pool.size)
+        memory = DmaMemory(entry, stretch.view[offset : offset + pool.size], release)
+        memory.view[:] = POISON_ALLOCATED
+        chunk.used[offset] = memory
+        return memory
+
+
+def dma_pool_free(pool: DmaPool, memory: DmaMemory) -> None:
+    """Give a block back; the device must not use it any more."""
+    if not any(one is memory for chunk in pool.chunks for one in chunk.used.values()):
+        warn(ReportKind.DMA_DOUBLE_FREE, f"dma_pool_free {pool.name}: {memory.entry}")
+    elif pool.pdev.dma.debug.remove(memory.entry):
+        memory.free(POISON_FREED)
+
+
+def dma_pool_destroy(pool: DmaPool) -> None:
+    """The end of a pool. Blocks that were not given back are reported, and lost."""
+    if not pool.pdev.dma.debug.remove(pool.entry):
+        return
+    for chunk in pool.chunks:
+        for block in chunk.used.values():
+            text = f"dma_pool_destroy {pool.name}: busy: {block.entry}"
+            warn(ReportKind.DMA_LEAK, text, block.entry.allocated_at)
+        pool.pdev.dma.debug.forget(block.entry for block in chunk.used.values())
+        if not chunk.used:
+            chunk.stretch.release()
+    pool.chunks = []

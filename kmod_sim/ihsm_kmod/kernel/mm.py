@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of processes (linux/uaccess.h, linux/mm.h), where every pointer that a program gives may be wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.report import might_sleep
+from ihsm_kmod.kernel.task import current
+
+PAGE_SIZE: Final = 4096
+PAGE_MASK: Final = ~(PAGE_SIZE - 1)
+TASK_SIZE: Final = 0x7FFF_FFFF_F000
+"""End of a program's addresses on x86-64: what lies above is the kernel's, or no address at all."""
+
+
+class AddressSpace(Protocol):
+    """Memory of one process (Linux: struct mm_struct)."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at `address`: as many as are there, which is fewer than `size` up to the first page that is not."""
+
+    def write(self, address: int, data: bytes) -> int:
+        """Write, up to the first page that cannot be written; how many bytes that were."""
+
+    def is_accessible(self, address: int, write: bool) -> bool:
+        """Whether the page around `address` is there, and with `write` may be written."""
+
+
+class ProcessMemory:
+    """Memory of a process of this machine, our own among them, as the system's process_vm_readv(2) reaches it.
+
+    A wrong pointer gives fewer bytes than were asked for, and no signal.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """`pid` is the process, which must be one that we might trace."""
+        self.pid = pid
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes up to the first page that cannot be read."""
+        buffer = bytearray(size)
+        return bytes(buffer[: _transfer(_READV, self.pid, buffer, address, size)])
+
+    def write(self, address: int, data: bytes) -> int:
+        """How many bytes could be written, up to the first page that refuses."""
+        return _transfer(_WRITEV, self.pid, bytearray(data), address, len(data))
+
+    def is_accessible(self, address: int, write: bool) -> bool:
+        """Whether a byte there can be read, and its mapping allows to write.
+
+        Reading finds what a mapping does not say: the part of a file's mapping that lies behind the end of the file.
+        """
+        return len(self.read(address, 1)) == 1 and (not write or self._is_writable(address))
+
+    def _is_writable(self, address: int) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/maps", "rb") as maps:
+                for line in maps:
+                    span, flags = line.split(b" ", 2)[:2]
+                    low, high = span.split(b"-")
+                    if int(high, 16) > address:
+                        return int(low, 16) <= address and flags[1:2] == b"w"
+        except OSError:  # the process has ended
+            pass
+        return False
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
+
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_READV: Final = _LIBC.process_vm_readv
+_WRITEV: Final = _LIBC.process_vm_writev
+for _call in (_READV, _WRITEV):
+    _call.restype = ctypes.c_ssize_t
+    _call.argtypes = (ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong)
+_IOV_MAX: Final = 1024
+"""Pieces that one call takes (linux/uio.h, UIO_MAXIOV)."""
+
+
+def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, address: int, size: int) -> int:
+    """Copy between `buffer` and a process; how many bytes were copied.
+
+    A piece for each page: one that is not there ends the transfer, and what came before counts.
+    """
+    if not size:
+        return 0
+    memory = (ctypes.c_char * size).from_buffer(buffer)
+    base, done = ctypes.addressof(memory), 0
+    while done < size:
+        pieces = _pieces(address + done, min(size - done, (_IOV_MAX - 1) * PAGE_SIZE))
+        wanted = sum(length for _, length in pieces)
+        remote = (_IoVec * len(pieces))(*(_IoVec(*piece) for piece in pieces))
+        local = _IoVec(base + done, wanted)
+        copied = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), len(pieces), 0)
+        done += max(copied, 0)
+        if copied < wanted:
+            break
+    return done
+
+
+def _pieces(address: int, size: int) -> list[tuple[int, int]]:
+    """A stretch of memory page by page."""
+    pieces, end = [], address + size
+    while address < end:
+        length = min((address & PAGE_MASK) + PAGE_SIZE, end) - address
+        pieces.append((address, length))
+        address += length
+    return pieces
+
+
+def _mm() -> AddressSpace:
+    """Memory of the process that made this system call; a thread of the kernel has none, and its pointers fault."""
+    mm = current().mm
+    if mm is None:
+        raise Errno(errno.EFAULT, f"{current()} is no process and has no user memory")
+    return mm
+
+
+def access_ok(address: int, size: int) -> bool:
+    """Whether a range lies where programs' memory is; whether there is any is only seen by copying."""
+    return 0 <= size <= TASK_SIZE and 0 <= address <= TASK_SIZE - size
+
+
+def copy_from_user(address: int, size: int) -> bytes:
+    """Bytes of the calling program.
+
+    Raises:
+        Errno: EFAULT, they cannot all be read (in Linux: a result other than 0).
+    """
+    might_sleep()
+    data = _mm().read(address, size) if access_ok(address, size) else b""
+    if len(data) < size:
+        raise Errno(errno.EFAULT, f"{size} bytes at {address:#x}: only {len(data)} can be read")
+    return data
+
+
+def copy_to_user(address: int, data: bytes) -> int:
+    """Write to the calling program's memory; the number of bytes that could NOT be written, 0 if all is well."""
+    might_sleep()
+    if not access_ok(address, len(data)):
+        return len(data)
+    return len(data) - _mm().write(address, data)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a process, kept where it is for as long as it is pinned (Linux: struct page)."""
+
+    mm: AddressSpace
+    address: int
+    """Of its first byte, in the process."""
+
+
+def pin_user_pages(address: int, size: int, write: bool) -> list[Page]:
+    """Pages that hold `size` bytes at `address` of the calling program, from the first on.
+
+    Fewer than asked for when one in the middle cannot be had: as in Linux the caller has to count.
+
+    Args:
+        address: need not begin a page.
+        size: in bytes, at least 1.
+        write: the device is to write there, so that a page which the program may only read does not do.
+
+    Raises:
+        Errno: EFAULT, not even the first can be had.
+    """
+    might_sleep()
+    mm, pages = _mm(), []
+    first, last = address & PAGE_MASK, (address + size - 1) & PAGE_MASK
+    for start in range(first, last + 1, PAGE_SIZE) if access_ok(address, size) else ():
+        if not mm.is_accessible(max(start, address), write):
+            break
+        pages.append(Page(mm, start))
+    if not pages:
+        raise Errno(errno.EFAULT, f"no page at {address:#x}" + " to write to" * write)
+    return pages
+
+
+def unpin_user_pages(pages: Sequence[Page]) -> None:
+    """Let go of pinned pages."""
+
+
+@dataclass
+class ScatterEntry:
+    """One piece of memory, within a page (Linux: struct scatterlist)."""
+
+    page: Page
+    offset: int
+    length: int
+    dma_address: int = 0
+    """For the device, once it is mapped."""
+    dma_length: int = 0
+
+
+class ScatterList(list[ScatterEntry]):
+    """Pieces of memory that make one transfer, in their order (Linux: struct sg_table)."""
+
+    mapping: object | None = None
+    """What `dma_map_sg` keeps, None while it is not mapped."""
+
+
+def sg_alloc_table_from_pages(pages: Sequence[Page], offset: int, size: int) -> ScatterList:
+    """List of the `size` bytes that begin `offset` bytes into the first page, an entry for each page.
+
+    Linux joins pages that happen to be neighbours in physical memory; ours never are.
+    """
+    entries = ScatterList()
+    for page in pages:
+        length = min(PAGE_SIZE - offset, size)
+        if length <= 0:
+            break
+        entries.append(ScatterEntry(page, offset, length))
+        offset, size = 0, size - length
+    return entries
