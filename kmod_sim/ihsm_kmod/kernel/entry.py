@@ -46,7 +46,9 @@ def check_balance(task: Task, what: str = "to user space") -> None:
     """See that a task, which is about to return from something, has given back all that it took."""
     if task.kernel.sched.halted is not None:
         return
-    for held in task.held_locks:
+    held_locks, task.held_locks, task.spinlocks_held = task.held_locks, [], 0
+    is_disabled, task.bh_disabled, task.irqs_disabled = task.bh_disabled or task.irqs_disabled, 0, False
+    for held in held_locks:
         warn(ReportKind.LOCK_HELD, f"returning {what} with {held.lock} held", held.where)
-    if task.bh_disabled or task.irqs_disabled:
+    if is_disabled:
         warn(ReportKind.LOCK_HELD, f"returning {what} with interrupts or tasklets disabled")

@@ -16,10 +16,12 @@ from ihsm_kmod.kernel.interrupt import Interrupts
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.lockdep import LockGraph
 from ihsm_kmod.kernel.module import Module
+from ihsm_kmod.kernel.pci_bus import PciBus
 from ihsm_kmod.kernel.printk import LogRecord
 from ihsm_kmod.kernel.report import Report, ReportKind, warn
 from ihsm_kmod.kernel.sched import Scheduler
 from ihsm_kmod.kernel.task import Task, current
+from ihsm_kmod.kernel.vfs import Vfs
 from ihsm_kmod.kernel.workqueue import Workqueue
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Kernel:
         self._pids = itertools.count(1)
         self.sched = Scheduler(self.clock, hung_task_s)
         self.interrupts = Interrupts(self)
+        self.vfs = Vfs(self)
+        self.pci = PciBus(self)
         self.system_wq = Workqueue(self, "events")
         self._is_closed = False
 
@@ -101,7 +105,7 @@ class Kernel:
             Errno: EINVAL for its parameters, or what its `init` failed with.
         """
         module = module_class(**parameters)
-        self.run(module.init, comm="modprobe")
+        self.run(module.load, comm="modprobe")
         self.modules.append(module)
         return module
 
@@ -124,7 +128,7 @@ class Kernel:
         self.clock.detach(self.sched)
 
     def _unload(self, module: Module) -> None:
-        module.exit()
+        module.unload()
         self.modules.remove(module)
         self._check_works(module.has_code)
 

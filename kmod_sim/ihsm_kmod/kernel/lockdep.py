@@ -37,9 +37,8 @@ class LockGraph:
         """Nothing yet."""
         self._classes: dict[str, LockClass] = {}
 
-    def acquire(self, task: Task, lock: Lock) -> None:
+    def acquire(self, task: Task, lock: Lock, at: str) -> None:
         """Learn that a task is about to wait for a lock, and warn of what that can lead to."""
-        at = where()
         with task.kernel.sched:
             findings = self._order(task, lock, at)
             if lock.is_spinning:
@@ -122,18 +121,15 @@ class Lock:
         task.kernel.sched.check()
         if (held := self._held(task)) is not None:
             oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
-        task.kernel.lockdep.acquire(task, self)
-        task.kernel.sched.sleep(lambda: self._grab(task), waits_for=self)
-        self._holds(task)
+        at = where()
+        task.kernel.lockdep.acquire(task, self, at)
+        task.kernel.sched.sleep(lambda: self._grab(task, at), waits_for=self)
 
     def try_take(self) -> bool:
         """Have the lock if nobody else does."""
         task = current()
         task.kernel.sched.check()
-        if not self._grab(task):
-            return False
-        self._holds(task)
-        return True
+        return self._grab(task, where())
 
     def give(self) -> None:
         """Give the lock back. Never fails on a crashed kernel, so that a driver's unwinding ends."""
@@ -150,16 +146,14 @@ class Lock:
                 holder.spinlocks_held -= self.is_spinning
             sched.wake()
 
-    def _grab(self, task: Task) -> bool:
+    def _grab(self, task: Task, at: str) -> bool:
         with task.kernel.sched:
             if self.owner is not None:
                 return False
             self.owner = task
+            task.held_locks.append(HeldLock(self, at, self.is_spinning))
+            task.spinlocks_held += self.is_spinning
             return True
-
-    def _holds(self, task: Task) -> None:
-        task.held_locks.append(HeldLock(self, where(), self.is_spinning))
-        task.spinlocks_held += self.is_spinning
 
     def _held(self, task: Task) -> HeldLock | None:
         return next((held for held in task.held_locks if held.lock is self), None)

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.sysfs import kobject_create_and_add, kobject_put, sysfs_create_file
+from ihsm_kmod.kernel.task import current
 
 T = TypeVar("T", int, bool)
 
@@ -104,6 +108,26 @@ class Module:
 
     def exit(self) -> None:
         """Linux: module_exit."""
+
+    def load(self) -> None:
+        """Show the parameters in /sys/module, and run `init`; what loading a module does (kernel/module/main.c)."""
+        sysfs = current().kernel.vfs.sysfs
+        self.kobj = kobject_create_and_add(self.name, sysfs.module)
+        try:
+            folder = kobject_create_and_add("parameters", self.kobj)
+            for param in self.parameters():
+                show, store = partial(param.show, self), partial(param.store, self)
+                is_writable = param.mode & stat.S_IWUSR
+                sysfs_create_file(folder, param.name, show, store if is_writable else None, param.mode)
+            self.init()
+        except Errno:
+            kobject_put(self.kobj)
+            raise
+
+    def unload(self) -> None:
+        """Run `exit`, and hide the parameters."""
+        self.exit()
+        kobject_put(self.kobj)
 
     def has_code(self, python_module: str) -> bool:
         """Whether what that Python module defines is this kernel module's: it lies in the same package, or below."""

@@ -1,17 +1,189 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs: what a process does with the kernel (Linux: fs/file.c, fs/ioctl.c, kernel/fork.c, kernel/exit.c).
+"""Programs: what a process does with the kernel (Linux: fs/file.c, kernel/fork.c, kernel/signal.c, kernel/exit.c).
 
 A system call runs in the thread that makes it, so that a debugger steps from `ioctl` into the driver.
 """
 
 from __future__ import annotations
 
-from ihsm_kmod.kernel.mm import AddressSpace
+import ctypes
+import errno
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ihsm_kmod.kernel.cdev import File
+from ihsm_kmod.kernel.entry import run_as
+from ihsm_kmod.kernel.errors import ERESTARTSYS, Errno
+from ihsm_kmod.kernel.mm import AddressSpace, ProcessMemory
+from ihsm_kmod.kernel.task import Task
+from ihsm_kmod.kernel.vfs import fget, fput, vfs_ioctl
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from ihsm_kmod.kernel.kernel import Kernel
+
+T = TypeVar("T")
+
+FIRST_FD: Final = 3
+"""The lowest number for a file: 0 to 2 are a program's standard streams."""
 
 
 class Process:
-    """A process."""
+    """A process. Any thread may make its system calls, each of which is a task; errors are `OSError`, as of `os`.
 
-    tgid: int
-    mm: AddressSpace
+    All calls raise `Oops` on a kernel that has crashed, and `OSError` ESRCH after the process's end.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, comm: str = "app", tgid: int | None = None, mm: AddressSpace | None = None
+    ) -> None:
+        """A process without open files.
+
+        Args:
+            kernel: where it runs.
+            comm: its program's name.
+            tgid: its id; None for one that nobody has.
+            mm: its memory; None for that of the calling program.
+        """
+        self.kernel = kernel
+        self.comm = comm
+        self.tgid = kernel.next_pid() if tgid is None else tgid
+        self.mm: AddressSpace = ProcessMemory(os.getpid()) if mm is None else mm
+        self._files: dict[int, File] = {}
+        self._tasks: set[Task] = set()
+        self._pids: dict[int, int] = {}
+        self._is_killed = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was killed or has exited, and all its calls have returned."""
+        return self._is_killed and not self._tasks
+
+    def open(self, path: str) -> int:
+        """Open a device node, such as `/dev/azihsm0`; the file's descriptor.
+
+        Raises:
+            OSError: as of the kernel's files and the driver's `open`.
+        """
+        return self._call(lambda: self._install(self.kernel.vfs.open(self, path)))
+
+    def ioctl(self, fd: int, number: int, argument: int | WriteableBuffer = 0) -> int:
+        """Have the driver do something, as `fcntl.ioctl` does.
+
+        Args:
+            fd: from `open`, `dup` or `fork`.
+            number: the request's.
+            argument: an address in the process's memory; or something whose bytes the driver may read and write, of
+                the calling program, which is what the process has as its memory unless it was made with another.
+
+        Returns:
+            What the driver returned.
+
+        Raises:
+            OSError: EBADF, no such file; or from the driver. EINTR, where the process was killed meanwhile.
+        """
+        # The anchor keeps the bytes where they are until the call is over.
+        anchor = None if isinstance(argument, int) else ctypes.c_char.from_buffer(argument)
+        address = argument if isinstance(argument, int) else ctypes.addressof(anchor)  # type: ignore[arg-type]
+        try:
+            return self._call(lambda: vfs_ioctl(self._file(fd), number, address))
+        finally:
+            del anchor
+
+    def close(self, fd: int) -> None:
+        """Close a file. Whoever is still in a call on it goes on, and the last of them releases it.
+
+        Raises:
+            OSError: EBADF, no such file. What the driver's `release` fails with is nobody's.
+        """
+        self._call(lambda: fput(self._take(fd)))
+
+    def dup(self, fd: int) -> int:
+        """Another descriptor for the same open file.
+
+        Raises:
+            OSError: EBADF, no such file.
+        """
+        return self._call(lambda: self._install(self._share(self._file(fd))))
+
+    def fork(self) -> Process:
+        """A child: it has another id, and the same open files under the same numbers."""
+        child = Process(self.kernel, comm=self.comm, mm=self.mm)
+        child._files = self._call(lambda: {fd: self._share(file) for fd, file in self._files.items()})
+        return child
+
+    def kill(self) -> None:
+        """End the process. Its calls get a signal; the last that returns closes its files, at once if there is none."""
+        with self.kernel.sched:
+            if self._is_killed:
+                return
+            self._is_killed = True
+            for task in self._tasks:
+                task.signalled = True
+            is_idle = not self._tasks
+            self.kernel.sched.wake()
+        if is_idle:
+            self._close_all()
+
+    def exit(self) -> None:
+        """The process ends itself: what other threads of it are in ends as if it were killed."""
+        self.kill()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """Make a system call."""
+        task = Task(self.kernel, self.comm, self, self._pid())
+        with self.kernel.sched:
+            if self._is_killed:
+                raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self._tasks.add(task)
+        try:
+            return run_as(task, call)
+        except Errno as error:
+            code = errno.EINTR if error.errno == ERESTARTSYS else error.errno
+            raise OSError(code, os.strerror(code)) from error
+        finally:
+            with self.kernel.sched:
+                self._tasks.remove(task)
+            if self.has_ended:
+                self._close_all()
+
+    def _pid(self) -> int:
+        """Id of the calling thread: the first that calls is the one that the process has its own from."""
+        with self.kernel.sched:
+            if not self._pids:
+                self._pids[threading.get_ident()] = self.tgid
+            return self._pids.setdefault(threading.get_ident(), self.kernel.next_pid())
+
+    def _close_all(self) -> None:
+        """Close what is open, as Linux's exit_files does: one file after the other, whatever comes of it."""
+        with self.kernel.sched:
+            files, self._files = list(self._files.values()), {}
+        for file in files:
+            run_as(Task(self.kernel, self.comm, self), fput, file)
+
+    def _file(self, fd: int) -> File:
+        try:
+            return self._files[fd]
+        except KeyError:
+            raise Errno(errno.EBADF, f"fd {fd}") from None
+
+    def _take(self, fd: int) -> File:
+        with self.kernel.sched:
+            file = self._file(fd)
+            del self._files[fd]
+            return file
+
+    def _share(self, file: File) -> File:
+        fget(file)
+        return file
+
+    def _install(self, file: File) -> int:
+        with self.kernel.sched:
+            fd = next(fd for fd in itertools.count(FIRST_FD) if fd not in self._files)
+            self._files[fd] = file
+            return fd

@@ -7,15 +7,13 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final, NoReturn
 
-import ihsm
+import ihsm.errors as _bus_side
 from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.printk import pr_err
 from ihsm_kmod.kernel.task import current, in_atomic
@@ -66,46 +64,40 @@ class Report:
         return f"{self.kind}: {self.text} at {self.where} in {self.task}"
 
 
+UNKNOWN: Final = "?"
+"""In the place of a line: no driver is involved."""
 _KERNEL: Final = os.path.dirname(__file__) + os.sep
 _MODEL: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _LIBRARIES: Final = tuple(
-    {path + os.sep for path in (*sysconfig.get_paths().values(), os.path.dirname(ihsm.__file__))} | {"<"}
+    {path + os.sep for path in (*sysconfig.get_paths().values(), os.path.dirname(_bus_side.__file__))} | {"<"}
 )
 
 
 @cache
-def _is_driver(filename: str) -> bool:
-    """Whether a file may be a driver's: none of the kernel, the bus, or a library."""
-    if filename.startswith(_MODEL):
-        return not filename.startswith(_KERNEL)
-    return not filename.startswith(_LIBRARIES)
-
-
-def _frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
-    while frame is not None:
-        yield frame, frame.f_lineno
-        frame = frame.f_back
-
-
-def _raised(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
-    while trace is not None:
-        yield trace.tb_frame, trace.tb_lineno
-        trace = trace.tb_next
-
-
-def _place(frame: FrameType, line: int) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{line}"
+def _driver_file(filename: str) -> str:
+    """Name of a file without its folders if it may be a driver's; "" for one of the kernel, the bus, or a library."""
+    is_foreign = filename.startswith(_KERNEL if filename.startswith(_MODEL) else _LIBRARIES)
+    return "" if is_foreign else os.path.basename(filename)
 
 
 def where() -> str:
     """The line that called into the kernel, as file.py:line: the innermost that is a driver's."""
-    return next((_place(*at) for at in _frames(sys._getframe(1)) if _is_driver(at[0].f_code.co_filename)), "?")
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if name := _driver_file(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return UNKNOWN
 
 
 def where_raised(error: BaseException) -> str:
     """The driver's line in which an exception arose."""
-    places = [at for at in _raised(error.__traceback__) if _is_driver(at[0].f_code.co_filename)]
-    return _place(*places[-1]) if places else "?"
+    trace, found = error.__traceback__, UNKNOWN
+    while trace is not None:
+        if name := _driver_file(trace.tb_frame.f_code.co_filename):
+            found = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
 
 
 def warn(kind: ReportKind, text: str, at: str | None = None) -> None:

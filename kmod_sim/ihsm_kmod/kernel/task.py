@@ -45,12 +45,12 @@ class HeldLock:
 class Task:
     """One task of a kernel (Linux: struct task_struct)."""
 
-    def __init__(self, kernel: Kernel, comm: str, process: Process | None = None) -> None:
-        """A task of a process, or of the kernel's own."""
+    def __init__(self, kernel: Kernel, comm: str, process: Process | None = None, pid: int | None = None) -> None:
+        """A task of a process, or of the kernel's own; `pid` where it is known."""
         self.kernel = kernel
         self.comm = comm
         self.process = process
-        self.pid = kernel.next_pid()
+        self.pid = kernel.next_pid() if pid is None else pid
         self.tgid: int = process.tgid if process else self.pid
         self.mm: AddressSpace | None = process.mm if process else None
         self.hardirq_depth = 0
