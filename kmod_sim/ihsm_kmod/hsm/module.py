@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Self
 
+from ihsm_abi.uapi import DRIVER_NAME
 from ihsm_kmod.hsm.nodes import hsm_nodes, mgmt_nodes
-from ihsm_kmod.hsm.pci import DRIVER_NAME, HsmPciDriver
+from ihsm_kmod.hsm.pci import HsmPciDriver
 from ihsm_kmod.hsm.quirks import Quirks
 from ihsm_kmod.kernel.module import Module, Param
 from ihsm_kmod.kernel.pci import pci_register_driver, pci_unregister_driver

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ihsm_abi.pci import BAR_BYTES, DEVICE_ID, MSIX_VECTORS, VENDOR_ID, Bar
+from ihsm_abi.uapi import DRIVER_NAME
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.health import HealthMonitor
 from ihsm_kmod.hsm.hsm_device import HsmDevice
@@ -17,6 +18,10 @@ from ihsm_kmod.hsm.management import ManagementDevice
 from ihsm_kmod.kernel.dma import dma_set_mask_and_coherent
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.pci import (
+    PCI_EXT_CAP_ID_SRIOV,
+    PCI_SRIOV_CTRL,
+    PCI_SRIOV_NUM_VF,
+    PCI_SRIOV_TOTAL_VF,
     PciDev,
     PciDeviceId,
     PciDriver,
@@ -42,12 +47,7 @@ if TYPE_CHECKING:
     from ihsm_kmod.hsm.module import HsmModule
     from ihsm_kmod.kernel.io import IoMem
 
-DRIVER_NAME: Final = "azihsm"
 MIN_VECTORS: Final = 3
-EXT_CAP_SRIOV: Final = 0x0010
-SRIOV_CONTROL: Final = 0x08
-SRIOV_TOTAL_VFS: Final = 0x0E
-SRIOV_NUM_VFS: Final = 0x10
 
 
 @dataclass
@@ -94,21 +94,22 @@ class HsmPciDriver:
             undo.callback(pci_free_irq_vectors, pdev)
             controller = Controller(pdev, self._module, registers, doorbells, vectors)
             controller.hsm_device = HsmDevice(controller, self._module.hsm_nodes)
+            bound = BoundFunction(controller, HealthMonitor(controller), undo)
+            pci_set_drvdata(pdev, bound)
             self._look_for_vfs(controller, undo)
             controller.initialize()
-            bound = BoundFunction(controller, HealthMonitor(controller), undo.pop_all())
-        pci_set_drvdata(pdev, bound)
+            bound.undo = undo.pop_all()
         bound.monitor.start()
 
     def _look_for_vfs(self, controller: Controller, undo: ExitStack) -> None:
         """A PF is what has the SR-IOV capability; its VFs are those that it has now (spec 01 §1.1)."""
-        capability = pci_find_ext_capability(controller.pdev, EXT_CAP_SRIOV)
+        capability = pci_find_ext_capability(controller.pdev, PCI_EXT_CAP_ID_SRIOV)
         if not capability:
             return
         controller.is_pf = True
         control, total, controller.num_vfs = (
             pci_read_config_word(controller.pdev, capability + offset)
-            for offset in (SRIOV_CONTROL, SRIOV_TOTAL_VFS, SRIOV_NUM_VFS)
+            for offset in (PCI_SRIOV_CTRL, PCI_SRIOV_TOTAL_VF, PCI_SRIOV_NUM_VF)
         )
         controller.log.info(f"SR-IOV control {control:#x}, VFs {controller.num_vfs} of {total}")
         if controller.num_vfs:
