@@ -42,7 +42,7 @@ def driver(function: BentFunction) -> Iterator[Driver]:
 @pytest.fixture(scope="module")
 def shared_driver(server: ServeProcess) -> Iterator[Driver]:
     """The driver for all ioctls of a module that send the device nothing, or nothing that lasts."""
-    with VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function, driver_on(function) as driver:
+    with VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function, driver_on(function, log_mask=0xF) as driver:
         yield driver
 
 
