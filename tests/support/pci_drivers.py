@@ -44,7 +44,7 @@ def running(dma: Literal["shared", "strict"] = "shared") -> Iterator[Kernel]:
     try:
         yield kernel
         kernel.close()
-        assert [str(report) for report in kernel.reports] == []
+        assert not kernel.reports, "\n".join(map(str, kernel.reports))
     finally:
         kernel.close()
 

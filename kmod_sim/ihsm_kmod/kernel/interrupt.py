@@ -14,6 +14,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -200,8 +201,7 @@ class Interrupts:
         action = vector.action
         drain_event(event)
         try:
-            with task.hardirq():
-                result = _guarded(task, str(vector), action.handler, vector.irq, action.dev_id)
+            result = _guarded(task, task.hardirq(), str(vector), action.handler, vector.irq, action.dev_id)
             if result not in (IRQ_NONE, IRQ_HANDLED):
                 warn(ReportKind.WARN, f"irq event {vector.irq}: bogus return value {result!r}", action.where)
         finally:
@@ -217,20 +217,22 @@ class Interrupts:
                 tasklet = self._tasklets.popleft()
                 tasklet.scheduled, tasklet.owner = False, task
             try:
-                with task.softirq():
-                    _guarded(task, str(tasklet), tasklet.function, tasklet.data)
+                _guarded(task, task.softirq(), str(tasklet), tasklet.function, tasklet.data)
             finally:
                 with self._kernel.sched:
                     tasklet.owner = None
                     self._kernel.sched.wake()
 
 
-def _guarded(task: Task, what: str, function: Callable[..., Any], *args: object) -> Any:
-    """Call a driver; an error that it lets out has nowhere to go."""
-    try:
-        result = function(*args)
-    except Exception as error:
-        crash(error)
+def _guarded(
+    task: Task, context: AbstractContextManager[None], what: str, function: Callable[..., Any], *args: object
+) -> Any:
+    """Call a driver in a context; an error that it lets out has nowhere to go."""
+    with context:
+        try:
+            result = function(*args)
+        except Exception as error:
+            crash(error)
     check_balance(task, f"from {what}")
     return result
 

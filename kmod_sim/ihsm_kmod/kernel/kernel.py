@@ -142,6 +142,8 @@ class Kernel:
     def _shut_down(self) -> None:
         for module in reversed(self.modules):
             self._unload(module)
+        self.pci.close()
+        self.vfs.close()
         self._check_works(lambda name: True)
         services = {thread.owner for thread in self.threads if thread.is_service}
         for task in self.tasks - services - {current()}:
