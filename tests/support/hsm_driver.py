@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import Report
 from ihsm_kmod.machine import Machine
 from support.bent_function import BentFunction
+
+T = TypeVar("T")
 
 BDF: Final = "0000:00:04.0"
 COMMAND_TIMEOUT_S: Final = 6
@@ -62,7 +64,7 @@ class Driver:
         return self._execute(self.controller.aes_pool, bytearray(AES_SQE.itemsize))
 
     def _execute(self, pool: QueuePool, sqe: bytearray) -> Outcome:
-        return self.machine.kernel.run(self.controller.execute, pool, sqe)
+        return self.run(self.controller.execute, pool, sqe)
 
     def start_hsm(self) -> KThread:
         """The same on a thread; its `join` returns the outcome."""
@@ -78,6 +80,18 @@ class Driver:
         """Let the command time-out of the only command under way pass, and the grace that it is given then."""
         self.clock.expire(COMMAND_TIMEOUT_S)
         self.clock.expire(GRACE_S)
+
+    def stop_monitor(self) -> None:
+        """No look at CSTS in the middle of what a test compares."""
+        self.machine.kernel.run(self.machine.kernel.pci.device(BDF).driver_data.monitor.stop)
+
+    def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call something of the driver."""
+        return self.machine.kernel.run(function, *args)
+
+    def says(self, text: str) -> bool:
+        """Whether the log has it."""
+        return text in self.machine.kernel.dmesg()
 
     def unbind(self) -> None:
         self.machine.kernel.pci.unbind(BDF)

@@ -225,17 +225,20 @@ def test_queues_before_one_that_was_refused(function: BentFunction, left: bool) 
 
 
 def test_many_queues_share_the_vectors(socket_folder: Path) -> None:
-    with serve("--socket", str(socket_folder / "s"), "--resources", "18") as server:
-        with VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function, driver_on(function) as driver:
-            assert driver.probe_error == 0
-            vectors = {
-                QueueDw10(int(sqe["dw10"])).id: CreateCqDw11(int(sqe["dw11"])).ivec
-                for sqe in driver.function.admin
-                if sqe["opc"] == AdminOpcode.CREATE_CQ
-            }
-            assert vectors == {
-                **{1 + index: 1 + index % 15 for index in range(18)},
-                **{256 + index: 16 + index % 16 for index in range(36)},
-            }
-            for _ in range(36):
-                assert driver.hsm().error == driver.aes().error == 0
+    with (
+        serve("--socket", str(socket_folder / "s"), "--resources", "18") as server,
+        VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
+        driver_on(function) as driver,
+    ):
+        assert driver.probe_error == 0
+        vectors = {
+            QueueDw10(int(sqe["dw10"])).id: CreateCqDw11(int(sqe["dw11"])).ivec
+            for sqe in driver.function.admin
+            if sqe["opc"] == AdminOpcode.CREATE_CQ
+        }
+        assert vectors == {
+            **{1 + index: 1 + index % 15 for index in range(18)},
+            **{256 + index: 16 + index % 16 for index in range(36)},
+        }
+        for _ in range(36):
+            assert driver.hsm().error == driver.aes().error == 0

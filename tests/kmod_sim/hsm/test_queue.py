@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""I/O queues: rings, tags, completions, selection, counters (spec 01 §5, §7; 02 A.2, A.8)."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+
+from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
+from ihsm_abi.hsm_queue import HSM_CQE
+from ihsm_abi.pci import Bar
+from ihsm_abi.uapi import InternalCode
+from ihsm_kmod.hsm.logs import LogMask
+from ihsm_kmod.hsm.tags import Command, TagStore
+from ihsm_kmod.kernel.errors import Errno, Oops
+from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.mutex import mutex_is_locked
+from ihsm_kmod.kernel.report import ReportKind
+from support.bent_function import Access, BentFunction
+from support.hsm_driver import GRACE_S, Driver, driver_on, hsm_entry
+from support.waiting import until
+
+HUNG_S = 120
+
+
+def doorbells(driver: Driver, offset: int) -> list[int]:
+    return [
+        access.value for access in driver.function.accesses if (access.bar, access.offset) == (Bar.DOORBELLS, offset)
+    ]
+
+
+def test_a_command_comes_back(driver: Driver) -> None:
+    outcome = driver.hsm()
+    assert (outcome.code, outcome.error) == (InternalCode.SUCCESS, 0)
+    assert outcome.cqe is not None
+    assert np.frombuffer(outcome.cqe, HSM_CQE)[0]["sqhd"] == 1
+
+
+def test_rings_wrap_and_the_phase_turns(driver: Driver) -> None:
+    for _ in range(40):
+        assert driver.hsm().error == 0
+    indexes = [number % 16 for number in range(1, 41)]
+    assert doorbells(driver, sq_tail_offset(1)) == indexes
+    assert doorbells(driver, cq_head_offset(1)) == indexes  # once for each completion
+
+
+def test_aes_queues_take_turns(driver: Driver) -> None:
+    for _ in range(4):
+        driver.aes()
+    assert doorbells(driver, sq_tail_offset(256)) == doorbells(driver, sq_tail_offset(257)) == [1, 2]
+
+
+def test_counters_of_a_queue_that_works(driver: Driver) -> None:
+    for _ in range(3):
+        driver.hsm()
+    driver.aes()
+    shown = {
+        name: int(driver.machine.sysfs(f"cp_sq1/{name}")) for name in ("num_cmds_pending_in_hw", "total_ios_in_error")
+    }
+    assert shown == {"num_cmds_pending_in_hw": 0, "total_ios_in_error": 0}
+    assert driver.machine.sysfs("cp_sq1/total_ios_completed_by_hw") == "3\n"
+    assert driver.machine.sysfs("fp_sq256/total_ios_in_error") == "1\n"
+    assert driver.machine.sysfs("global/total_submissions") == "4"
+    assert driver.machine.sysfs("global/total_completions") == "4"
+    assert driver.machine.sysfs("global/total_error_completions") == "1"
+    assert driver.machine.sysfs("admin/num_cpqs_created") == "1"
+    assert driver.machine.sysfs("admin/num_fpqs_created") == "2"
+
+
+def test_tags_are_unique_and_begin_anywhere() -> None:
+    kernel = Kernel()
+    commands = [Command() for _ in range(16)]
+    firsts = set()
+    for _ in range(200):
+        tags = TagStore(16)
+        assert [kernel.run(tags.claim, command) for command in commands] == [True] * 15 + [False]
+        assert {command.tag for command in commands[:-1]} == set(range(15))
+        firsts.add(commands[0].tag)
+    assert len(firsts) > 1
+    kernel.close()
+
+
+def test_a_completion_of_nobody_is_consumed(driver: Driver) -> None:
+    driver.machine.module.log_mask = int(LogMask.ERROR | LogMask.WARN)
+    queue = driver.controller.hsm_pool.queues[0]
+    driver.function.silent.add(1)
+    lost = driver.start_hsm()
+    until(queue.tags.outstanding, "the command is in the ring")
+    driver.run(queue.forget, queue.tags.outstanding()[0])
+    driver.function.silent.clear()
+    assert driver.hsm().error == 0  # its doorbell shows the device both
+    assert queue.head == 2
+    assert driver.says("completion of unknown command")
+    # Nobody completes the first one any more, an abort neither: a warning.
+    driver.time_out()
+    driver.clock.expire(GRACE_S)
+    assert lost.join().code is InternalCode.UNDEFINED
+    assert [report.kind for report in driver.reports] == [ReportKind.WARN]
+    driver.reports.clear()
+
+
+def test_a_queue_whose_head_lags_is_full(driver: Driver) -> None:
+    queue = driver.controller.hsm_pool.queues[0]
+    queue.sq_head = 1
+    outcome = driver.hsm()
+    assert (outcome.code, outcome.error) == (InternalCode.UNDEFINED, errno.EAGAIN)
+    assert not queue.tags.outstanding()
+
+
+def test_a_disabled_queue_takes_nothing(driver: Driver) -> None:
+    queue = driver.controller.hsm_pool.queues[0]
+    queue.disabled = True
+    command = Command()
+    with pytest.raises(Errno) as caught:
+        driver.run(queue.submit, hsm_entry(), command)
+    assert (command.code, caught.value.errno) == (InternalCode.QDISABLED, errno.EAGAIN)
+    assert driver.hsm().code is InternalCode.QSELECT_FAILED
+    assert doorbells(driver, sq_tail_offset(1)) == []
+
+
+def test_selection_passes_disabled_and_full_queues(driver: Driver) -> None:
+    pool = driver.controller.aes_pool
+    first, second = pool.queues
+    first.disabled = True
+    assert [driver.run(pool.select) for _ in range(3)] == [second] * 3
+    first.disabled, second.sq_head = False, 1
+    assert [driver.run(pool.select) for _ in range(3)] == [first] * 3
+    # All are full: the one whose turn it is.
+    first.sq_head = 1
+    assert [driver.run(pool.select) for _ in range(3)] == [first, second, first]
+
+
+def test_the_null_queue(function: BentFunction) -> None:
+    with driver_on(function, {"null_queue": True}) as driver:
+        driver.controller.hsm_pool.queues[0].disabled = True
+        with pytest.raises(Oops) as caught:
+            driver.hsm()
+        assert caught.value.report.kind is ReportKind.NULL_POINTER
+        assert caught.value.report.where.startswith("execute.py:")
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_completion_while_its_queue_is_freed(function: BentFunction, on: bool) -> None:
+    def free_statistics(access: Access) -> None:
+        # In the tasklet, before the waiter is woken.
+        if (access.bar, access.offset) == (Bar.DOORBELLS, cq_head_offset(1)):
+            controller.hsm_pool.queues[0].perf.clear()
+
+    with driver_on(function, {"late_completion_divides": on}) as driver:
+        controller = driver.controller
+        function.after_write = free_statistics
+        if on:
+            with pytest.raises(Oops) as caught:
+                driver.hsm()
+            assert caught.value.report.kind is ReportKind.DIVIDE_ERROR
+        else:
+            assert driver.hsm().error == 0
+
+
+def test_without_a_free_tag_the_caller_sleeps(function: BentFunction) -> None:
+    with driver_on(function, num_hsm_slots=2) as driver:
+        queue = driver.controller.hsm_pool.queues[0]
+        function.silent.add(1)
+        first = driver.start_hsm()
+        until(queue.tags.outstanding, "the command is in the ring")
+        second = driver.start_hsm()
+        until(lambda: mutex_is_locked(queue.submit_lock), "the second caller sleeps")
+        function.silent.clear()
+        function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
+        assert first.join().error == second.join().error == 0
+        assert driver.reports == []
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_an_abort_does_not_get_past_a_caller_without_tag(function: BentFunction, locked: bool) -> None:
+    with driver_on(function, {"full_queue_sleeps_locked": locked}, num_hsm_slots=2) as driver:
+        queue = driver.controller.hsm_pool.queues[0]
+        function.silent.add(1)
+        first = driver.start_hsm()
+        until(queue.tags.outstanding, "the command is in the ring")
+        second = driver.start_hsm()
+        until(lambda: queue.perf.submitted == 2, "the second caller is there")
+        if locked:
+            until(lambda: mutex_is_locked(queue.submit_lock), "the second caller sleeps")
+            driver.time_out()
+            driver.stop_monitor()
+            driver.clock.advance(HUNG_S + 1)
+            with pytest.raises(Oops) as caught:
+                first.join()
+            assert caught.value.report.kind is ReportKind.HUNG_TASK
+        else:
+            function.silent.clear()
+            driver.time_out()
+            assert first.join().code is InternalCode.ABORTED
+            # It got the tag of the first, while the queue was still disabled or when it was not any more.
+            assert second.join().code in (InternalCode.QDISABLED, InternalCode.SUCCESS)
