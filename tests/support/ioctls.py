@@ -182,3 +182,8 @@ def _aes_fields(source: int, destination: int) -> dict[str, Any]:
         "src_ptr": source, "src_len": 64, "dst_ptr": destination, "dst_len": 64,
         "frame_type": FRAME_TYPE_AES, "session_id": SESSION, "short_app_id": 0,
     }  # fmt: skip
+
+
+def reset_command(abort_type: int, **fields: Any) -> np.ndarray[Any, Any]:
+    """A `RESET_DEVICE`."""
+    return structure(uapi.RESET_DEVICE, abort_type=abort_type, **fields)
