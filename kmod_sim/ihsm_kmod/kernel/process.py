@@ -36,7 +36,7 @@ FIRST_FD: Final = 3
 class Process:
     """A process. Any thread may make its system calls, each of which is a task; errors are `OSError`, as of `os`.
 
-    All calls raise `Oops` on a kernel that has crashed, and `OSError` ESRCH after the process's end.
+    All calls but `kill` and `exit` raise `Oops` on a kernel that has ended, and `OSError` ESRCH after the process's end.
     """
 
     def __init__(
@@ -160,9 +160,11 @@ class Process:
             return self._pids.setdefault(threading.get_ident(), self.kernel.next_pid())
 
     def _close_all(self) -> None:
-        """Close what is open, as Linux's exit_files does: one file after the other, whatever comes of it."""
+        """Close what is open, as Linux's exit_files does; on a crashed kernel nobody does."""
         with self.kernel.sched:
             files, self._files = list(self._files.values()), {}
+            if self.kernel.sched.halted is not None:
+                return
         for file in files:
             run_as(Task(self.kernel, self.comm, self), fput, file)
 
