@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ihsm_kmod.kernel.clock import Clock, SystemClock
 from ihsm_kmod.kernel.entry import run_as
-from ihsm_kmod.kernel.errors import Oops
+from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.interrupt import Interrupts
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.lockdep import LockGraph
 from ihsm_kmod.kernel.module import Module
 from ihsm_kmod.kernel.pci_bus import PciBus
 from ihsm_kmod.kernel.printk import LogRecord
-from ihsm_kmod.kernel.report import Report, ReportKind, warn
+from ihsm_kmod.kernel.report import UNKNOWN, Report, ReportKind, crash, warn
 from ihsm_kmod.kernel.sched import Scheduler
 from ihsm_kmod.kernel.task import Task, current
 from ihsm_kmod.kernel.vfs import Vfs
@@ -118,17 +118,29 @@ class Kernel:
         if self._is_closed:
             return
         self._is_closed = True
-        with contextlib.suppress(Oops):
-            self.run(self._shut_down, comm="shutdown")
-        self.sched.halt(Report(ReportKind.HALTED, "closed", "?", "shutdown"))
-        for thread in tuple(self.threads):
+        try:
+            with contextlib.suppress(Oops):
+                self.run(self._shut_down, comm="shutdown")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.sched.halt(Report(ReportKind.HALTED, "closed", UNKNOWN, "shutdown"))
+        with self.sched:
+            threads = tuple(self.threads)
+        for thread in threads:
             if not thread.ends(END_S):
-                self.reports.append(Report(ReportKind.TASK_LEAK, f"{thread} does not end", "?", "shutdown"))
+                self.reports.append(Report(ReportKind.TASK_LEAK, f"{thread} does not end", UNKNOWN, "shutdown"))
         self.interrupts.close()
+        self.pci.power_off()
         self.clock.detach(self.sched)
 
     def _unload(self, module: Module) -> None:
-        module.unload()
+        try:
+            module.unload()
+        except Errno as error:
+            # In Linux `exit` returns nothing.
+            crash(error)
         self.modules.remove(module)
         self._check_works(module.has_code)
 
@@ -145,6 +157,8 @@ class Kernel:
         self.pci.close()
         self.vfs.close()
         self._check_works(lambda name: True)
-        services = {thread.owner for thread in self.threads if thread.is_service}
-        for task in self.tasks - services - {current()}:
+        with self.sched:
+            services = {thread.owner for thread in self.threads if thread.is_service}
+            left = self.tasks - services - {current()}
+        for task in left:
             warn(ReportKind.TASK_LEAK, f"{task}")

@@ -286,6 +286,11 @@ def pci_free_irq_vectors(pdev: PciDev) -> None:
     for irq in pdev.irqs:
         current().kernel.interrupts.remove(irq)
     pdev.irqs = []
+    pci_silence(pdev)
+
+
+def pci_silence(pdev: PciDev) -> None:
+    """Have the function raise no interrupt any more; harmless the second time."""
     if pdev.events:
         with contextlib.suppress(BusError):  # gone, and silent for good
             pdev.function.disable_interrupts()

@@ -23,6 +23,7 @@ from ihsm_kmod.kernel.pci import (
     pci_find_ext_capability,
     pci_free_irq_vectors,
     pci_read_config_word,
+    pci_silence,
     pci_write_config_word,
 )
 from ihsm_kmod.kernel.printk import dev_dbg, dev_err
@@ -139,6 +140,12 @@ class PciBus:
             warn(ReportKind.RESOURCE_LEAK, f"driver {name}, without pci_unregister_driver")
         for pdev in self._devices.values():
             _let_go(pdev)
+
+    def power_off(self) -> None:
+        """Take from the devices what a crashed kernel has left them. Nothing of the kernel runs any more."""
+        for pdev in self._devices.values():
+            pci_silence(pdev)
+            pdev.dma.close()
 
     def _in_task(self, call: Callable[[], T]) -> T:
         task = current_or_none()

@@ -36,7 +36,7 @@ FIRST_FD: Final = 3
 class Process:
     """A process. Any thread may make its system calls, each of which is a task; errors are `OSError`, as of `os`.
 
-    All calls but `kill` and `exit` raise `Oops` on a kernel that has ended, and `OSError` ESRCH after the process's end.
+    All calls but `kill` and `exit` raise `Oops` on a kernel that has ended, and `OSError` ESRCH after their process.
     """
 
     def __init__(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from bdb import BdbQuit
 
@@ -12,9 +13,12 @@ import pytest
 from ihsm_kmod.kernel import kernel as kernel_module
 from ihsm_kmod.kernel.clock import StillClock
 from ihsm_kmod.kernel.completion import Completion, wait_for_completion
+from ihsm_kmod.kernel.dma import dma_alloc_coherent, dma_set_mask_and_coherent
 from ihsm_kmod.kernel.errors import Oops
+from ihsm_kmod.kernel.interrupt import IRQ_HANDLED, request_irq
 from ihsm_kmod.kernel.jiffies import jiffies
 from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.pci import PciDev, PciDeviceId, pci_alloc_irq_vectors, pci_irq_vector, pci_register_driver
 from ihsm_kmod.kernel.printk import LogLevel, dev_dbg, dev_err, dev_info, dev_warn, pr_debug, pr_err, pr_info, pr_warn
 from ihsm_kmod.kernel.report import Report, ReportKind
 from ihsm_kmod.kernel.sched import cond_resched
@@ -22,6 +26,8 @@ from ihsm_kmod.kernel.task import current
 from ihsm_kmod.kernel.wait import WaitQueueHead, wait_event_interruptible
 from ihsm_kmod.kernel.workqueue import Work, schedule_work
 from support.broken_drivers import bug_in, lives
+from support.fake_function import FakeFunction
+from support.pci_drivers import BDF, driver
 from support.waiting import HANG_S, ended, until
 
 
@@ -132,6 +138,25 @@ def test_who_waits_in_another_thread_has_the_oops_too(kernel: Kernel) -> None:
     ended(thread)
     assert isinstance(caught[0], Oops)
     assert caught[0].report.kind is ReportKind.NULL_POINTER
+
+
+def test_a_crash_leaves_nothing_of_its_devices() -> None:
+    def take(pdev: PciDev, identity: PciDeviceId) -> None:
+        dma_set_mask_and_coherent(pdev, 64)
+        dma_alloc_coherent(pdev, 4096)
+        pci_alloc_irq_vectors(pdev, 1, 2)
+        request_irq(pci_irq_vector(pdev, 0), lambda irq, dev_id: IRQ_HANDLED, "sample", pdev)
+        lives.null_pointer()
+
+    with FakeFunction() as function:
+        before = os.listdir("/proc/self/fd")
+        kernel = Kernel(StillClock())
+        kernel.pci.add(function, BDF)
+        with pytest.raises(Oops):
+            kernel.run(pci_register_driver, driver(probe=take))
+        kernel.close()
+        assert os.listdir("/proc/self/fd") == before
+        assert [report.kind for report in kernel.reports] == [ReportKind.NULL_POINTER]
 
 
 def test_its_end_tells_who_is_still_there(kernel: Kernel) -> None:

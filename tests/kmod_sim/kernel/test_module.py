@@ -13,7 +13,8 @@ from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.module import Module, Param
 from ihsm_kmod.kernel.printk import pr_info
-from support.broken_drivers import lives
+from ihsm_kmod.kernel.report import ReportKind
+from support.broken_drivers import bug_in, lives
 
 PARAMETERS = "/sys/module/sample/parameters"
 
@@ -109,6 +110,16 @@ def test_a_crash_in_init(kernel: Kernel) -> None:
         kernel.load(Crashes)
     with pytest.raises(Oops):
         kernel.load(Sample)
+
+
+def test_an_error_of_exit_reaches_nobody_and_is_a_crash(kernel: Kernel) -> None:
+    class Stays(Sample):
+        def exit(self) -> None:
+            lives.refuse()
+
+    kernel.load(Stays)
+    kernel.close()
+    assert [(report.kind, report.where) for report in kernel.reports] == [(ReportKind.CRASH, bug_in(lives.refuse))]
 
 
 def test_code_of_a_module_is_that_of_its_package() -> None:
