@@ -39,15 +39,14 @@ def write_segments(pages: NDArray[np.uint8], address: int, blocks: Sequence[Bloc
     Returns:
         The descriptor of the first segment, for the queue entry.
     """
-    for start in range(0, len(blocks), DATA_BLOCKS_PER_SEGMENT):
-        segment = pages[:PAGE_BYTES].view(SGL_DESCRIPTOR)
+    for number, start in enumerate(range(0, len(blocks), DATA_BLOCKS_PER_SEGMENT)):
+        segment = pages[number * PAGE_BYTES :][:PAGE_BYTES].view(SGL_DESCRIPTOR)
         here = blocks[start : start + DATA_BLOCKS_PER_SEGMENT]
         segment["addr"][: len(here)], segment["len"][: len(here)] = zip(*here, strict=True)
-        pages, address = pages[PAGE_BYTES:], address + PAGE_BYTES
         left = len(blocks) - start - len(here)
         if left:
-            segment[DATA_BLOCKS_PER_SEGMENT] = _segment(address, left)
-    return _segment(address - PAGE_BYTES * -(-len(blocks) // DATA_BLOCKS_PER_SEGMENT), len(blocks))
+            segment[DATA_BLOCKS_PER_SEGMENT] = _segment(address + (number + 1) * PAGE_BYTES, left)
+    return _segment(address, len(blocks))
 
 
 def _segment(address: int, blocks: int) -> NDArray[np.void]:
