@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -102,7 +103,7 @@ def test_blocks_keep_their_place_in_the_page(shared_driver: Driver, lend: Callab
     assert [length for _, length in blocks] == [16, PAGE, 3]
     assert [start % PAGE for start, _ in blocks] == [PAGE - 0x10, 0, 0]
     starts = sorted(start // PAGE for start, _ in blocks)
-    assert all(second - first > 1 for first, second in zip(starts, starts[1:], strict=False)), "no neighbours"
+    assert all(second - first > 1 for first, second in itertools.pairwise(starts)), "no neighbours"
     assert shared_driver.function.memory(blocks[0][0], np.dtype("V16")).tobytes() == bytes(range(16))
     assert shared_driver.function.memory(blocks[2][0], np.dtype("V3")).tobytes() == b"end"
 
