@@ -165,6 +165,31 @@ def test_opcode_goes_into_the_entry(caller: Caller, covers: Covers) -> None:
     covers("kmod/A.6/opc")
 
 
+ENTRIES = [
+    (ControlKind.NONE, 1, 0x00, 0),
+    (ControlKind.OPEN, 0, 0x01, 9),
+    (ControlKind.OPEN, 1, 0x05, 9),
+    (ControlKind.CLOSE, 1, 0x06, SESSION),
+    (ControlKind.IN_SESSION, 1, 0x07, SESSION),
+]
+"""Kind, whether the caller marks its id as valid, and flags and session id of the queue entry (B.4)."""
+
+
+@pytest.mark.parametrize(("kind", "marked", "control", "session_id"), ENTRIES)
+def test_flags_and_session_of_the_entry(
+    hsm_caller: Caller, kind: ControlKind, marked: int, control: int, session_id: int
+) -> None:
+    """All flags that the caller may not set are set in its byte, and none of them arrives."""
+    if session_id == SESSION:
+        hsm_caller.open_session()
+    hsm_caller.script.complete(hsm_cqe())
+    asked = flags(kind, id_valid=marked) | 0xF8
+    assert hsm_caller.session(session_control_flags=asked, session_id=session_id or 9).error == 0
+    entry = hsm_caller.script.hsm_entry
+    assert (entry["control"], entry["session_id"], entry["command"]) == (control, session_id, 0)
+    assert [int(entry[name]) for name in ("src_prp1", "src_prp2", "dst_prp1", "dst_prp2")] == [0, 0, 0, 0]
+
+
 # 17 and 18: bounce pages.
 
 
