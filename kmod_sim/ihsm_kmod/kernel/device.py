@@ -87,7 +87,7 @@ def device_create(cls: DeviceClass, parent: PciDev | None, major: int, minor: in
     sysfs_create_link(cls.kobj, device.kobj, name)
     sysfs_create_link(vfs.sysfs.dev_char, device.kobj, number)
     cls.devices[major, minor] = device
-    vfs.nodes[name] = (major, minor)
+    vfs.nodes[name] = device
     return device
 
 

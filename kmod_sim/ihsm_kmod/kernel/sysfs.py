@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.report import ReportKind, warn
+from ihsm_kmod.kernel.report import ReportKind, warn, where
 from ihsm_kmod.kernel.task import Task, current
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class KObject:
         """Made by `kobject_create_and_add`."""
         self.name = name
         self.parent = parent
+        self.created_at = where()
         self.children: dict[str, KObject | Attribute | Link] = {}
 
     @property
@@ -124,14 +125,17 @@ class Sysfs:
             self.kernel.sched.sleep(lambda: not set(entry.users) - {me}, waits_for=entry)
 
     def find(self, path: str) -> KObject | Attribute:
-        """What is at a path that begins with /sys.
+        """What is at a path.
 
         Raises:
-            Errno: ENOENT, nothing; ENOTDIR, it goes on behind a file.
+            Errno: ENOENT, nothing, or nothing of sysfs; ENOTDIR, it goes on behind a file.
         """
         with self.kernel.sched:
             found: KObject | Attribute = self.root
-            for name in path.strip("/").split("/")[1:]:
+            top, *names = path.strip("/").split("/")
+            if top != self.root.name:
+                raise Errno(errno.ENOENT, path)
+            for name in names:
                 if isinstance(found, Attribute):
                     raise Errno(errno.ENOTDIR, path)
                 entry = found.parent if name == ".." else found.children.get(name)

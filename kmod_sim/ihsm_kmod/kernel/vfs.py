@@ -18,6 +18,7 @@ from ihsm_kmod.kernel.sysfs import Attribute, KObject, Sysfs
 from ihsm_kmod.kernel.task import current, current_or_none
 
 if TYPE_CHECKING:
+    from ihsm_kmod.kernel.device import Device
     from ihsm_kmod.kernel.kernel import Kernel
     from ihsm_kmod.kernel.process import Process
 
@@ -44,7 +45,7 @@ class Vfs:
         self._kernel = kernel
         self.sysfs = Sysfs(kernel)
         self.chrdevs = CharDevices(kernel)
-        self.nodes: dict[str, tuple[int, int]] = {}
+        self.nodes: dict[str, Device] = {}
         """Of /dev, by name."""
         self.open_files = 0
 
@@ -72,7 +73,7 @@ class Vfs:
         """
         if path.rstrip("/") == "/dev":
             return sorted(self.nodes)
-        found = self.sysfs.find(self._below_sys(path))
+        found = self.sysfs.find(path)
         if isinstance(found, Attribute):
             raise Errno(errno.ENOTDIR, path)
         return sorted(found.children)
@@ -95,7 +96,7 @@ class Vfs:
             return Stat(FOLDER_MODE)
         if path.startswith("/dev/"):
             return Stat(NODE_MODE, self._node(path))
-        found = self.sysfs.find(self._below_sys(path))
+        found = self.sysfs.find(path)
         return Stat(FOLDER_MODE if isinstance(found, KObject) else stat.S_IFREG | found.mode)
 
     def in_task(self, call: Callable[[], T], process: Process | None = None) -> T:
@@ -108,21 +109,17 @@ class Vfs:
     def close(self) -> None:
         """The kernel ends: report what drivers have left."""
         self.chrdevs.report_leaks()
-        for name in self.nodes:
-            warn(ReportKind.RESOURCE_LEAK, f"node /dev/{name}, without device_destroy")
-        for name in self.sysfs.classes.children:
-            warn(ReportKind.RESOURCE_LEAK, f"device class {name}, without class_destroy")
-
-    def _below_sys(self, path: str) -> str:
-        if path != "/sys" and not path.startswith("/sys/"):
-            raise Errno(errno.ENOENT, path)
-        return path
+        for device in self.nodes.values():
+            warn(ReportKind.RESOURCE_LEAK, f"node /dev/{device.name}, without device_destroy", device.created_at)
+        for left in self.sysfs.classes.children.values():
+            if isinstance(left, KObject):
+                warn(ReportKind.RESOURCE_LEAK, f"device class {left.name}, without class_destroy", left.created_at)
 
     def _node(self, path: str) -> tuple[int, int]:
-        number = self.nodes.get(path.removeprefix("/dev/"))
-        if number is None:
+        device = self.nodes.get(path.removeprefix("/dev/")) if path.startswith("/dev/") else None
+        if device is None:
             raise Errno(errno.ENOENT, path)
-        return number
+        return device.number
 
     def _open(self, path: str) -> File:
         number = self._node(path)
