@@ -59,7 +59,8 @@ class Workqueue:
         self._ready: deque[Work] = deque()
         self._delayed: list[DelayedWork] = []
         self._running: list[Work] = []
-        self._idle = 0
+        self.idle = 0
+        """Threads that wait for work."""
         self._workers = 0
         self._is_destroyed = False
         with self._sched:
@@ -82,7 +83,7 @@ class Workqueue:
                 self._delayed.append(work)
             else:
                 self._ready.append(work)
-            is_short = self._idle == 0
+            is_short = self.idle == 0
             self._sched.wake()
         if is_short:
             self._hire()
@@ -152,15 +153,15 @@ class Workqueue:
         while taken is None and not self._is_destroyed:
             with self._sched:
                 due = self._due()
-                self._idle += 1
+                self.idle += 1
             try:
                 timeout = None if due is None else max(0, due - self._kernel.clock.jiffies)
                 self._sched.sleep(lambda due=due: look(due), timeout=timeout, interruptible=True)  # type: ignore[misc]
             finally:
                 with self._sched:
-                    self._idle -= 1
+                    self.idle -= 1
                     # Whoever takes a work leaves another thread behind for those that may come before it is done.
-                    is_short = self._idle == 0 and bool(self._ready or self._delayed)
+                    is_short = self.idle == 0 and bool(self._ready or self._delayed)
             if taken is not None and is_short:
                 self._hire()
         return taken

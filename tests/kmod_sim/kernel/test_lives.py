@@ -57,6 +57,13 @@ def test_ended_twice(kernel: Kernel, step: Callable[[], None], kind: ReportKind)
     assert kernel.crashed is None
 
 
+def test_every_put_too_many_is_told(kernel: Kernel) -> None:
+    kref = Kref(lambda: None)
+    for _ in range(3):
+        kernel.run(kref_put, kref)
+    assert [report.kind for report in kernel.reports] == 2 * [ReportKind.REFCOUNT]
+
+
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
@@ -92,4 +99,16 @@ def test_the_first_crash_is_what_all_are_told(kernel: Kernel) -> None:
         with pytest.raises(Oops) as caught:
             kernel.run(step)
         assert caught.value.report.kind is ReportKind.DIVIDE_ERROR
+    assert len(kernel.reports) == 1
+
+
+def test_a_crash_that_follows_from_the_first(kernel: Kernel) -> None:
+    def outlives_a_crash() -> None:
+        with pytest.raises(Oops):
+            kernel.run(lives.divide)
+        lives.null_pointer()
+
+    with pytest.raises(Oops) as caught:
+        kernel.run(outlives_a_crash)
+    assert caught.value.report.kind is ReportKind.DIVIDE_ERROR
     assert len(kernel.reports) == 1

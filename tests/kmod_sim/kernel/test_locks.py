@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ihsm_kmod.kernel.clock import StillClock
+from ihsm_kmod.kernel.completion import complete, wait_for_completion
 from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.mutex import Mutex, mutex_is_locked, mutex_lock, mutex_trylock, mutex_unlock
@@ -157,6 +158,28 @@ def test_a_deadlock_ends_the_kernel_and_all_its_tasks(kernel: Kernel) -> None:
     assert "two/" in deadlock.text
     assert kernel.crashed is not None
     assert kernel.crashed.report is deadlock
+
+
+def test_a_deadlock_through_a_call_that_a_test_makes_from_within_another(kernel: Kernel) -> None:
+    driver = Driver()
+
+    def other() -> None:
+        with driver.queue:
+            complete(driver.first)
+            mutex_lock(driver.state)
+
+    def inner() -> None:
+        wait_for_completion(driver.first)
+        mutex_lock(driver.queue)
+
+    def outer() -> None:
+        with driver.state:
+            kernel.thread(other, "other")
+            kernel.run(inner)
+
+    with pytest.raises(Oops) as caught:
+        kernel.run(outer)
+    assert caught.value.report.kind is ReportKind.DEADLOCK
 
 
 def test_an_order_that_could_deadlock_is_told_before_it_does(kernel: Kernel) -> None:

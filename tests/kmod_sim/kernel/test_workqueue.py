@@ -87,6 +87,36 @@ def test_no_work_waits_for_another(kernel: Kernel) -> None:
     kernel.run(driver)
 
 
+def test_works_that_come_at_once_to_one_idle_thread(kernel: Kernel) -> None:
+    second = Completion()
+    works = [Work(lambda: wait_for_completion(second)), Work(lambda: complete(second))]
+
+    def driver() -> None:
+        warm_up = Work(lambda: None)
+        schedule_work(warm_up)
+        flush_work(warm_up)
+        until(lambda: kernel.system_wq.idle, "its thread is idle")
+        with kernel.sched:
+            for work in works:
+                schedule_work(work)
+        for work in works:
+            flush_work(work)
+
+    kernel.run(driver)
+
+
+def test_a_work_that_is_due_before_those_that_are_waited_for() -> None:
+    kernel = Kernel()
+    late, early = DelayedWork(lambda: None), DelayedWork(lambda: None)
+    kernel.run(schedule_delayed_work, late, 3600 * HZ)
+    until(lambda: kernel.system_wq.idle, "its thread is idle")
+    kernel.run(schedule_delayed_work, early, 1)
+    until(lambda: early.queue is None, "it has run")
+    assert kernel.run(cancel_delayed_work_sync, late)
+    kernel.close()
+    assert kernel.reports == []
+
+
 def test_a_delayed_work_runs_at_its_time(kernel: Kernel, clock: StillClock) -> None:
     times = []
     work, busy, go = DelayedWork(lambda: times.append(clock.jiffies)), Completion(), Completion()
