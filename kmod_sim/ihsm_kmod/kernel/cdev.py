@@ -54,6 +54,10 @@ class FileOperations:
     release: Callable[[Inode, File], None] | None = None
     """Called once, when nobody has the file any more. An `Errno` of it reaches nobody."""
 
+    def all(self) -> tuple[Callable[..., object], ...]:
+        """Those that there are."""
+        return tuple(one for one in (self.open, self.unlocked_ioctl, self.release) if one is not None)
+
 
 class Cdev:
     """A character device; a driver finds what it is part of by an attribute of its subclass, or by the inode."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -110,7 +111,13 @@ class Kernel:
         return module
 
     def unload(self, module: Module) -> None:
-        """Unload a module, and report what it leaves behind."""
+        """Unload a module, and report what it leaves behind.
+
+        Raises:
+            Errno: EBUSY, a file of its is open.
+        """
+        if self.vfs.is_using(module.has_code):
+            raise Errno(errno.EBUSY, f"a file of module {module.name} is open")
         self.run(self._unload, module, comm="rmmod")
 
     def close(self) -> None:

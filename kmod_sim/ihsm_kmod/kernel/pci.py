@@ -87,7 +87,7 @@ class PciDev:
         self.class_code = int.from_bytes(function.read_config(PCI_CLASS_REVISION, 4), "little") >> 8
         self.bars = tuple(function.bar_bytes(bar) for bar in range(BARS))
         self.dma = DmaDevice(function, strict=kernel.dma == "strict")
-        self.lock = Mutex("device")
+        self.lock = Mutex(f"device {name}")
         """Held while a driver is given the device or loses it."""
         self.driver: PciDriver | None = None
         self.driver_data: Any = None
@@ -269,11 +269,13 @@ def pci_alloc_irq_vectors(pdev: PciDev, minimum: int, maximum: int) -> int:
 
 
 def enable_vectors(pdev: PciDev) -> None:
-    """Tell the function where its interrupts go, also after a reset.
+    """Tell the function where its interrupts go, if it has any; also after a reset.
 
     Raises:
         Errno: EIO, the bus refused.
     """
+    if not pdev.events:
+        return
     try:
         pdev.function.enable_interrupts(pdev.events)
     except BusError as error:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 from ihsm.bus.function import PciFunction
 from ihsm.errors import BusError
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.mutex import mutex_lock, mutex_unlock
 from ihsm_kmod.kernel.pci import (
     PCI_COMMAND,
     PCI_EXT_CAP_ID_SRIOV,
@@ -27,7 +27,7 @@ from ihsm_kmod.kernel.pci import (
     pci_write_config_word,
 )
 from ihsm_kmod.kernel.printk import dev_dbg, dev_err
-from ihsm_kmod.kernel.report import ReportKind, warn
+from ihsm_kmod.kernel.report import ReportKind, crash, warn
 from ihsm_kmod.kernel.sysfs import (
     WRITE_ONLY,
     kobject_create_and_add,
@@ -57,8 +57,7 @@ class PciBus:
         """Plug a function in; it stays the caller's to close. If there is a driver for it, it is probed.
 
         Raises:
-            Errno: EEXIST, there is a device at that address.
-            BusError: the function does not tell what it is.
+            Errno: EEXIST, there is a device at that address; EIO, the function does not tell what it is.
         """
         return self._in_task(lambda: self._add(function, bdf))
 
@@ -162,7 +161,11 @@ class PciBus:
     def _add(self, function: PciFunction, bdf: str) -> PciDev:
         sysfs = self._kernel.vfs.sysfs
         kobj = kobject_create_and_add(bdf, sysfs.pci_root)
-        pdev = PciDev(self._kernel, function, bdf, kobj)
+        try:
+            pdev = PciDev(self._kernel, function, bdf, kobj)
+        except BusError as error:
+            kobject_put(kobj)
+            raise Errno(errno.EIO, str(error)) from None
         sysfs_create_file(kobj, "vendor", lambda: f"{pdev.vendor:#06x}\n")
         sysfs_create_file(kobj, "device", lambda: f"{pdev.device:#06x}\n")
         sysfs_create_file(kobj, "class", lambda: f"{pdev.class_code:#08x}\n")
@@ -188,13 +191,10 @@ class PciBus:
         found = self._match(pdev)
         if found is None:
             return False
-        mutex_lock(pdev.lock)
-        try:
+        with pdev.lock:
             if pdev.driver is not None:
                 return False
             self._probe(pdev, *found)
-        finally:
-            mutex_unlock(pdev.lock)
         return True
 
     def _probe(self, pdev: PciDev, driver: PciDriver, identity: PciDeviceId) -> None:
@@ -223,38 +223,34 @@ class PciBus:
             raise Errno(pdev.probe_error, f"probe of {bdf}")
 
     def _release_driver(self, pdev: PciDev) -> None:
-        mutex_lock(pdev.lock)
-        try:
+        with pdev.lock:
             driver = pdev.driver
             if driver is None:
                 return
             sysfs_remove_link(pdev.kobj, "driver")
-            driver.remove(pdev)
+            _tell(driver.remove, pdev)
             pdev.driver = None
             pdev.driver_data = None
             _report_leaks(pdev)
-        finally:
-            mutex_unlock(pdev.lock)
 
     def _reset(self, pdev: PciDev) -> None:
-        mutex_lock(pdev.lock)
-        try:
-            if pdev.driver and pdev.driver.reset_prepare:
-                pdev.driver.reset_prepare(pdev)
+        with pdev.lock:
+            if pdev.driver:
+                _tell(pdev.driver.reset_prepare, pdev)
             # The command register and the interrupts are the kernel's to restore, all else is the driver's.
             command = pci_read_config_word(pdev, PCI_COMMAND)
+            failure = ""
             try:
                 pdev.function.reset()
             except BusError as error:
-                raise Errno(errno.EIO, str(error)) from None
-            finally:
-                pci_write_config_word(pdev, PCI_COMMAND, command)
-            if pdev.events:
+                failure = str(error)
+            pci_write_config_word(pdev, PCI_COMMAND, command)
+            with contextlib.suppress(Errno):
                 enable_vectors(pdev)
-            if pdev.driver and pdev.driver.reset_done:
-                pdev.driver.reset_done(pdev)
-        finally:
-            mutex_unlock(pdev.lock)
+            if pdev.driver:
+                _tell(pdev.driver.reset_done, pdev)
+        if failure:
+            raise Errno(errno.EIO, failure)
 
     def _remove(self, pdev: PciDev, surprise: bool) -> None:
         if surprise:
@@ -268,8 +264,17 @@ class PciBus:
 
     def _shutdown(self) -> None:
         for pdev in reversed(self._devices.values()):
-            if pdev.driver and pdev.driver.shutdown:
-                pdev.driver.shutdown(pdev)
+            if pdev.driver:
+                _tell(pdev.driver.shutdown, pdev)
+
+
+def _tell(hook: Callable[[PciDev], None] | None, pdev: PciDev) -> None:
+    """Tell a driver what happens to its device, if it wants to know; it has no say in that."""
+    if hook is not None:
+        try:
+            hook(pdev)
+        except Errno as error:
+            crash(error)
 
 
 def _configure_vfs(pdev: PciDev, text: str) -> None:
@@ -281,8 +286,7 @@ def _configure_vfs(pdev: PciDev, text: str) -> None:
     total = pci_read_config_word(pdev, pci_find_ext_capability(pdev, PCI_EXT_CAP_ID_SRIOV) + PCI_SRIOV_TOTAL_VF)
     if not 0 <= count <= total:
         raise Errno(errno.ERANGE, f"sriov_numvfs: {count} of {total}")
-    mutex_lock(pdev.lock)
-    try:
+    with pdev.lock:
         if count == pdev.num_vf:
             return
         if pdev.driver is None or pdev.driver.sriov_configure is None:
@@ -290,8 +294,6 @@ def _configure_vfs(pdev: PciDev, text: str) -> None:
         if count and pdev.num_vf:
             raise Errno(errno.EBUSY, f"{pdev.name}: {pdev.num_vf} virtual functions are enabled")
         pdev.driver.sriov_configure(pdev, count)
-    finally:
-        mutex_unlock(pdev.lock)
 
 
 def _let_go(pdev: PciDev) -> None:

@@ -47,7 +47,7 @@ class Vfs:
         self.chrdevs = CharDevices(kernel)
         self.nodes: dict[str, Device] = {}
         """Of /dev, by name."""
-        self.open_files = 0
+        self.files: set[File] = set()
 
     def open(self, process: Process | None, path: str) -> File:
         """Open a node of /dev, as a task of `process`; None: as the task that runs.
@@ -106,6 +106,17 @@ class Vfs:
             return call()
         return self._kernel.run(call, comm="cat", process=process)
 
+    @property
+    def open_files(self) -> int:
+        """How many are open."""
+        return len(self.files)
+
+    def is_using(self, has_code: Callable[[str], bool]) -> bool:
+        """Whether a file is open that code of these Python modules serves (Linux counts that, in try_module_get)."""
+        with self._kernel.sched:
+            files = tuple(self.files)
+        return any(has_code(operation.__module__) for file in files for operation in file.f_op.all())
+
     def close(self) -> None:
         """The kernel ends: report what drivers have left."""
         self.chrdevs.report_leaks()
@@ -128,7 +139,7 @@ class Vfs:
         if cdev.fops.open is not None:
             cdev.fops.open(file.f_inode, file)
         with self._kernel.sched:
-            self.open_files += 1
+            self.files.add(file)
         return file
 
 
@@ -148,7 +159,8 @@ def fput(file: File) -> None:
         file.references -= 1
         if file.references:
             return
-        kernel.vfs.open_files -= 1
+        kernel.vfs.files.remove(file)
+    kernel.sched.check()
     if file.f_op.release is not None:
         # What a release fails with is ignored: the file is gone in any case.
         with contextlib.suppress(Errno):

@@ -24,10 +24,11 @@ from ihsm_kmod.kernel.cdev import (
 )
 from ihsm_kmod.kernel.completion import Completion, complete, wait_for_completion
 from ihsm_kmod.kernel.device import DeviceClass, class_create, class_destroy, device_create, device_destroy
-from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.module import Module
 from ihsm_kmod.kernel.process import Process
-from ihsm_kmod.kernel.report import ReportKind
+from ihsm_kmod.kernel.report import Report, ReportKind
 from ihsm_kmod.kernel.task import current
 from support.broken_drivers import bug_in
 from support.pci_drivers import Bench, running
@@ -84,6 +85,8 @@ def driver(kernel: Kernel) -> Iterator[Driver]:
     driver = Driver()
     kernel.run(driver.load)
     yield driver
+    if kernel.crashed:
+        return
     kernel.run(driver.unload)
     assert kernel.vfs.open_files == 0
 
@@ -285,3 +288,39 @@ def test_a_node_that_is_left_is_named_and_its_class() -> None:
     assert [(report.kind, report.where) for report in kernel.reports] == [
         (ReportKind.RESOURCE_LEAK, bug_in(leave_node))
     ] * 2
+
+
+class ToyModule(Module):
+    """The driver as a module."""
+
+    name = "toy"
+
+    def init(self) -> None:
+        self.driver = Driver()
+        self.driver.load()
+
+    def exit(self) -> None:
+        self.driver.unload()
+
+
+def test_a_module_stays_while_a_file_of_its_is_open(kernel: Kernel) -> None:
+    module = kernel.load(ToyModule)
+    process = Process(kernel)
+    fd = process.open("/dev/toy2")
+    with pytest.raises(Errno) as error:
+        kernel.unload(module)
+    assert error.value.errno == errno.EBUSY
+    process.close(fd)
+    kernel.unload(module)
+
+
+def test_nobody_releases_files_of_a_crashed_kernel(kernel: Kernel, driver: Driver) -> None:
+    process = Process(kernel)
+    fd = process.open("/dev/toy2")
+    calling = kernel.thread(lambda: process.ioctl(fd, 1), "app")
+    kernel.run(wait_for_completion, driver.begun)
+    process.close(fd)
+    kernel.sched.halt(Report(ReportKind.CRASH, "a test's", "?", "test"))
+    with pytest.raises(Oops):
+        calling.join()
+    assert [event[0] for event in driver.events] == ["open"]

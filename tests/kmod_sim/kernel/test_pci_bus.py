@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
-from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.io import readl
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.pci import (
@@ -24,6 +24,8 @@ from ihsm_kmod.kernel.pci import (
     pci_unregister_driver,
 )
 from ihsm_kmod.kernel.printk import LogLevel
+from ihsm_kmod.kernel.report import ReportKind
+from support.broken_drivers import bug_in
 from support.fake_function import FakeFunction
 from support.pci_drivers import BDF, IDENTITY, driver, running
 
@@ -166,7 +168,7 @@ def test_a_reset_that_the_bus_refuses(kernel: Kernel, log: Log, function: FakeFu
     with pytest.raises(Errno) as error:
         kernel.pci.reset(BDF)
     assert error.value.errno == errno.EIO
-    assert log.take() == ["probe", "reset_prepare"]
+    assert log.take() == ["probe", "reset_prepare", "reset_done"]
 
 
 @pytest.mark.parametrize("surprise", [True, False])
@@ -239,3 +241,25 @@ def test_sriov_numvfs_asks_the_driver(kernel: Kernel, log: Log, function: FakeFu
     with pytest.raises(Errno) as error:
         kernel.vfs.write_text(path, "0")
     assert error.value.errno == errno.ENOENT
+
+
+def test_a_function_that_does_not_answer_is_no_device(kernel: Kernel, function: FakeFunction) -> None:
+    function.close()
+    with pytest.raises(Errno) as error:
+        kernel.pci.add(function)
+    assert error.value.errno == errno.EIO
+    assert kernel.vfs.listdir("/sys/devices/pci0000:00") == []
+
+
+@pytest.mark.parametrize("hook", ["remove", "shutdown", "reset_prepare", "reset_done"])
+def test_an_error_of_a_driver_who_has_no_say_is_a_crash(kernel: Kernel, function: FakeFunction, hook: str) -> None:
+    def refuse(pdev: PciDev) -> None:
+        raise Errno(errno.EBUSY)  # BUG
+
+    kernel.run(pci_register_driver, driver(**{hook: refuse}))
+    kernel.pci.add(function)
+    calls = {"remove": lambda: kernel.pci.unbind(BDF), "shutdown": kernel.pci.shutdown}
+    with pytest.raises(Oops):
+        calls.get(hook, lambda: kernel.pci.reset(BDF))()
+    assert [(report.kind, report.where) for report in kernel.reports] == [(ReportKind.CRASH, bug_in(refuse))]
+    kernel.reports.clear()
