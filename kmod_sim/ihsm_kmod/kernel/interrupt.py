@@ -189,16 +189,15 @@ class Interrupts:
 
     def _serve(self, task: Task, event: int) -> None:
         """Run the hard handler of the vector that was signalled."""
-        with self._kernel.sched:
-            vector = next((one for one in self._vectors.values() if one.event == event and one.action), None)
-            if vector is not None:
-                vector.owner = task
-        if vector is None or vector.action is None:
-            # The kick, or freed since epoll saw it; then the message stays pending.
-            if event == self._wake:
-                drain_event(event)
+        if event == self._wake:
+            drain_event(event)
             return
-        action = vector.action
+        with self._kernel.sched:
+            vector = next((one for one in self._vectors.values() if one.event == event), None)
+            action = vector.action if vector is not None else None
+            if vector is None or action is None:
+                return  # freed since epoll saw it: the message stays pending
+            vector.owner = task
         drain_event(event)
         try:
             result = _guarded(task, task.hardirq(), str(vector), action.handler, vector.irq, action.dev_id)

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -22,6 +25,7 @@ from ihsm_kmod.kernel.interrupt import (
     tasklet_kill,
     tasklet_schedule,
 )
+from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.pci import pci_alloc_irq_vectors, pci_free_irq_vectors, pci_irq_vector
 from ihsm_kmod.kernel.report import ReportKind
 from ihsm_kmod.kernel.task import current, in_hardirq, in_interrupt, in_softirq
@@ -29,7 +33,7 @@ from ihsm_kmod.kernel.wait import msleep
 from support.broken_drivers import bug_in
 from support.fake_function import FakeFunction
 from support.pci_drivers import Bench, running
-from support.waiting import HANG_S, until
+from support.waiting import HANG_S, ended, together, until
 
 VECTORS = 4
 
@@ -238,3 +242,61 @@ def test_a_handler_that_waits_for_its_own_end_is_a_deadlock() -> None:
     reports, crashed = handled(handler)
     assert reports == [(ReportKind.SLEEP_IN_ATOMIC, bug_in(handler)), (ReportKind.DEADLOCK, bug_in(handler))]
     assert crashed
+
+
+def held() -> Counter[str]:
+    """Descriptors and threads of this process."""
+    return Counter(files=len(os.listdir("/proc/self/fd")), threads=threading.active_count())
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_a_kernel_leaves_no_descriptor_and_no_thread(crashed: bool) -> None:
+    before = held()
+    kernel = Kernel()
+    with FakeFunction() as function:
+        bench = Bench(kernel, function)
+        bench.run(pci_alloc_irq_vectors, bench.pdev, 1, VECTORS)
+        bench.run(request_irq, irq_of(bench, 0), Broken().divides, "toy", bench)
+        if crashed:
+            function.raise_interrupt(0)
+            until(lambda: kernel.crashed, "the crash")
+        kernel.close()
+        kernel.close()
+    assert held() <= before
+
+
+def test_many_messages_while_handlers_come_and_go(vectors: Bench) -> None:
+    """Nothing is handled after its handler was freed, and nothing hangs."""
+    rounds, owned = 200, [False] * VECTORS
+    late: list[int] = []
+    stop = threading.Event()
+
+    def handler(irq: int, dev_id: object) -> int:
+        (vector,) = cast(list[int], dev_id)
+        if not owned[vector]:
+            late.append(vector)
+        tasklet_schedule(tasklets[vector])
+        return IRQ_HANDLED
+
+    tasklets = [Tasklet(lambda data: None, None) for _ in range(VECTORS)]
+
+    def storm() -> None:
+        while not stop.is_set():
+            for vector in range(VECTORS):
+                vectors.function.raise_interrupt(vector)
+
+    def work(vector: int) -> None:
+        mine = [vector]
+        for _ in range(rounds):
+            owned[vector] = True
+            vectors.run(request_irq, irq_of(vectors, vector), handler, "toy", mine)
+            vectors.run(free_irq, irq_of(vectors, vector), mine)
+            owned[vector] = False
+        vectors.run(tasklet_kill, tasklets[vector])
+
+    device = threading.Thread(target=storm, daemon=True)
+    device.start()
+    together(VECTORS, work)
+    stop.set()
+    ended(device)
+    assert late == []

@@ -20,9 +20,9 @@ from support.process import ServeProcess, serve
 from support.waiting import HANG_S, until
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with serve("--socket", str(tmp_path_factory.mktemp("toy") / "s")) as server:
+@pytest.fixture(scope="module", params=["trap", "page"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    with serve("--socket", str(tmp_path_factory.mktemp("toy") / "s"), "--doorbell", request.param) as server:
         yield server
 
 
