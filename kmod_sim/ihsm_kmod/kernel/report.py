@@ -120,9 +120,12 @@ def oops(kind: ReportKind, text: str, at: str | None = None) -> NoReturn:
     """Crash this kernel: all its tasks, whether they sleep or come later, end with an `Oops`."""
     kernel = current().kernel
     report = Report(kind, text, at or where(), str(current()))
-    if kernel.sched.halt(report):
-        kernel.reports.append(report)
-        pr_err(f"BUG: {report}")
+    with kernel.sched:
+        if kernel.sched.halted is None:
+            # Before anybody can see that it has crashed.
+            kernel.reports.append(report)
+            pr_err(f"BUG: {report}")
+            kernel.sched.halt(report)
     # What the kernel crashed of first, which this may be a consequence of.
     raise Oops(kernel.sched.halted or report)
 

@@ -59,17 +59,16 @@ class Scheduler:
         if self.halted is not None:
             raise Oops(self.halted)
 
-    def halt(self, report: Report) -> bool:
-        """End the kernel, every task of it; False if it had ended before."""
+    def halt(self, report: Report) -> None:
+        """End the kernel, every task of it; nothing happens if it has ended."""
         with self._condition:
             if self.halted is not None:
-                return False
+                return
             self.halted = report
             callbacks = list(self._on_halt)
         self.wake()
         for callback in callbacks:
             callback()
-        return True
 
     def on_halt(self, callback: Callable[[], None]) -> None:
         """Have it called when the kernel ends, for threads that wait for something else than `sleep`."""

@@ -112,6 +112,7 @@ def test_a_work_that_is_due_before_those_that_are_waited_for() -> None:
     until(lambda: kernel.system_wq.idle, "its thread is idle")
     kernel.run(schedule_delayed_work, early, 1)
     until(lambda: early.queue is None, "it has run")
+    kernel.run(flush_work, early)
     assert kernel.run(cancel_delayed_work_sync, late)
     kernel.close()
     assert kernel.reports == []
