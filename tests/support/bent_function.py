@@ -51,6 +51,7 @@ class BentFunction(PciFunction):
         self.unanswered: set[AdminOpcode] = set()
         """Admin commands whose doorbell does not reach the device; nor do those behind them, until the next enable."""
         self.after_write: Callable[[Access], None] | None = None
+        self._is_closed = False
         self._admin_is_silent = False
         self._asq = 0
         self._admin_slots = 0
@@ -73,7 +74,7 @@ class BentFunction(PciFunction):
         self.accesses.append(access)
         if bar == Bar.REGISTERS:
             self._register_written(offset, value)
-        if bar != Bar.DOORBELLS or self._reaches(offset, value):
+        if bar != Bar.DOORBELLS or self._is_closed or self._reaches(offset, value):
             self.inner.write_bar(bar, offset, width, value, posted=posted)
         if self.after_write:
             self.after_write(access)
@@ -147,4 +148,5 @@ class BentFunction(PciFunction):
         self.inner.reset()
 
     def close(self) -> None:
+        self._is_closed = True
         self.inner.close()

@@ -219,8 +219,12 @@ class Controller:
         """Take the controller down for good: spec 01 §13 from step 2."""
         # Whoever is in the middle of an abort ends it first; who comes later finds a controller that is not READY.
         with self.abort_mutex:
-            self.state = ControllerState.NOT_INITIALIZED
+            is_up, self.state = self.state is ControllerState.READY, ControllerState.NOT_INITIALIZED
         self.release(delete_queues=True)
+        if not is_up and self.quirks.double_free_after_failed_recovery:
+            # The recovery that failed has freed all this, and nobody looks whether one has.
+            for pool in (self.aes_pool, self.hsm_pool):
+                pool.destroy_again()
 
     def execute(self, pool: QueuePool, sqe: bytearray) -> Outcome:
         """Send a command over a queue of the pool and wait for its end: see `execute.execute`."""

@@ -60,6 +60,7 @@ class QueuePool:
         self.count = 0
         self.queues: list[IoQueue] = []
         self._vectors: list[Vector] = []
+        self._freed: list[IoQueue] = []
         self._current = 0
 
     def negotiate(self) -> None:
@@ -96,8 +97,8 @@ class QueuePool:
     def destroy(self, *, delete: bool) -> None:
         """Free queues and vectors; with `delete`, delete the queues on the device first (spec 01 §13)."""
         queues, vectors = self.queues, self._vectors
-        if not self.controller.quirks.double_free_after_failed_recovery:
-            self.queues, self._vectors, self.count = [], [], 0
+        self.queues, self._vectors, self.count = [], [], 0
+        self._freed = queues or self._freed
         for queue in queues:
             # Off its vector first: nobody consumes what it completes from here on.
             queue.vector.detach(queue)
@@ -106,6 +107,12 @@ class QueuePool:
             queue.free()
         for vector in vectors:
             vector.free()
+
+    def destroy_again(self) -> None:
+        """Free what is freed, as one does whose pointers still lead there (spec 01 §8.3); no kernel survives it."""
+        for queue in self._freed:
+            queue.free()
+            queue.vector.detach(queue)
 
     def select(self) -> IoQueue | None:
         """The queue for the next command: in turn, past those that are disabled or full (spec 01 §5.3).
