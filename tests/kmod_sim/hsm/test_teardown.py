@@ -17,7 +17,7 @@ from ihsm_abi.uapi import AbortType, InternalCode
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.interrupt import tasklet_schedule
-from ihsm_kmod.kernel.report import ReportKind
+from ihsm_kmod.kernel.report import Report, ReportKind
 from support.bent_function import Access, BentFunction
 from support.driver_trace import recorded, seen
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
@@ -122,6 +122,8 @@ def test_shutdown_only_disables(function: BentFunction) -> None:
         driver.machine.kernel.pci.shutdown()
         assert seen(function) == recorded("guest shutdown")
         assert driver.reports == []
+        # Nobody unloads a driver behind that: the machine is off.
+        driver.machine.kernel.sched.halt(Report(ReportKind.HALTED, "power off", "?", "init"))
 
 
 def test_unload_takes_all_functions(driver: Driver) -> None:
