@@ -9,7 +9,7 @@ says only whether the answer could be copied back.
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, NoReturn
 
 from ihsm_abi.aes_queue import DATA_UNIT_BYTES, FRAME_TYPE_AES, GCM_AAD_ALIGNMENT_BYTES, Cipher
 from ihsm_abi.uapi import (
@@ -68,7 +68,7 @@ def _read(buffer: UserBuffer) -> None:
         raise Errno(errno.EINVAL, "1: no header, or not the whole structure") from None
 
 
-def _refuse(request: Any, status: int, code: int = errno.EINVAL) -> None:
+def _refuse(request: Any, status: int, code: int = errno.EINVAL) -> NoReturn:
     """Note why in the answer, and raise the error."""
     request["extended_status"] = status
     if status not in BYTE_COUNT_STAYS:

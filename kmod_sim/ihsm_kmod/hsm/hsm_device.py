@@ -51,13 +51,14 @@ class HsmDevice:
         self._pages = PagePool()
         self._sysfs: FunctionSysfs | None = None
         self._node: Node | None = None
+        self._is_gone = False
 
     # Its life.
 
     def begin(self) -> None:
         """Take a minor, make the sysfs tree and the page pool; `Errno` leaves nothing but what was there before."""
         if not self.controller.quirks.session_survives_reset:
-            for file in self.open_files:
+            for file in tuple(self.open_files):
                 file.forget_sessions()
         if self._minor is None or self.controller.quirks.minor_leaks_at_level_2:
             self._minor = self._nodes.take_minor()  # a former one is forgotten: nothing frees it any more
@@ -88,7 +89,8 @@ class HsmDevice:
         self._remove_sysfs()
 
     def withdraw(self) -> None:
-        """Remove sysfs tree and node, and free the minor that was taken last."""
+        """Remove sysfs tree and node, and free the minor that was taken last; files that are open are of no use now."""
+        self._is_gone = True
         self._remove_sysfs()
         if self._node is not None:
             self._nodes.remove(self._node)
@@ -119,7 +121,7 @@ class HsmDevice:
     def _ioctl(self, file: File, number: int, argument: int) -> int:
         """The owner's commands; `Errno` EBADRQC, not ENOTTY, for a number that is none (A.4)."""
         context = file.private_data
-        if context is None or self._node is None:
+        if context is None or self._is_gone:
             raise Errno(errno.ENOTTY, "no context, or the function is gone")
         if current().tgid != context.owning_task:
             self.controller.counters.add("proc_not_own_fd_cnt")
@@ -142,7 +144,7 @@ class HsmDevice:
     def _release(self, inode: Inode, file: File) -> None:
         """The last reference is gone: flush the file's session, free its context (A.3)."""
         context = file.private_data
-        if context is None or self._node is None:
+        if context is None or self._is_gone:
             raise Errno(errno.EINVAL, "no context, or the function is gone")
         if current().tgid != context.owning_task:
             self.controller.counters.add("close_by_not_own_proc_cnt")

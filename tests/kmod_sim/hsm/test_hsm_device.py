@@ -12,23 +12,16 @@ import pytest
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.pci import Bar
-from ihsm_abi.uapi import RESET_DEVICE, AbortType, Ioctl
 from ihsm_kmod.kernel.errors import Errno
 from support.bent_function import Access, BentFunction
 from support.hsm_driver import Driver, driver_on
 from support.hsm_program import api_revision_request, command, program
-from support.ioctls import Caller, structure
 
 Covers = Callable[..., None]
-QUIRK = "minor_leaks_at_level_2"
 
 
 def nodes(driver: Driver) -> list[str]:
     return driver.machine.kernel.vfs.listdir("/dev")
-
-
-def reset(caller: Caller) -> None:
-    assert caller.call(Ioctl.RESET, structure(RESET_DEVICE, abort_type=AbortType.L2_RESET)).error == 0
 
 
 def test_the_node_and_what_sysfs_says_of_it(driver: Driver) -> None:
@@ -59,20 +52,7 @@ def test_the_node_is_there_before_the_aes_queues_and_after_those_of_the_hsm(func
         assert seen[AdminOpcode.CREATE_CQ, 256] is True
 
 
-@pytest.mark.parametrize("leaks", [True, False])
-def test_minors_of_resets(function: BentFunction, leaks: bool) -> None:
-    with driver_on(function, {QUIRK: leaks}) as driver:
-        caller = program(driver)
-        for _ in range(3):
-            reset(caller)
-        assert nodes(driver) == ["azihsm0"], "the node keeps its number"
-        driver.unbind()
-        assert nodes(driver) == []
-        driver.bind()
-        assert nodes(driver) == (["azihsm3"] if leaks else ["azihsm0"])
-
-
-def test_minors_of_a_region_that_is_used_up(function: BentFunction, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minors_of_a_region_that_is_used_up(function: BentFunction) -> None:
     with driver_on(function) as driver:
         minors = driver.machine.module.hsm_nodes
         taken = [driver.machine.kernel.run(minors.take_minor) for _ in range(16 * 65 - 1)]

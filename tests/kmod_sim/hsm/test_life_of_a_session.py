@@ -12,12 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.ddi import DdiStatus
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
-from ihsm_abi.uapi import GENERIC_IOCTL, NO_SESSION_ID, RESET_DEVICE, AbortType, CpStatus, InternalCode, Ioctl
+from ihsm_abi.pci import Bar
+from ihsm_abi.registers import Register
+from ihsm_abi.uapi import (
+    GENERIC_IOCTL,
+    NO_SESSION_ID,
+    RESET_DEVICE,
+    AbortExtendedStatus,
+    AbortType,
+    CpStatus,
+    InternalCode,
+    Ioctl,
+)
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.kernel.report import ReportKind
-from support.bent_function import BentFunction
+from support.bent_function import Access, BentFunction
 from support.hsm_driver import Driver, driver_on
 from support.hsm_program import (
     CREDENTIAL,
@@ -189,3 +201,28 @@ def test_pages_of_a_request_that_cannot_be_read(function: BentFunction, twice: b
         driver.unbind()
         leaks = [report for report in driver.reports if report.kind is not ReportKind.DMA_DOUBLE_FREE]
         assert bool(leaks) == twice, "the pages of the answer"
+
+
+def test_pages_of_a_command_are_given_back_after_the_level_2_that_it_caused(driver: Driver) -> None:
+    """The reset makes another page pool while the caller, who runs it, has pages of the one before."""
+
+    def agree(access: Access) -> None:
+        if (access.bar, access.offset) == (Bar.REGISTERS, Register.CC):
+            driver.function.refused.clear()
+            driver.function.silent.clear()
+
+    caller = program(driver)
+    driver.stop_monitor()
+    driver.function.silent.add(1)
+    driver.function.refused.add(AdminOpcode.DELETE_SQ)
+    driver.function.after_write = agree
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(command, caller, ControlKind.NONE, api_revision_request())
+        driver.time_out()
+        answer = call.result(HANG_S)
+    assert answer.error == errno.EAGAIN
+    assert answer.structure["extended_status"] == AbortExtendedStatus.CMD_ABORTED
+    assert driver.controller.counters.total_lvl2_aborts == 0, "the counters of after"
+    assert command(caller, ControlKind.NONE, api_revision_request()).error == 0
+    driver.unbind()
+    assert driver.reports == []

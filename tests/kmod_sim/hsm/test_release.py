@@ -168,6 +168,7 @@ def test_a_flush_that_is_not_answered(driver: Driver, covers: Covers) -> None:
     """The release gives the abort mutex back before it sends the command, whose time-out needs it."""
     caller = program(driver)
     with_session(caller)
+    driver.stop_monitor()
     driver.function.silent = {1}
     with ThreadPoolExecutor(1) as pool:
         close = pool.submit(caller.process.close, caller.fd)
@@ -185,6 +186,7 @@ def test_a_flush_that_is_not_answered_deadlocks(function: BentFunction) -> None:
     with driver_on(function, {"flush_deadlocks": True}) as driver:
         caller = program(driver)
         with_session(caller)
+        driver.stop_monitor()
         function.silent = {1}
         with ThreadPoolExecutor(1) as pool:
             close = pool.submit(caller.process.close, caller.fd)

@@ -102,6 +102,7 @@ def test_the_rate_is_that_since_it_was_last_read(driver: Driver) -> None:
 
 
 def test_a_timed_out_command_stays_pending(driver: Driver) -> None:
+    driver.stop_monitor()
     driver.function.silent = {1}
     thread = driver.start_hsm()
     driver.time_out()
