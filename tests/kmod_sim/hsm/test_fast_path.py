@@ -26,6 +26,7 @@ from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE, AesAttr, Cipher, GcmError
 from ihsm_abi.ddi import KeyClass
 from support.aes_model import padded_aad
+from support.bent_function import BentFunction
 from support.hsm_driver import Driver, driver_on
 from support.hsm_program import CREDENTIAL, Sent, bulk_key, program, provisioned
 from support.ioctls import KEPT, Caller, gcm_command, xts_command
@@ -79,6 +80,17 @@ class FastPath:
         return result.answer
 
 
+def fast_path_of(driver: Driver) -> FastPath:
+    """Provision the device and bring the keys in."""
+    caller = program(driver)
+    session = provisioned(caller).open_session(CREDENTIAL)
+    numbers = {
+        number: bulk_key(session, bytes.fromhex(key["key"]), CLASSES[key["type"]])
+        for number, key in DATA["keys"].items()
+    }
+    return FastPath(driver, caller, session, numbers)
+
+
 @pytest.fixture(scope="module")
 def fast_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastPath]:
     with (
@@ -86,13 +98,7 @@ def fast_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastPath]:
         VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
         driver_on(function) as driver,
     ):
-        caller = program(driver)
-        session = provisioned(caller).open_session(CREDENTIAL)
-        numbers = {
-            number: bulk_key(session, bytes.fromhex(key["key"]), CLASSES[key["type"]])
-            for number, key in DATA["keys"].items()
-        }
-        yield FastPath(driver, caller, session, numbers)
+        yield fast_path_of(driver)
         assert driver.reports == []
 
 
@@ -202,3 +208,19 @@ def test_what_the_device_refuses_leaves_the_destination(fast_path: FastPath) -> 
 def test_a_tail_without_the_workaround(fast_path: FastPath) -> None:
     answer, _ = fast_path.gcm(bytes(37), b"", enable_gcm_workaround=0)
     assert (answer["result"], answer["extended_status"]) == (2, GcmError.LENGTH_ALIGNMENT)
+
+
+def test_each_mapping_on_its_own(function: BentFunction) -> None:
+    """With `dma="strict"` the device reaches nothing that is not lent to it at the moment."""
+    with driver_on(function, dma="strict") as driver:
+        fast_path = fast_path_of(driver)
+        text, iv = bytes(range(37)), bytes(12)
+        answer, ciphertext = fast_path.gcm(text, b"aad", init_vector=iv)
+        key = AESGCM(bytes.fromhex(DATA["keys"][GCM_KEY]["key"]))
+        assert ciphertext + answer["cmd_spec"].tobytes() == key.encrypt(iv, text, b"aad")
+        memory, data = UserPages(*[USABLE] * 4), os.urandom(PAGE)
+        source = memory.put(0x10, data)
+        assert fast_path.xts(source, memory.address + 2 * PAGE + 0x20, PAGE)["extended_status"] == 0
+        assert memory.get(2 * PAGE + 0x20, PAGE) == xts_reference(data)
+        driver.unbind()
+        assert driver.reports == []
