@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from ihsm_abi.uapi import AbortResult, AbortType, ControllerState
@@ -35,7 +36,7 @@ def abort(
         0, also if there was nothing to do any more; else an `AbortResult`.
 
     Raises:
-        Errno: the controller could not be initialised again.
+        Errno: the controller could not be initialised again, or EOPNOTSUPP.
     """
     controller.abort_in_progress = True
     try:
@@ -63,7 +64,9 @@ def _by_kind(controller: Controller, kind: AbortType, queue: IoQueue | None, cra
             controller.state = ControllerState.NOT_INITIALIZED
             return AbortResult.LEVEL_ONE_FAILED
     elif not level_two_allowed(controller):
-        return AbortResult.SUCCESS  # nothing was done, and that is reported as success
+        if controller.quirks.level_2_off_is_success:
+            return AbortResult.SUCCESS
+        raise Errno(errno.EOPNOTSUPP, "level 2 is off")
     level_two(controller, kind)
     return AbortResult.SUCCESS
 
@@ -118,6 +121,8 @@ def level_two(controller: Controller, kind: AbortType) -> None:
     controller.release(delete_queues=False, keep_node=True)
     if controller.quirks.registers_null_in_level_2:
         controller.registers.remap(None)
-    # From here on callers are told of a controller that is not ready, no more of an abort.
+    # From here on callers are told of a controller that is not ready, no more of an abort; in this order, for they look
+    # at the abort first.
+    controller.state = ControllerState.INIT_IN_PROGRESS
     controller.abort_in_progress = False
     controller.initialize(keep_node=True)

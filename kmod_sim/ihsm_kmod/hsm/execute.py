@@ -58,7 +58,8 @@ def execute(controller: Controller, pool: QueuePool, sqe: bytearray) -> Outcome:
     timeout = msecs_to_jiffies(controller.module.abort_timeout_in_sec * 1000)
     if not wait_for_completion_timeout(command.done, timeout):
         _time_out(controller, queue, command)
-        return Outcome(command.code, command.cqe, errno.EAGAIN)
+        if command.code is not InternalCode.SUCCESS or controller.quirks.late_answer_is_no_answer:
+            return Outcome(command.code, command.cqe, errno.EAGAIN)
     if command.code is not InternalCode.SUCCESS:
         return Outcome(command.code, None, errno.EAGAIN)
     assert command.cqe is not None
@@ -67,7 +68,7 @@ def execute(controller: Controller, pool: QueuePool, sqe: bytearray) -> Outcome:
 
 
 def _time_out(controller: Controller, queue: IoQueue, command: Command) -> None:
-    """Recover from a command without answer; its caller gets EAGAIN whatever comes of it (spec 01 §8.1)."""
+    """Recover from a command without answer (spec 01 §8.1)."""
     queue.perf.add("timed_out")
     controller.log.err(f"queue {queue.id}: command {command.tag} timed out")
     try:

@@ -119,15 +119,16 @@ class QueuePool:
 
         If all are, the one whose turn it is; None if that one is disabled.
         """
-        if not self.queues:
+        queues = self.queues  # a level-2 abort may free them meanwhile: then they are disabled
+        if not queues:
             return None
-        start = self._current % len(self.queues)
+        start = self._current % len(queues)
         self._current = start + 1
-        for queue in self.queues[start:] + self.queues[:start]:
+        for queue in queues[start:] + queues[:start]:
             with queue.submit_lock:
                 if not queue.disabled and not queue.full:
                     return queue
-        last_resort = self.queues[start]
+        last_resort = queues[start]
         return None if last_resort.disabled else last_resort
 
     def disable(self) -> None:

@@ -62,6 +62,14 @@ QUIRKS: Final = (
         "queues that a pool had created before one failed are not deleted on the device",
     ),
     Quirk(
+        "late_answer_is_no_answer", "02 A.8", VISIBLE,
+        "a command that completes after its time-out, while the abort begins, has failed all the same",
+    ),
+    Quirk(
+        "level_2_off_is_success", "02 A.10", VISIBLE,
+        "a reset of a PF that may do no level 2 does nothing, and reports success",
+    ),
+    Quirk(
         "minor_leaks_at_level_2", "02 A.1", LEAK,
         "a level-2 abort takes another minor number and forgets the old one",
     ),

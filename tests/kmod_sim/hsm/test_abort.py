@@ -20,8 +20,10 @@ from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
 from support.driver_trace import recorded, seen
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
-from support.waiting import until
+from support.waiting import together, until
 
+TIMEOUT_S = 11
+"""Of an enable or disable, in whole seconds: (TO + 1) x 500 ms with TO 20."""
 LEVEL_1 = [(AdminOpcode.DELETE_SQ, 1), (AdminOpcode.CREATE_SQ, 15 << 16 | 1)]
 
 
@@ -72,19 +74,21 @@ def test_level_1_begins_the_sq_anew_and_goes_on_in_the_cq(driver: Driver) -> Non
     assert driver.machine.sysfs("admin/num_q_delete_cmds") == "1"
 
 
-def test_a_command_that_comes_late_is_no_abort(driver: Driver) -> None:
-    commands_of(driver)
-    command = start_unanswered(driver)
-    resume(driver)
-    driver.clock.expire(COMMAND_TIMEOUT_S)
-    until(lambda: driver.controller.abort_in_progress, "the command is given its grace")
-    assert driver.hsm().code is InternalCode.ABORT_IN_PROGRESS
-    driver.function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
-    outcome = command.join()
-    assert isinstance(outcome, Outcome)
-    assert (outcome.code, outcome.error) == (InternalCode.SUCCESS, errno.EAGAIN)
-    assert commands_of(driver) == []
-    assert driver.hsm().error == 0
+@pytest.mark.parametrize(("quirk", "error"), [(True, errno.EAGAIN), (False, 0)])
+def test_a_command_that_comes_late_is_no_abort(function: BentFunction, quirk: bool, error: int) -> None:
+    with driver_on(function, {"late_answer_is_no_answer": quirk}) as driver:
+        commands_of(driver)
+        command = start_unanswered(driver)
+        resume(driver)
+        driver.clock.expire(COMMAND_TIMEOUT_S)
+        until(lambda: driver.controller.abort_in_progress, "the command is given its grace")
+        assert driver.hsm().code is InternalCode.ABORT_IN_PROGRESS
+        driver.function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
+        outcome = command.join()
+        assert isinstance(outcome, Outcome)
+        assert (outcome.code, outcome.error) == (InternalCode.SUCCESS, error)
+        assert commands_of(driver) == []
+        assert driver.hsm().error == 0
 
 
 def test_one_abort_serves_all_that_timed_out(driver: Driver) -> None:
@@ -189,6 +193,53 @@ def test_level_2_is_what_was_recorded(driver: Driver, kind: AbortType, step: str
     assert driver.hsm().error == driver.aes().error == 0
 
 
+@pytest.mark.parametrize("kind", [AbortType.L2_RESET, AbortType.L2_NSSR])
+def test_a_controller_that_does_not_stop_is_enabled_again_all_the_same(driver: Driver, kind: AbortType) -> None:
+    """The wait for RDY 0 fails, which nobody looks at; the next enable finds the controller stopped."""
+
+    waited = []
+
+    def keep_running(value: int) -> int:
+        waited.append(value)
+        driver.clock.advance(1)
+        return Csts(value).replace(rdy=1) if len(waited) <= TIMEOUT_S else value
+
+    driver.stop_monitor()
+    driver.function.reads[Register.CSTS] = keep_running
+    assert driver.run(driver.controller.abort, kind) == 0
+    assert driver.says("failed: ETIMEDOUT")
+    assert driver.hsm().error == 0
+
+
+def test_a_device_that_never_returns(driver: Driver) -> None:
+    def never(value: int) -> int:
+        driver.clock.advance(1)
+        return Csts(value).replace(rdy=1)
+
+    driver.stop_monitor()
+    driver.function.reads[Register.CSTS] = never
+    with pytest.raises(Errno) as caught:
+        driver.run(driver.controller.abort, AbortType.L2_RESET)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert driver.controller.state is ControllerState.NOT_INITIALIZED
+
+
+def test_resets_under_load(driver: Driver) -> None:
+    """Whatever comes when, a command succeeds or is refused for the abort, and nothing of the kernel breaks."""
+
+    def work(number: int) -> None:
+        for _ in range(40):
+            outcome = driver.aes() if number % 2 else driver.hsm()
+            assert outcome.error in (0, errno.EAGAIN)
+
+    def reset() -> None:
+        for _ in range(8):
+            assert driver.run(driver.controller.abort, AbortType.L2_RESET) == 0
+
+    together(6, lambda number: work(number) if number else reset())
+    assert driver.hsm().error == driver.aes().error == 0
+
+
 def test_level_2_flushes_all_queues(driver: Driver) -> None:
     hsm = start_unanswered(driver)
     driver.function.silent |= {256, 257}
@@ -285,6 +336,15 @@ def test_a_pf_without_level_2_is_unusable_when_level_1_fails(function: BentFunct
         assert driver.controller.state is ControllerState.NOT_INITIALIZED
         assert [report.kind for report in driver.reports] == [ReportKind.WARN]
         assert not driver.controller.hsm_pool.queues[0].tags.outstanding()
+
+
+def test_a_reset_that_is_not_allowed_can_say_so(function: BentFunction) -> None:
+    with driver_on(function, {"level_2_off_is_success": False}, pf_lvl2_abort_enabled=False) as driver:
+        driver.controller.is_pf = True
+        with pytest.raises(Errno) as caught:
+            driver.run(driver.controller.abort, AbortType.L2_RESET)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert driver.hsm().error == 0
 
 
 def test_a_reset_behind_the_drivers_back(driver: Driver) -> None:
