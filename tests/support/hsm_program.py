@@ -20,6 +20,7 @@ from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.hsm.queue_pool import QueuePool
 from ihsm_kmod.hsm.sessions import OpenFile
+from ihsm_kmod.kernel.mutex import Mutex
 from ihsm_kmod.kernel.process import Process
 from support.hsm_driver import Driver
 from support.ioctls import Caller, Script, structure
@@ -57,6 +58,11 @@ class Sent:
         outcome = self._execute(pool, sqe)
         self.outcomes.append(outcome)
         return outcome
+
+
+def is_awaited(driver: Driver, lock: Mutex) -> bool:
+    """Whether a task sleeps because another one has the lock."""
+    return any(task.waits_for is lock for task in tuple(driver.machine.kernel.tasks))
 
 
 def context(caller: Caller) -> OpenFile:

@@ -36,6 +36,7 @@ from support.hsm_program import (
     api_revision_request,
     command,
     context,
+    is_awaited,
     partition,
     program,
     provisioned,
@@ -168,8 +169,7 @@ def test_two_threads_that_open_one_after_the_other(function: BentFunction, monke
         lock = context(caller).lock
         with ThreadPoolExecutor(2) as pool:
             calls = [pool.submit(command, caller, ControlKind.OPEN, b"") for _ in range(2)]
-            tasks = driver.machine.kernel.tasks
-            until(lambda: any(task.waits_for is lock for task in tuple(tasks)), "the second waits")
+            until(lambda: is_awaited(driver, lock), "the second waits")
             go_on.set()
             answers = [call.result(HANG_S) for call in calls]
         limit = CpStatus.OPEN_SESSION_SESSION_LIMIT_REACHED

@@ -22,7 +22,17 @@ from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import BentFunction
 from support.hsm_driver import Driver, driver_on
-from support.hsm_program import CREDENTIAL, Sent, api_revision_request, command, context, program, provisioned, scripted
+from support.hsm_program import (
+    CREDENTIAL,
+    Sent,
+    api_revision_request,
+    command,
+    context,
+    is_awaited,
+    program,
+    provisioned,
+    scripted,
+)
 from support.ioctls import Caller, hsm_cqe, structure
 from support.waiting import HANG_S, until
 
@@ -220,8 +230,7 @@ def test_close_during_a_reset(driver: Driver, monkeypatch: pytest.MonkeyPatch, c
         assert reached.wait(HANG_S)
         assert driver.controller.abort_in_progress
         close = pool.submit(caller.process.close, caller.fd)
-        mutex = driver.controller.abort_mutex
-        until(lambda: any(task.waits_for is mutex for task in tuple(driver.machine.kernel.tasks)), "close waits")
+        until(lambda: is_awaited(driver, driver.controller.abort_mutex), "the close waits for the reset")
         assert sent.entries == []
         go_on.set()
         close.result(HANG_S)
