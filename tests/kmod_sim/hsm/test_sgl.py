@@ -50,6 +50,12 @@ def test_a_spare_page_where_the_segments_are_full(count: int, pages: int) -> Non
     assert segment_pages(count) == pages
 
 
+@pytest.mark.parametrize("count", [255, 510])
+def test_a_last_segment_that_is_full_has_no_link(count: int) -> None:
+    _, list_, _ = written(count)
+    assert list_[count // 255 * 256 - 1 :].tobytes().strip(b"\0") == b""
+
+
 @given(count=st.integers(1, 1100))
 def test_a_device_that_follows_the_list_finds_all_blocks(count: int) -> None:
     descriptor, list_, blocks = written(count)
