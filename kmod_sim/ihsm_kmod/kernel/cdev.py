@@ -8,14 +8,11 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, warn, where
-from ihsm_kmod.kernel.task import current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.task import Core, current
 
 DYNAMIC_MAJORS: Final = tuple(chain(range(254, 233, -1), range(511, 383, -1)))
 """Numbers that Linux gives to whoever asks for any, in this order (Documentation/admin-guide/devices.txt)."""
@@ -71,7 +68,7 @@ class Cdev:
 class CharDevices:
     """Which numbers are taken, and which device has which."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         """None."""
         self._kernel = kernel
         self._regions: dict[int, tuple[str, str]] = {}
@@ -141,20 +138,20 @@ def alloc_chrdev_region(first_minor: int, count: int, name: str) -> int:
     Raises:
         Errno: EBUSY, there is none left.
     """
-    return current().kernel.vfs.chrdevs.reserve(name)
+    return current().kernel.part(CharDevices).reserve(name)
 
 
 def unregister_chrdev_region(major: int) -> None:
     """Give a major number back. Its devices must have been deleted."""
-    current().kernel.vfs.chrdevs.give_back(major)
+    current().kernel.part(CharDevices).give_back(major)
 
 
 def cdev_add(cdev: Cdev, major: int, minor: int, count: int) -> None:
     """Let `count` minor numbers from `minor` on stand for the device: who has a node can open it from now on."""
-    current().kernel.vfs.chrdevs.add(cdev, major, minor, count)
+    current().kernel.part(CharDevices).add(cdev, major, minor, count)
 
 
 def cdev_del(cdev: Cdev) -> None:
     """Nobody can open the device any more. Who has it open goes on."""
-    if not current().kernel.vfs.chrdevs.remove(cdev):
+    if not current().kernel.part(CharDevices).remove(cdev):
         warn(ReportKind.REFCOUNT, "cdev_del of a device that is not there (any more)")

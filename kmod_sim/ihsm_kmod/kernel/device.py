@@ -5,22 +5,21 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.pci_dev import PciDev
 from ihsm_kmod.kernel.report import ReportKind, warn, where
 from ihsm_kmod.kernel.sysfs import (
     KObject,
+    Sysfs,
     kobject_create_and_add,
     kobject_put,
     sysfs_create_file,
     sysfs_create_link,
     sysfs_remove_link,
 )
-from ihsm_kmod.kernel.task import current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.pci import PciDev
+from ihsm_kmod.kernel.task import Core, current
 
 
 class Device:
@@ -46,13 +45,21 @@ class DeviceClass:
         self.devices: dict[tuple[int, int], Device] = {}
 
 
+class Nodes:
+    """What is in /dev (Linux: devtmpfs)."""
+
+    def __init__(self, kernel: Core) -> None:
+        """Nothing."""
+        self.by_name: dict[str, Device] = {}
+
+
 def class_create(name: str) -> DeviceClass:
     """A new class.
 
     Raises:
         Errno: EEXIST, there is one of that name.
     """
-    return DeviceClass(name, kobject_create_and_add(name, current().kernel.vfs.sysfs.classes))
+    return DeviceClass(name, kobject_create_and_add(name, current().kernel.part(Sysfs).classes))
 
 
 def class_destroy(cls: DeviceClass) -> None:
@@ -70,11 +77,11 @@ def device_create(cls: DeviceClass, parent: PciDev | None, major: int, minor: in
     Raises:
         Errno: EEXIST, there is one of that name or number.
     """
-    vfs = current().kernel.vfs
+    sysfs, nodes = current().kernel.part(Sysfs), current().kernel.part(Nodes)
     number = f"{major}:{minor}"
-    if (major, minor) in cls.devices or number in vfs.sysfs.dev_char.children or name in vfs.nodes:
+    if (major, minor) in cls.devices or number in sysfs.dev_char.children or name in nodes.by_name:
         raise Errno(errno.EEXIST, f"device {name}, {number}")
-    above = parent.kobj if parent else vfs.sysfs.virtual
+    above = parent.kobj if parent else sysfs.virtual
     group = above.children.get(cls.name)
     if not isinstance(group, KObject):
         group = kobject_create_and_add(cls.name, above)
@@ -85,9 +92,9 @@ def device_create(cls: DeviceClass, parent: PciDev | None, major: int, minor: in
     if parent:
         sysfs_create_link(device.kobj, parent.kobj, "device")
     sysfs_create_link(cls.kobj, device.kobj, name)
-    sysfs_create_link(vfs.sysfs.dev_char, device.kobj, number)
+    sysfs_create_link(sysfs.dev_char, device.kobj, number)
     cls.devices[major, minor] = device
-    vfs.nodes[name] = device
+    nodes.by_name[name] = device
     return device
 
 
@@ -96,9 +103,8 @@ def device_destroy(cls: DeviceClass, major: int, minor: int) -> None:
     device = cls.devices.pop((major, minor), None)
     if device is None:
         return
-    vfs = current().kernel.vfs
-    del vfs.nodes[device.name]
-    sysfs_remove_link(vfs.sysfs.dev_char, f"{major}:{minor}")
+    del current().kernel.part(Nodes).by_name[device.name]
+    sysfs_remove_link(current().kernel.part(Sysfs).dev_char, f"{major}:{minor}")
     sysfs_remove_link(cls.kobj, device.name)
     group = device.kobj.parent
     kobject_put(device.kobj)

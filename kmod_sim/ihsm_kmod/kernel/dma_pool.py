@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_kmod.kernel.dma_debug import DmaMemory
+from ihsm_kmod.kernel.dma_device import Stretch
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.mm import PAGE_SIZE
+from ihsm_kmod.kernel.pci_dev import PciDev
 from ihsm_kmod.kernel.report import ReportKind, warn
 from ihsm_kmod.kernel.task import current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.dma import Stretch
-    from ihsm_kmod.kernel.pci import PciDev
 
 POISON_FREED: Final = 0xA7
 """What a free block is filled with (linux/dmapool.c)."""

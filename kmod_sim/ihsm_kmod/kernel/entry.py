@@ -10,9 +10,17 @@ from typing import TypeVar
 
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, crash, warn
-from ihsm_kmod.kernel.task import Task, entered
+from ihsm_kmod.kernel.task import Core, Task, entered
 
 T = TypeVar("T")
+
+
+class Tasks:
+    """The tasks of one kernel that run, or sleep."""
+
+    def __init__(self, kernel: Core) -> None:
+        """None."""
+        self.all: set[Task] = set()
 
 
 def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
@@ -26,7 +34,7 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
     with entered(task):
         sched.check()
         with sched:
-            task.kernel.tasks.add(task)
+            task.kernel.part(Tasks).all.add(task)
         try:
             try:
                 result = function(*args)
@@ -39,7 +47,7 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
             return result
         finally:
             with sched:
-                task.kernel.tasks.discard(task)
+                task.kernel.part(Tasks).all.discard(task)
 
 
 def check_balance(task: Task, what: str = "to user space") -> None:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.report import Report
+from ihsm_kmod.kernel.reports import Report
 
 ERESTARTSYS: Final = 512
 """A signal interrupted a sleep. The kernel's own number (linux/errno.h): programs see EINTR in its place."""

@@ -16,17 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ihsm.bus.function import drain_event
 from ihsm_kmod.kernel.entry import check_balance
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import ReportKind, crash, might_sleep, warn, where
-from ihsm_kmod.kernel.task import Task, current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.task import Core, Task, current
 
 IRQ_NONE: Final = 0
 """Result of a hard handler: the interrupt was not its device's."""
@@ -88,7 +85,7 @@ class Tasklet:
 class Interrupts:
     """All interrupts of a kernel, and the CPU that serves them."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         """The CPU's thread begins with the first handler or tasklet."""
         self._kernel = kernel
         self._vectors: dict[int, _Vector] = {}
@@ -243,7 +240,7 @@ def request_irq(irq: int, handler: Handler, name: str, dev_id: object) -> None:
         Errno: EINVAL, no such interrupt; EBUSY, it has a handler.
     """
     might_sleep()
-    interrupts = current().kernel.interrupts
+    interrupts = current().kernel.part(Interrupts)
     vector = interrupts.of(irq)
     if vector is None:
         raise Errno(errno.EINVAL, f"there is no interrupt {irq}")
@@ -253,7 +250,7 @@ def request_irq(irq: int, handler: Handler, name: str, dev_id: object) -> None:
 def free_irq(irq: int, dev_id: object) -> None:
     """Undo `request_irq`. When it returns the handler does not run and will not; its tasklet may still."""
     might_sleep()
-    interrupts = current().kernel.interrupts
+    interrupts = current().kernel.part(Interrupts)
     vector = interrupts.of(irq)
     if vector is None or vector.action is None or vector.action.dev_id is not dev_id:
         warn(ReportKind.IRQ_FREE, f"interrupt {irq}")
@@ -263,7 +260,7 @@ def free_irq(irq: int, dev_id: object) -> None:
 
 def tasklet_schedule(tasklet: Tasklet) -> None:
     """Have a tasklet run soon; nothing happens if it is to run anyway. Allowed in interrupt."""
-    current().kernel.interrupts.schedule(tasklet)
+    current().kernel.part(Interrupts).schedule(tasklet)
 
 
 def tasklet_kill(tasklet: Tasklet) -> None:

@@ -6,27 +6,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from ihsm_kmod.kernel.clock import Clock, SystemClock
-from ihsm_kmod.kernel.entry import run_as
+from ihsm_kmod.kernel.entry import Tasks, run_as
 from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.interrupt import Interrupts
-from ihsm_kmod.kernel.kthread import KThread
-from ihsm_kmod.kernel.lockdep import LockGraph
+from ihsm_kmod.kernel.kthread import KThread, Threads
 from ihsm_kmod.kernel.module import Module
 from ihsm_kmod.kernel.pci_bus import PciBus
-from ihsm_kmod.kernel.printk import LogRecord
+from ihsm_kmod.kernel.printk import Log
 from ihsm_kmod.kernel.report import UNKNOWN, Report, ReportKind, crash, warn
 from ihsm_kmod.kernel.sched import Scheduler
-from ihsm_kmod.kernel.task import Task, current
+from ihsm_kmod.kernel.task import Core, Program, Task, current
 from ihsm_kmod.kernel.vfs import Vfs
-from ihsm_kmod.kernel.workqueue import Workqueue
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.process import Process
+from ihsm_kmod.kernel.workqueue import SystemWorkqueue, Workqueues
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Module)
@@ -35,7 +30,7 @@ END_S = 60.0
 """Real seconds that `close` gives a thread that calls nothing of the kernel, which else would have ended it."""
 
 
-class Kernel:
+class Kernel(Core):
     """A kernel. Nothing of it is shared with another one but the clock."""
 
     def __init__(
@@ -54,22 +49,17 @@ class Kernel:
             panic_on_warn: whether every report is an oops.
             hung_task_s: seconds that a task may sleep uninterruptibly before it is an oops; 0 for ever.
         """
-        self.clock = clock or SystemClock()
-        self.dma = dma
-        self.panic_on_warn = panic_on_warn
-        self.log: list[LogRecord] = []
-        self.reports: list[Report] = []
-        self.modules: list[Module] = []
-        self.tasks: set[Task] = set()
-        self.threads: list[KThread] = []
-        self.workqueues: list[Workqueue] = []
-        self.lockdep = LockGraph()
-        self._pids = itertools.count(1)
+        super().__init__(clock or SystemClock(), dma=dma, panic_on_warn=panic_on_warn)
         self.sched = Scheduler(self.clock, hung_task_s)
-        self.interrupts = Interrupts(self)
-        self.vfs = Vfs(self)
-        self.pci = PciBus(self)
-        self.system_wq = Workqueue(self, "events")
+        self.log = self.part(Log).records
+        self.modules: list[Module] = []
+        self.tasks = self.part(Tasks).all
+        self.threads = self.part(Threads).all
+        self.workqueues = self.part(Workqueues).all
+        self.interrupts = self.part(Interrupts)
+        self.vfs = self.part(Vfs)
+        self.pci = self.part(PciBus)
+        self.system_wq = self.part(SystemWorkqueue)
         self._is_closed = False
 
     @property
@@ -78,15 +68,11 @@ class Kernel:
         halted = self.sched.halted
         return None if halted is None or halted.kind is ReportKind.HALTED else Oops(halted)
 
-    def next_pid(self) -> int:
-        """A number for a task or a process."""
-        return next(self._pids)
-
     def dmesg(self) -> str:
         """The log as text."""
         return "\n".join(map(str, self.log))
 
-    def run(self, function: Callable[..., T], *args: object, comm: str = "init", process: Process | None = None) -> T:
+    def run(self, function: Callable[..., T], *args: object, comm: str = "init", process: Program | None = None) -> T:
         """Call kernel code in the calling thread, as a task of `process` or one of the kernel's own.
 
         Raises:

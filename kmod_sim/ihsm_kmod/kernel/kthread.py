@@ -6,20 +6,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ihsm_kmod.kernel.entry import run_as
 from ihsm_kmod.kernel.sched import JOIN_S
-from ihsm_kmod.kernel.task import Task, current_or_none
+from ihsm_kmod.kernel.task import Core, Task, current_or_none
 
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+
+class Threads:
+    """The threads of one kernel that have not ended."""
+
+    def __init__(self, kernel: Core) -> None:
+        """None."""
+        self.all: list[KThread] = []
 
 
 class KThread:
     """A thread that runs one function as a task of the kernel. It ends with the function, or with the kernel."""
 
-    def __init__(self, kernel: Kernel, function: Callable[[], object], comm: str, *, is_service: bool = False) -> None:
+    def __init__(self, kernel: Core, function: Callable[[], object], comm: str, *, is_service: bool = False) -> None:
         """Start it; a service of the kernel itself is one that the kernel's end need not tell of."""
         self.is_service = is_service
         self.is_done = False
@@ -31,7 +35,7 @@ class KThread:
         # A daemon: one that never calls into the kernel again must not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name=str(self._task), daemon=True)
         with kernel.sched:
-            kernel.threads.append(self)
+            kernel.part(Threads).all.append(self)
         self._thread.start()
 
     def __str__(self) -> str:
@@ -75,5 +79,5 @@ class KThread:
         finally:
             with self._kernel.sched:
                 self.is_done = True
-                self._kernel.threads.remove(self)
+                self._kernel.part(Threads).all.remove(self)
             self._kernel.sched.wake()

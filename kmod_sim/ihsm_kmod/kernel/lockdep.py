@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ihsm_kmod.kernel.report import ReportKind, oops, warn, where
-from ihsm_kmod.kernel.task import HeldLock, Task, current
+from ihsm_kmod.kernel.task import Core, HeldLock, Task, current
 
 
 @dataclass
@@ -33,7 +33,7 @@ class LockClass:
 class LockGraph:
     """What one kernel has learnt of its locks."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Core) -> None:
         """Nothing yet."""
         self._classes: dict[str, LockClass] = {}
 
@@ -122,7 +122,7 @@ class Lock:
         if (held := self._held(task)) is not None:
             oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
         at = where()
-        task.kernel.lockdep.acquire(task, self, at)
+        task.kernel.part(LockGraph).acquire(task, self, at)
         task.kernel.sched.sleep(lambda: self._grab(task, at), waits_for=self)
 
     def try_take(self) -> bool:

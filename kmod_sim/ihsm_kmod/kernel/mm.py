@@ -8,8 +8,9 @@ import ctypes
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import might_sleep
 from ihsm_kmod.kernel.task import current
@@ -18,19 +19,6 @@ PAGE_SIZE: Final = 4096
 PAGE_MASK: Final = ~(PAGE_SIZE - 1)
 TASK_SIZE: Final = 0x7FFF_FFFF_F000
 """End of a program's addresses on x86-64: what lies above is the kernel's, or no address at all."""
-
-
-class AddressSpace(Protocol):
-    """Memory of one process (Linux: struct mm_struct)."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes at `address`: as many as are there, which is fewer than `size` up to the first page that is not."""
-
-    def write(self, address: int, data: bytes) -> int:
-        """Write, up to the first page that cannot be written; how many bytes that were."""
-
-    def is_accessible(self, address: int, write: bool) -> bool:
-        """Whether the page around `address` is there, and with `write` may be written."""
 
 
 class ProcessMemory:

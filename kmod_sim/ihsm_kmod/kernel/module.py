@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.sysfs import kobject_create_and_add, kobject_put, sysfs_create_file
+from ihsm_kmod.kernel.sysfs import Sysfs, kobject_create_and_add, kobject_put, sysfs_create_file
 from ihsm_kmod.kernel.task import current
 
 T = TypeVar("T", int, bool)
@@ -111,7 +111,7 @@ class Module:
 
     def load(self) -> None:
         """Show the parameters in /sys/module, and run `init`; what loading a module does (kernel/module/main.c)."""
-        sysfs = current().kernel.vfs.sysfs
+        sysfs = current().kernel.part(Sysfs)
         self.kobj = kobject_create_and_add(self.name, sysfs.module)
         try:
             folder = kobject_create_and_add("parameters", self.kobj)

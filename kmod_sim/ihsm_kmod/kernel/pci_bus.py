@@ -7,39 +7,35 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ihsm.bus.function import PciFunction
 from ihsm.errors import BusError
+from ihsm_kmod.kernel.entry import run_as
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.pci import (
+from ihsm_kmod.kernel.interrupt import Interrupts
+from ihsm_kmod.kernel.msi import enable_vectors, pci_free_irq_vectors, pci_silence
+from ihsm_kmod.kernel.pci_config import (
     PCI_COMMAND,
     PCI_EXT_CAP_ID_SRIOV,
     PCI_SRIOV_TOTAL_VF,
-    PciDev,
-    PciDeviceId,
-    PciDriver,
-    enable_vectors,
     pci_find_ext_capability,
-    pci_free_irq_vectors,
     pci_read_config_word,
-    pci_silence,
     pci_write_config_word,
 )
+from ihsm_kmod.kernel.pci_dev import PciDev, PciDeviceId, PciDriver
 from ihsm_kmod.kernel.printk import dev_dbg, dev_err
 from ihsm_kmod.kernel.report import ReportKind, crash, warn
 from ihsm_kmod.kernel.sysfs import (
     WRITE_ONLY,
+    Sysfs,
     kobject_create_and_add,
     kobject_put,
     sysfs_create_file,
     sysfs_create_link,
     sysfs_remove_link,
 )
-from ihsm_kmod.kernel.task import current, current_or_none
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.task import Core, Task, current, current_or_none
 
 T = TypeVar("T")
 
@@ -47,9 +43,10 @@ T = TypeVar("T")
 class PciBus:
     """The bus of one kernel. Its methods are the machine's and the administrator's; drivers use pci.py."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         """An empty bus."""
         self._kernel = kernel
+        self._sysfs = kernel.part(Sysfs)
         self._devices: dict[str, PciDev] = {}
         self._drivers: dict[str, PciDriver] = {}
 
@@ -115,7 +112,7 @@ class PciBus:
 
     def register(self, driver: PciDriver) -> None:
         """For `pci_register_driver`."""
-        kobj = self._kernel.vfs.sysfs.pci_drivers
+        kobj = self._sysfs.pci_drivers
         if driver.name in self._drivers:
             raise Errno(errno.EBUSY, f"driver {driver.name} is registered already")
         self._drivers[driver.name] = driver
@@ -131,7 +128,7 @@ class PciBus:
             if pdev.driver is driver:
                 self._release_driver(pdev)
         if self._drivers.pop(driver.name, None) is not None:
-            self._kernel.vfs.sysfs.drop(self._kernel.vfs.sysfs.pci_drivers, driver.name)
+            self._sysfs.drop(self._sysfs.pci_drivers, driver.name)
 
     def close(self) -> None:
         """The kernel ends: report drivers that are left, and let go of the devices."""
@@ -150,7 +147,7 @@ class PciBus:
         task = current_or_none()
         if task is not None and task.kernel is self._kernel:
             return call()
-        return self._kernel.run(call, comm="bash")
+        return run_as(Task(self._kernel, "bash"), call)
 
     def _device(self, bdf: str) -> PciDev:
         pdev = self._devices.get(bdf)
@@ -159,7 +156,7 @@ class PciBus:
         return pdev
 
     def _add(self, function: PciFunction, bdf: str) -> PciDev:
-        sysfs = self._kernel.vfs.sysfs
+        sysfs = self._sysfs
         kobj = kobject_create_and_add(bdf, sysfs.pci_root)
         try:
             pdev = PciDev(self._kernel, function, bdf, kobj)
@@ -213,7 +210,7 @@ class PciBus:
                 dev_err(pdev, f"{text} failed with error -{error.errno}")
             _report_leaks(pdev)
             return
-        sysfs_create_link(pdev.kobj, self._kernel.vfs.sysfs.folder(f"bus/pci/drivers/{driver.name}"), "driver")
+        sysfs_create_link(pdev.kobj, self._sysfs.folder(f"bus/pci/drivers/{driver.name}"), "driver")
 
     def _bind(self, bdf: str) -> None:
         pdev = self._device(bdf)
@@ -259,7 +256,7 @@ class PciBus:
         self._release_driver(pdev)
         del self._devices[pdev.name]
         _let_go(pdev)
-        sysfs_remove_link(self._kernel.vfs.sysfs.pci_devices, pdev.name)
+        sysfs_remove_link(self._sysfs.pci_devices, pdev.name)
         kobject_put(pdev.kobj)
 
     def _shutdown(self) -> None:
@@ -304,7 +301,7 @@ def _let_go(pdev: PciDev) -> None:
 
 def _report_leaks(pdev: PciDev) -> None:
     """A driver has let go of a device: what it still has of it is lost."""
-    interrupts = current().kernel.interrupts
+    interrupts = current().kernel.part(Interrupts)
     for irq in pdev.irqs:
         interrupts.report_leak(irq)
     for is_left, what, at in (

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from ihsm_kmod.kernel.clock import HZ
-from ihsm_kmod.kernel.task import current
+from ihsm_kmod.kernel.task import Core, current
 
 
 class LogLevel(IntEnum):
@@ -34,6 +34,14 @@ class LogRecord:
         return f"[{self.jiffies / HZ:12.6f}] {self.text}"
 
 
+class Log:
+    """The log of one kernel."""
+
+    def __init__(self, kernel: Core) -> None:
+        """Empty."""
+        self.records: list[LogRecord] = []
+
+
 class Named(Protocol):
     """A device, as far as its messages name it."""
 
@@ -44,7 +52,7 @@ class Named(Protocol):
 
 def _printk(level: LogLevel, text: str) -> None:
     kernel = current().kernel
-    kernel.log.append(LogRecord(level, text, kernel.clock.jiffies))
+    kernel.part(Log).records.append(LogRecord(level, text, kernel.clock.jiffies))
 
 
 def pr_err(text: str) -> None:

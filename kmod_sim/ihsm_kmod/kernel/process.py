@@ -15,17 +15,17 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.cdev import File
 from ihsm_kmod.kernel.entry import run_as
 from ihsm_kmod.kernel.errors import ERESTARTSYS, Errno
-from ihsm_kmod.kernel.mm import AddressSpace, ProcessMemory
-from ihsm_kmod.kernel.task import Task
-from ihsm_kmod.kernel.vfs import fget, fput, vfs_ioctl
+from ihsm_kmod.kernel.mm import ProcessMemory
+from ihsm_kmod.kernel.task import Core, Task
+from ihsm_kmod.kernel.vfs import Vfs, fget, fput, vfs_ioctl
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from ihsm_kmod.kernel.kernel import Kernel
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Process:
     """
 
     def __init__(
-        self, kernel: Kernel, *, comm: str = "app", tgid: int | None = None, mm: AddressSpace | None = None
+        self, kernel: Core, *, comm: str = "app", tgid: int | None = None, mm: AddressSpace | None = None
     ) -> None:
         """A process without open files.
 
@@ -70,7 +70,7 @@ class Process:
         Raises:
             OSError: as of the kernel's files and the driver's `open`.
         """
-        return self._call(lambda: self._install(self.kernel.vfs.open(self, path)))
+        return self._call(lambda: self._install(self.kernel.part(Vfs).open(self, path)))
 
     def ioctl(self, fd: int, number: int, argument: int | WriteableBuffer = 0) -> int:
         """Have the driver do something, as `fcntl.ioctl` does.

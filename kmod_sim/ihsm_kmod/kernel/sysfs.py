@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, warn, where
-from ihsm_kmod.kernel.task import Task, current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.task import Core, Task, current
 
 READ_ONLY: Final = 0o444
 WRITE_ONLY: Final = 0o200
@@ -77,7 +74,7 @@ Entry = KObject | Attribute | Link
 class Sysfs:
     """The tree of one kernel, with the folders that there always are."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         """Nothing but those."""
         self.kernel = kernel
         self.root = KObject("sys", None)
@@ -194,7 +191,7 @@ def kobject_create_and_add(name: str, parent: KObject) -> KObject:
         Errno: EEXIST, there is something of that name (in Linux: NULL).
     """
     kobj = KObject(name, parent)
-    current().kernel.vfs.sysfs.add(parent, name, kobj)
+    current().kernel.part(Sysfs).add(parent, name, kobj)
     return kobj
 
 
@@ -204,7 +201,7 @@ def kobject_put(kobj: KObject) -> None:
     if parent is None or parent.children.get(kobj.name) is not kobj:
         warn(ReportKind.REFCOUNT, f"kobject_put of '{kobj.name}', which is not there (any more)")
         return
-    current().kernel.vfs.sysfs.drop(parent, kobj.name)
+    current().kernel.part(Sysfs).drop(parent, kobj.name)
 
 
 def sysfs_create_file(
@@ -215,7 +212,7 @@ def sysfs_create_file(
     Raises:
         Errno: EEXIST, there is something of that name.
     """
-    current().kernel.vfs.sysfs.add(kobj, name, Attribute(name, show, store, mode))
+    current().kernel.part(Sysfs).add(kobj, name, Attribute(name, show, store, mode))
 
 
 def sysfs_create_files(kobj: KObject, files: Mapping[str, Show], mode: int = 0o664) -> None:
@@ -237,7 +234,7 @@ def sysfs_create_files(kobj: KObject, files: Mapping[str, Show], mode: int = 0o6
 def sysfs_remove_files(kobj: KObject, names: Mapping[str, object] | list[str]) -> None:
     """Remove files; returns when nobody reads them any more."""
     for name in names:
-        current().kernel.vfs.sysfs.drop(kobj, name)
+        current().kernel.part(Sysfs).drop(kobj, name)
 
 
 def sysfs_create_link(kobj: KObject, target: KObject, name: str) -> None:
@@ -246,9 +243,9 @@ def sysfs_create_link(kobj: KObject, target: KObject, name: str) -> None:
     Raises:
         Errno: EEXIST, there is something of that name.
     """
-    current().kernel.vfs.sysfs.add(kobj, name, Link(target))
+    current().kernel.part(Sysfs).add(kobj, name, Link(target))
 
 
 def sysfs_remove_link(kobj: KObject, name: str) -> None:
     """Remove a link."""
-    current().kernel.vfs.sysfs.drop(kobj, name)
+    current().kernel.part(Sysfs).drop(kobj, name)

@@ -8,17 +8,19 @@ Every thread that runs kernel code does so as a task, for the length of one call
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
-    from ihsm_kmod.kernel.lockdep import Lock
-    from ihsm_kmod.kernel.mm import AddressSpace
-    from ihsm_kmod.kernel.process import Process
+from ihsm_kmod.kernel.address_space import AddressSpace
+from ihsm_kmod.kernel.clock import Clock
+from ihsm_kmod.kernel.reports import Report
+
+P = TypeVar("P")
 
 
 class Blocker(Protocol):
@@ -32,20 +34,106 @@ class Blocker(Protocol):
         """What it is, for a report."""
 
 
+class NamedBlocker(Blocker, Protocol):
+    """A lock, whose name is its class."""
+
+    @property
+    def name(self) -> str:
+        """The class."""
+
+
 @dataclass(frozen=True)
 class HeldLock:
     """A lock that a task has, and where it took it."""
 
-    lock: Lock
+    lock: NamedBlocker
     where: str
     is_atomic: bool
     """Whether the task must not sleep until it gives it back."""
 
 
+class Program(Protocol):
+    """A process, as far as its tasks tell of it."""
+
+    @property
+    def tgid(self) -> int:
+        """Its id."""
+
+    @property
+    def mm(self) -> AddressSpace:
+        """Its memory."""
+
+
+class Sched(Protocol):
+    """What all use of the scheduler (sched.py). As a context manager it is the lock under which tasks are woken."""
+
+    @property
+    def halted(self) -> Report | None:
+        """What ended the kernel, None while it runs."""
+
+    def __enter__(self) -> None:
+        """Take the lock. Who has it may take it again, and must not call driver code."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+
+    def wake(self) -> None:
+        """Let every sleeper look again whether it may go on."""
+
+    def check(self) -> None:
+        """Raise `Oops` if the kernel has ended."""
+
+    def halt(self, report: Report) -> None:
+        """End the kernel."""
+
+    def on_halt(self, callback: Callable[[], None]) -> None:
+        """Have it called when the kernel ends."""
+
+    def sleep(
+        self,
+        ready: Callable[[], bool],
+        *,
+        timeout: int | None = None,
+        interruptible: bool = False,
+        waits_for: Blocker | None = None,
+    ) -> bool:
+        """Sleep until `ready`."""
+
+
+class Core:
+    """A kernel as its parts know it, which do not know each other by name: each asks for those that it needs."""
+
+    sched: Sched
+
+    def __init__(self, clock: Clock, *, dma: Literal["shared", "strict"], panic_on_warn: bool) -> None:
+        """Nothing but time."""
+        self.clock = clock
+        self.dma = dma
+        self.panic_on_warn = panic_on_warn
+        self.reports: list[Report] = []
+        self._pids = itertools.count(1)
+        self._parts: dict[object, Any] = {}
+
+    def next_pid(self) -> int:
+        """A number for a task or a process."""
+        return next(self._pids)
+
+    def part(self, kind: Callable[[Core], P]) -> P:
+        """This kernel's one object of a class, which is made by the first who asks."""
+        if kind not in self._parts:
+            with self.sched:
+                if kind not in self._parts:
+                    self._parts[kind] = kind(self)
+        found: P = self._parts[kind]
+        return found
+
+
 class Task:
     """One task of a kernel (Linux: struct task_struct)."""
 
-    def __init__(self, kernel: Kernel, comm: str, process: Process | None = None, pid: int | None = None) -> None:
+    def __init__(self, kernel: Core, comm: str, process: Program | None = None, pid: int | None = None) -> None:
         """A task of a process, or of the kernel's own; `pid` where it is known."""
         self.kernel = kernel
         self.comm = comm

@@ -9,18 +9,15 @@ import errno
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from ihsm_kmod.kernel.cdev import CharDevices, File, Inode
+from ihsm_kmod.kernel.device import Nodes
+from ihsm_kmod.kernel.entry import run_as
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, warn
 from ihsm_kmod.kernel.sysfs import Attribute, KObject, Sysfs
-from ihsm_kmod.kernel.task import current, current_or_none
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.device import Device
-    from ihsm_kmod.kernel.kernel import Kernel
-    from ihsm_kmod.kernel.process import Process
+from ihsm_kmod.kernel.task import Core, Program, Task, current, current_or_none
 
 T = TypeVar("T")
 FOLDER_MODE: Final = stat.S_IFDIR | 0o755
@@ -40,16 +37,15 @@ class Stat:
 class Vfs:
     """The files of one kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         """/sys with the folders that there always are, and an empty /dev."""
         self._kernel = kernel
-        self.sysfs = Sysfs(kernel)
-        self.chrdevs = CharDevices(kernel)
-        self.nodes: dict[str, Device] = {}
-        """Of /dev, by name."""
+        self.sysfs = kernel.part(Sysfs)
+        self._chrdevs = kernel.part(CharDevices)
+        self._nodes = kernel.part(Nodes).by_name
         self.files: set[File] = set()
 
-    def open(self, process: Process | None, path: str) -> File:
+    def open(self, process: Program | None, path: str) -> File:
         """Open a node of /dev, as a task of `process`; None: as the task that runs.
 
         Raises:
@@ -72,7 +68,7 @@ class Vfs:
             Errno: ENOENT, there is none; ENOTDIR, it is no folder.
         """
         if path.rstrip("/") == "/dev":
-            return sorted(self.nodes)
+            return sorted(self._nodes)
         found = self.sysfs.find(path)
         if isinstance(found, Attribute):
             raise Errno(errno.ENOTDIR, path)
@@ -99,12 +95,12 @@ class Vfs:
         found = self.sysfs.find(path)
         return Stat(FOLDER_MODE if isinstance(found, KObject) else stat.S_IFREG | found.mode)
 
-    def in_task(self, call: Callable[[], T], process: Process | None = None) -> T:
+    def in_task(self, call: Callable[[], T], process: Program | None = None) -> T:
         """Make a call as the task that runs; if there is none, or it is to be of a process, as a new task."""
         task = current_or_none()
         if task is not None and task.kernel is self._kernel and (process is None or task.process is process):
             return call()
-        return self._kernel.run(call, comm="cat", process=process)
+        return run_as(Task(self._kernel, "cat", process), call)
 
     @property
     def open_files(self) -> int:
@@ -119,22 +115,22 @@ class Vfs:
 
     def close(self) -> None:
         """The kernel ends: report what drivers have left."""
-        self.chrdevs.report_leaks()
-        for device in self.nodes.values():
+        self._chrdevs.report_leaks()
+        for device in self._nodes.values():
             warn(ReportKind.RESOURCE_LEAK, f"node /dev/{device.name}, without device_destroy", device.created_at)
         for left in self.sysfs.classes.children.values():
             if isinstance(left, KObject):
                 warn(ReportKind.RESOURCE_LEAK, f"device class {left.name}, without class_destroy", left.created_at)
 
     def _node(self, path: str) -> tuple[int, int]:
-        device = self.nodes.get(path.removeprefix("/dev/")) if path.startswith("/dev/") else None
+        device = self._nodes.get(path.removeprefix("/dev/")) if path.startswith("/dev/") else None
         if device is None:
             raise Errno(errno.ENOENT, path)
         return device.number
 
     def _open(self, path: str) -> File:
         number = self._node(path)
-        cdev = self.chrdevs.find(*number)
+        cdev = self._chrdevs.find(*number)
         file = File(Inode(number, cdev))
         if cdev.fops.open is not None:
             cdev.fops.open(file.f_inode, file)
@@ -159,7 +155,7 @@ def fput(file: File) -> None:
         file.references -= 1
         if file.references:
             return
-        kernel.vfs.files.remove(file)
+        kernel.part(Vfs).files.remove(file)
     kernel.sched.check()
     if file.f_op.release is not None:
         # What a release fails with is ignored: the file is gone in any case.

@@ -6,16 +6,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from ihsm_kmod.kernel.entry import check_balance
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import ReportKind, crash, might_sleep, warn, where
-from ihsm_kmod.kernel.task import Task, current
-
-if TYPE_CHECKING:
-    from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.task import Core, Task, current
 
 
 class Work:
@@ -51,7 +47,7 @@ class DelayedWork(Work):
 class Workqueue:
     """A queue, and the threads that run what is in it: as many as it takes for no work to wait for another."""
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
+    def __init__(self, kernel: Core, name: str) -> None:
         """Empty, and without a thread."""
         self.name = name
         self._kernel = kernel
@@ -64,7 +60,7 @@ class Workqueue:
         self._workers = 0
         self._is_destroyed = False
         with self._sched:
-            kernel.workqueues.append(self)
+            kernel.part(Workqueues).all.append(self)
 
     def __str__(self) -> str:
         """For reports."""
@@ -116,7 +112,7 @@ class Workqueue:
         self._sched.sleep(lambda: not self._ready and not self._running)
         with self._sched:
             self._is_destroyed = True
-            self._kernel.workqueues.remove(self)
+            self._kernel.part(Workqueues).all.remove(self)
         self._sched.wake()
         self._sched.sleep(lambda: self._workers == 0)
 
@@ -196,6 +192,22 @@ class Workqueue:
             self._sched.wake()
 
 
+class Workqueues:
+    """All queues of one kernel."""
+
+    def __init__(self, kernel: Core) -> None:
+        """None."""
+        self.all: list[Workqueue] = []
+
+
+class SystemWorkqueue(Workqueue):
+    """The queue that every kernel has."""
+
+    def __init__(self, kernel: Core) -> None:
+        """It is there from the beginning."""
+        super().__init__(kernel, "events")
+
+
 def alloc_workqueue(name: str) -> Workqueue:
     """A queue with threads of its own."""
     return Workqueue(current().kernel, name)
@@ -219,12 +231,12 @@ def queue_delayed_work(wq: Workqueue, work: DelayedWork, delay: int) -> bool:
 
 def schedule_work(work: Work) -> bool:
     """`queue_work` on the queue that all share."""
-    return queue_work(current().kernel.system_wq, work)
+    return queue_work(current().kernel.part(SystemWorkqueue), work)
 
 
 def schedule_delayed_work(work: DelayedWork, delay: int) -> bool:
     """`queue_delayed_work` on the queue that all share."""
-    return queue_delayed_work(current().kernel.system_wq, work, delay)
+    return queue_delayed_work(current().kernel.part(SystemWorkqueue), work, delay)
 
 
 def cancel_work_sync(work: Work) -> bool:

@@ -13,7 +13,6 @@ from typing import Literal
 import pytest
 
 from ihsm_kmod.kernel.dma import (
-    ARENA_BYTES,
     DMA_BIDIRECTIONAL,
     DMA_FROM_DEVICE,
     DMA_TO_DEVICE,
@@ -26,6 +25,7 @@ from ihsm_kmod.kernel.dma import (
     dma_unmap_sg,
 )
 from ihsm_kmod.kernel.dma_debug import POISON_FREE
+from ihsm_kmod.kernel.dma_device import ARENA_BYTES
 from ihsm_kmod.kernel.dma_pool import (
     POISON_ALLOCATED,
     POISON_FREED,
