@@ -20,6 +20,7 @@ from ihsm_abi.uapi import InternalCode, Ioctl
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.kernel.process import Process
+from support.user_pages import UserPages
 
 KEPT: Final = 0xEE
 """In every byte of an answer before the call: what the driver does not write keeps it."""
@@ -136,12 +137,12 @@ class Caller:
         """The same program with the node open once more."""
         return Caller(self.process, self.node, self.controller, self.script)
 
-    def call(self, number: int, argument: int | np.ndarray[Any, Any]) -> Result:
-        """One ioctl with a structure, or with any address."""
-        answer = None if isinstance(argument, int) else argument[0]
-        address = argument if isinstance(argument, int) else argument.ctypes.data
+    def call(self, number: int, argument: int | UserPages | np.ndarray[Any, Any]) -> Result:
+        """One ioctl with a structure, with what begins some pages, or with any address."""
+        answer = argument[0] if isinstance(argument, np.ndarray) else None
+        pointer = argument.address if isinstance(argument, UserPages) else argument
         try:
-            return Result(0, self.process.ioctl(self.fd, number, address), answer)
+            return Result(0, self.process.ioctl(self.fd, number, pointer), answer)
         except OSError as error:
             return Result(error.errno or -1, -1, answer)
 

@@ -146,7 +146,7 @@ def test_the_first_check_that_fails_decides(caller: Caller, buffers: Buffers, mo
 
 def test_header_and_size(caller: Caller, buffers: Buffers, covers: Covers) -> None:
     """The buffer stays as it was, and nothing is copied back that could fail."""
-    assert caller.call(Ioctl.AES_GCM, UserPages(GONE).address).error == errno.EINVAL
+    assert caller.call(Ioctl.AES_GCM, UserPages(GONE)).error == errno.EINVAL
     pages = UserPages(USABLE, GONE)
     assert caller.call(Ioctl.AES_GCM, pages.put(PAGE - 64, buffers.gcm().tobytes()[:64])).error == errno.EINVAL
     command = buffers.gcm(hdr=(SIZE - 1, 1, 2, 3))

@@ -1,21 +1,17 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of the HSM node's ioctls (spec 02 A.4), and those that send nothing to the device."""
+"""The numbers of the HSM node's ioctls (spec 02 A.4)."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ihsm_abi.hsm_queue import MAX_SRC_BYTES, ControlKind, HsmStatus
-from ihsm_abi.uapi import MAX_SRC_LENGTH, Ioctl
-from ihsm_kmod.hsm.controller import Controller
+from ihsm_abi.uapi import Ioctl
 from support.ioctls import KEPT, Caller
-from support.user_pages import PAGE, USABLE, UserPages
 
 Covers = Callable[..., None]
 TAKEN = {
@@ -59,24 +55,6 @@ def test_number_that_is_refused(hsm_caller: Caller, covers: Covers, number: int)
     assert hsm_caller.call(number, buffer).error == errno.EBADRQC
     assert {*buffer.tolist()} == {KEPT}
     covers(f"kmod/A.4/{REFUSED[number]}", "kmod/I/2")
-
-
-@pytest.mark.parametrize("size", [MAX_SRC_BYTES + 1, MAX_SRC_LENGTH])
-def test_request_that_the_driver_takes_and_the_device_refuses(
-    hsm_caller: Caller, monkeypatch: pytest.MonkeyPatch, covers: Covers, size: int
-) -> None:
-    """Two pages of request, of which the device reads nothing (B.7)."""
-
-    def to_the_device(*arguments: Any) -> Any:
-        return Controller.execute(hsm_caller.controller, *arguments)
-
-    monkeypatch.setattr(hsm_caller.controller, "execute", to_the_device)
-    pages = UserPages(*[USABLE] * 3)
-    buffers = {"src_buf": pages.address, "dst_length": PAGE, "dst_buf": pages.address + 2 * PAGE}
-    result = hsm_caller.session(session_control_flags=ControlKind.NONE, src_length=size, **buffers)
-    assert result.error == 0
-    assert (result.answer["status"], result.answer["byte_count"]) == (HsmStatus.INVALID_SRC_LENGTH, 0)
-    covers("kmod/I/7")
 
 
 def test_numbers_are_those_of_the_declaration() -> None:

@@ -75,7 +75,7 @@ def test_node_goes_with_the_function(physical: Driver) -> None:
 
 @pytest.mark.parametrize("ioctl", SMALLEST)
 def test_memory_that_is_not_there(manager: Caller, covers: Covers, ioctl: Ioctl) -> None:
-    assert manager.call(ioctl, UserPages(GONE).address).error == errno.EFAULT
+    assert manager.call(ioctl, UserPages(GONE)).error == errno.EFAULT
     pages = UserPages(READ_ONLY)
     pages.put(0, SMALLEST[ioctl].itemsize.to_bytes(4, "little"))
     assert manager.call(ioctl, pages.address).error == errno.EFAULT
@@ -149,7 +149,7 @@ def test_device_information(physical: Driver, manager: Caller, covers: Covers) -
 
 def test_everybody_who_has_it_open_may_use_it(manager: Caller, covers: Covers) -> None:
     child = manager.process.fork()
-    child.ioctl(manager.fd, Ioctl.GET_RES_CNT, res_cnt(0).ctypes.data)
+    child.ioctl(manager.fd, Ioctl.GET_RES_CNT, res_cnt(0))
     child.exit()
     covers("kmod/A.12/no-owner")
 

@@ -55,8 +55,8 @@ def test_the_first_check_that_fails_decides(hsm_caller: Caller, monkeypatch: pyt
             assert failing(hsm_caller, monkeypatch, first, second).answer["abort_sts"] == CHECKS[first][2]
 
 
-def test_memory_that_is_not_there(hsm_caller: Caller, monkeypatch: pytest.MonkeyPatch, covers: Covers) -> None:
-    assert hsm_caller.call(Ioctl.RESET, UserPages(GONE).address).error == errno.EFAULT
+def test_memory_that_is_not_there(hsm_caller: Caller, covers: Covers) -> None:
+    assert hsm_caller.call(Ioctl.RESET, UserPages(GONE)).error == errno.EFAULT
     covers("kmod/A.10/1")
     pages = UserPages(READ_ONLY)
     pages.put(0, reset_command(AbortType.TIMEOUT).tobytes())
@@ -88,11 +88,3 @@ def test_device_that_does_not_come_back(hsm_caller: Caller, monkeypatch: pytest.
     result = reset(hsm_caller)
     assert (result.error, result.answer["abort_sts"]) == (errno.ETIMEDOUT, 3)
     covers("kmod/A.10/7-errno")
-
-
-def test_another_process(hsm_caller: Caller, covers: Covers) -> None:
-    child = hsm_caller.process.fork()
-    with pytest.raises(PermissionError):
-        child.ioctl(hsm_caller.fd, Ioctl.RESET, reset_command(AbortType.L2_RESET).ctypes.data)
-    child.exit()
-    covers("kmod/A.10/not-owner")

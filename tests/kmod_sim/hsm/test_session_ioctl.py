@@ -112,7 +112,7 @@ def test_without_a_session(hsm_caller: Caller, covers: Covers, kind: ControlKind
 
 def test_unreadable_header(caller: Caller, covers: Covers) -> None:
     """EINVAL of the check, but what it wrote cannot be copied back."""
-    assert caller.call(Ioctl.GENERIC_SESSION, UserPages(GONE).address).error == errno.EFAULT
+    assert caller.call(Ioctl.GENERIC_SESSION, UserPages(GONE)).error == errno.EFAULT
     assert caller.call(Ioctl.GENERIC_SESSION, 0).error == errno.EFAULT
     covers("kmod/A.6/1")
 
@@ -244,7 +244,8 @@ def test_answer_goes_to_the_caller(caller: Caller, covers: Covers) -> None:
 
 def test_answer_that_the_caller_cannot_take(caller: Caller, covers: Covers) -> None:
     caller.script.complete(hsm_cqe(control=flags(ControlKind.IN_SESSION, id_valid=1), byte_count=40))
-    result = caller.session(dst_length=40, dst_buf=UserPages(READ_ONLY).address)
+    pages = UserPages(READ_ONLY)
+    result = caller.session(dst_length=40, dst_buf=pages.address)
     assert result.extended == (7, errno.EINVAL)
     assert (result.answer["status"], result.answer["byte_count"]) == (0, 0)
     covers("kmod/A.6/20", "kmod/A.9/7")

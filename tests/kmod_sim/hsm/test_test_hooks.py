@@ -47,9 +47,9 @@ def counters(caller: Caller) -> list[int]:
 
 
 def test_memory_that_is_not_there(caller: Caller, covers: Covers) -> None:
-    assert caller.call(Ioctl.GET_TEST_HOOKS, UserPages(GONE).address).error == errno.EFAULT
+    assert caller.call(Ioctl.GET_TEST_HOOKS, UserPages(GONE)).error == errno.EFAULT
     covers("kmod/A.11/copy-in")
-    assert caller.call(Ioctl.GET_TEST_HOOKS, UserPages(READ_ONLY).address).error == errno.EFAULT
+    assert caller.call(Ioctl.GET_TEST_HOOKS, UserPages(READ_ONLY)).error == errno.EFAULT
     covers("kmod/A.11/copy-out", "kmod/A.4/test-hooks-built")
 
 
