@@ -53,7 +53,7 @@ def test_who_waits_for_a_lock_has_it_next(kernel: Kernel) -> None:
     def first() -> None:
         with mutex:
             thread = kernel.thread(second, "second")
-            until(lambda: any(task.waits_for is mutex for task in kernel.tasks), "second waits")
+            until(lambda: any(task.waits_for is mutex for task in tuple(kernel.tasks)), "second waits")
             order.append("first")
         thread.join()
 
@@ -257,7 +257,7 @@ def test_a_lock_whose_owner_is_gone_hangs_who_wants_it() -> None:
     kernel, driver = Kernel(clock := StillClock(), hung_task_s=60), Driver()
     kernel.run(driver.take)
     thread = kernel.thread(driver.take, "next")
-    until(lambda: any(task.waits_for is driver.state for task in kernel.tasks), "the next task waits")
+    until(lambda: any(task.waits_for is driver.state for task in tuple(kernel.tasks)), "the next task waits")
     clock.advance(60)
     with pytest.raises(Oops, match=r"hung|too long") as caught:
         thread.join()

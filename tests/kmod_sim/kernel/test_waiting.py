@@ -122,8 +122,8 @@ def test_only_an_interruptible_sleep_ends_with_a_signal(kernel: Kernel, clock: S
         return caught.value.errno, signal_pending()
 
     thread = kernel.thread(lambda: kernel.run(interruptible, process=process), "app")
-    until(lambda: any(task.process is process for task in kernel.tasks), "the call has begun")
-    for task in [task for task in kernel.tasks if task.process is process]:
+    until(lambda: any(task.process is process for task in tuple(kernel.tasks)), "the call has begun")
+    for task in [task for task in tuple(kernel.tasks) if task.process is process]:
         task.signalled = True
     kernel.sched.wake()
     assert thread.join() == (ERESTARTSYS, True)
