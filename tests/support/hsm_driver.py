@@ -23,6 +23,7 @@ from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import Report
 from ihsm_kmod.machine import Machine
 from support.bent_function import BentFunction
+from support.waiting import HANG_S
 
 T = TypeVar("T")
 
@@ -126,6 +127,6 @@ def driver_on(
 ) -> Iterator[Driver]:
     """The driver with a function of which all accesses are noted."""
     bent = function if isinstance(function, BentFunction) else BentFunction(function)
-    clock = clock or StillClock()
+    clock = clock or StillClock(HANG_S)
     with Machine(bent, clock=clock, quirks=quirks or {}, **parameters) as machine:
         yield Driver(machine, bent, clock)

@@ -125,12 +125,14 @@ def test_other_queues_work_through_a_level_1(driver: Driver) -> None:
 # Level 1 fails, level 2 helps.
 
 
-def recovers(driver: Driver, command: KThread, *, waits_for_admin: bool = False) -> None:
+def recovers(driver: Driver, command: KThread, *, unanswered: AdminOpcode | None = None) -> None:
     """The timed-out command ends, and the controller is a new one."""
     entropy = driver.controller.entropy
     resume(driver)
     driver.time_out()
-    if waits_for_admin:
+    if unanswered is not None:
+        # Not the time-out of an earlier command, which is about to be answered.
+        until(lambda: driver.function.admin[-1]["opc"] == unanswered, "the command is with the device")
         driver.clock.expire(ADMIN_TIMEOUT_S)
     outcome = command.join()
     assert isinstance(outcome, Outcome)
@@ -177,7 +179,7 @@ def test_level_1_fails_without_an_answer(driver: Driver, opcode: AdminOpcode) ->
     command = start_unanswered(driver)
     driver.function.unanswered.add(opcode)
     driver.function.after_write = answer
-    recovers(driver, command, waits_for_admin=True)
+    recovers(driver, command, unanswered=opcode)
 
 
 # Level 2 at once.

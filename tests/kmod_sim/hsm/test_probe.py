@@ -148,7 +148,7 @@ def test_a_controller_that_does_not_become_ready(function: BentFunction, stays: 
         clock.advance(1)
         return Csts(value).replace(rdy=0)
 
-    clock = StillClock()
+    clock = StillClock(HANG_S)
     function.reads[Register.CSTS] = never
     with driver_on(function, {"en_stays_after_failed_enable": stays}, clock=clock) as driver:
         assert driver.probe_error == errno.ETIMEDOUT
@@ -192,7 +192,7 @@ def test_capabilities_allow_unaligned_gcm(driver: Driver) -> None:
 
 def test_a_command_without_answer(function: BentFunction) -> None:
     function.unanswered.add(AdminOpcode.IDENTIFY)
-    clock = StillClock()
+    clock = StillClock(HANG_S)
     expiry = threading.Thread(target=clock.expire, args=[ADMIN_TIMEOUT_S])
     expiry.start()
     with driver_on(function, clock=clock) as driver:
