@@ -21,7 +21,7 @@ from ihsm_kmod.machine import Machine
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, GRACE_S
 from support.prototype import Event, Prototype
 from support.user_pages import PAGE, USABLE, UserPages
-from support.waiting import ended, until
+from support.waiting import ended
 
 MARKED_SESSION: Final = {"hsm none, caller marks session id 7 (dropped by the driver)": 7}
 """Session ids that callers gave and the driver dropped, so that no entry has them."""
@@ -131,7 +131,7 @@ class Playback:
                 bus.unbind(BDF)
                 self._program = None
             case "guest":
-                bus.shutdown()
+                self.machine.kernel.power_off()
             case "function":
                 bus.reset(BDF)
                 if "one hsm none command" in step:
@@ -143,7 +143,9 @@ class Playback:
             case "CSTS.CFS":
                 self.prototype.fail()
                 self.clock.advance(MONITOR_S)
-                until(self._is_well, "the controller recovered")
+                # The monitor is due again once it has recovered the controller, to the last doorbell.
+                self.clock.await_timer(MONITOR_S)
+                assert self._is_well()
             case "burst":
                 self._together(events)
             case "second":

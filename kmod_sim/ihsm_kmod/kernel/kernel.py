@@ -106,6 +106,11 @@ class Kernel(Core):
             raise Errno(errno.EBUSY, f"a file of module {module.name} is open")
         self.run(self._unload, module, comm="rmmod")
 
+    def power_off(self) -> None:
+        """Turn the machine off: drivers are told to quiet their devices, and nothing of this kernel runs any more."""
+        self.pci.shutdown()
+        self.sched.halt(Report(ReportKind.HALTED, "powered off", UNKNOWN, "shutdown"))
+
     def close(self) -> None:
         """Unload all modules, and end all threads and tasks; report what is left. Harmless after an oops, and twice."""
         if self._is_closed:

@@ -17,7 +17,7 @@ from ihsm_abi.uapi import AbortType, InternalCode
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.interrupt import tasklet_schedule
-from ihsm_kmod.kernel.report import Report, ReportKind
+from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
 from support.driver_trace import recorded, seen
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
@@ -119,11 +119,9 @@ def test_a_removal_waits_for_an_abort(driver: Driver) -> None:
 def test_shutdown_only_disables(function: BentFunction) -> None:
     with driver_on(function) as driver:
         seen(function)
-        driver.machine.kernel.pci.shutdown()
+        driver.machine.kernel.power_off()
         assert seen(function) == recorded("guest shutdown")
         assert driver.reports == []
-        # Nobody unloads a driver behind that: the machine is off.
-        driver.machine.kernel.sched.halt(Report(ReportKind.HALTED, "power off", "?", "init"))
 
 
 def test_unload_takes_all_functions(driver: Driver) -> None:
