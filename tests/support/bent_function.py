@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
 from ihsm_abi import doorbells
 from ihsm_abi.admin import ADMIN_SQE, AdminOpcode
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Aqa, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID
+from support.pass_through import PassThrough
 
 UNKNOWN_OPCODE: Final = 0x7F
 """No admin command has it: the device answers InvalidCommandOpCode."""
@@ -33,12 +33,11 @@ class Access:
     value: int
 
 
-class BentFunction(PciFunction):
+class BentFunction(PassThrough):
     """Passes everything on to `inner`, but for what the attributes say."""
 
     def __init__(self, inner: PciFunction) -> None:
-        self.inner = inner
-        self.uri = inner.uri
+        super().__init__(inner)
         self.accesses: list[Access] = []
         self.admin: list[Any] = []
         """Admin commands, as ADMIN_SQE, in the order of their doorbells."""
@@ -55,7 +54,6 @@ class BentFunction(PciFunction):
         self._admin_is_silent = False
         self._asq = 0
         self._admin_slots = 0
-        self._arenas: list[DmaArena] = []
 
     def take(self) -> list[Access]:
         """The accesses since the last call."""
@@ -104,49 +102,8 @@ class BentFunction(PciFunction):
 
     def memory(self, address: int, layout: np.dtype[Any]) -> Any:
         """A structure in the driver's DMA memory, to be looked at and changed."""
-        for arena in self._arenas:
-            if arena.size_bytes and arena.iova <= address < arena.iova + arena.size_bytes:
-                start = address - arena.iova
-                return np.ndarray((), layout, arena.array[start : start + layout.itemsize].data)
-        raise AssertionError(f"no memory at {address:#x}")
-
-    def allocate_arena(self, size_bytes: int) -> DmaArena:
-        arena = self.inner.allocate_arena(size_bytes)
-        self._arenas.append(arena)
-        return arena
-
-    def read_config(self, offset: int, size_bytes: int) -> bytes:
-        return self.inner.read_config(offset, size_bytes)
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        self.inner.write_config(offset, data)
-
-    @property
-    def config_bytes(self) -> int:
-        return self.inner.config_bytes
-
-    def bar_bytes(self, bar: int) -> int:
-        return self.inner.bar_bytes(bar)
-
-    def map_bar(self, bar: int) -> None:
-        return None  # accesses through a mapping would not be seen
-
-    def write_event(self, bar: int) -> None:
-        return None
-
-    @property
-    def vectors(self) -> int:
-        return self.inner.vectors
-
-    def enable_interrupts(self, events: Sequence[int | None]) -> None:
-        self.inner.enable_interrupts(events)
-
-    def disable_interrupts(self) -> None:
-        self.inner.disable_interrupts()
-
-    def reset(self) -> None:
-        self.inner.reset()
+        return np.ndarray((), layout, self.place(address, layout.itemsize))
 
     def close(self) -> None:
         self._is_closed = True
-        self.inner.close()
+        super().close()

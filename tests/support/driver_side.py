@@ -8,13 +8,11 @@ has seen it. The device's answers are not recorded, but for the values of reads.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
 from ihsm_abi import doorbells
 from ihsm_abi.admin import ADMIN_SQE, AdminOpcode, QueueDw10
@@ -23,6 +21,7 @@ from ihsm_abi.hsm_queue import HSM_SQE, MAX_REQUEST_BYTES
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Aqa, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from support.pass_through import PassThrough
 
 Event = dict[str, Any]
 PRP_BYTES: Final = 64
@@ -38,15 +37,12 @@ class Ring:
     tail: int = 0
 
 
-class Recorder(PciFunction):
+class Recorder(PassThrough):
     """Passes everything on to `inner` and keeps a record of it in `events`."""
 
     def __init__(self, inner: PciFunction) -> None:
-        self.inner = inner
-        self.uri = inner.uri
+        super().__init__(inner)
         self.events: list[Event] = []
-        self._lock = threading.Lock()
-        self._arenas: list[DmaArena] = []
         self._registers: dict[int, int] = {}
         self._rings: dict[int, Ring] = {}
 
@@ -58,10 +54,7 @@ class Recorder(PciFunction):
 
     def memory(self, iova: int, size: int) -> bytes:
         """What the driver has written at a DMA address."""
-        for arena in self._arenas:
-            if arena.iova <= iova and iova + size <= arena.iova + arena.size_bytes:
-                return arena.array[iova - arena.iova : iova - arena.iova + size].tobytes()
-        raise AssertionError(f"{size} bytes at {iova:#x} are not mapped")
+        return bytes(self.place(iova, size))
 
     def read_bar(self, bar: int, offset: int, width: int) -> int:
         value = self.inner.read_bar(bar, offset, width)
@@ -138,46 +131,8 @@ class Recorder(PciFunction):
             address = int(sqe["tail_src_addr"])
             self.events.append({"op": "tail", **common, "addr": address, "bytes": self.memory(address, tail).hex()})
 
-    def allocate_arena(self, size_bytes: int) -> DmaArena:
-        arena = self.inner.allocate_arena(size_bytes)
-        with self._lock:
-            self._arenas = [known for known in self._arenas if known.size_bytes] + [arena]
-        return arena
-
     def reset(self) -> None:
         self._note({"op": "reset", "type": 2})
         self._registers.clear()
         self._rings.clear()
         self.inner.reset()
-
-    def read_config(self, offset: int, size_bytes: int) -> bytes:
-        return self.inner.read_config(offset, size_bytes)
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        self.inner.write_config(offset, data)
-
-    @property
-    def config_bytes(self) -> int:
-        return self.inner.config_bytes
-
-    def bar_bytes(self, bar: int) -> int:
-        return self.inner.bar_bytes(bar)
-
-    def map_bar(self, bar: int) -> None:
-        return None  # accesses through a mapping would not be seen
-
-    def write_event(self, bar: int) -> None:
-        return None
-
-    @property
-    def vectors(self) -> int:
-        return self.inner.vectors
-
-    def enable_interrupts(self, events: Any) -> None:
-        self.inner.enable_interrupts(events)
-
-    def disable_interrupts(self) -> None:
-        self.inner.disable_interrupts()
-
-    def close(self) -> None:
-        self.inner.close()
