@@ -5,25 +5,28 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_abi.uapi import AbortResult, AbortType, ControllerState
+from ihsm_kmod.hsm.lifecycle import Lifecycle
+from ihsm_kmod.hsm.queue import IoQueue
 from ihsm_kmod.hsm.tags import Command
 from ihsm_kmod.kernel.completion import wait_for_completion_timeout
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, warn
 
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
-    from ihsm_kmod.hsm.queue import IoQueue
-
 GRACE_JIFFIES: Final = 100
 
 
 def abort(
-    controller: Controller, kind: AbortType, queue: IoQueue | None, command: Command | None, *, crash: bool = False
+    controller: Lifecycle,
+    kind: AbortType,
+    queue: IoQueue | None = None,
+    command: Command | None = None,
+    *,
+    crash: bool = False,
 ) -> int:
-    """Recover the controller; the caller holds the abort mutex (spec 01 §8.1).
+    """Recover the controller, one caller after the other (spec 01 §8.1).
 
     Args:
         controller: what to recover.
@@ -38,23 +41,30 @@ def abort(
     Raises:
         Errno: the controller could not be initialised again, or EOPNOTSUPP.
     """
-    controller.abort_in_progress = True
-    try:
-        if controller.state is not ControllerState.READY:
-            return AbortResult.LEVEL_TWO_FAILED
-        if command and wait_for_completion_timeout(command.done, GRACE_JIFFIES):
-            # It was late, or somebody else's abort has flushed it while we waited for the mutex.
-            return AbortResult.SUCCESS
+    with controller.abort_mutex:
+        controller.abort_in_progress = True
         try:
-            return _by_kind(controller, kind, queue, crash)
+            return _recover(controller, kind, queue, command, crash)
         finally:
-            if command and not wait_for_completion_timeout(command.done, GRACE_JIFFIES):
-                warn(ReportKind.WARN, "a command is not completed after its abort")
+            controller.abort_in_progress = False
+
+
+def _recover(
+    controller: Lifecycle, kind: AbortType, queue: IoQueue | None, command: Command | None, crash: bool
+) -> int:
+    if controller.state is not ControllerState.READY:
+        return AbortResult.LEVEL_TWO_FAILED
+    if command and wait_for_completion_timeout(command.done, GRACE_JIFFIES):
+        # It was late, or somebody else's abort has flushed it while we waited for the mutex.
+        return AbortResult.SUCCESS
+    try:
+        return _by_kind(controller, kind, queue, crash)
     finally:
-        controller.abort_in_progress = False
+        if command and not wait_for_completion_timeout(command.done, GRACE_JIFFIES):
+            warn(ReportKind.WARN, "a command is not completed after its abort")
 
 
-def _by_kind(controller: Controller, kind: AbortType, queue: IoQueue | None, crash: bool) -> int:
+def _by_kind(controller: Lifecycle, kind: AbortType, queue: IoQueue | None, crash: bool) -> int:
     """Level 1, level 2 or both."""
     if kind is AbortType.TIMEOUT:
         if level_one(controller, queue, crash=crash) == AbortResult.SUCCESS:
@@ -71,7 +81,7 @@ def _by_kind(controller: Controller, kind: AbortType, queue: IoQueue | None, cra
     return AbortResult.SUCCESS
 
 
-def level_one(controller: Controller, queue: IoQueue | None, *, crash: bool) -> AbortResult:
+def level_one(controller: Lifecycle, queue: IoQueue | None, *, crash: bool) -> AbortResult:
     """Delete and create one submission queue; its completion queue goes on (spec 01 §8.2)."""
     status = controller.registers.status()
     if crash or status.cfs:
@@ -87,7 +97,7 @@ def level_one(controller: Controller, queue: IoQueue | None, *, crash: bool) -> 
         controller.admin().delete_sq(queue.id)
         controller.counters.add("total_cmds_aborted", queue.flush())
         queue.restart()
-        queue.create_sq()
+        queue.create_sq(controller.admin())
     except Errno as error:
         controller.log.err(f"queue {queue.id}: level-1 abort failed: {error}")
         return AbortResult.LEVEL_ONE_FAILED
@@ -95,12 +105,12 @@ def level_one(controller: Controller, queue: IoQueue | None, *, crash: bool) -> 
     return AbortResult.SUCCESS
 
 
-def level_two_allowed(controller: Controller) -> bool:
+def level_two_allowed(controller: Lifecycle) -> bool:
     """A VF may always, a PF by its module parameter (spec 01 §8.3)."""
     return not controller.is_pf or controller.module.pf_lvl2_abort_enabled
 
 
-def level_two(controller: Controller, kind: AbortType) -> None:
+def level_two(controller: Lifecycle, kind: AbortType) -> None:
     """Stop the controller, free everything, bring it up again (spec 01 §8.3).
 
     Callers are let go before the controller is disabled, so it can still write to memory that they have freed.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -26,15 +26,13 @@ from ihsm_abi.admin import (
     QueueDw10,
 )
 from ihsm_abi.resources import ADMIN_QUEUE_ID
+from ihsm_kmod.hsm.function import HsmFunction
 from ihsm_kmod.hsm.registers import ADMIN_SLOTS
 from ihsm_kmod.hsm.rings import ADMIN_FORMAT, QueuePair
 from ihsm_kmod.hsm.tags import Command
 from ihsm_kmod.kernel.completion import wait_for_completion_timeout
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.jiffies import msecs_to_jiffies
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
 
 ADMIN_TIMEOUT_MS: Final = 30_000
 REQUESTED_QUEUES: Final = 128
@@ -46,9 +44,9 @@ PRIORITY_LOW: Final = 3
 class AdminQueue(QueuePair):
     """Queue 0: every caller submits one command and waits for it."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, function: HsmFunction) -> None:
         """Allocate the rings."""
-        super().__init__(controller, ADMIN_QUEUE_ID, ADMIN_SLOTS, ADMIN_FORMAT)
+        super().__init__(function, ADMIN_QUEUE_ID, ADMIN_SLOTS, ADMIN_FORMAT)
 
     def execute(self, opcode: AdminOpcode, **fields: int) -> int:
         """Send a command, wait for it uninterruptibly; returns dw0 of the completion.
@@ -70,14 +68,14 @@ class AdminQueue(QueuePair):
         if not wait_for_completion_timeout(command.done, msecs_to_jiffies(ADMIN_TIMEOUT_MS)):
             # The tag is free at once: a completion later than this may end another command.
             self.forget(command)
-            self.controller.log.err(f"admin command {opcode.name} timed out")
+            self.function.log.err(f"admin command {opcode.name} timed out")
             raise Errno(errno.EAGAIN, f"{opcode.name}: no answer")
         assert command.cqe is not None
         cqe = np.frombuffer(command.cqe, ADMIN_CQE)[0]
         # DNR, More and CRD, bits 15:12, are not looked at.
         status = Psf(int(cqe["psf"])).sc
         if status:
-            self.controller.log.err(f"admin command {opcode.name} failed, status {status:#x}")
+            self.function.log.err(f"admin command {opcode.name} failed, status {status:#x}")
             raise Errno(errno.EFAULT, f"{opcode.name}: status {status:#x}")
         return int(cqe["dw0"])
 

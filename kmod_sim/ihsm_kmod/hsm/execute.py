@@ -6,22 +6,21 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
 from ihsm_abi.admin import Psf
 from ihsm_abi.uapi import AbortType, ControllerState, InternalCode
+from ihsm_kmod.hsm import abort
+from ihsm_kmod.hsm.lifecycle import Lifecycle
+from ihsm_kmod.hsm.queue import IoQueue
+from ihsm_kmod.hsm.queue_pool import QueuePool
 from ihsm_kmod.hsm.rings import AES_FORMAT, QueueFormat
 from ihsm_kmod.hsm.tags import Command
 from ihsm_kmod.kernel.completion import wait_for_completion_timeout
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.jiffies import ktime_get_ns, msecs_to_jiffies
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
-    from ihsm_kmod.hsm.queue import IoQueue
-    from ihsm_kmod.hsm.queue_pool import QueuePool
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Outcome:
     """0, or the errno for the caller."""
 
 
-def execute(controller: Controller, pool: QueuePool, sqe: bytearray) -> Outcome:
+def execute(controller: Lifecycle, pool: QueuePool, sqe: bytearray) -> Outcome:
     """Select a queue, fill in the command id, submit, wait; on a timeout, abort."""
     if controller.abort_in_progress:
         return Outcome(InternalCode.ABORT_IN_PROGRESS, None, errno.EAGAIN)
@@ -67,19 +66,19 @@ def execute(controller: Controller, pool: QueuePool, sqe: bytearray) -> Outcome:
     return Outcome(command.code, command.cqe, 0)
 
 
-def _time_out(controller: Controller, queue: IoQueue, command: Command) -> None:
+def _time_out(controller: Lifecycle, queue: IoQueue, command: Command) -> None:
     """Recover from a command without answer (spec 01 §8.1)."""
     queue.perf.add("timed_out")
     controller.log.err(f"queue {queue.id}: command {command.tag} timed out")
     try:
-        failed = controller.abort(AbortType.TIMEOUT, queue, command)
+        failed = abort.abort(controller, AbortType.TIMEOUT, queue, command)
     except Errno as error:
         failed = error.errno
     if failed:
         queue.forget(command)
 
 
-def _count(controller: Controller, queue: IoQueue, cqe: bytes, elapsed_ns: int) -> None:
+def _count(controller: Lifecycle, queue: IoQueue, cqe: bytes, elapsed_ns: int) -> None:
     """Statistics of a completion (spec 02 A.2)."""
     queue.perf.complete(elapsed_ns, divides_by_zero=controller.quirks.late_completion_divides)
     controller.counters.add("total_completions")

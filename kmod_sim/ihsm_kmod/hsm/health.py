@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_abi.uapi import AbortType
+from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.jiffies import msecs_to_jiffies
 from ihsm_kmod.kernel.workqueue import DelayedWork, cancel_delayed_work_sync, schedule_delayed_work
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
 
 PERIOD_MS: Final = 6000
 

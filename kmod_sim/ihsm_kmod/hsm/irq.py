@@ -4,15 +4,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ihsm_kmod.hsm.function import HsmFunction
+from ihsm_kmod.hsm.rings import QueuePair
 from ihsm_kmod.kernel.interrupt import IRQ_HANDLED, Tasklet, free_irq, request_irq, tasklet_kill, tasklet_schedule
 from ihsm_kmod.kernel.pci import pci_irq_vector
 from ihsm_kmod.kernel.spinlock import SpinLock, spin_bh
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
-    from ihsm_kmod.hsm.rings import QueuePair
 
 
 class Vector:
@@ -21,18 +17,18 @@ class Vector:
     There is no polling anywhere: a completion whose message is lost is seen with the vector's next message.
     """
 
-    def __init__(self, controller: Controller, number: int, name: str) -> None:
+    def __init__(self, function: HsmFunction, number: int, name: str) -> None:
         """Request the interrupt.
 
         Raises:
             Errno: EINVAL, the function has no vector of this number (spec 01 §1.2).
         """
-        self.controller = controller
+        self.function = function
         self.number = number
         self.queues: list[QueuePair] = []
         self.lock = SpinLock("vector_lock")
         self.tasklet = Tasklet(self._drain, None)
-        self.irq = pci_irq_vector(controller.pdev, number)
+        self.irq = pci_irq_vector(function.pdev, number)
         request_irq(self.irq, self._interrupt, name, self)
 
     def attach(self, queue: QueuePair) -> None:
@@ -48,7 +44,7 @@ class Vector:
     def free(self) -> None:
         """Give the interrupt back."""
         free_irq(self.irq, self)
-        if self.controller.quirks.tasklets_outlive_vectors:
+        if self.function.quirks.tasklets_outlive_vectors:
             del self.queues  # freed memory, for a tasklet that is still to run
         else:
             tasklet_kill(self.tasklet)

@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import TYPE_CHECKING
 
+from ihsm_kmod.hsm.parameters import HsmParameters
+from ihsm_kmod.kernel.pci import PciDev
 from ihsm_kmod.kernel.printk import dev_dbg, dev_err, dev_info, dev_warn
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.module import HsmModule
-    from ihsm_kmod.kernel.pci import PciDev
 
 
 class LogMask(IntFlag):
@@ -28,7 +25,7 @@ class LogMask(IntFlag):
 class Log:
     """The log of one function; the mask is looked at with each line, for the parameter can be written."""
 
-    def __init__(self, module: HsmModule, pdev: PciDev) -> None:
+    def __init__(self, module: HsmParameters, pdev: PciDev) -> None:
         """Log about `pdev`."""
         self._module = module
         self._pdev = pdev

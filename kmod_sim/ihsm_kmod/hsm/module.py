@@ -1,41 +1,19 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The module: parameters, classes of nodes, the PCI driver (spec 01 §9, 02 A.1)."""
+"""The module: classes of nodes, the PCI driver (spec 02 A.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Self
 
-from ihsm_abi.uapi import DRIVER_NAME
 from ihsm_kmod.hsm.nodes import hsm_nodes, mgmt_nodes
+from ihsm_kmod.hsm.parameters import HsmParameters
 from ihsm_kmod.hsm.pci import HsmPciDriver
-from ihsm_kmod.hsm.quirks import Quirks
-from ihsm_kmod.kernel.module import Module, Param
 from ihsm_kmod.kernel.pci import pci_register_driver, pci_unregister_driver
 
 
-class HsmModule(Module):
+class HsmModule(HsmParameters):
     """`azihsm.ko`."""
-
-    name = DRIVER_NAME
-    quirks = Quirks()
-    """What this build of the driver gets wrong."""
-    test_hooks = False
-    """Whether it is built with TEST_HOOK_SUPPORT (spec 02 A.11)."""
-
-    log_mask = Param(int, 0x1, 0o644, "1 error, 2 warn, 4 info, 8 debug, 0x10 entry, 0x20 exit")
-    abort_timeout_in_sec = Param(int, 6, 0o444, "seconds without answer before an abort", lambda value: max(value, 6))
-    pf_lvl2_abort_enabled = Param(bool, True, 0o444, "whether a PF may do a level-2 abort")
-    num_hsm_slots = Param(int, 16, 0o444, "entries of an HSM queue", lambda value: max(value, 2))
-    num_aes_slots = Param(int, 16, 0o444, "entries of an AES queue", lambda value: max(value, 2))
-    pf_res_cnt = Param(int, 1, 0o444, "resources that a PF gives itself", lambda value: min(value, 64))
-
-    @classmethod
-    def built_with(cls, *, quirks: Mapping[str, bool] | None = None, test_hooks: bool = False) -> type[Self]:
-        """The module of another build."""
-        return type(cls.__name__, (cls,), {"quirks": Quirks(quirks), "test_hooks": test_hooks})
 
     def init(self) -> None:
         """Load: classes and numbers, then the driver, whose probes make use of them."""
@@ -44,7 +22,7 @@ class HsmModule(Module):
             undo.callback(self.hsm_nodes.destroy)
             self.mgmt_nodes = mgmt_nodes()
             undo.callback(self.mgmt_nodes.destroy)
-            driver = HsmPciDriver(self).driver
+            driver = HsmPciDriver(self, self.hsm_nodes, self.mgmt_nodes).driver
             pci_register_driver(driver)
             undo.callback(pci_unregister_driver, driver)
             self._undo = undo.pop_all()

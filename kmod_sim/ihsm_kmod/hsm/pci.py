@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_abi.pci import BAR_BYTES, DEVICE_ID, MSIX_VECTORS, VENDOR_ID, Bar
 from ihsm_abi.uapi import DRIVER_NAME
@@ -15,8 +15,11 @@ from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.health import HealthMonitor
 from ihsm_kmod.hsm.hsm_device import HsmDevice
 from ihsm_kmod.hsm.management import ManagementDevice
+from ihsm_kmod.hsm.nodes import NodeClass
+from ihsm_kmod.hsm.parameters import HsmParameters
 from ihsm_kmod.kernel.dma import dma_set_mask_and_coherent
 from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.io import IoMem
 from ihsm_kmod.kernel.pci import (
     PCI_EXT_CAP_ID_SRIOV,
     PCI_SRIOV_CTRL,
@@ -43,10 +46,6 @@ from ihsm_kmod.kernel.pci import (
     pci_sriov_configure_simple,
 )
 
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.module import HsmModule
-    from ihsm_kmod.kernel.io import IoMem
-
 MIN_VECTORS: Final = 3
 
 
@@ -63,9 +62,11 @@ class BoundFunction:
 class HsmPciDriver:
     """The callbacks that the PCI core calls; one for all functions of the module."""
 
-    def __init__(self, module: HsmModule) -> None:
-        """Callbacks of this module."""
+    def __init__(self, module: HsmParameters, hsm_nodes: NodeClass, mgmt_nodes: NodeClass) -> None:
+        """Callbacks of this module, which make nodes of these classes."""
         self._module = module
+        self._hsm_nodes = hsm_nodes
+        self._mgmt_nodes = mgmt_nodes
         self.driver = PciDriver(
             name=DRIVER_NAME,
             # PF and VF have the same ids; which it is shows in its capabilities (spec 01 §1.1).
@@ -93,7 +94,7 @@ class HsmPciDriver:
             vectors = pci_alloc_irq_vectors(pdev, MIN_VECTORS, MSIX_VECTORS)
             undo.callback(pci_free_irq_vectors, pdev)
             controller = Controller(pdev, self._module, registers, doorbells, vectors)
-            controller.hsm_device = HsmDevice(controller, self._module.hsm_nodes)
+            controller.hsm_device = HsmDevice(controller, self._hsm_nodes)
             bound = BoundFunction(controller, HealthMonitor(controller), undo)
             pci_set_drvdata(pdev, bound)
             self._look_for_vfs(controller, undo)
@@ -113,7 +114,7 @@ class HsmPciDriver:
         )
         controller.log.info(f"SR-IOV control {control:#x}, VFs {controller.num_vfs} of {total}")
         if controller.num_vfs:
-            undo.callback(ManagementDevice(controller, self._module.mgmt_nodes).destroy)
+            undo.callback(ManagementDevice(controller, self._mgmt_nodes).destroy)
 
     def remove(self, pdev: PciDev) -> None:
         """Let go of a function (spec 01 §13)."""

@@ -5,51 +5,46 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from ihsm_abi.uapi import InternalCode
-from ihsm_kmod.hsm.admin import ignoring_status
+from ihsm_kmod.hsm.admin import AdminCommands, ignoring_status
 from ihsm_kmod.hsm.counters import QueuePerf
+from ihsm_kmod.hsm.function import HsmFunction
 from ihsm_kmod.hsm.irq import Vector
 from ihsm_kmod.hsm.rings import QueueFormat, QueuePair
 from ihsm_kmod.hsm.tags import Command
 from ihsm_kmod.kernel.errors import Errno
 
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
-
 
 class IoQueue(QueuePair):
     """A queue pair that commands of user space go through; completions come in over its vector."""
 
-    def __init__(self, controller: Controller, queue_id: int, slots: int, form: QueueFormat, vector: Vector) -> None:
+    def __init__(self, function: HsmFunction, queue_id: int, slots: int, form: QueueFormat, vector: Vector) -> None:
         """Allocate the rings; the queue exists on the device after `create`."""
-        super().__init__(controller, queue_id, slots, form)
+        super().__init__(function, queue_id, slots, form)
         self.vector = vector
         self.disabled = False
         """Takes no submission."""
         self.perf = QueuePerf()
 
-    def create(self) -> None:
+    def create(self, admin: AdminCommands) -> None:
         """Make the queue on the device: CREATE_CQ, CREATE_SQ; if the second fails, DELETE_CQ (spec 01 §7)."""
-        admin = self.controller.admin()
         admin.create_cq(self.id, self.slots, self.cq.dma_handle, self.vector.number)
         self.vector.attach(self)
         try:
-            self.create_sq()
+            self.create_sq(admin)
         except Errno:
             self.vector.detach(self)
             with ignoring_status():
                 admin.delete_cq(self.id)
             raise
 
-    def create_sq(self) -> None:
+    def create_sq(self, admin: AdminCommands) -> None:
         """CREATE_SQ: also of level 1, with the same ring, CQ, size and priority (spec 01 §8.2)."""
-        self.controller.admin().create_sq(self.id, self.slots, self.sq.dma_handle)
+        admin.create_sq(self.id, self.slots, self.sq.dma_handle)
 
-    def delete(self) -> None:
+    def delete(self, admin: AdminCommands) -> None:
         """Delete the queue on the device, whatever it answers (spec 01 §13)."""
-        admin = self.controller.admin()
         for delete in (admin.delete_sq, admin.delete_cq):
             with ignoring_status():
                 delete(self.id)
@@ -65,7 +60,7 @@ class IoQueue(QueuePair):
         Raises:
             Errno: EAGAIN, the queue is disabled (QDISABLED) or full (UNDEFINED: nothing has said otherwise).
         """
-        if not self.controller.quirks.full_queue_sleeps_locked:
+        if not self.function.quirks.full_queue_sleeps_locked:
             self.tags.claim_sleeping(command)
         with self.submit_lock:
             try:

@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ihsm_abi.admin import Feature
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
+from ihsm_kmod.hsm.admin import AdminCommands
+from ihsm_kmod.hsm.function import HsmFunction
 from ihsm_kmod.hsm.irq import Vector
 from ihsm_kmod.hsm.queue import IoQueue
 from ihsm_kmod.hsm.rings import AES_FORMAT, HSM_FORMAT, QueueFormat
 from ihsm_kmod.kernel.errors import Errno
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def vector_limit(kind: PoolKind, granted: int) -> int:
 class QueuePool:
     """All queues of one kind; `count` of them were granted by the device."""
 
-    def __init__(self, controller: Controller, kind: PoolKind, slots: int) -> None:
+    def __init__(self, function: HsmFunction, kind: PoolKind, slots: int) -> None:
         """An empty pool, nothing allocated."""
-        self.controller = controller
+        self.function = function
         self.kind = kind
         self.slots = slots
         self.count = 0
@@ -63,47 +63,47 @@ class QueuePool:
         self._freed: list[IoQueue] = []
         self._current = 0
 
-    def negotiate(self) -> None:
+    def negotiate(self, admin: AdminCommands) -> None:
         """Ask the device how many queues there are, request all their vectors; 0 queues are no error here."""
         self.queues = []
         self._vectors = []
         self._current = 0
-        self.count = self.controller.admin().set_queue_count(self.kind.feature)
-        for index in range(min(vector_limit(self.kind, self.controller.vectors), self.count)):
+        self.count = admin.set_queue_count(self.kind.feature)
+        for index in range(min(vector_limit(self.kind, self.function.vectors), self.count)):
             number = self.kind.first_vector + index
-            self._vectors.append(Vector(self.controller, number, f"azihsm-{self.kind.form.name}-{number}"))
+            self._vectors.append(Vector(self.function, number, f"azihsm-{self.kind.form.name}-{number}"))
 
-    def create_queues(self) -> None:
-        """Create the queues, by ascending id.
+    def create_queues(self, admin: AdminCommands) -> Iterator[IoQueue]:
+        """Create the queues, by ascending id; each is given when it is there.
 
         Raises:
             Errno: a command failed. What was created stays on the device until CC.EN is cleared (spec 01 §7).
         """
         for index in range(self.count):
             vector = self._vectors[index % len(self._vectors)]
-            queue = IoQueue(self.controller, self.kind.first_id + index, self.slots, self.kind.form, vector)
+            queue = IoQueue(self.function, self.kind.first_id + index, self.slots, self.kind.form, vector)
             try:
-                queue.create()
+                queue.create(admin)
             except Errno:
                 queue.free()
-                if not self.controller.quirks.queues_left_after_failed_create:
+                if not self.function.quirks.queues_left_after_failed_create:
                     for earlier in self.queues:
-                        earlier.delete()
+                        earlier.delete(admin)
                 raise
             self.queues.append(queue)
-            self.controller.counters.add(self.kind.created)
-            self.controller.hsm_device.add_queue(self, queue)
+            self.function.counters.add(self.kind.created)
+            yield queue
 
-    def destroy(self, *, delete: bool) -> None:
-        """Free queues and vectors; with `delete`, delete the queues on the device first (spec 01 §13)."""
+    def destroy(self, admin: AdminCommands | None) -> None:
+        """Free queues and vectors; with admin commands, delete the queues on the device first (spec 01 §13)."""
         queues, vectors = self.queues, self._vectors
         self.queues, self._vectors, self.count = [], [], 0
         self._freed = queues or self._freed
         for queue in queues:
             # Off its vector first: nobody consumes what it completes from here on.
             queue.vector.detach(queue)
-            if delete:
-                queue.delete()
+            if admin:
+                queue.delete(admin)
             queue.free()
         for vector in vectors:
             vector.free()
@@ -139,4 +139,4 @@ class QueuePool:
     def flush(self) -> None:
         """Complete all commands of all queues with ABORTED."""
         for queue in self.queues:
-            self.controller.counters.add("total_cmds_aborted", queue.flush())
+            self.function.counters.add("total_cmds_aborted", queue.flush())

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -14,15 +14,13 @@ from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
 from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.uapi import InternalCode
+from ihsm_kmod.hsm.function import HsmFunction
 from ihsm_kmod.hsm.tags import Command, TagStore
 from ihsm_kmod.kernel.completion import complete
 from ihsm_kmod.kernel.dma import dma_alloc_coherent, dma_free_coherent
 from ihsm_kmod.kernel.io import writel
 from ihsm_kmod.kernel.mutex import Mutex
 from ihsm_kmod.kernel.spinlock import SpinLock, spin_bh
-
-if TYPE_CHECKING:
-    from ihsm_kmod.hsm.controller import Controller
 
 
 class QueueFormat(NamedTuple):
@@ -48,9 +46,9 @@ def ring_bytes(entry_bytes: int, slots: int) -> int:
 class QueuePair:
     """A submission and a completion ring of the same id and the same number of slots."""
 
-    def __init__(self, controller: Controller, queue_id: int, slots: int, form: QueueFormat) -> None:
+    def __init__(self, function: HsmFunction, queue_id: int, slots: int, form: QueueFormat) -> None:
         """Allocate both rings, zeroed; nothing is said to the device."""
-        self.controller = controller
+        self.function = function
         self.id = queue_id
         self.slots = slots
         self.form = form
@@ -65,13 +63,13 @@ class QueuePair:
         self.head = 0
         self.phase = 0
         """An entry whose phase equals this one is empty; so the device begins with 1."""
-        self.sq = dma_alloc_coherent(controller.pdev, ring_bytes(form.sqe.itemsize, slots))
-        self.cq = dma_alloc_coherent(controller.pdev, ring_bytes(form.cqe.itemsize, slots))
+        self.sq = dma_alloc_coherent(function.pdev, ring_bytes(form.sqe.itemsize, slots))
+        self.cq = dma_alloc_coherent(function.pdev, ring_bytes(form.cqe.itemsize, slots))
 
     def free_rings(self) -> None:
         """Give the memory back."""
-        dma_free_coherent(self.controller.pdev, self.sq)
-        dma_free_coherent(self.controller.pdev, self.cq)
+        dma_free_coherent(self.function.pdev, self.sq)
+        dma_free_coherent(self.function.pdev, self.cq)
 
     @property
     def full(self) -> bool:
@@ -86,7 +84,7 @@ class QueuePair:
         self.sq.view[self.tail * size : (self.tail + 1) * size] = np.frombuffer(sqe, np.uint8)
         self.tail = (self.tail + 1) % self.slots
         # The entry is in memory before the doorbell is: writel orders them.
-        writel(self.tail, self.controller.doorbells, sq_tail_offset(self.id))
+        writel(self.tail, self.function.doorbells, sq_tail_offset(self.id))
 
     def drain(self) -> None:
         """Take all completions that are there; in a tasklet (spec 01 §5.2).
@@ -107,13 +105,13 @@ class QueuePair:
         fields = np.frombuffer(cqe, self.form.cqe)[0]
         command = self.tags.find(int(fields[self.form.cid]))
         if command is None:
-            self.controller.log.warn(f"queue {self.id}: completion of unknown command {fields[self.form.cid]}")
+            self.function.log.warn(f"queue {self.id}: completion of unknown command {fields[self.form.cid]}")
         else:
             command.cqe, command.code = cqe, InternalCode.SUCCESS
         self.head += 1
         if self.head == self.slots:
             self.head, self.phase = 0, self.phase ^ 1
-        writel(self.head, self.controller.doorbells, cq_head_offset(self.id))
+        writel(self.head, self.function.doorbells, cq_head_offset(self.id))
         self.sq_head = int(fields["sqhd"])
         if command is not None:
             self.tags.release(command)

@@ -206,7 +206,7 @@ def test_a_flush_that_is_not_answered_deadlocks(function: BentFunction) -> None:
         crash = driver.machine.kernel.crashed
         assert crash is not None
         assert crash.report.kind is ReportKind.RECURSIVE_LOCK
-        assert crash.report.where.startswith("controller.py:")
+        assert crash.report.where.startswith("abort.py:")
     function.silent = set()
 
 
