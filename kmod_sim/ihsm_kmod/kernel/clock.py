@@ -138,6 +138,12 @@ class StillClock(Clock):
         """Whether the test has been waited for long enough."""
         return time.monotonic() - real_since_s >= self._patience_s
 
+    @property
+    def timers(self) -> list[float]:
+        """In how many seconds something is due, soonest first."""
+        with self._changed:
+            return [(expires - self.jiffies) / HZ for expires in sorted(self._timers)]
+
     def advance(self, seconds: float) -> None:
         """Move on, and wake whoever was waiting for that."""
         self._advance_ns(round(seconds * SECOND_NS))
@@ -151,7 +157,7 @@ class StillClock(Clock):
         expires = self.jiffies + jiffies_of(seconds)
         with self._changed:
             if not self._changed.wait_for(lambda: expires in self._timers, self._patience_s):
-                due = [f"{(other - self.jiffies) / HZ:g} s" for other in sorted(self._timers)]
+                due = [f"{other:g} s" for other in self.timers]
                 raise TimeoutError(f"nothing is due in {seconds:g} s, but: {', '.join(due) or 'nothing at all'}")
 
     def expire(self, seconds: float) -> None:

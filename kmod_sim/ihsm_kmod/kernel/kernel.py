@@ -33,6 +33,13 @@ END_S = 60.0
 class Kernel(Core):
     """A kernel. Nothing of it is shared with another one but the clock."""
 
+    reports: list[Report]
+    """What its checks have found, and what it crashed of."""
+    pci: PciBus
+    """Where devices are plugged in, bound, reset and pulled out."""
+    vfs: Vfs
+    """What programs see as files, in /dev and /sys."""
+
     def __init__(
         self,
         clock: Clock | None = None,

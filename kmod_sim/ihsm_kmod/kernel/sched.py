@@ -82,8 +82,11 @@ class Scheduler:
         timeout: int | None = None,
         interruptible: bool = False,
         waits_for: Blocker | None = None,
+        is_timer: bool = True,
     ) -> bool:
         """Sleep until `ready`, and return True, or for `timeout` jiffies, and return False.
+
+        The end of the timeout is one of the clock's timers, unless it `is_timer` of something else already.
 
         `ready` is called without the scheduler's lock, which it takes if it changes what others may be waiting for.
 
@@ -100,7 +103,7 @@ class Scheduler:
         expires_ns = None if expires is None else expires * JIFFY_NS
         hung_ns = None if interruptible or not self._hung_ns else begun_ns + self._hung_ns
         look_ns = min((moment for moment in (expires_ns, hung_ns) if moment is not None), default=None)
-        with self.clock.timer(expires):
+        with self.clock.timer(expires if is_timer else None):
             while True:
                 seen = self._wakes
                 self.check()

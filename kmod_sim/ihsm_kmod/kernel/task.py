@@ -98,6 +98,7 @@ class Sched(Protocol):
         timeout: int | None = None,
         interruptible: bool = False,
         waits_for: Blocker | None = None,
+        is_timer: bool = True,
     ) -> bool:
         """Sleep until `ready`."""
 

@@ -152,7 +152,13 @@ class Workqueue:
                 self.idle += 1
             try:
                 timeout = None if due is None else max(0, due - self._kernel.clock.jiffies)
-                self._sched.sleep(lambda due=due: look(due), timeout=timeout, interruptible=True)  # type: ignore[misc]
+                # The work's time is a timer by itself, which is gone as soon as the work is called off.
+                self._sched.sleep(
+                    lambda due=due: look(due),  # type: ignore[misc]
+                    timeout=timeout,
+                    interruptible=True,
+                    is_timer=False,
+                )
             finally:
                 with self._sched:
                     self.idle -= 1

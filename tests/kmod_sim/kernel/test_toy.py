@@ -40,7 +40,7 @@ def test_a_driver_on_a_real_function(server: ServeProcess, dma: Literal["shared"
         kernel.pci.unbind(BDF)
         kernel.pci.bind(BDF)
         kernel.run(unregister, toy)
-        kernel.pci.remove(BDF)
+        kernel.pci.remove(BDF, surprise=False)
         assert server.status()["counters"]["dma_regions"] == 0
 
 

@@ -194,6 +194,8 @@ def test_what_has_not_begun_is_cancelled(kernel: Kernel, clock: StillClock) -> N
         return [cancel_delayed_work_sync(work), cancel_delayed_work_sync(work)]
 
     assert kernel.run(driver) == [True, False]
+    # Nor is a thread that slept for it due then, though it may not have woken yet.
+    assert clock.timers == []
     clock.advance(1)
     assert kernel.run(schedule_work, Work(lambda: None))
     assert found(kernel) == []
