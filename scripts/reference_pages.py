@@ -7,7 +7,7 @@ properties and fields, and those of bases that are not public themselves.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,12 @@ from written_pages import write
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
-PACKAGES: Final = ("bus", "driver", "ddi", "store", "api", "testing")
-"""Packages and modules of `ihsm`, the lowest first."""
+PACKAGES: Final = (
+    "ihsm.bus", "ihsm.driver", "ihsm.ddi", "ihsm.store", "ihsm.api", "ihsm.testing", "ihsm_kmod.machine",
+)  # fmt: skip
+"""Packages and modules, the lowest first; a page is called as the last part of the name."""
+SOURCES: Final = (ROOT / "userspace", ROOT / "kmod_sim")
+"""Where they are."""
 ENUMS: Final = ("Enum", "Flag", "IntEnum", "IntFlag", "StrEnum")
 """Bases of a class whose members are what it is for."""
 MAX_SIGNATURE: Final = 100
@@ -43,18 +47,25 @@ def main() -> int:
 
 def pages() -> dict[Path, str]:
     """Path and text of every page."""
-    return {PAGES / f"{name}.md": page(name) for name in PACKAGES}
+    return {path_of(name): page(name) for name in PACKAGES}
 
 
-def page(name: str, sources: Path = ROOT / "userspace") -> str:
-    """The page of the package `name` of `ihsm`.
+def path_of(name: str) -> Path:
+    """Where the page of a package is."""
+    return PAGES / f"{name.rpartition('.')[2]}.md"
+
+
+def page(name: str, sources: Sequence[Path] = SOURCES) -> str:
+    """The page of a package.
 
     Raises:
         UndocumentedError: see there.
     """
-    package = griffe.load(
-        "ihsm", search_paths=[sources], docstring_parser="google", allow_inspection=False, resolve_aliases=True
-    )[name]
+    loader = griffe.GriffeLoader(search_paths=sources, docstring_parser="google", allow_inspection=False)
+    for whole in {"ihsm", name.partition(".")[0]}:  # ihsm always: others take bases and types from it
+        loader.load(whole)
+    loader.resolve_aliases()
+    package = loader.modules_collection[name]
     public = {entry: _resolved(package, entry) for entry in sorted(package.exports, key=str)}
     lines = [HEAD, f"# {package.path}", "", *_text(package), "", "| Name | |", "|---|---|"]
     for entry, definition in public.items():

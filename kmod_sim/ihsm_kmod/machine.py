@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""A machine: a kernel with the HSM's driver loaded, the functions on its PCI bus, and programs that use them."""
+"""A machine: a kernel with the HSM's driver loaded, the functions on its PCI bus, and programs that use them.
+
+What a test or a program of the model uses is here, all of it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,17 @@ from typing import Final, Literal
 from ihsm.bus.function import PciFunction
 from ihsm.closing import Closing
 from ihsm_kmod.hsm.module import HsmModule
-from ihsm_kmod.kernel.clock import Clock
+from ihsm_kmod.kernel.clock import Clock, StillClock, SystemClock
+from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.pci_bus import PciBus
 from ihsm_kmod.kernel.process import Process
+from ihsm_kmod.kernel.report import Report, ReportKind
+
+__all__ = [
+    "Clock", "Errno", "Kernel", "Machine", "Oops", "PciBus", "Process", "Report", "ReportKind", "StillClock",
+    "SystemClock",
+]  # fmt: skip
 
 FIRST_SLOT: Final = 4
 """Slots below it are a PC's own."""
@@ -20,6 +31,11 @@ FIRST_SLOT: Final = 4
 
 class Machine(Closing):
     """A running machine. Its end unloads the driver and ends the kernel; the functions stay the caller's to close."""
+
+    kernel: Kernel
+    """Has the log, the reports of the checks, and the PCI bus."""
+    bdfs: list[str]
+    """Where on the bus each function is."""
 
     def __init__(
         self,
@@ -68,7 +84,7 @@ class Machine(Closing):
         return Process(self.kernel, comm=comm)
 
     def sysfs(self, path: str) -> str:
-        """Text of a file below `azihsm` of the first function, such as `global/aborts`.
+        """Text of a file below `azihsm` of the first function, such as `global/total_lvl1_aborts`.
 
         Raises:
             Errno: ENOENT, there is none.
