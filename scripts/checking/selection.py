@@ -24,12 +24,15 @@ TREES: Final = {
     f"{DEVICE_C}/crypto": ("tests/vfio_device/fastpath", "tests/vfio_device/hsm/keystore"),
     DEVICE_C: ("tests/vfio_device/engine", "tests/vfio_device/seams", "tests/vfio_device/native"),
     "userspace/ihsm": ("tests/userspace",),
+    "kmod_sim/ihsm_kmod": ("tests/kmod_sim",),
     "userspace/native/bench": ("tests/userspace/bench",),
     "userspace/native": ("tests/userspace/driver",),
     "scripts": ("tests/scripts",),
     "docs": ("tests/docs",),
 }
 """Folders of sources, the deepest first, and where their tests begin."""
+DRIVER_PAGE: Final = "tests/docs/test_kernel_driver_page.py"
+"""Own test of the page about the driver model, which quotes that."""
 NAMED: Final = {
     "pyproject.toml": "tests/scripts/test_lock.py",
     "requirements/*": "tests/scripts/test_lock.py",
@@ -37,6 +40,9 @@ NAMED: Final = {
     "docs/*.md": "tests/docs/test_pages.py",
     "docs/reference/*.md": "tests/docs/test_pages.py",
     "docs/api.md": "tests/docs/test_api_page.py",
+    "docs/faults.md": "tests/docs/test_faults_page.py",
+    "docs/kernel-driver.md": DRIVER_PAGE,
+    "docs/examples/one_ioctl.py": DRIVER_PAGE,
     "docs/examples/*.py": "tests/docs/test_examples.py",
     "scripts/check": "tests/scripts/test_checking.py",
     "scripts/man-pages": "tests/scripts/test_man_pages.py",
@@ -56,8 +62,12 @@ CALL_GRAPH: Final = "tests/vfio_device/native/test_call_graph.py"
 """Own test of every C file of the device: any of them can call upwards."""
 LIBRARY_TESTS: Final = "tests/libraries/"
 """Tests that need other people's libraries: `scripts/test-libraries` alone has these."""
-ALSO: Final = {f"{DEVICE_C}/host.c": ("tests/vfio_device/test_msix.py",)}
-"""Neighbours that lie elsewhere."""
+ALSO: Final = {
+    f"{DEVICE_C}/host.c": ("tests/vfio_device/test_msix.py",),
+    "kmod_sim/ihsm_kmod/hsm/*.py": (DRIVER_PAGE,),
+    "kmod_sim/ihsm_kmod/kernel/*.py": (DRIVER_PAGE,),
+}
+"""Neighbours that lie elsewhere; `*` as above."""
 
 
 class Tests(NamedTuple):
@@ -107,7 +117,7 @@ def _noticing(root: Path, name: str, mutants: Sequence[Mutant]) -> Iterator[str]
 
 def _by_path(root: Path, path: PurePosixPath) -> Tests:
     """Test files as the module's text says."""
-    own = [test for pattern, test in NAMED.items() if path.match(pattern) and pattern.count("/") == len(path.parts) - 1]
+    own = [test for pattern, test in NAMED.items() if _fits(path, pattern)]
     is_c = path.suffix in (".c", ".h")
     if is_c and path.is_relative_to(DEVICE_C):
         own.append(CALL_GRAPH)
@@ -115,7 +125,7 @@ def _by_path(root: Path, path: PurePosixPath) -> Tests:
         return Tests(own, []) if own else _of_test_code(root, path)
     if path.suffix == ".md" and len(path.parts) == 1:
         return Tests(own, _in_folder(root, PurePosixPath("tests/docs")))
-    neighbours = [*ALSO.get(str(path), ())]
+    neighbours = [test for pattern, tests in ALSO.items() if _fits(path, pattern) for test in tests]
     tree = next((tree for tree in TREES if path.is_relative_to(tree)), None)
     if tree is not None:
         below, folders = path.relative_to(tree), [PurePosixPath(folder) for folder in TREES[tree]]
@@ -126,6 +136,11 @@ def _by_path(root: Path, path: PurePosixPath) -> Tests:
             neighbours += [test for folder in folders for test in _of_nearest_folder(root, below.parent, folder)]
         own += named
     return Tests(own, neighbours)
+
+
+def _fits(path: PurePosixPath, pattern: str) -> bool:
+    """Whether a pattern means the path: `*` is not for several folders."""
+    return path.match(pattern) and pattern.count("/") == len(path.parts) - 1
 
 
 def _of_nearest_folder(root: Path, folder: PurePosixPath, tests: PurePosixPath) -> list[str]:
