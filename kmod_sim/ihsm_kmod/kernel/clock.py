@@ -148,22 +148,26 @@ class StillClock(Clock):
         """Move on, and wake whoever was waiting for that."""
         self._advance_ns(round(seconds * SECOND_NS))
 
-    def await_timer(self, seconds: float) -> None:
+    def await_timer(self, seconds: float, count: int = 1) -> None:
         """Wait, in real time, until a task sleeps, or a delayed work is due, exactly so long from the clock's now.
+
+        Args:
+            seconds: how long.
+            count: how many of them are waited for.
 
         Raises:
             TimeoutError: none does within the clock's patience; it names what is due instead.
         """
         expires = self.jiffies + jiffies_of(seconds)
         with self._changed:
-            if not self._changed.wait_for(lambda: expires in self._timers, self._patience_s):
+            if not self._changed.wait_for(lambda: self._timers[expires] >= count, self._patience_s):
                 due = [f"{other:g} s" for other in self.timers]
                 raise TimeoutError(f"nothing is due in {seconds:g} s, but: {', '.join(due) or 'nothing at all'}")
 
-    def expire(self, seconds: float) -> None:
-        """Wait for a timer that is due in `seconds`, and move the clock to that moment."""
+    def expire(self, seconds: float, count: int = 1) -> None:
+        """Wait for so many timers that are due in `seconds`, and move the clock to that moment."""
         expires = self.jiffies + jiffies_of(seconds)
-        self.await_timer(seconds)
+        self.await_timer(seconds, count)
         self._advance_ns(expires * JIFFY_NS - self._now_ns)
 
     def _advance_ns(self, nanoseconds: int) -> None:

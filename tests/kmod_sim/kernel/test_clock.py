@@ -46,6 +46,17 @@ def test_a_sleeper_wakes_at_its_jiffy_and_not_before(kernel: Kernel, clock: Stil
     assert clock.now_ns() == 6 * HZ * JIFFY_NS
 
 
+def test_several_that_are_due_at_once(kernel: Kernel, clock: StillClock) -> None:
+    threads = [kernel.thread(lambda: msleep(6000), "sleeper")]
+    clock.await_timer(6)
+    threads += [kernel.thread(lambda: msleep(6000), "sleeper") for _ in range(2)]
+    clock.expire(6, 3)
+    for thread in threads:
+        thread.join()
+    with pytest.raises(TimeoutError):
+        StillClock(patience_s=0).await_timer(6, 1)
+
+
 def test_what_is_due_instead_is_named(kernel: Kernel) -> None:
     clock = StillClock(patience_s=0)
     with pytest.raises(TimeoutError, match="nothing is due in 1 s, but: nothing at all"):
