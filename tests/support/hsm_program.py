@@ -15,7 +15,7 @@ from ihsm.ddi import Credential, KeyRequest, Partition, Session, SoftwareTrustAn
 from ihsm_abi.ddi import GetApiRevReq, KeyClass, KeyUsage, RespHdr, decode_response_header, encode_request
 from ihsm_abi.ddi.limits import BK3_BYTES
 from ihsm_abi.hsm_queue import ControlKind, SessionControl
-from ihsm_abi.uapi import GENERIC_IOCTL, MAX_DST_LENGTH, Ioctl
+from ihsm_abi.uapi import GENERIC_IOCTL, MAX_DST_LENGTH, AbortType, Ioctl
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.hsm.queue_pool import QueuePool
@@ -23,7 +23,8 @@ from ihsm_kmod.hsm.sessions import OpenFile
 from ihsm_kmod.kernel.mutex import Mutex
 from ihsm_kmod.kernel.process import Process
 from support.hsm_driver import Driver
-from support.ioctls import Caller, Script, structure
+from support.ioctls import Caller, Result, Script, gcm_command, reset_command, structure
+from support.user_pages import USABLE, UserPages
 
 CREDENTIAL: Final = Credential(b"application id 1", b"personal number.")
 NODE: Final = "/dev/azihsm0"
@@ -133,6 +134,27 @@ def provisioned(caller: Caller) -> Partition:
 def api_revision_request() -> bytes:
     """A message that needs neither session nor credential."""
     return encode_request(GetApiRevReq())
+
+
+def ask(caller: Caller) -> Answer:
+    """A command without session."""
+    return command(caller, ControlKind.NONE, api_revision_request())
+
+
+def extended(answer: Answer) -> tuple[int, int]:
+    """Extended status and errno."""
+    return int(answer.structure["extended_status"]), answer.error
+
+
+def encrypt(caller: Caller, session_id: int) -> Result:
+    """An AES command with a key that there is not."""
+    pages = UserPages(USABLE)
+    return caller.aes(gcm_command(pages.address, pages.address + 64, session_id=session_id))
+
+
+def reset(caller: Caller, kind: AbortType = AbortType.L2_RESET) -> Result:
+    """The reset ioctl."""
+    return caller.call(Ioctl.RESET, reset_command(kind))
 
 
 def bulk_key(session: Session, raw: bytes, kind: KeyClass) -> int:

@@ -22,9 +22,18 @@ from ihsm_abi.uapi import DEVICE_INFO, GCM_IOCTL, GENERIC_IOCTL, AbortType, Inte
 from ihsm_kmod.hsm.queue import IoQueue
 from support.bent_function import Access, BentFunction
 from support.hsm_driver import COMMAND_TIMEOUT_S, GRACE_S, Driver, driver_on
-from support.hsm_program import CREDENTIAL, Answer, api_revision_request, command, program, provisioned
-from support.ioctls import Caller, Result, gcm_command, kept, reset_command
-from support.user_pages import USABLE, UserPages
+from support.hsm_program import (
+    CREDENTIAL,
+    api_revision_request,
+    ask,
+    command,
+    encrypt,
+    extended,
+    program,
+    provisioned,
+    reset,
+)
+from support.ioctls import Caller, kept
 from support.waiting import HANG_S, until
 
 Covers = Callable[..., None]
@@ -47,29 +56,9 @@ def caller(driver: Driver) -> Caller:
     return program(driver)
 
 
-def ask(caller: Caller) -> Answer:
-    """A command without session."""
-    return command(caller, ControlKind.NONE, api_revision_request())
-
-
-def extended(answer: Answer) -> tuple[int, int]:
-    """Extended status and errno."""
-    return int(answer.structure["extended_status"]), answer.error
-
-
 def in_ring(queue: IoQueue, count: int) -> None:
     """Wait until so many commands are with the device."""
     until(lambda: len(queue.tags.outstanding()) == count, f"{count} commands are in the ring")
-
-
-def encrypt(caller: Caller, session_id: int) -> Result:
-    """An AES command with a key that there is not."""
-    pages = UserPages(USABLE)
-    return caller.aes(gcm_command(pages.address, pages.address + 64, session_id=session_id))
-
-
-def reset(caller: Caller, kind: AbortType = AbortType.L2_RESET) -> Result:
-    return caller.call(Ioctl.RESET, reset_command(kind))
 
 
 def entropy(caller: Caller) -> bytes:
