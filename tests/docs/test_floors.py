@@ -8,13 +8,19 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_user_sides_floors() -> None:
+@pytest.mark.parametrize(
+    ("contract", "heading"),
+    [("floors of the user side", "| Floor |"), ("machine on driver on small kernel", "| Part |")],
+)
+def test_floors(contract: str, heading: str) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    layers = next(contract["layers"] for contract in contracts if contract["name"] == "floors of the user side")
+    layers = next(one["layers"] for one in contracts if one["name"] == contract)
     page = (ROOT / "docs" / "architecture.md").read_text()
-    table = page[page.index("| Floor |") :].split("\n\n", 1)[0].splitlines()[2:]
+    table = page[page.index(heading) :].split("\n\n", 1)[0].splitlines()[2:]
     shown = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table]
     assert shown == [layer.split(" | ") for layer in layers if layer != "__main__"]
