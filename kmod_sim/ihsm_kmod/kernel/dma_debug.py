@@ -43,6 +43,8 @@ class DmaDebug:
         """Nothing."""
         self._lock = threading.Lock()
         self._entries: set[DmaEntry] = set()
+        self._left: set[DmaEntry] = set()
+        """What a driver had that let go of the device; a call that is under way still may give it back."""
 
     def add(self, kind: str, address: int, size: int) -> DmaEntry:
         """Note what the driver's line that runs now has got."""
@@ -54,8 +56,9 @@ class DmaDebug:
     def remove(self, entry: DmaEntry) -> bool:
         """Note that it was given back; False, and a report, if it is not the driver's (any more)."""
         with self._lock:
-            is_ours = entry in self._entries
+            is_ours = entry in self._entries or entry in self._left
             self._entries.discard(entry)
+            self._left.discard(entry)
         if not is_ours:
             warn(ReportKind.DMA_DOUBLE_FREE, str(entry))
             return False
@@ -65,12 +68,20 @@ class DmaDebug:
     def forget(self, entries: Iterable[DmaEntry]) -> None:
         """They were reported, or went with what they are part of."""
         with self._lock:
-            self._entries.difference_update(entries)
+            entries = set(entries)
+            self._entries -= entries
+            self._left -= entries
+
+    def end(self) -> None:
+        """The device is gone, and the memory with it."""
+        with self._lock:
+            self._entries, self._left = set(), set()
 
     def report_leaks(self) -> None:
-        """The driver has let go of the device: what it has not given back is lost. One report for each line."""
+        """The driver has let go of the device, and not given everything back. One report for each line."""
         with self._lock:
             entries, self._entries = self._entries, set()
+            self._left |= entries
         lines: dict[tuple[str, str], list[DmaEntry]] = {}
         for entry in sorted(entries, key=lambda one: one.address):
             lines.setdefault((entry.allocated_at, entry.kind), []).append(entry)

@@ -85,6 +85,7 @@ class DmaDevice:
 
     def close(self) -> None:
         """The function is not this kernel's any more, and reaches none of its memory."""
+        self.debug.end()
         with self._lock:
             arenas, self._arenas = self._arenas, []
         for arena in arenas:

@@ -37,8 +37,9 @@ from ihsm_kmod.kernel.dma_pool import (
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.mm import PAGE_SIZE, Page, ProcessMemory, ScatterList, sg_alloc_table_from_pages
 from ihsm_kmod.kernel.pci import pci_unregister_driver
+from ihsm_kmod.kernel.report import ReportKind
 from support.fake_function import IOVA_BASE, FakeFunction
-from support.pci_drivers import Bench, running
+from support.pci_drivers import BDF, Bench, running
 from support.user_pages import GONE, USABLE, UserPages
 
 
@@ -240,3 +241,17 @@ def test_memory_of_a_device_that_was_pulled_out_can_be_given_back(dma: Bench) ->
     with pytest.raises(Errno) as error:
         dma.run(dma_alloc_coherent, dma.pdev, ARENA_BYTES + 1)
     assert error.value.errno == errno.ENOMEM
+
+
+def test_what_a_call_under_way_gives_back_after_its_driver(shared: Bench) -> None:
+    """It was missing when the driver let go, and is the driver's all the same."""
+    memory = shared.run(dma_alloc_coherent, shared.pdev, PAGE_SIZE)
+    for _ in range(2):
+        shared.kernel.pci.unbind(BDF)
+        shared.kernel.pci.bind(BDF)
+    assert [report.kind for report in shared.kernel.reports] == [ReportKind.DMA_LEAK], "which is said once"
+    shared.run(dma_free_coherent, shared.pdev, memory)
+    assert len(shared.kernel.reports) == 1
+    shared.run(dma_free_coherent, shared.pdev, memory)
+    assert shared.kernel.reports.pop().kind is ReportKind.DMA_DOUBLE_FREE
+    shared.kernel.reports.clear()
