@@ -9,12 +9,12 @@ those of commands runs, unless a test starts the health monitor: two that are du
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from ihsm.bus import VfioUserFunction
 from ihsm.testing import DeviceFault, DeviceFaults
@@ -57,9 +57,9 @@ BRING_UP: Final = [
 """Of a function with one resource."""
 
 
-def level_1(queue: int = HSM_QUEUE) -> list[tuple[AdminOpcode, int]]:
+def level_1(queue: int = HSM_QUEUE, slots: int = 16) -> list[tuple[AdminOpcode, int]]:
     """Admin commands of a level-1 abort, with dw10."""
-    return [(AdminOpcode.DELETE_SQ, queue), (AdminOpcode.CREATE_SQ, 15 << 16 | queue)]
+    return [(AdminOpcode.DELETE_SQ, queue), (AdminOpcode.CREATE_SQ, slots - 1 << 16 | queue)]
 
 
 @dataclass
@@ -190,7 +190,7 @@ class Flow:
         self.driver.unbind()
         self.driver.bind()
         self.driver.stop_monitor()
-        del self.caller
+        self.__dict__.pop("caller", None)
         node = self.driver.machine.kernel.vfs.listdir("/dev")[0]
         self.caller = program(self.driver, node=f"/dev/{node}")
         self.works()
@@ -199,12 +199,6 @@ class Flow:
 def answers(*lost: Future[Answer]) -> list[tuple[int, int]]:
     """Extended status and errno of commands, when they have ended."""
     return [extended(one.result(HANG_S)) for one in lost]
-
-
-def until_ended(work: Future[Any], pass_time: Callable[[], None]) -> None:
-    """Let time pass again and again until a call has ended."""
-    while not work.done():
-        pass_time()
 
 
 @contextmanager

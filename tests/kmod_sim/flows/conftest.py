@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.flow import Flow, flow_on
+from support.hsm_driver import Driver
 from support.process import ServeProcess, serve
 
 
@@ -25,3 +26,10 @@ def flow(server: ServeProcess) -> Iterator[Flow]:
     with flow_on(server) as flow:
         yield flow
     assert [str(report) for report in flow.driver.reports] == []
+
+
+@pytest.fixture
+def warned(flow: Flow) -> Driver:
+    """The driver, which logs its warnings too."""
+    flow.driver.machine.kernel.vfs.write_text("/sys/module/azihsm/parameters/log_mask", "3")
+    return flow.driver
