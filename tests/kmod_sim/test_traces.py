@@ -3,7 +3,7 @@
 """The model does what the Linux driver was seen to do: each step of the recorded traces, access by access.
 
 The commands' trace is played with the recorded device, whose answers are canned, so that whatever differs is the
-driver's doing; binding and unbinding with the real one.
+driver's doing. Binding, and what a device that goes wrong leads to, are done with the real one too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ihsm.bus import VfioUserFunction
+from ihsm.testing import DeviceFaults
 from ihsm_abi.registers import Register
 from ihsm_kmod.kernel.clock import StillClock
 from ihsm_kmod.machine import Machine
@@ -20,11 +22,14 @@ from support.driver_side import Recorder
 from support.fake_function import FakeFunction
 from support.hsm_driver import BDF
 from support.playback import Playback
+from support.process import serve
 from support.prototype import Event, Prototype
 from support.traces import comparable
+from support.waiting import HANG_S
 
 DATA: Final = Path(__file__).parents[1] / "data"
 COMMANDS: Final = DATA / "linux-driver-3.2.0-commands.jsonl"
+BINDS: Final = DATA / "linux-driver-3.2.0-probe-remove-probe-remove.jsonl"
 CONTENT: Final = ("prp", "sgl", "tail")
 
 
@@ -67,3 +72,23 @@ def test_every_step_of_the_recorded_commands() -> None:
                 playback.perform(step, recorded)
             assert prototype.unanswered == 0, step
             assert (step, driver_side(step, recorder.take(), recorded)) == (step, driver_side(step, recorded, recorded))
+
+
+def test_two_binds_of_a_device_that_grants_two_aes_queues(socket_folder: Path) -> None:
+    """The recorded device had as many queues of either kind; the second bind finds CC as the first has left it."""
+    with (
+        serve("--socket", str(socket_folder / "s"), "--resources", "2") as server,
+        VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
+        DeviceFaults(server.paths[0]) as faults,
+    ):
+        hit = faults.add("grant-queues", aes=2)
+        recorder = Recorder(function)
+        with Machine(recorder, clock=StillClock()) as machine:
+            bus = machine.kernel.pci
+            bus.unbind(BDF)
+            bus.bind(BDF)
+            bus.unbind(BDF)
+            assert hit.hits == 2
+            assert bus.probe_error(BDF) == 0
+        assert comparable(recorder.take()) == comparable(load(BINDS))
+        assert machine.kernel.reports == []

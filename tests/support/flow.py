@@ -9,14 +9,14 @@ those of commands runs, unless a test starts the health monitor: two that are du
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from ihsm.bus import VfioUserFunction
+from ihsm.bus import PciFunction, VfioUserFunction
 from ihsm.testing import DeviceFault, DeviceFaults
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.ddi import DdiStatus
@@ -203,16 +203,23 @@ def answers(*lost: Future[Answer]) -> list[tuple[int, int]]:
 
 @contextmanager
 def flow_on(
-    server: ServeProcess, quirks: Mapping[str, bool] | None = None, *, monitor: bool = False, **parameters: int | bool
+    server: ServeProcess,
+    quirks: Mapping[str, bool] | None = None,
+    *,
+    monitor: bool = False,
+    seen_by: Callable[[PciFunction], PciFunction] = lambda function: function,
+    **parameters: int | bool,
 ) -> Iterator[Flow]:
-    """The driver with the server's function, of whose health monitor nothing is seen unless `monitor` is given.
+    """The driver with the server's function, which `seen_by` may put another in front of.
+
+    Of the health monitor nothing is seen unless `monitor` is given.
 
     What ends last are the programs: the end of the machine is theirs, should they wait for a device.
     """
     with (
         ThreadPoolExecutor(8) as threads,
         VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
-        driver_on(function, quirks, **parameters) as driver,
+        driver_on(seen_by(function), quirks, **parameters) as driver,
         DeviceFaults(server.paths[0]) as faults,
     ):
         assert driver.probe_error == 0, driver.machine.kernel.dmesg()

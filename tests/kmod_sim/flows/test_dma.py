@@ -11,12 +11,14 @@ import pytest
 
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.aes_queue import AesStatus
+from ihsm_abi.ddi import KeyClass
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.uapi import AbortType
 from support.flow import ABORTED, BRING_UP, LOST, Flow, answers, level_1
 from support.hsm_driver import ADMIN_TIMEOUT_S
-from support.hsm_program import CREDENTIAL, encrypt, provisioned
-from support.ioctls import Result
+from support.hsm_program import CREDENTIAL, bulk_key, provisioned
+from support.ioctls import Result, gcm_command
+from support.user_pages import USABLE, UserPages
 from support.waiting import HANG_S
 
 
@@ -62,13 +64,25 @@ def test_data_of_an_hsm_command(flow: Flow, part: str) -> None:
     flow.works()
 
 
-@pytest.mark.parametrize("part", ["source", "destination", "list"])
-def test_data_of_an_aes_command(flow: Flow, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        ("source", AesStatus.RETRIES_EXCEEDED),
+        ("destination", AesStatus.RETRIES_EXCEEDED),
+        ("list", AesStatus.FETCH_ERROR),
+    ],
+)
+def test_data_of_an_aes_command(flow: Flow, part: str, status: AesStatus) -> None:
+    """With a key that there is, for else the device looks at no data."""
     session = provisioned(flow.caller).open_session(CREDENTIAL)
+    key = bulk_key(session, bytes(32), KeyClass.AesGcmBulkUnapproved)
+    pages = UserPages(USABLE)
+    ids = {"session_id": session.session_id, "short_app_id": session.short_app_id, "key_id": key}
     flow.faults.add("fail-dma", session=session.session_id, opcode=0, part=part, count=1)
-    result = encrypt(flow.caller, session.session_id)
-    assert result.error == 0
-    assert result.answer["result"] in (AesStatus.FETCH_ERROR, AesStatus.INVALID_FIELD_GCM)
+    failed, *others = (flow.caller.aes(gcm_command(pages.address, pages.address + 64, **ids)) for _ in range(3))
+    assert (failed.error, failed.answer["result"], failed.answer["byte_count"]) == (0, status, 0)
+    assert [(other.error, other.answer["result"], other.answer["byte_count"]) for other in others] == [(0, 0, 64)] * 2
+    assert flow.counter("global/total_error_completions") == 1
     assert flow.admin() == []
     flow.works()
 

@@ -18,8 +18,7 @@ from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
-from support.driver_trace import recorded, seen
-from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
+from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
 from support.waiting import together, until
 
 TIMEOUT_S = 11
@@ -40,17 +39,6 @@ def start_unanswered(driver: Driver) -> KThread:
 def resume(driver: Driver) -> None:
     """The device sees the doorbells of its HSM queue again."""
     driver.function.silent.clear()
-
-
-def test_level_1_is_what_was_recorded(driver: Driver) -> None:
-    # As in the trace: ten commands on the admin queue before. There the queue had been in use, so the doorbell differs.
-    driver.stop_monitor()
-    commands_of(driver)
-    driver.function.take()
-    command = start_unanswered(driver)
-    driver.time_out()
-    assert command.join() == Outcome(InternalCode.ABORTED, None, errno.EAGAIN)
-    assert seen(driver.function)[1:] == recorded("hsm command never answered")[1:]
 
 
 def test_level_1_begins_the_sq_anew_and_goes_on_in_the_cq(driver: Driver) -> None:
@@ -183,16 +171,6 @@ def test_level_1_fails_without_an_answer(driver: Driver, opcode: AdminOpcode) ->
 
 
 # Level 2 at once.
-
-
-@pytest.mark.parametrize(
-    ("kind", "step"), [(AbortType.L2_RESET, "reset ioctl type 2"), (AbortType.L2_NSSR, "reset ioctl type 1 (NSSR)")]
-)
-def test_level_2_is_what_was_recorded(driver: Driver, kind: AbortType, step: str) -> None:
-    seen(driver.function)
-    assert driver.run(driver.controller.abort, kind) == 0
-    assert seen(driver.function) == recorded(step)
-    assert driver.hsm().error == driver.aes().error == 0
 
 
 @pytest.mark.parametrize("kind", [AbortType.L2_RESET, AbortType.L2_NSSR])
@@ -347,18 +325,3 @@ def test_a_reset_that_is_not_allowed_can_say_so(function: BentFunction) -> None:
             driver.run(driver.controller.abort, AbortType.L2_RESET)
         assert caught.value.errno == errno.EOPNOTSUPP
         assert driver.hsm().error == 0
-
-
-def test_a_reset_behind_the_drivers_back(driver: Driver) -> None:
-    driver.stop_monitor()
-    seen(driver.function)
-    driver.machine.kernel.pci.reset(BDF)
-    command = driver.start_hsm()
-    driver.time_out()
-    driver.clock.expire(ADMIN_TIMEOUT_S)
-    assert command.join() == Outcome(InternalCode.ABORTED, None, errno.EAGAIN)
-    expected, got = recorded("function level reset through sysfs, driver bound"), seen(driver.function)
-    assert expected.pop(3) == ("read", Bar.REGISTERS, Register.CSTS, 4, 0), "the health monitor, which ours has none of"
-    assert got.pop(3)[:2] == ("admin", AdminOpcode.DELETE_SQ), "the recorded device does not fetch it either"
-    assert got == expected
-    assert driver.hsm().error == driver.aes().error == 0

@@ -8,17 +8,18 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE, AdminOpcode, Feature, Psf, QueueCounts, QueueDw10
-from support.driver_trace import TRACE
 from support.fake_function import FakeFunction
 from support.hsm_driver import Driver, commands_of, driver_on
 from support.prototype import Event, Prototype
 
+TRACE = Path(__file__).parents[2] / "data" / "linux-driver-3.2.0-commands.jsonl"
 CAP = 0x30_1403_03FF
 VS = 0x0001_0400
 

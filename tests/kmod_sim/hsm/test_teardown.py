@@ -19,7 +19,6 @@ from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.interrupt import tasklet_schedule
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
-from support.driver_trace import recorded, seen
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
 from support.process import ServeProcess
 from support.waiting import HANG_S, until
@@ -118,9 +117,14 @@ def test_a_removal_waits_for_an_abort(driver: Driver) -> None:
 
 def test_shutdown_only_disables(function: BentFunction) -> None:
     with driver_on(function) as driver:
-        seen(function)
+        function.take()
         driver.machine.kernel.power_off()
-        assert seen(function) == recorded("guest shutdown")
+        assert [(one.op, one.bar, one.offset) for one in function.take()] == [
+            ("read", Bar.REGISTERS, Register.CC),
+            ("write", Bar.REGISTERS, Register.CC),
+            ("read", Bar.REGISTERS, Register.CAP),
+            ("read", Bar.REGISTERS, Register.CSTS),
+        ]
         assert driver.reports == []
 
 
