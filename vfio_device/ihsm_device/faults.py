@@ -100,6 +100,8 @@ class FaultSet:
         self._thread: threading.Thread | None = None
         self._actions: frozenset[FaultAction] = frozenset()
         """Actions of the faults that are there."""
+        self._resets: dict[int, int] = {}
+        """By fault: how many resets of the function it has caused that are over."""
         self.shown = False
         engine.hold = self._hold
 
@@ -140,7 +142,7 @@ class FaultSet:
         return len(cleared)
 
     def hits(self, fault_id: int) -> int:
-        """How many events the fault has hit.
+        """How many events the fault has hit; of resets, how many are over.
 
         Raises:
             UnknownFaultError: there is no such fault.
@@ -148,6 +150,9 @@ class FaultSet:
         count = int(lib.ihsm_engine_fault_hits(self._engine.handle, fault_id)) if 0 < fault_id < 1 << 32 else -1
         if count < 0:
             raise UnknownFaultError(f"no fault {fault_id}")
+        fault = self._faults.get(fault_id)
+        if fault is not None and fault.action is FaultAction.RESET_FUNCTION:
+            return self._resets.get(fault_id, 0)
         return count
 
     def list(self) -> Sequence[dict[str, Any]]:
@@ -216,8 +221,10 @@ class FaultSet:
     def _run(self) -> None:
         while not (happened := int(lib.ihsm_engine_faults_wait(self._engine.handle))) & lib.IHSM_HAPPENED_CLOSE:
             if happened & lib.IHSM_HAPPENED_RESET:
+                begun = self._resets_begun()
                 with self._engine.function_mutex():
                     self._attempt(self._reset)
+                self._resets = begun
             for command in self._no_longer_held():
                 # on its own: a DELETE_SQ waits for what this thread puts off
                 threading.Thread(target=self._execute, args=(command,), name="released", daemon=True).start()
@@ -225,6 +232,12 @@ class FaultSet:
                 callbacks = list(self._callbacks)
             for callback in callbacks:
                 self._attempt(callback)
+
+    def _resets_begun(self) -> dict[int, int]:
+        """By fault: how many resets it has caused."""
+        with self._lock:
+            numbers = [number for number, fault in self._faults.items() if fault.action is FaultAction.RESET_FUNCTION]
+        return {number: int(lib.ihsm_engine_fault_hits(self._engine.handle, number)) for number in numbers}
 
     def _no_longer_held(self) -> Sequence[Command]:
         """Take the commands whose fault has ended; those whose queue has gone are forgotten."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,7 @@ from support.devices import DeviceUnderTest
 from support.interrupts import Interrupts
 from support.polled import PolledDriver, admin_sqe
 from support.shown import QUEUES, Sender, Shown
-from support.waiting import until
+from support.waiting import HANG_S, until
 
 ONCE = When(count=1)
 
@@ -234,11 +235,32 @@ def test_the_function_is_reset_in_mid_command(
     assert device.module.resets == ["disable"]
     assert sender.unanswered
     assert interrupts.quiet()
-    assert shown.faults.hits(fault) == 1
+    shown.until_hit(fault)
     driver.enable()
     for queue_id in QUEUES[1:]:
         driver.create_pair(queue_id)
     sender.run()
+
+
+def test_a_reset_is_a_hit_when_it_is_over(
+    shown: Shown, sender: Sender, device: DeviceUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = device.device.controller
+    begun, go_on, reset = threading.Event(), threading.Event(), controller.reset
+
+    def slowly() -> None:
+        begun.set()
+        go_on.wait(HANG_S)
+        reset()
+
+    monkeypatch.setattr(controller, "reset", slowly)
+    fault = shown.show(FaultAction.RESET_FUNCTION, match=Match(queue=sender.queue_id), when=ONCE)
+    sender.send()
+    assert begun.wait(HANG_S)
+    assert shown.stays_at(fault, 0)
+    go_on.set()
+    shown.until_hit(fault)
+    assert sender.driver.csts == 0
 
 
 def test_commands_behind_a_reset_are_never_answered_either(shown: Shown, io_sender: Sender) -> None:
