@@ -125,8 +125,15 @@ class Flow:
 
     def time_out(self, commands: int = 1) -> None:
         """Let the time-out of commands pass that began at the same time, and the grace that the first is given then."""
+        before = self._timed_out()
         self.driver.clock.expire(COMMAND_TIMEOUT_S, commands)
+        # One that has not looked at the clock when the first has been aborted would not know that its time is up.
+        until(lambda: self._timed_out() == before + commands, "all know that their time is up")
         self.driver.clock.expire(GRACE_S)
+
+    def _timed_out(self) -> int:
+        """How many commands have timed out since the controller was brought up."""
+        return sum(queue.perf.timed_out for pool in self._pools() for queue in pool.queues)
 
     def time_out_admin(self, hit: DeviceFault, hits: int = 1) -> None:
         """Wait until the device does not answer an admin command, and let its time-out pass."""
@@ -219,7 +226,7 @@ def flow_on(
     with (
         ThreadPoolExecutor(8) as threads,
         VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
-        driver_on(seen_by(function), quirks, **parameters) as driver,
+        driver_on(seen_by(function), quirks, clock=None, **parameters) as driver,
         DeviceFaults(server.paths[0]) as faults,
     ):
         assert driver.probe_error == 0, driver.machine.kernel.dmesg()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ihsm_abi.admin import AdminOpcode
+from ihsm_abi.registers import Register
 from ihsm_abi.uapi import GENERIC_IOCTL, AbortType, ControllerState
 from ihsm_kmod.kernel.errors import Errno
 from support.flow import ABORTED, LOST, Flow, answers, flow_on
@@ -63,6 +65,7 @@ def test_it_was_gone_when_the_command_was_sent(flow: Flow) -> None:
     gone = flow.faults.add("all-ones")
     lost = flow.start_ask()
     flow.driver.clock.await_timer(COMMAND_TIMEOUT_S)
+    flow.driver.function.inner.read_bar(0, Register.VS, 4)  # behind the doorbell, which is posted
     gone.clear()
     flow.time_out()
     assert answers(lost) == [ABORTED]
@@ -120,6 +123,17 @@ def test_unbind_when_the_server_was_killed(doomed: Flow, mortal: ServeProcess) -
     assert doomed.driver.says("disable failed: ENODEV")
     assert doomed.driver.machine.kernel.vfs.listdir("/dev") == []
     assert doomed.driver.machine.kernel.pci.device(BDF).driver is None
+
+
+def test_the_server_is_killed_under_an_unbind(doomed: Flow, mortal: ServeProcess) -> None:
+    hit = doomed.on_admin("hold-command", AdminOpcode.DELETE_SQ, nth=2)
+    removal = doomed.driver.machine.kernel.thread(doomed.driver.unbind, "bash")
+    hit.wait()
+    mortal.stop(signal.SIGKILL)
+    for _ in range(4):
+        doomed.driver.clock.expire(ADMIN_TIMEOUT_S)
+    removal.join()
+    assert doomed.driver.machine.kernel.vfs.listdir("/dev") == []
 
 
 def test_a_device_that_is_pulled_out_under_a_command(flow: Flow) -> None:

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.registers import NSSR_MAGIC, Cc, Register
-from ihsm_abi.uapi import AbortType
-from support.flow import ABORTED, LOST, Flow, answers
+from ihsm_abi.uapi import DEVICE_INFO, AbortStatus, AbortType, InternalCode, Ioctl
+from support.flow import ABORTED, LOST, NOT_READY, Flow, answers
 from support.hsm_driver import ADMIN_TIMEOUT_S
-from support.hsm_program import reset
+from support.hsm_program import extended, reset
 from support.waiting import HANG_S
 
 REFUSAL = int(AdminStatus.INVALID_FIELD)
@@ -250,3 +251,46 @@ def test_the_device_goes_when_it_is_enabled(flow: Flow) -> None:
         assert (done.result(HANG_S).error, done.result().answer["abort_sts"]) == (errno.EAGAIN, 3)
     assert flow.driver.says("disable failed: ENODEV")
     flow.is_bound_again()
+
+
+# What others see meanwhile.
+
+
+def seen_by_others(flow: Flow) -> tuple[tuple[int, int], int, int]:
+    """Extended status and errno of a command, errno of the device information, status of a reset."""
+    info = np.zeros(1, DEVICE_INFO)
+    refused = reset(flow.caller)
+    assert refused.error == errno.EINVAL
+    return extended(flow.ask()), flow.caller.call(Ioctl.GET_DEV_INFO, info).error, int(refused.answer["abort_sts"])
+
+
+def test_while_it_is_disabled_an_abort_is_in_progress(flow: Flow) -> None:
+    hit = flow.faults.add("never-disabled", count=1)
+    done = flow.start_reset(AbortType.L2_RESET)
+    hit.wait()
+    assert seen_by_others(flow) == ((0x04000001, errno.EAGAIN), errno.EAGAIN, AbortStatus.ALREADY_IN_PROGRESS)
+    assert flow.driver.aes().code is InternalCode.ABORT_IN_PROGRESS
+    hit.clear()
+    assert done.result(HANG_S).error == 0
+    flow.works()
+
+
+def test_while_it_comes_up_it_is_not_ready(flow: Flow) -> None:
+    hit = flow.on_admin("hold-command", AdminOpcode.IDENTIFY, count=1)
+    done = flow.start_reset(AbortType.L2_RESET)
+    hit.wait()
+    assert seen_by_others(flow) == (NOT_READY, errno.ENOTTY, AbortStatus.INVALID_DEVICE_STATE)
+    hit.clear()
+    assert done.result(HANG_S).error == 0
+    flow.works()
+
+
+def test_it_is_ready_before_it_knows_the_capabilities(flow: Flow) -> None:
+    hit = flow.on_admin("hold-command", AdminOpcode.GET_FEATURES, count=1)
+    done = flow.start_reset(AbortType.L2_RESET)
+    hit.wait()
+    flow.works()
+    assert not done.done()
+    hit.clear()
+    assert done.result(HANG_S).error == 0
+    assert flow.driver.controller.gcm_workaround

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
+from ihsm_abi.registers import Csts, Register
 from ihsm_abi.uapi import ControllerState
 from ihsm_kmod.hsm.health import PERIOD_MS
 from ihsm_kmod.kernel.errors import Errno
@@ -67,6 +68,7 @@ def test_an_admin_queue_that_has_stopped(flow: Flow) -> None:
     hit = flow.on_admin("fail-dma", AdminOpcode.GET_RES_CNT, part="entry", count=1)
     command = flow.driver.machine.kernel.thread(lambda: flow.driver.controller.admin().get_resource_count(0), "app")
     hit.wait()
+    until(lambda: Csts(flow.driver.function.inner.read_bar(0, Register.CSTS, 4)).cfs, "the device says so")
     flow.driver.clock.await_timer(ADMIN_TIMEOUT_S)
     with flow.anew():
         look(flow)

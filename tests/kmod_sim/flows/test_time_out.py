@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 
 from ihsm_abi.aes_queue import AesStatus
+from ihsm_abi.hsm_queue import HsmOpcode
 from ihsm_abi.uapi import GCM_IOCTL, GENERIC_IOCTL, InternalCode
 from support.flow import ABORTED, HSM_QUEUE, LOST, Flow, answers, level_1
 from support.hsm_driver import COMMAND_TIMEOUT_S, GRACE_S
@@ -101,3 +102,16 @@ def test_an_answer_in_the_grace_is_no_abort(flow: Flow) -> None:
     assert flow.admin() == []
     assert flow.counter("global/total_lvl1_aborts") == 0
     flow.works()
+
+
+def test_the_flush_of_a_file_that_is_closed(flow: Flow) -> None:
+    """It times out as any command does, and the file is closed all the same."""
+    provisioned(flow.caller).open_session(CREDENTIAL)
+    hit = flow.faults.add("drop-completion", queue=HSM_QUEUE, opcode=int(HsmOpcode.FLUSH_SESSION), count=1)
+    closing = flow.threads.submit(flow.caller.process.close, flow.caller.fd)
+    hit.wait()
+    flow.time_out()
+    closing.result(HANG_S)
+    assert flow.admin() == level_1()
+    assert flow.counter("cp_sq1/total_ios_timedout") == 1
+    assert flow.driver.hsm().error == 0
