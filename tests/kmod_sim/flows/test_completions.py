@@ -16,7 +16,7 @@ from ihsm_kmod.hsm.execute import Outcome
 from support.flow import ABORTED, HSM_QUEUE, LOST, Flow, answers, level_1
 from support.hsm_driver import Driver
 from support.hsm_program import CREDENTIAL, encrypt, provisioned, reset
-from support.waiting import until
+from support.waiting import HANG_S, until
 
 SLOTS = 16
 NO_CID = 0xFFF0
@@ -72,7 +72,7 @@ def test_for_another_command(flow: Flow) -> None:
     [command] = queue.tags.outstanding()
     assert command.tag is not None
     second = flow.lose("wrong-cid", cid=command.tag)
-    assert first.result().error == 0
+    assert first.result(HANG_S).error == 0
     flow.time_out()
     assert answers(second) == [ABORTED]
     flow.works()

@@ -10,6 +10,7 @@ from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.pci import ADMIN_VECTOR, AES_VECTORS, HSM_VECTORS
 from support.flow import ABORTED, BRING_UP, LOST, Flow, answers, level_1
 from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S, Driver
+from support.waiting import HANG_S
 
 HSM = HSM_VECTORS.start
 AES = AES_VECTORS.start
@@ -35,7 +36,7 @@ def test_a_lost_one_is_made_good_by_the_next(flow: Flow) -> None:
     hit.wait()
     flow.driver.clock.await_timer(COMMAND_TIMEOUT_S)
     assert flow.ask().error == 0
-    assert first.result().error == 0
+    assert first.result(HANG_S).error == 0
     flow.works()
 
 
@@ -44,7 +45,7 @@ def test_a_lost_one_is_made_good_by_one_for_nothing(flow: Flow) -> None:
     first = flow.start_ask()
     hit.wait()
     flow.faults.add("spurious-interrupt", vector=HSM)
-    assert first.result().error == 0
+    assert first.result(HANG_S).error == 0
     assert flow.admin() == []
     flow.works()
 

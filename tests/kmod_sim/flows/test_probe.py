@@ -20,6 +20,7 @@ from support.flow import BRING_UP, Flow, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF
 from support.hsm_program import CREDENTIAL, encrypt, provisioned
 from support.process import ServeProcess
+from support.waiting import HANG_S
 
 REFUSAL = int(AdminStatus.INVALID_FIELD)
 
@@ -205,7 +206,7 @@ def test_no_aes_queues(flow: Flow) -> None:
     assert encrypt(flow.caller, session.session_id).extended == (FpStatus.DEVICE_NO_FP_QUEUES, errno.EINVAL)
     lost = flow.lose()
     flow.time_out()
-    assert lost.result().error == errno.EAGAIN
+    assert lost.result(HANG_S).error == errno.EAGAIN
     flow.works()
 
 
