@@ -78,7 +78,11 @@ class Driver:
         return self.machine.kernel.thread(lambda: self.controller.execute(pool, sqe), "app")
 
     def time_out(self) -> None:
-        """Let the command time-out of the only command under way pass, and the grace that it is given then."""
+        """Let the command time-out of the only command under way pass, and the grace that it is given then.
+
+        The health monitor stops: it may be due when the command is, and would be taken for it.
+        """
+        self.stop_monitor()
         self.clock.expire(COMMAND_TIMEOUT_S)
         self.clock.expire(GRACE_S)
 

@@ -65,6 +65,7 @@ def test_level_1_begins_the_sq_anew_and_goes_on_in_the_cq(driver: Driver) -> Non
 @pytest.mark.parametrize(("quirk", "error"), [(True, errno.EAGAIN), (False, 0)])
 def test_a_command_that_comes_late_is_no_abort(function: BentFunction, quirk: bool, error: int) -> None:
     with driver_on(function, {"late_answer_is_no_answer": quirk}) as driver:
+        driver.stop_monitor()
         commands_of(driver)
         command = start_unanswered(driver)
         resume(driver)
