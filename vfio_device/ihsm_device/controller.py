@@ -68,6 +68,8 @@ class _Delay:
     """Reads of CSTS that have still to come."""
     due: float
     """Time on `time.monotonic`, too."""
+    enable: bool = False
+    """EN has been written as 1 meanwhile."""
 
     def over(self) -> bool:
         """Whether it ends with this read of CSTS."""
@@ -170,12 +172,12 @@ class FunctionController:
             self._failed = self._faults.ask(FaultAction.SET_CFS) is not None
 
     def _end_delay(self) -> None:
-        """EN decides what is next, for it may have been written meanwhile."""
-        coming = self._state is EnableState.COMING
+        """What was written to EN meanwhile is done now; an NSSR left it 1, which enables nothing (spec 01 §14.9)."""
+        coming, delay = self._state is EnableState.COMING, self._delay
         self._state, self._delay = EnableState.DISABLED, None
         if coming:
             self._start()
-        elif Cc(self._registers[Register.CC]).en:
+        elif delay is not None and delay.enable:
             self._enable()
 
     def write(self, offset: int, data: bytes) -> None:
@@ -195,6 +197,8 @@ class FunctionController:
         if cc.en and not ready:
             if self._delay is None:
                 self._enable()
+            else:
+                self._delay.enable = True
         elif not cc.en and ready:
             self._counters["disables"] += 1
             self._stop()

@@ -183,6 +183,28 @@ def test_an_nssr_that_never_ends(shown: Shown, ready: PolledDriver, device: Devi
     Sender(ready, 0).run()
 
 
+def test_an_nssr_ends_with_the_fault(shown: Shown, ready: PolledDriver, device: DeviceUnderTest) -> None:
+    """EN is still 1, but nobody has written it: rings of before may be anything by now."""
+    fault = shown.show(FaultAction.NEVER_RESET)
+    ready.nssr()
+    assert ready.csts == READY
+    shown.faults.clear(fault)
+    assert ready.csts == OFF
+    assert Cc(ready.read(Register.CC)).en
+    assert device.device.engine.queue(0) is None
+    ready.disable()
+    ready.enable()
+    Sender(ready, 0).run()
+
+
+def test_an_enable_after_an_nssr_is_done_when_the_fault_ends(shown: Shown, ready: PolledDriver) -> None:
+    fault = shown.show(FaultAction.NEVER_RESET)
+    ready.nssr()
+    begin_enable(ready)
+    shown.faults.clear(fault)
+    assert ready.csts == READY
+
+
 def test_a_second_nssr_ends(shown: Shown, ready: PolledDriver) -> None:
     shown.show(FaultAction.NEVER_RESET, when=ONCE)
     ready.nssr()
