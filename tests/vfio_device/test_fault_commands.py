@@ -107,6 +107,7 @@ def call(commands: FaultCommands, name: ControlCommand, **arguments: Any) -> Any
         (ControlCommand.FAULT_WAIT, {"id": 1, "hits": 0}, "hits: 0 is outside"),
         (ControlCommand.FAULT_WAIT, {"id": 1, "timeout_s": "60"}, "timeout_s: '60' is no number"),
         (ControlCommand.FAULT_WAIT, {"id": 1, "timeout_s": -1}, "timeout_s: -1 is outside"),
+        (ControlCommand.FAULT_WAIT, {"id": 1, "timeout_s": 10**400}, "timeout_s: 1000"),
         (ControlCommand.FAULT_WAIT, {"id": 1, "timeout": 5}, "timeout: unknown; id, hits, timeout_s expected"),
     ],
 )

@@ -80,7 +80,7 @@ class FaultCommands:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
             raise ValueError(f"timeout_s: {timeout_s!r} is no number")
         if not 0 <= timeout_s <= MAX_FAULT_WAIT_S:
-            raise ValueError(f"timeout_s: {timeout_s:g} is outside 0 to {MAX_FAULT_WAIT_S:g}")
+            raise ValueError(f"timeout_s: {timeout_s} is outside 0 to {MAX_FAULT_WAIT_S:g}")
         waiting = _Waiting()
         self._waiting.add(waiting)
         try:
