@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from ihsm_abi.faults import DmaPart, Fault, FaultAction
 from ihsm_abi.registers import Register
 from ihsm_device._native import ffi, lib
-from ihsm_device.engine import Command, Engine
+from ihsm_device.engine import Command, Engine, RingClass
 
 _log = logging.getLogger(__name__)
 
@@ -215,8 +215,9 @@ class FaultSet:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="faults", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="faults", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while not (happened := int(lib.ihsm_engine_faults_wait(self._engine.handle))) & lib.IHSM_HAPPENED_CLOSE:
@@ -225,9 +226,8 @@ class FaultSet:
                 with self._engine.function_mutex():
                     self._attempt(self._reset)
                 self._resets = begun
-            for command in self._no_longer_held():
-                # on its own: a DELETE_SQ waits for what this thread puts off
-                threading.Thread(target=self._execute, args=(command,), name="released", daemon=True).start()
+            if commands := self._no_longer_held():
+                self._attempt(self._release, commands)
             with self._lock:
                 callbacks = list(self._callbacks)
             for callback in callbacks:
@@ -238,6 +238,22 @@ class FaultSet:
         with self._lock:
             numbers = [number for number, fault in self._faults.items() if fault.action is FaultAction.RESET_FUNCTION]
         return {number: int(lib.ihsm_engine_fault_hits(self._engine.handle, number)) for number in numbers}
+
+    def _release(self, commands: Sequence[Command]) -> None:
+        """Carry commands out: not on this thread, for a DELETE_SQ waits for what it puts off, nor for each other's end.
+
+        Of HSM commands there may be as many as a client's queues hold, so that they share one thread.
+        """
+        admin = [command for command in commands if command.ring is RingClass.ADMIN]
+        others = [command for command in commands if command.ring is not RingClass.ADMIN]
+        for batch in (admin, others):
+            if batch:
+                threading.Thread(target=self._carry_out, args=(batch,), name="released", daemon=True).start()
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if command.live:
+                self._attempt(self._execute, command)
 
     def _no_longer_held(self) -> Sequence[Command]:
         """Take the commands whose fault has ended; those whose queue has gone are forgotten."""
@@ -254,9 +270,9 @@ class FaultSet:
         return ended
 
     @staticmethod
-    def _attempt(work: Callable[[], None]) -> None:
+    def _attempt(work: Callable[..., None], *arguments: object) -> None:
         try:
-            work()
+            work(*arguments)
         except Exception:
             _log.exception("a fault's consequence failed")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
@@ -19,9 +20,10 @@ from ihsm_device.faults import FaultSet
 from support.aes_rig import GCM_ID, AesRig, gcm_job, gcm_sqe, standard_rig, write_sgl
 from support.devices import DeviceUnderTest
 from support.interrupts import Interrupts
-from support.polled import PolledDriver, admin_sqe
+from support.modules import SLOW_PREFIX
+from support.polled import PolledDriver, admin_sqe, hsm_sqe
 from support.shown import QUEUES, Sender, Shown
-from support.waiting import HANG_S, until
+from support.waiting import HANG_S, stays, until
 
 ONCE = When(count=1)
 
@@ -120,6 +122,46 @@ def test_held_commands_of_many_controllers_leave_nothing_behind(
         shown.until_hit(fault, number + 1)
         driver.disable()
     until(lambda: len(device.device.faults._held) <= 1, "the others to be forgotten")
+
+
+def test_many_held_commands_are_not_as_many_threads(shown: Shown, ready: PolledDriver, device: DeviceUnderTest) -> None:
+    """Each of them waits for the gate when it is carried out."""
+    sender, fault = Sender(ready, 1), shown.show(FaultAction.HOLD_COMMAND, match=Match(queue=1))
+    ready.page.view[:4] = np.frombuffer(SLOW_PREFIX, np.uint8)
+    sent = [ready.next_cid() for _ in range(15)]
+    source, destination = ready.page.iova, ready.answer_page.iova
+    for cid in sent:
+        sender.ring.put(hsm_sqe(cid, source=source, source_bytes=4, destination=destination, destination_bytes=4096))
+    sender.ring.ring()
+    shown.until_hit(fault, len(sent))
+    until(lambda: len(device.device.faults._held) == len(sent), "all of them to be held")
+    shown.faults.clear(fault)
+    assert device.module.started.acquire(timeout=HANG_S)
+    assert stays(lambda: sum(thread.name == "released" for thread in threading.enumerate()) <= 1)
+    device.module.gate.set()
+    assert sorted(sender.reap()[0] for _ in sent) == sent
+
+
+def test_a_system_without_threads_is_no_end(shown: Shown, ready: PolledDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be carried out is lost; other faults go on, and the first of all when there are threads again."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(threading.Thread, "start", refuse)
+        shown.show(FaultAction.HOLD_COMMAND)
+    fault = shown.show(FaultAction.HOLD_COMMAND, match=Match(queue=1), when=ONCE)
+    sender = Sender(ready, 1)
+    sender.send()
+    shown.until_hit(fault)
+    until(lambda: len(shown.faults._held) == 1, "the command to be held")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        shown.faults.clear(fault)
+        until(lambda: not shown.faults._held, "the attempt")
+    shown.show(FaultAction.DELAY_COMPLETION, match=Match(queue=1), when=ONCE, ms=1)
+    sender.run()
 
 
 # -- memory out of reach
