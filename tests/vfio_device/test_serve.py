@@ -16,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus import VfioUserFunction
+from ihsm.control import ControlClient
 from ihsm_abi.admin import IDENTIFY, AdminOpcode, AdminStatus
 from ihsm_abi.control import SUFFIX
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, decode_response, encode_request
+from ihsm_abi.faults import Fault, FaultAction, Match
 from ihsm_abi.registers import Register
-from support.polled import PolledDriver
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from support.polled import PolledDriver, admin_sqe
 from support.process import json_lines, run_serve, serve
+from support.shown import Sender
 from support.waiting import HANG_S, until
 
 HEADER = struct.Struct("<HHIII")
@@ -38,6 +42,23 @@ def use(path: Path) -> None:
         _, response = decode_response(driver.run_hsm(encode_request(GetApiRevReq())).message, GetApiRevResp)
         assert response is not None
         driver.disable()
+
+
+@pytest.mark.parametrize("queue_id", [1, FIRST_AES_QUEUE_ID])
+def test_the_end_waits_for_no_command_that_is_held(socket_folder: Path, queue_id: int) -> None:
+    """Nor for the deletion that waits for it."""
+    path = socket_folder / "a.sock"
+    with serve("--socket", str(path)) as server, VfioUserFunction(path) as function, ControlClient(path) as control:
+        driver = PolledDriver(function)
+        driver.enable()
+        driver.create_pair(queue_id)
+        fault = control.add_fault(Fault(FaultAction.HOLD_COMMAND, Match(queue=queue_id)))
+        Sender(driver, queue_id).send()
+        control.wait_fault(fault)
+        driver.admin.submit(admin_sqe(AdminOpcode.DELETE_SQ, driver.next_cid(), dw10=queue_id))
+        until(lambda: server.status()["queues"][0]["sq_head"] == driver.admin.tail, "the device to have read it")
+        assert server.stop() == 0
+    assert not [line for line in server.errors if "did not end" in line]
 
 
 def test_first_use_and_end(socket_folder: Path) -> None:

@@ -69,6 +69,7 @@ class Endpoint:
             self._set_up(scheduler, module, index, resources, doorbell_page, undone)
             undone.pop_all()
         self._stopping = threading.Event()
+        self._disconnected = False
         self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
 
     def _set_up(
@@ -112,10 +113,10 @@ class Endpoint:
         """Serve clients."""
         self._owner.start()
 
-    def stop(self) -> bool:
+    def disconnect(self) -> None:
         """Disconnect the client, stop serving and remove the socket; an endpoint that was not started too.
 
-        False if the owner thread is held up by its client: then the engine stays open, for the process to end with.
+        What waits for commands, such as DELETE_SQ for those that a fault holds, waits no longer.
         """
         self._stopping.set()
         os.eventfd_write(self._stop_fd, 1)
@@ -124,9 +125,18 @@ class Endpoint:
         self._file.remove()
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
+            return
+        self.function.controller.client_lost()
+        self._disconnected = True
+
+    def close(self) -> bool:
+        """Free the engine of an endpoint that is disconnected, when no thread executes commands any more.
+
+        False if the owner thread is held up by its client: then the engine stays open, for the process to end with.
+        """
+        if not self._disconnected:
             return False
         self.function.faults.close()
-        self.function.controller.client_lost()
         self._context.on_reset(lambda kind: None)
         self.engine.close()
         self._context.close()

@@ -86,6 +86,7 @@ class Server:
                 self._add(path, make_module(index), index, resources)
         except BaseException:
             self._control.stop()
+            self._disconnect()
             self._close()
             raise
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
@@ -148,12 +149,17 @@ class Server:
     def stop(self) -> None:
         """Disconnect every client, end every thread, remove the sockets."""
         self._control.stop()
+        self._disconnect()
         self._pool.stop()
         self._unreachable.stop()
         self._close()
 
+    def _disconnect(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.disconnect()
+
     def _close(self) -> None:
-        ended = [endpoint.stop() for endpoint in self._endpoints]
+        ended = [endpoint.close() for endpoint in self._endpoints]
         for file in self._control_files:
             file.remove()
         if all(ended):

@@ -148,9 +148,10 @@ def test_a_system_without_threads_is_no_end(shown: Shown, ready: PolledDriver, m
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        shown.show(FaultAction.HOLD_COMMAND)
+        with pytest.raises(RuntimeError):
+            shown.show(FaultAction.HOLD_COMMAND)
     fault = shown.show(FaultAction.HOLD_COMMAND, match=Match(queue=1), when=ONCE)
     sender = Sender(ready, 1)
     sender.send()
