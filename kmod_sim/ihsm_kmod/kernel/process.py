@@ -91,7 +91,7 @@ class Process:
         anchor = None if isinstance(argument, int) else ctypes.c_char.from_buffer(argument)
         address = argument if isinstance(argument, int) else ctypes.addressof(anchor)  # type: ignore[arg-type]
         try:
-            return self._call(lambda: vfs_ioctl(self._file(fd), number, address))
+            return self._call(lambda: vfs_ioctl(self._get(fd), number, address))
         finally:
             del anchor
 
@@ -109,12 +109,12 @@ class Process:
         Raises:
             OSError: EBADF, no such file.
         """
-        return self._call(lambda: self._install(self._share(self._file(fd))))
+        return self._call(lambda: self._install(self._get(fd)))
 
     def fork(self) -> Process:
         """A child: it has another id, and the same open files under the same numbers."""
         child = Process(self.kernel, comm=self.comm, mm=self.mm)
-        child._files = self._call(lambda: {fd: self._share(file) for fd, file in self._files.items()})
+        child._files = self._call(self._share_all)
         return child
 
     def kill(self) -> None:
@@ -180,9 +180,16 @@ class Process:
             del self._files[fd]
             return file
 
-    def _share(self, file: File) -> File:
-        fget(file)
-        return file
+    def _get(self, fd: int) -> File:
+        """A file, with a reference to it that is the caller's: nobody's `close` comes between."""
+        with self.kernel.sched:
+            file = self._file(fd)
+            fget(file)
+            return file
+
+    def _share_all(self) -> dict[int, File]:
+        with self.kernel.sched:
+            return {fd: self._get(fd) for fd in self._files}
 
     def _install(self, file: File) -> int:
         with self.kernel.sched:

@@ -164,15 +164,14 @@ def fput(file: File) -> None:
 
 
 def vfs_ioctl(file: File, command: int, argument: int) -> int:
-    """Hand a command to the driver, which has the file for as long as it works on it.
+    """Hand a command to the driver, which has the file for as long as it works on it: its reference is given back then.
 
     Raises:
         Errno: from the driver; ENOTTY, it takes no commands.
     """
-    if file.f_op.unlocked_ioctl is None:
-        raise Errno(errno.ENOTTY)
-    fget(file)
     try:
+        if file.f_op.unlocked_ioctl is None:
+            raise Errno(errno.ENOTTY)
         return file.f_op.unlocked_ioctl(file, command, argument)
     finally:
         fput(file)

@@ -8,6 +8,7 @@ import errno
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from ihsm_kmod.kernel.report import ReportKind
 from ihsm_kmod.kernel.task import current
 from ihsm_kmod.kernel.wait import WaitQueueHead, wait_event_interruptible
 from support.broken_drivers import lives
-from support.waiting import ended, until
+from support.waiting import ended, stays, until
 
 ECHO, WAIT, INTERRUPTIBLE, CRASH, THREAD, NUMBER = range(6)
 NODE = "/dev/sample0"
@@ -187,6 +188,60 @@ def test_a_child_shares_files_and_releases_those_it_has_last(process: Process, s
     assert len(sample.events) == 1
     child.exit()
     assert sample.events[1:] == [("release", child.tgid)]
+
+
+class Meanwhile(dict[int, File]):
+    """A process's files; whoever looks is interrupted once, so that another thread comes as far as it gets."""
+
+    def __init__(self, process: Process, call: Callable[[], object]) -> None:
+        super().__init__(process._files)
+        self.call: Callable[[], object] | None = call
+        self.threads: list[threading.Thread] = []
+
+    def interrupt(self) -> None:
+        call, self.call = self.call, None
+        if call:
+            self.threads.append(in_thread(call)[0])
+            stays(lambda: True)
+
+    def __getitem__(self, fd: int) -> File:
+        file = super().__getitem__(fd)
+        self.interrupt()
+        return file
+
+    def __iter__(self) -> Iterator[int]:
+        for number, fd in enumerate(super().__iter__()):
+            if number:
+                self.interrupt()
+            yield fd
+
+    def items(self) -> Any:
+        return ((fd, super(Meanwhile, self).__getitem__(fd)) for fd in self)
+
+
+@pytest.mark.parametrize("call", [lambda process, fd: process.ioctl(fd, NUMBER), lambda process, fd: process.dup(fd)])
+def test_a_close_in_the_middle_of_a_call(
+    kernel: Kernel, process: Process, sample: Sample, call: Callable[[Process, int], int]
+) -> None:
+    """Either comes first, the other second: no call has a file that was released."""
+    fd = process.open(NODE)
+    process._files = files = Meanwhile(process, lambda: process.close(fd))
+    call(process, fd)
+    ended(*files.threads)
+    for left in tuple(process._files):
+        process.close(left)
+    assert [what for what, _ in sample.events] == ["open", "release"]
+    assert kernel.crashed is None
+
+
+def test_a_fork_in_the_middle_of_an_open(kernel: Kernel, process: Process, sample: Sample) -> None:
+    fds = [process.open(NODE) for _ in range(3)]
+    process._files = files = Meanwhile(process, lambda: process.open(NODE))
+    child = process.fork()
+    ended(*files.threads)
+    assert sorted(child._files) == fds
+    child.exit()
+    assert kernel.crashed is None
 
 
 def test_release_waits_for_calls_in_flight(kernel: Kernel, process: Process, sample: Sample) -> None:
