@@ -92,7 +92,9 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
 
 def dma_pool_free(pool: DmaPool, memory: DmaMemory) -> None:
     """Give a block back; the device must not use it any more."""
-    if not any(one is memory for chunk in pool.chunks for one in chunk.used.values()):
+    with current().kernel.sched:
+        is_ours = any(one is memory for chunk in pool.chunks for one in chunk.used.values())
+    if not is_ours:
         warn(ReportKind.DMA_DOUBLE_FREE, f"dma_pool_free {pool.name}: {memory.entry}")
     elif pool.pdev.dma.debug.remove(memory.entry):
         memory.free(POISON_FREED)
@@ -102,11 +104,12 @@ def dma_pool_destroy(pool: DmaPool) -> None:
     """The end of a pool. Blocks that were not given back are reported, and lost."""
     if not pool.pdev.dma.debug.remove(pool.entry):
         return
-    for chunk in pool.chunks:
-        for block in chunk.used.values():
-            text = f"dma_pool_destroy {pool.name}: busy: {block.entry}"
-            warn(ReportKind.DMA_LEAK, text, block.entry.allocated_at)
-        pool.pdev.dma.debug.forget(block.entry for block in chunk.used.values())
-        if not chunk.used:
-            chunk.stretch.release()
-    pool.chunks = []
+    with current().kernel.sched:
+        chunks, pool.chunks = pool.chunks, []
+        busy = [block.entry for chunk in chunks for block in chunk.used.values()]
+        unused = [chunk for chunk in chunks if not chunk.used]
+    for entry in busy:
+        warn(ReportKind.DMA_LEAK, f"dma_pool_destroy {pool.name}: busy: {entry}", entry.allocated_at)
+    pool.pdev.dma.debug.forget(busy)
+    for chunk in unused:
+        chunk.stretch.release()

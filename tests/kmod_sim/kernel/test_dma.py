@@ -7,8 +7,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator
-from typing import Literal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import pytest
 
@@ -24,7 +25,7 @@ from ihsm_kmod.kernel.dma import (
     dma_set_mask_and_coherent,
     dma_unmap_sg,
 )
-from ihsm_kmod.kernel.dma_debug import POISON_FREE
+from ihsm_kmod.kernel.dma_debug import POISON_FREE, DmaMemory
 from ihsm_kmod.kernel.dma_device import ARENA_BYTES
 from ihsm_kmod.kernel.dma_pool import (
     POISON_ALLOCATED,
@@ -41,6 +42,7 @@ from ihsm_kmod.kernel.report import ReportKind
 from support.fake_function import IOVA_BASE, FakeFunction
 from support.pci_drivers import BDF, Bench, running
 from support.user_pages import GONE, USABLE, UserPages
+from support.waiting import ended, stays
 
 
 @pytest.fixture(params=["shared", "strict"])
@@ -163,6 +165,37 @@ def test_a_mapping_that_ends_half_way_gives_back_what_it_had(strict: Bench) -> N
     strict.function.max_arenas = 2
     assert strict.run(dma_map_sg, strict.pdev, entries, DMA_TO_DEVICE) == PAGES_PER_PIECE + 1
     strict.run(dma_unmap_sg, strict.pdev, entries, DMA_TO_DEVICE)
+
+
+class Interrupted(dict[int, DmaMemory]):
+    """Blocks of a pool; who looks through them is interrupted by another thread, which comes as far as it gets."""
+
+    def __init__(self, blocks: dict[int, DmaMemory], call: Callable[[], object]) -> None:
+        super().__init__(blocks)
+        self.call = call
+        self.threads: list[threading.Thread] = []
+
+    def values(self) -> Any:
+        for number, block in enumerate(super().values()):
+            if number == 0 and not self.threads:
+                self.threads.append(threading.Thread(target=self.call))
+                self.threads[0].start()
+                stays(lambda: True)
+            yield block
+
+
+def test_blocks_are_taken_while_others_are_given_back(shared: Bench) -> None:
+    pool = shared.run(dma_pool_create, "pages", shared.pdev, 64, 64)
+    blocks = [shared.run(dma_pool_alloc, pool) for _ in range(3)]
+    used = Interrupted(pool.chunks[0].used, lambda: blocks.append(shared.run(dma_pool_alloc, pool)))
+    pool.chunks[0].used = used
+    shared.run(dma_pool_free, pool, blocks.pop(2))
+    ended(*used.threads)
+    assert shared.kernel.crashed is None
+    for block in blocks:
+        shared.run(dma_pool_free, pool, block)
+    shared.run(dma_pool_destroy, pool)
+    assert shared.kernel.reports == []
 
 
 @pytest.mark.parametrize(("size", "alignment"), [(64, 64), (24, 8), (24, 32), (PAGE_SIZE, PAGE_SIZE), (5000, 4096)])
