@@ -14,6 +14,7 @@ from ihsm_kmod.kernel.task import Core, Task, current
 
 READ_ONLY: Final = 0o444
 WRITE_ONLY: Final = 0o200
+WRITABLE: Final = 0o222
 MAX_LINKS: Final = 40
 """Links that a path may lead over (linux/namei.h, MAXSYMLINKS)."""
 
@@ -157,12 +158,13 @@ class Sysfs:
         """Write to a file.
 
         Raises:
-            Errno: ENOENT, EISDIR, or from its `store`; EACCES, it is only to be read.
+            Errno: ENOENT, EISDIR, or from its `store`; EACCES, its mode lets nobody write; EIO, there is no `store`
+                though it does (Linux: fs/kernfs/file.c, `kobj_attr_store`).
         """
         attribute = self._file(path)
         store = attribute.store
         if store is None:
-            raise Errno(errno.EACCES, path)
+            raise Errno(errno.EIO if attribute.mode & WRITABLE else errno.EACCES, path)
         self._use(attribute, lambda: store(text))
 
     def _file(self, path: str) -> Attribute:

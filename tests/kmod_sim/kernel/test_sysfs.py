@@ -123,11 +123,13 @@ def test_what_cannot_be_read(kernel: Kernel, toy: KObject, path: str, code: int)
     assert error.value.errno == code
 
 
-def test_what_cannot_be_written_or_listed(kernel: Kernel, toy: KObject) -> None:
-    kernel.run(sysfs_create_files, toy, {"count": lambda: "3\n"}, 0o664)
+@pytest.mark.parametrize(("mode", "code"), [(0o664, errno.EIO), (0o444, errno.EACCES)])
+def test_what_cannot_be_written_or_listed(kernel: Kernel, toy: KObject, mode: int, code: int) -> None:
+    """A file that its mode lets be written can be opened for that: without `store` the write fails, not the opening."""
+    kernel.run(sysfs_create_files, toy, {"count": lambda: "3\n"}, mode)
     with pytest.raises(Errno) as error:
         kernel.vfs.write_text(f"{TOY}/count", "4\n")
-    assert error.value.errno == errno.EACCES
+    assert error.value.errno == code
     with pytest.raises(Errno) as error:
         kernel.vfs.listdir(f"{TOY}/count")
     assert error.value.errno == errno.ENOTDIR
