@@ -17,6 +17,8 @@ from ihsm_abi import json_text
 SUFFIX: Final = ".ctl"
 """What is appended to a function's socket path to name its control socket."""
 MAX_LINE_BYTES: Final = 65536
+MAX_MESSAGE_CHARACTERS: Final = 2000
+"""Of an error; what a request had that is wrong may be as long as the request."""
 SCHEMA_VERSION: Final = 1
 DEFAULT_FAULT_WAIT_S: Final = 60.0
 """How long `fault.wait` waits if nothing is said."""
@@ -90,10 +92,18 @@ class ControlAnswer:
     id: object = None
 
     def encode(self) -> bytes:
-        """The line, with its newline."""
+        """The line, with its newline; where it would be too long, one that says so to nobody in particular."""
         if self.error_code is not None:
-            return _line({"id": self.id, "ok": False, "error": {"code": self.error_code, "message": self.message}})
-        return _line({"id": self.id, "ok": True, "result": self.result or {}})
+            message = self.message
+            if len(message) > MAX_MESSAGE_CHARACTERS:
+                message = message[: MAX_MESSAGE_CHARACTERS - 3] + "..."
+            line = _line({"id": self.id, "ok": False, "error": {"code": self.error_code, "message": message}})
+        else:
+            line = _line({"id": self.id, "ok": True, "result": self.result or {}})
+        if len(line) <= MAX_LINE_BYTES:
+            return line
+        text = f"answer of {len(line)} bytes exceeds {MAX_LINE_BYTES}"
+        return ControlAnswer(error_code=ControlErrorCode.FAILED, message=text).encode()
 
     @classmethod
     def decode(cls, line: bytes) -> "ControlAnswer":

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlProtocolError, ControlRequest
+from ihsm_abi.control import (
+    MAX_LINE_BYTES,
+    ControlAnswer,
+    ControlErrorCode,
+    ControlProtocolError,
+    ControlRequest,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -40,3 +46,20 @@ def test_garbage_is_refused(line: bytes) -> None:
 def test_a_line_beyond_the_limit_is_refused() -> None:
     with pytest.raises(ControlProtocolError, match="exceeds 65536"):
         ControlRequest.decode(b" " * (MAX_LINE_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message="\u00e9" * MAX_LINE_BYTES, id=5),
+        ControlAnswer(result={}, id="\u00e9" * MAX_LINE_BYTES),
+        ControlAnswer(result={"text": "\u00e9" * MAX_LINE_BYTES}, id=5),
+    ],
+)
+def test_no_answer_is_beyond_the_limit(answer: ControlAnswer) -> None:
+    """Whatever of a request it repeats; its characters may take more bytes in an answer than they had."""
+    line = answer.encode()
+    assert len(line) <= MAX_LINE_BYTES
+    read = ControlAnswer.decode(line)
+    assert read.error_code is not None
+    assert (read.id, read.error_code) in [(5, answer.error_code), (None, ControlErrorCode.FAILED)]
