@@ -41,6 +41,7 @@ class HsmFunction:
         self.counters = ControllerCounters()
         self.entropy = bytes(ENTROPY_BYTES)
         self.identity: np.void | None = None
+        """Of the last time that it was identified: who is told of it may have looked at the state before a reset."""
         self.gcm_workaround = False
         self.enabled = False
         """CC.EN is set, and the controller has followed."""

@@ -166,7 +166,6 @@ class Lifecycle(HsmFunction):
         if self._identify_page:
             self._identify_page.free()
             self._identify_page = None
-        self.identity = None
         if self._admin_vector:
             self._admin_vector.free()
             self._admin_vector = None

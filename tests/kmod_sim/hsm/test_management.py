@@ -12,10 +12,11 @@ import pytest
 
 from ihsm.bus import VfioUserFunction
 from ihsm_abi.admin import AdminOpcode
-from ihsm_abi.uapi import DEVICE_INFO, RES_CNT, VF_COUNT, AbortType, Ioctl
+from ihsm_abi.uapi import DEVICE_INFO, RES_CNT, VF_COUNT, AbortType, ControllerState, Ioctl
 from ihsm_kmod.hsm.admin import AdminCommands
 from support.bent_function import BentFunction
 from support.hsm_driver import Driver, driver_on
+from support.hsm_program import program, reset
 from support.ioctls import KEPT, Caller, Script, reset_command
 from support.physical_function import PhysicalFunction
 from support.process import ServeProcess
@@ -145,6 +146,18 @@ def test_device_information(physical: Driver, manager: Caller, covers: Covers) -
     assert info["driver_rev"].tobytes() == b"3.2.0" + bytes(10) + bytes([KEPT])
     assert info["device_entropy"].tobytes() == physical.controller.entropy
     covers("kmod/A.12/6-dev-info", "kmod/A.4/mgmt-dev-info")
+
+
+def test_device_information_of_a_controller_that_is_down(physical: Driver, manager: Caller) -> None:
+    """The management node looks at no state; nor does who has looked at it before a reset of somebody else's began."""
+    physical.function.refused = {AdminOpcode.IDENTIFY}
+    assert reset(program(physical)).error == errno.EFAULT
+    assert physical.controller.state is ControllerState.NOT_INITIALIZED
+    buffer = np.full(176, KEPT, np.uint8)
+    buffer[:4].view("<u4")[:] = 176
+    assert manager.call(Ioctl.MGMT_GET_DEV_INFO, buffer).error == 0
+    assert buffer.view(DEVICE_INFO)[0]["id"] == 1
+    assert physical.machine.kernel.crashed is None
 
 
 def test_everybody_who_has_it_open_may_use_it(manager: Caller, covers: Covers) -> None:
