@@ -138,6 +138,7 @@ def test_the_server_is_killed_under_an_unbind(doomed: Flow, mortal: ServeProcess
 
 def test_a_device_that_is_pulled_out_under_a_command(flow: Flow) -> None:
     lost = flow.lose("hold-command")
+    flow.driver.clock.await_timer(COMMAND_TIMEOUT_S)
     kernel = flow.driver.machine.kernel
     controller = flow.driver.controller
     removal = kernel.thread(lambda: kernel.pci.remove(BDF), "bash")

@@ -14,7 +14,7 @@ from ihsm_abi.uapi import ControllerState
 from ihsm_kmod.hsm.health import PERIOD_MS
 from ihsm_kmod.kernel.errors import Errno
 from support.flow import ABORTED, LOST, Flow, answers, flow_on
-from support.hsm_driver import ADMIN_TIMEOUT_S
+from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S
 from support.hsm_program import reset
 from support.process import ServeProcess
 from support.waiting import stays, until
@@ -82,6 +82,7 @@ def test_commands_under_way_end(flow: Flow) -> None:
     flow.driver.clock.advance(1)  # not due at the same moment
     lost = [flow.lose(), flow.lose("hold-command")]
     aes = flow.lose_aes()
+    flow.driver.clock.await_timer(COMMAND_TIMEOUT_S, 3)
     flow.faults.add("set-cfs", count=1)
     with flow.anew():
         flow.driver.clock.expire(PERIOD_S - 1)
