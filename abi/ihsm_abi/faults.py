@@ -117,7 +117,7 @@ class Parameter:
         """The value; raises FaultError if it is none of the parameter's."""
         name = f"parameters.{self.name}"
         if not self.choices:
-            return _integer(name, value, self.minimum, self.maximum)
+            return check_integer(name, value, self.minimum, self.maximum)
         if not isinstance(value, str) or value not in self.choices:
             raise FaultError(name, f"{value!r} is none of {', '.join(self.choices)}")
         return str(value)
@@ -337,12 +337,12 @@ class Match:
     def __post_init__(self) -> None:
         """Check the limits; raises FaultError."""
         if self.queue is not None:
-            _integer("match.queue", self.queue, 0, LAST_AES_QUEUE_ID)
+            check_integer("match.queue", self.queue, 0, LAST_AES_QUEUE_ID)
             if LAST_HSM_QUEUE_ID < self.queue < FIRST_AES_QUEUE_ID:
                 raise FaultError("match.queue", f"no queue can have the id {self.queue}")
         for name, maximum in (("opcode", 0x3FF), ("session", 0xFFFF), ("vector", MSIX_VECTORS - 1)):
             if (value := getattr(self, name)) is not None:
-                _integer(f"match.{name}", value, 0, maximum)
+                check_integer(f"match.{name}", value, 0, maximum)
         if self.operation is not None and not isinstance(self.operation, DdiOp):
             raise FaultError("match.operation", f"{self.operation!r} is no operation")
         if self.register is not None and not isinstance(self.register, Register):
@@ -383,12 +383,12 @@ class When:
 
     def __post_init__(self) -> None:
         """Check the limits; raises FaultError."""
-        _integer("when.nth", self.nth, 1, MAX_COUNT)
+        check_integer("when.nth", self.nth, 1, MAX_COUNT)
         if self.count is not None:
-            _integer("when.count", self.count, 1, MAX_COUNT)
-        _integer("when.after_ms", self.after_ms, 0, MAX_MS)
+            check_integer("when.count", self.count, 1, MAX_COUNT)
+        check_integer("when.after_ms", self.after_ms, 0, MAX_MS)
         if self.for_ms is not None:
-            _integer("when.for_ms", self.for_ms, 1, MAX_MS)
+            check_integer("when.for_ms", self.for_ms, 1, MAX_MS)
 
     def to_json(self) -> dict[str, Any]:
         """The object, without what is as it is by default."""
@@ -487,7 +487,8 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"only {', '.join(names)}" if names else "none"
 
 
-def _integer(name: str, value: object, minimum: int, maximum: int) -> int:
+def check_integer(name: str, value: object, minimum: int, maximum: int) -> int:
+    """The value; raises FaultError, which calls it `name`, if it is no integer within the limits."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise FaultError(name, f"{value!r} is no integer")
     if not minimum <= value <= maximum:
@@ -511,7 +512,7 @@ def _operation(value: object) -> DdiOp:
         if value not in DdiOp.__members__:
             raise FaultError("match.operation", f"{value!r} is no operation")
         return DdiOp[value]
-    return DdiOp(_integer("match.operation", value, 0, 0xFFFF_FFFF))
+    return DdiOp(check_integer("match.operation", value, 0, 0xFFFF_FFFF))
 
 
 def _register(value: object) -> Register:

@@ -17,7 +17,7 @@ from ihsm_abi.control import (
     ControlRefusal,
 )
 from ihsm_abi.fault_words import to_text
-from ihsm_abi.faults import MAX_COUNT, Fault
+from ihsm_abi.faults import MAX_COUNT, Fault, check_integer
 from ihsm_device.control_socket import Handler, Result
 from ihsm_device.faults import FaultSet, TooManyFaultsError, UnknownFaultError
 
@@ -66,7 +66,7 @@ class FaultCommands:
 
     def _clear(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ("id",))
-        number = _integer(arguments, "id", 1, MAX_COUNT) if "id" in arguments else None
+        number = check_integer("id", arguments["id"], 1, MAX_COUNT) if "id" in arguments else None
         with _named(number):
             cleared = self._faults.clear(number)
         self._hit()
@@ -74,8 +74,8 @@ class FaultCommands:
 
     async def _wait(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ("id", "hits", "timeout_s"))
-        number = _integer(arguments, "id", 1, MAX_COUNT)
-        wanted = _integer(arguments, "hits", 1, MAX_COUNT, default=1)
+        number = check_integer("id", arguments.get("id"), 1, MAX_COUNT)
+        wanted = check_integer("hits", arguments.get("hits", 1), 1, MAX_COUNT)
         timeout_s = arguments.get("timeout_s", DEFAULT_FAULT_WAIT_S)
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
             raise ValueError(f"timeout_s: {timeout_s!r} is no number")
@@ -138,12 +138,3 @@ def _require_only(arguments: Mapping[str, Any], known: Collection[str]) -> None:
     for name in arguments:
         if name not in known:
             raise ValueError(f"{name}: unknown; {', '.join(known) or 'no argument'} expected")
-
-
-def _integer(arguments: Mapping[str, Any], name: str, low: int, high: int, default: int | None = None) -> int:
-    value = arguments.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: {value!r} is no integer")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: {value} is outside {low} to {high}")
-    return value
