@@ -119,6 +119,11 @@ def print_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> N
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def hits_left(left: int | None) -> str:
+    """How often a fault will be hit, for people."""
+    return "all" if left is None else str(left)
+
+
 def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Name and value of each leaf of nested records, names joined with dots."""
     rows = []

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from ihsm.cli.common import Number, device_option, json_option, print_json, print_table
+from ihsm.cli.common import Number, device_option, hits_left, json_option, print_json, print_table
 from ihsm.control import ControlClient, StandingFault
 from ihsm.errors import DeviceNotFoundError, IhsmError
 from ihsm.uri import AUTO, Scheme, choose_device, named_device
@@ -189,8 +189,7 @@ def _record(entry: StandingFault) -> dict[str, Any]:
 
 
 def _row(entry: StandingFault) -> tuple[str, ...]:
-    left = "all" if entry.left is None else str(entry.left)
-    return str(entry.number), to_text(entry.fault), str(entry.hits), left
+    return str(entry.number), to_text(entry.fault), str(entry.hits), hits_left(entry.left)
 
 
 @fault.command(help="Clear the faults ID, or all of them: what they hold up goes on.")

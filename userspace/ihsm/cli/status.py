@@ -13,7 +13,16 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table, wait_option
+from ihsm.cli.common import (
+    device_option,
+    flatten,
+    hits_left,
+    json_option,
+    poll_option,
+    print_json,
+    print_table,
+    wait_option,
+)
 from ihsm.control import ControlClient
 from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import DeviceNotFoundError
@@ -51,9 +60,7 @@ def status(device: str, wait_s: float, poll: bool, as_json: bool) -> None:
 def _fault_lines(faults: list[dict[str, Any]]) -> dict[str, str]:
     """What becomes of each fault, by its number."""
     return {
-        str(
-            entry["id"]
-        ): f"{entry['text']}; hits: {entry['hits']}, left: {'all' if entry['left'] is None else entry['left']}"
+        str(entry["id"]): f"{entry['text']}; hits: {entry['hits']}, left: {hits_left(entry['left'])}"
         for entry in faults
     }
 
