@@ -30,8 +30,7 @@ def give_device_info(controller: Controller, argument: int) -> int:
     if buffer.fields["argsz"] < DEVICE_INFO.itemsize:
         raise Errno(errno.EINVAL, "argsz too small")
     _fill(controller, buffer)
-    if buffer.write_back(DEVICE_INFO_COPIED):
-        raise Errno(errno.EFAULT, "device information")
+    buffer.answer(DEVICE_INFO_COPIED)
     return 0
 
 

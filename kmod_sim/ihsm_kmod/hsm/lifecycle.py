@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from ihsm_abi.pci import ADMIN_VECTOR
@@ -176,20 +177,20 @@ class Lifecycle(HsmFunction):
             self._admin_queue = None
 
     def disable(self) -> None:
-        """The disable cycle (spec 01 §4.2); a device that does not follow is logged, for the driver goes on."""
-        self.enabled = False
-        try:
-            self.registers.disable()
-        except Errno as error:
-            self.log.err(f"disable failed: {error}")
+        """The disable cycle (spec 01 §4.2)."""
+        self._stop(self.registers.disable, "disable")
 
     def subsystem_reset(self) -> None:
-        """NSSR (spec 01 §4.5); a device that does not follow is logged."""
+        """NSSR (spec 01 §4.5)."""
+        self._stop(self.registers.subsystem_reset, "subsystem reset")
+
+    def _stop(self, sequence: Callable[[], None], name: str) -> None:
+        """A device that does not follow is logged, for the driver goes on."""
         self.enabled = False
         try:
-            self.registers.subsystem_reset()
+            sequence()
         except Errno as error:
-            self.log.err(f"subsystem reset failed: {error}")
+            self.log.err(f"{name} failed: {error}")
 
     def remove(self) -> None:
         """Take the controller down for good: spec 01 §13 from step 2."""

@@ -69,8 +69,7 @@ class ManagementDevice:
             self._ask_device(buffer.fields, is_set=is_set)
         except Errno as error:
             failure = error
-        if buffer.write_back():
-            raise Errno(errno.EFAULT, "the answer cannot be written")
+        buffer.answer()
         if failure is not None:
             raise failure
         return 0
@@ -99,8 +98,7 @@ class ManagementDevice:
         if not self._has_vfs:
             raise Errno(errno.EINVAL, "no PF with VFs")
         buffer.fields["vf_count"] = self.controller.num_vfs
-        if buffer.write_back(VF_COUNT_COPIED):
-            raise Errno(errno.EFAULT, "the answer cannot be written")
+        buffer.answer(VF_COUNT_COPIED)
         return 0
 
     @property

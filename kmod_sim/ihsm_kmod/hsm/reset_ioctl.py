@@ -27,8 +27,7 @@ def reset_ioctl(controller: Controller, argument: int) -> int:
         buffer.fields["abort_sts"], result = _reset(controller, int(buffer.fields["abort_type"]))
     except _Refused as refused:
         buffer.fields["abort_sts"], failure = refused.status, refused.error
-    if buffer.write_back():
-        raise Errno(errno.EFAULT, "the answer cannot be written")
+    buffer.answer()
     if failure is not None:
         raise failure
     return result

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import numpy as np
 
+from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.mm import copy_from_user, copy_to_user
 
 
@@ -32,3 +34,8 @@ class UserBuffer:
     def write_back(self, size: int | None = None) -> int:
         """Copy the first `size` bytes out, or all; returns how many were not copied."""
         return copy_to_user(self.address, bytes(self.data[:size]))
+
+    def answer(self, size: int | None = None) -> None:
+        """`write_back`; `Errno` EFAULT if anything was not copied."""
+        if self.write_back(size):
+            raise Errno(errno.EFAULT, "the answer cannot be written")
