@@ -9,7 +9,8 @@ action has two values of one name.
 from collections.abc import Mapping
 from typing import Any
 
-from ihsm_abi.faults import ACTIONS, ActionSpec, Fault, FaultAction, FaultError
+from ihsm_abi.fault_actions import ACTIONS, ActionSpec, FaultAction, FaultError
+from ihsm_abi.faults import Fault
 
 
 def places(spec: ActionSpec) -> dict[str, str]:

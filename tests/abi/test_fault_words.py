@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ihsm_abi.fault_actions import ACTIONS, ActionSpec, FaultAction, FaultError
 from ihsm_abi.fault_words import from_words, places, to_text
-from ihsm_abi.faults import ACTIONS, ActionSpec, Fault, FaultAction, FaultError, Match, When
+from ihsm_abi.faults import Fault, Match, When
 
 SPECS = tuple(ACTIONS.values())
 VALUES: dict[str, Any] = {"operation": "EccSign", "register": "CSTS"}

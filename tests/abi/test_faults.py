@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.faults import (
-    ACTIONS,
-    MAX_COUNT,
-    MAX_MS,
-    ActionSpec,
-    DmaPart,
-    Fault,
-    FaultAction,
-    FaultError,
-    Match,
-    Parameter,
-    When,
-)
+from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
+from ihsm_abi.faults import Fault, Match, When
 from ihsm_abi.registers import Register
 
 MATCH_VALUES: dict[str, st.SearchStrategy[Any]] = {

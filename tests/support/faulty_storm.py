@@ -12,7 +12,8 @@ import sys
 from collections import Counter
 from typing import Any, Final
 
-from ihsm_abi.faults import DmaPart, Fault, FaultAction, Match, When
+from ihsm_abi.fault_actions import DmaPart, FaultAction
+from ihsm_abi.faults import Fault, Match, When
 from ihsm_device.engine import Command, QueueError
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.keystore import KeyStore

@@ -11,7 +11,8 @@ import numpy as np
 from ihsm_abi.admin import AdminOpcode, Psf
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.doorbells import cq_head_offset
-from ihsm_abi.faults import Fault, FaultAction, Match, When
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.faults import Fault, Match, When
 from ihsm_abi.hsm_queue import ControlKind, SessionControl
 from ihsm_abi.pci import Bar
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID

@@ -20,7 +20,8 @@ from ihsm.control import ControlClient
 from ihsm_abi.admin import IDENTIFY, AdminOpcode, AdminStatus
 from ihsm_abi.control import SUFFIX
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, decode_response, encode_request
-from ihsm_abi.faults import Fault, FaultAction, Match
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.faults import Fault, Match
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support.polled import PolledDriver, admin_sqe

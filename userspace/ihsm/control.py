@@ -34,7 +34,8 @@ from ihsm_abi.control import (
     ControlProtocolError,
     ControlRequest,
 )
-from ihsm_abi.faults import MAX_COUNT, Fault
+from ihsm_abi.fault_actions import MAX_COUNT
+from ihsm_abi.faults import Fault
 from ihsm_abi.sockets import MAX_PATH_BYTES
 
 PROTOCOL: Final = "protocol"

@@ -17,8 +17,9 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError, DeviceNotFoundError, FaultNotFoundError
 from ihsm.uri import DeviceUri, Scheme
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S
+from ihsm_abi.fault_actions import FaultError
 from ihsm_abi.fault_words import from_words, to_text
-from ihsm_abi.faults import Fault, FaultError
+from ihsm_abi.faults import Fault
 from ihsm_abi.registers import Register
 
 __all__ = ["DeviceFault", "DeviceFaults"]

@@ -30,7 +30,7 @@ from ihsm_abi.admin import (
     QueueCounts,
     QueueDw10,
 )
-from ihsm_abi.faults import FaultAction
+from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS, SUBSYSTEM_VENDOR_ID, VENDOR_ID
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import AES_QUEUES_PER_RESOURCE, MAX_CONTROLLER_ID, is_hsm_queue_id

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
-from ihsm_abi.faults import FaultAction
+from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
 from ihsm_device.admin import AdminCommands, AdminError, AdminResult, ControllerIdentity
 from ihsm_device.engine import Command, NoPointerError, Outcome

@@ -16,8 +16,9 @@ from ihsm_abi.control import (
     ControlErrorCode,
     ControlRefusal,
 )
+from ihsm_abi.fault_actions import MAX_COUNT, check_integer
 from ihsm_abi.fault_words import to_text
-from ihsm_abi.faults import MAX_COUNT, Fault, check_integer
+from ihsm_abi.faults import Fault
 from ihsm_device.control_socket import Handler, Result
 from ihsm_device.faults import FaultSet, TooManyFaultsError, UnknownFaultError
 

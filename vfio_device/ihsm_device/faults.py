@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from ihsm_abi.faults import DmaPart, Fault, FaultAction
+from ihsm_abi.fault_actions import DmaPart, FaultAction
+from ihsm_abi.faults import Fault
 from ihsm_abi.registers import Register
 from ihsm_device._native import ffi, lib
 from ihsm_device.engine import Command, Engine, RingClass

@@ -31,7 +31,7 @@ struct ihsm_command {
     uint32_t held_by; /* of a held command: the fault */
 };
 
-/* Faults that a function is told to show: inject.h. What each action is stands in ihsm_abi/faults.py. */
+/* Faults that a function is told to show: inject.h. What each action is stands in ihsm_abi/fault_actions.py. */
 enum ihsm_action {
     IHSM_ACTION_DROP_COMPLETION,
     IHSM_ACTION_DELAY_COMPLETION,

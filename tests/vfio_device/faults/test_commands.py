@@ -12,7 +12,8 @@ import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.aes_queue import AES_BLOCK_BYTES, AesStatus, FetchError
-from ihsm_abi.faults import DmaPart, FaultAction, Match, When
+from ihsm_abi.fault_actions import DmaPart, FaultAction
+from ihsm_abi.faults import Match, When
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID

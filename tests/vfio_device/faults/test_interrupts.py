@@ -7,7 +7,8 @@ from __future__ import annotations
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
-from ihsm_abi.faults import FaultAction, Match, When
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.faults import Match, When
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support.interrupts import ANY, Interrupts
 from support.polled import PolledDriver

@@ -7,7 +7,8 @@ from __future__ import annotations
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, Feature, QueueCounts
-from ihsm_abi.faults import FaultAction, Match, When
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.faults import Match, When
 from ihsm_abi.registers import GONE, NSSR_MAGIC, Aqa, Cc, Csts, Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support.devices import DeviceUnderTest
