@@ -26,8 +26,10 @@ from ihsm_abi.aes_queue import (
 )
 from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
-from ihsm_device.engine import Engine, LoopbackHost, Scheduler
+from ihsm_device.engine import Engine
+from ihsm_device.hosts import LoopbackHost
 from ihsm_device.hsm.keystore import BulkTable, BulkType, Handle, KeyStore, Owner
+from ihsm_device.scheduler import Scheduler
 from support.aes_model import padded_aad
 from support.guest_memory import GuestMemory
 from support.waiting import first

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ihsm_abi.fault_actions import DmaPart, FaultAction
 from ihsm_abi.faults import Fault, Match, When
-from ihsm_device.engine import Command, QueueError
+from ihsm_device.commands import Command
+from ihsm_device.engine import QueueError
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.keystore import KeyStore
 from support.storm import ENTRIES, QUEUES, Storm

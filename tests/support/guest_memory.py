@@ -8,7 +8,7 @@ import mmap
 from collections.abc import Iterable
 
 from ihsm_abi.pci import PAGE_BYTES
-from ihsm_device.engine import LoopbackHost
+from ihsm_device.hosts import LoopbackHost
 
 BASE_IOVA = 0x4_0000_0000
 

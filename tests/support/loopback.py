@@ -12,8 +12,10 @@ from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
 from ihsm.errors import BusError
 from ihsm_abi.pci import BAR_BYTES, MSIX_VECTORS, PAGE_BYTES, Bar
-from ihsm_device.engine import Engine, LoopbackHost, Scheduler
+from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
+from ihsm_device.hosts import LoopbackHost
+from ihsm_device.scheduler import Scheduler
 from ihsm_device.workers import WorkerPool
 
 FIRST_IOVA = 0x1_0000_0000

@@ -18,7 +18,10 @@ from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
 from ihsm_abi.pci import BAR_BYTES, PAGE_BYTES
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 from ihsm_device._native import lib
-from ihsm_device.engine import Command, Engine, LoopbackHost, RingClass, Scheduler
+from ihsm_device.commands import Command, RingClass
+from ihsm_device.engine import Engine
+from ihsm_device.hosts import LoopbackHost
+from ihsm_device.scheduler import Scheduler
 from support.waiting import HANG_S, first
 
 MEMORY_BYTES = 1 << 20

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ihsm_abi.admin import Psf
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.pci import MSIX_VECTORS, PAGE_BYTES
-from ihsm_device.engine import Outcome, RingClass
+from ihsm_device.commands import Outcome, RingClass
 from ihsm_device.hsm.keystore import BulkType, KeyStore, Owner
 from support.rig import AES_ATTR, EngineRig, RigQueue, aes_entry, hsm_entry
 from support.waiting import ended

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ihsm_abi.admin import AdminOpcode, AdminStatus, CreateCqDw11, QueueDw10
 from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
-from ihsm_device.engine import Outcome
+from ihsm_device.commands import Outcome
 from support.devices import DeviceUnderTest, MappedDoorbells
 from support.polled import PolledDriver, Ring, admin_sqe
 from support.waiting import until

@@ -16,7 +16,7 @@ from ihsm_abi.doorbells import sq_tail_offset
 from ihsm_abi.pci import PAGE_BYTES, Bar
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
-from ihsm_device.engine import Refusal, Unreachable, UnreachableKind
+from ihsm_device.commands import Refusal, Unreachable, UnreachableKind
 from ihsm_device.unreachable_log import REPEAT_AFTER_S, UnreachableLog, text
 from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig
 from support.polled import PolledDriver

@@ -14,8 +14,10 @@ import pytest
 from ihsm_abi.admin import AdminOpcode, AdminStatus, Psf
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.registers import Register
-from ihsm_device.engine import Engine, LoopbackHost, Scheduler
+from ihsm_device.engine import Engine
 from ihsm_device.function import Function
+from ihsm_device.hosts import LoopbackHost
+from ihsm_device.scheduler import Scheduler
 from ihsm_device.workers import SLOW_BACKLOG, WorkerPool
 from support.loopback import LoopbackFunction
 from support.modules import ReversingModule

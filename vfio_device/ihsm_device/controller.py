@@ -21,7 +21,8 @@ from ihsm_abi.admin import AdminStatus
 from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
 from ihsm_device.admin import AdminCommands, AdminError, AdminResult, ControllerIdentity
-from ihsm_device.engine import Command, NoPointerError, Outcome
+from ihsm_device.commands import Command, Outcome
+from ihsm_device.engine import NoPointerError
 from ihsm_device.faults import FaultHit, Faults, NoFaults
 from ihsm_device.queues import QueueEngine
 from ihsm_device.register_file import RegisterFile, registers_at

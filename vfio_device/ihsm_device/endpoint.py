@@ -26,8 +26,10 @@ from ihsm_abi.pci import (
 from ihsm_abi.pci_config import COMMAND_OFFSET, CommandRegister
 from ihsm_device import pci, vfu
 from ihsm_device.client_memory import ClientMemory
-from ihsm_device.engine import Engine, Scheduler, VfuHost
+from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
+from ihsm_device.hosts import VfuHost
+from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import SocketFile, claimed
 
 _log = logging.getLogger(__name__)

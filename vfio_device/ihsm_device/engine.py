@@ -10,54 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
-import math
 import os
-import struct
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from ihsm_abi.pci import BAR_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
-from ihsm_device.hosts import Host, LoopbackHost, VfuHost
+from ihsm_device.commands import Command, Outcome
+from ihsm_device.hosts import Host
 from ihsm_device.queues import QueueState
-
-__all__ = [
-    "Command",
-    "Engine",
-    "LoopbackHost",
-    "NoPointerError",
-    "Outcome",
-    "QueueError",
-    "Refusal",
-    "RingClass",
-    "Scheduler",
-    "Unreachable",
-    "UnreachableKind",
-    "VfuHost",
-]
-
-_T = TypeVar("_T")
+from ihsm_device.scheduler import Scheduler
 
 DELETE_TIMEOUT_S: Final = 20.0
 """How long a deleted HSM queue waits for its fetched commands by default; a driver waits 30 s (spec 01 §6)."""
 _NO_VECTOR: Final = -1
-_CLOSE_POLL_S: Final = 0.001
-_PULLED: Final = int(lib.IHSM_PULL_COMMAND)
-_HELD: Final = int(lib.IHSM_PULL_HELD)
-_COMMAND: Final = struct.Struct("=QIIHH")
-"""The numbers at the start of `struct ihsm_command`: engine, generation, bytes of the request, queue, command id."""
-_SQE_OFFSET: Final = ffi.offsetof("struct ihsm_command", "sqe")
-_REQUEST_OFFSET: Final = ffi.offsetof("struct ihsm_command", "request")
-if _COMMAND.size != _SQE_OFFSET:
-    raise ImportError("struct ihsm_command does not begin as _COMMAND says")
 
 
 class NoPointerError(Exception):
@@ -68,223 +37,12 @@ class QueueError(Exception):
     """A queue that exists already, does not exist, or is still in use."""
 
 
-class RingClass(IntEnum):
-    """The three kinds of rings."""
-
-    ADMIN = lib.IHSM_CLASS_ADMIN
-    HSM = lib.IHSM_CLASS_HSM
-    AES = lib.IHSM_CLASS_AES
-
-
-class Outcome(IntEnum):
-    """What became of a completion."""
-
-    POSTED = lib.IHSM_POSTED
-    """Data and CQE are in guest memory."""
-    DROPPED = lib.IHSM_DROPPED
-    """The queue is gone, was created anew, or has stopped: nothing was written."""
-    DATA_FAILED = lib.IHSM_DATA_FAILED
-    """The data could not be written and no CQE was: the command is still open, complete it again without data."""
-
-
-_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
-
-
-class UnreachableKind(IntEnum):
-    """What a command could not reach in guest memory."""
-
-    ENTRY = lib.IHSM_UNREACHABLE_ENTRY
-    COMPLETION = lib.IHSM_UNREACHABLE_COMPLETION
-    SOURCE = lib.IHSM_UNREACHABLE_SOURCE
-    DESTINATION = lib.IHSM_UNREACHABLE_DESTINATION
-
-
-class Refusal(IntEnum):
-    """Why guest memory is out of reach."""
-
-    NOT_MAPPED = lib.IHSM_NOT_MAPPED
-    WITHOUT_POINTER = lib.IHSM_WITHOUT_POINTER
-    NOT_ALLOWED = lib.IHSM_NOT_ALLOWED
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """Guest memory that a command needs and that is out of reach."""
-
-    engine: Engine
-    kind: UnreachableKind
-    reason: Refusal
-    queue_id: int
-    cid: int
-    """Command id; of an entry that could not be read, its index in the queue."""
-    iova: int
-    """The first byte out of reach."""
-    count: int
-    """Those of this engine and kind since the last `pull_unreachable` of one; the first of them is described."""
-
-
 class KeyTable(Protocol):
     """Keys of the fast path, in the key store."""
 
     @property
     def native(self) -> _native.Pointer[_native.ks_bulk_table]:
         """What C knows the table by."""
-
-
-class Command:
-    """A command that was read from an admin or HSM ring and waits to be completed, once."""
-
-    __slots__ = ("_completed", "cid", "engine", "generation", "queue_id", "request", "ring", "sqe")
-
-    def __init__(
-        self, engine: Engine, ring: RingClass, queue_id: int, generation: int, cid: int, sqe: bytes, request: bytes
-    ) -> None:
-        """`sqe`: the 64 bytes of the entry; `request`: what an HSM command's source held, empty for all others."""
-        self.engine = engine
-        self.ring = ring
-        self.queue_id = queue_id
-        self.generation = generation
-        self.cid = cid
-        self.sqe = sqe
-        self.request = request
-        self._completed = False
-
-    @property
-    def live(self) -> bool:
-        """True as long as the queue it came from exists: a completion would be posted."""
-        return bool(lib.ihsm_engine_generation_is_live(self.engine.handle, self.queue_id, self.generation))
-
-    def _settle(self, code: int) -> Outcome:
-        outcome = _OUTCOMES[code]
-        self._completed = outcome is not Outcome.DATA_FAILED
-        return outcome
-
-    def _require_open(self) -> None:
-        if self._completed:
-            raise RuntimeError(f"command {self.cid} of queue {self.queue_id} was completed twice")
-
-
-class _Puller:
-    """What a thread needs to pull commands: a buffer that the library fills."""
-
-    __slots__ = ("buffer", "bytes", "inside")
-
-    def __init__(self) -> None:
-        self.buffer = ffi.new("struct ihsm_command *")
-        self.bytes = ffi.buffer(self.buffer)
-        self.inside = False
-        """Whether its thread is in `pull`."""
-
-
-class Scheduler:
-    """Ready lists and AES worker threads, shared by all functions of a process."""
-
-    def __init__(self, *, aes_workers: int = 1, spin_us: float = 50.0) -> None:
-        """`aes_workers` C threads serve the AES rings; they start with the first AES queue.
-
-        If an engine has a doorbell page, one more thread watches the pages of all engines and serves AES rings too, so
-        that no worker is needed then. It stays awake for `spin_us` microseconds after the last work (`math.inf`: for
-        ever), then sleeps for at most 2 ms at a time.
-        """
-        if not 0 <= aes_workers <= 1024:
-            raise ValueError(f"aes_workers: {aes_workers} is outside 0 to 1024")
-        if not spin_us >= 0:
-            raise ValueError(f"spin_us: {spin_us} is negative")
-        self._handle: _native.Pointer[_native.ihsm_scheduler] | None = _allocated(
-            lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us))
-        )
-        self._engines: dict[int, weakref.ref[Engine]] = {}
-        self._ids = itertools.count(1)
-        self._local = threading.local()
-        self._pullers: list[_Puller] = []
-        self.closed = False
-
-    @property
-    def handle(self) -> _native.Pointer[_native.ihsm_scheduler]:
-        """What C knows the scheduler by.
-
-        Raises:
-            ValueError: it is closed.
-        """
-        if self._handle is None:
-            raise ValueError("the scheduler is closed")
-        return self._handle
-
-    def pull(self, ring: RingClass, timeout_s: float | None = None) -> Command | None:
-        """Next command of any function's admin or HSM rings, in turn among the rings.
-
-        None after `timeout_s` seconds without one, or, at once and for ever, after `wake`.
-        """
-        puller: _Puller | None = getattr(self._local, "puller", None)
-        if puller is None:
-            puller = self._local.puller = _Puller()
-            self._pullers.append(puller)
-        puller.inside = True  # before `closed` is looked at: `close` waits for whom it finds inside
-        try:
-            if self.closed:
-                return None
-            timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
-            while True:
-                pulled = lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer)
-                if pulled != _PULLED and pulled != _HELD:
-                    return None
-                number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
-                reference = self._engines.get(number)
-                if reference is None or (engine := reference()) is None:
-                    continue  # the function went while its command was on the way
-                sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
-                request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
-                command = Command(engine, ring, queue_id, generation, cid, sqe, request)
-                if pulled == _PULLED:
-                    return command
-                engine.hold(int(puller.buffer.held_by), command)
-        finally:
-            puller.inside = False
-
-    def pull_unreachable(self) -> Unreachable | None:
-        """Wait for what is out of reach next, of any function; for one thread, which ends before `close`.
-
-        None after `wake`.
-        """
-        what = ffi.new("struct ihsm_unreachable *")
-        while lib.ihsm_unreachable_pull(lib.ihsm_scheduler_unreachable(self.handle), -1, what) == _PULLED:
-            reference = self._engines.get(what.engine_id)
-            if reference is not None and (engine := reference()) is not None:
-                return Unreachable(
-                    engine,
-                    UnreachableKind(what.kind),
-                    Refusal(what.reason),
-                    *(int(value) for value in (what.queue_id, what.cid, what.iova, what.count)),
-                )
-        return None
-
-    def wake(self) -> None:
-        """End every `pull`, those running and those to come, and the AES workers."""
-        self.closed = True
-        if self._handle is not None:
-            lib.ihsm_scheduler_wake(self._handle)
-
-    def close(self) -> None:
-        """Wake and wait for all threads inside, then free. Every engine must be closed before."""
-        if self._engines:
-            raise RuntimeError(f"{len(self._engines)} engines of the scheduler are still open")
-        self.wake()
-        while any(puller.inside for puller in self._pullers):
-            time.sleep(_CLOSE_POLL_S)
-        if self._handle is not None:
-            lib.ihsm_scheduler_free(self._handle)
-            self._handle = None
-
-    def register(self, engine: Engine) -> int:
-        """Number of a new engine, unique in the life of the scheduler."""
-        number = next(self._ids)
-        engines = self._engines
-        engines[number] = weakref.ref(engine, lambda _: engines.pop(number, None))
-        return number
-
-    def forget(self, number: int) -> None:
-        """The engine is closed."""
-        self._engines.pop(number, None)
 
 
 class Engine:
@@ -305,7 +63,9 @@ class Engine:
         self._number = scheduler.register(self)
         with contextlib.ExitStack() as undone:
             undone.callback(scheduler.forget, self._number)
-            self.handle = _allocated(lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes))
+            self.handle = lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes)
+            if self.handle == ffi.NULL:
+                raise MemoryError
             weakref.finalize(self, _release, self.handle, scheduler, host)
             undone.callback(lib.ihsm_engine_close, self.handle)
             self.hold: Callable[[int, Command], None] = lambda fault_id, command: None
@@ -428,8 +188,8 @@ class Engine:
 
     def complete_admin(self, command: Command, dw0: int = 0, status: int = 0, data: bytes | None = None) -> Outcome:
         """Complete an admin command with a 15-bit `status`; `data` goes to the command's PRP1 first."""
-        command._require_open()
-        return command._settle(
+        command.require_open()
+        return command.settle(
             lib.ihsm_engine_complete_admin(
                 self.handle,
                 command.queue_id,
@@ -457,8 +217,8 @@ class Engine:
 
         At most `dst_len` bytes are written; `byte_count` (the message's length if None) is reported as it is.
         """
-        command._require_open()
-        return command._settle(
+        command.require_open()
+        return command.settle(
             lib.ihsm_engine_complete_hsm(
                 self.handle,
                 command.queue_id,
@@ -520,12 +280,6 @@ class Engine:
         self._scheduler.forget(self._number)
         self._host.detach()
         lib.ihsm_engine_close(self.handle)
-
-
-def _allocated(pointer: _native.Pointer[_T]) -> _native.Pointer[_T]:
-    if pointer == ffi.NULL:
-        raise MemoryError
-    return pointer
 
 
 def _release(handle: _native.Pointer[_native.ihsm_engine], scheduler: Scheduler, host: Host) -> None:

@@ -19,7 +19,8 @@ from ihsm_abi.fault_actions import DmaPart, FaultAction
 from ihsm_abi.faults import Fault
 from ihsm_abi.registers import Register
 from ihsm_device._native import ffi, lib
-from ihsm_device.engine import Command, Engine, RingClass
+from ihsm_device.commands import Command, RingClass
+from ihsm_device.engine import Engine
 
 _log = logging.getLogger(__name__)
 

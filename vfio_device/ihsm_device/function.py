@@ -16,8 +16,9 @@ from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
+from ihsm_device.commands import Command, Outcome, RingClass
 from ihsm_device.controller import FunctionController, ResetModule
-from ihsm_device.engine import Command, Engine, KeyTable, Outcome, RingClass
+from ihsm_device.engine import Engine, KeyTable
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 

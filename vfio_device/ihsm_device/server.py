@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
 from ihsm_abi.sockets import numbered_path
+from ihsm_device.commands import Command, CommandSource
 from ihsm_device.control_socket import ControlServer, Handler
 from ihsm_device.endpoint import Endpoint
-from ihsm_device.engine import Command, Engine, Scheduler
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
+from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import SocketFile, default_paths, listen
 from ihsm_device.unreachable_log import UnreachableLog
 from ihsm_device.workers import WorkerPool
@@ -105,7 +106,7 @@ class Server:
         handlers: dict[str, Handler] = {ControlCommand.STATUS: lambda arguments: self._status(endpoint, faults)}
         self._control.add(listener, handlers | dict(faults.handlers))
 
-    def _index_of(self, engine: Engine) -> int | None:
+    def _index_of(self, engine: CommandSource) -> int | None:
         function = self._by_engine.get(id(engine))
         return None if function is None else function.index
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
-from ihsm_device.engine import Engine, Refusal, Scheduler, Unreachable, UnreachableKind
+from ihsm_device.commands import CommandSource, Refusal, Unreachable, UnreachableKind
+from ihsm_device.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +58,12 @@ def text(what: Unreachable, function: int | None, untold: int) -> str:
 class UnreachableLog:
     """The thread that takes what was out of reach and writes it into the log."""
 
-    def __init__(self, scheduler: Scheduler, index_of: Callable[[Engine], int | None]) -> None:
+    def __init__(self, scheduler: Scheduler, index_of: Callable[[CommandSource], int | None]) -> None:
         """`index_of` gives the number of an engine's function, None if it has gone."""
         self._scheduler = scheduler
         self._index_of = index_of
-        self._told: dict[tuple[Engine, UnreachableKind], float] = {}
-        self._untold: dict[tuple[Engine, UnreachableKind], int] = {}
+        self._told: dict[tuple[CommandSource, UnreachableKind], float] = {}
+        self._untold: dict[tuple[CommandSource, UnreachableKind], int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="unreachable", daemon=True)
 

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ihsm_device.engine import Command, RingClass, Scheduler
+from ihsm_device.commands import Command, RingClass
 from ihsm_device.fair_queue import FairQueue
 from ihsm_device.hsm.command import Lane
+from ihsm_device.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 

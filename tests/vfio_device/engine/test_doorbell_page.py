@@ -12,7 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
-from ihsm_device.engine import Engine, LoopbackHost, RingClass, Scheduler
+from ihsm_device.commands import RingClass
+from ihsm_device.engine import Engine
+from ihsm_device.hosts import LoopbackHost
+from ihsm_device.scheduler import Scheduler
 from support.rig import EngineRig, RigQueue, aes_entry, hsm_entry
 from support.waiting import HANG_S, ended, first, stays, until
 

@@ -13,7 +13,7 @@ import pytest
 from ihsm_abi.aes_queue import AesStatus, SglType
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device._native import lib
-from ihsm_device.engine import RingClass
+from ihsm_device.commands import RingClass
 from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig
 from support.rig import EngineRig, aes_entry, hsm_entry
 

@@ -16,7 +16,10 @@ import pytest
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.pci import MSIX_ENTRY_BYTES, MSIX_PBA_OFFSET, MSIX_VECTORS
-from ihsm_device.engine import Engine, LoopbackHost, Outcome, QueueError, RingClass, Scheduler
+from ihsm_device.commands import Outcome, RingClass
+from ihsm_device.engine import Engine, QueueError
+from ihsm_device.hosts import LoopbackHost
+from ihsm_device.scheduler import Scheduler
 from support.rig import EngineRig, admin_entry, aes_entry, hsm_entry
 from support.waiting import HANG_S, ended, stays, until
 

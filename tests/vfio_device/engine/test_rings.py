@@ -12,7 +12,7 @@ import pytest
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, AesStatus, GcmError
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
-from ihsm_device.engine import Outcome, RingClass
+from ihsm_device.commands import Outcome, RingClass
 from support.rig import MEMORY_IOVA, EngineRig, RigQueue, admin_entry, aes_entry, hsm_entry
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ihsm_device.engine import Outcome
+from ihsm_device.commands import Outcome
 from support.rig import EngineRig, hsm_entry
 from support.seams import Aside, Seams
 
