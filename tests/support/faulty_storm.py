@@ -85,8 +85,8 @@ class FaultyStorm(Storm):
 
     def drain(self) -> None:
         """Whatever has become of the commands: nothing comes of them after the queues' end."""
-        for entry in self.faults.list():
-            self.hits[FaultAction(entry["fault"]["action"])] += entry["hits"]
+        for standing in self.faults.list():
+            self.hits[standing.fault.action] += standing.hits
         self.end_faults()
         for queue in self.queues.values():
             for _ in range(ENTRIES):

@@ -19,7 +19,7 @@ from ihsm_abi.control import MAX_FAULT_WAIT_S, SUFFIX, ControlCommand, ControlEr
 from ihsm_abi.faults import Fault
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.fault_commands import FaultCommands
-from ihsm_device.faults import TooManyFaultsError, UnknownFaultError
+from ihsm_device.faults import StandingFault, TooManyFaultsError, UnknownFaultError
 from ihsm_device.socket_paths import listen
 from support.waiting import HANG_S, ended, until, until_async
 
@@ -46,11 +46,8 @@ class Faults:
         self.standing[self.added] = fault, 0
         return self.added
 
-    def list(self) -> list[dict[str, Any]]:
-        return [
-            {"id": number, "fault": fault.to_json(), "hits": hits, "left": None}
-            for number, (fault, hits) in self.standing.items()
-        ]
+    def list(self) -> list[StandingFault]:
+        return [StandingFault(number, fault, hits, None) for number, (fault, hits) in self.standing.items()]
 
     def clear(self, number: int | None) -> int:
         cleared = list(self.standing) if number is None else [number]

@@ -49,6 +49,19 @@ class FaultHit:
     """Whether the fault is still there, and its time not over."""
 
 
+@dataclass(frozen=True, slots=True)
+class StandingFault:
+    """A fault that is there, and what has become of it."""
+
+    number: int
+    """Its id."""
+    fault: Fault
+    hits: int
+    """Events that it was taken for; of resets, those that are over."""
+    left: int | None
+    """Events that it will be taken for; None: there is no limit."""
+
+
 class Faults(Protocol):
     """What a part of the device asks before it does what a fault may hit."""
 
@@ -157,15 +170,15 @@ class FaultSet:
             return self._resets.get(fault_id, 0)
         return count
 
-    def list(self) -> Sequence[dict[str, Any]]:
-        """Every fault in the order of ids: `id`, `fault` as JSON, `hits`, and `left`, None if there is no limit."""
+    def list(self) -> Sequence[StandingFault]:
+        """Every fault in the order of ids."""
         with self._lock:
-            return [self._entry(number, fault) for number, fault in self._faults.items()]
+            return [self._standing(number, fault) for number, fault in self._faults.items()]
 
-    def _entry(self, number: int, fault: Fault) -> dict[str, Any]:
+    def _standing(self, number: int, fault: Fault) -> StandingFault:
         hits = self.hits(number)
         count = 1 if fault.action is FaultAction.SPURIOUS_INTERRUPT else fault.when.count
-        return {"id": number, "fault": fault.to_json(), "hits": hits, "left": None if count is None else count - hits}
+        return StandingFault(number, fault, hits, None if count is None else count - hits)
 
     def on_hit(self, callback: Callable[[], None]) -> None:
         """Call back after a fault has been hit, has ended or has been cleared, from a thread of the set's own."""

@@ -171,20 +171,19 @@ def test_what_is_listed(shown: Shown, ready: PolledDriver) -> None:
     other = shown.show(FaultAction.NEVER_READY)
     wrong_ones(sender, 2)
     listed = shown.faults.list()
-    assert [(entry["id"], entry["hits"], entry["left"]) for entry in listed] == [(one, 2, 1), (other, 0, None)]
-    assert [Fault.from_json(entry["fault"]).action for entry in listed] == [
-        FaultAction.WRONG_STATUS,
-        FaultAction.NEVER_READY,
+    assert [(each.number, each.fault.action, each.hits, each.left) for each in listed] == [
+        (one, FaultAction.WRONG_STATUS, 2, 1),
+        (other, FaultAction.NEVER_READY, 0, None),
     ]
     wrong_ones(sender, 2)
-    assert shown.faults.list()[0]["left"] == 0, "a fault that is spent stays"
+    assert shown.faults.list()[0].left == 0, "a fault that is spent stays"
 
 
 def test_clear_ends_one_or_all(shown: Shown) -> None:
     faults = shown.faults
     numbers = [faults.add(Fault(FaultAction.HOLD_COMMAND)) for _ in range(3)]
     assert faults.clear(numbers[1]) == 1
-    assert [entry["id"] for entry in faults.list()] == [numbers[0], numbers[2]]
+    assert [each.number for each in faults.list()] == [numbers[0], numbers[2]]
     with pytest.raises(UnknownFaultError):
         faults.clear(numbers[1])
     with pytest.raises(UnknownFaultError):

@@ -110,7 +110,7 @@ def test_an_interrupt_for_nothing(shown: Shown, ready: PolledDriver, interrupts:
     assert interrupts.arrives(vector)
     shown.until_hit(fault)
     assert interrupts.quiet(set(ANY))
-    assert shown.faults.list()[0]["left"] == 0
+    assert shown.faults.list()[0].left == 0
 
 
 def test_an_interrupt_for_nothing_is_of_no_controller(
