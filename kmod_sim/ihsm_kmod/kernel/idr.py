@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-import errno
+import itertools
 
-from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, warn
 from ihsm_kmod.kernel.task import current
 
@@ -19,16 +18,10 @@ class Ida:
         self.allocated: set[int] = set()
 
 
-def ida_alloc_max(ida: Ida, maximum: int) -> int:
-    """The lowest free number from 0 to `maximum`.
-
-    Raises:
-        Errno: ENOSPC, none of them is free.
-    """
+def ida_alloc(ida: Ida) -> int:
+    """The lowest free number from 0 on."""
     with current().kernel.sched:
-        number = next((number for number in range(maximum + 1) if number not in ida.allocated), None)
-        if number is None:
-            raise Errno(errno.ENOSPC, f"all {maximum + 1} numbers are given out")
+        number = next(number for number in itertools.count() if number not in ida.allocated)
         ida.allocated.add(number)
         return number
 

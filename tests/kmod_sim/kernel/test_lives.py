@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
 import pytest
 
 from ihsm_kmod.kernel.errors import Errno, Oops
-from ihsm_kmod.kernel.idr import Ida, ida_alloc_max, ida_free
+from ihsm_kmod.kernel.idr import Ida, ida_alloc, ida_free
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.kref import Kref, kref_get, kref_put
 from ihsm_kmod.kernel.report import ReportKind
@@ -32,14 +31,11 @@ def test_the_lowest_free_number_is_next(kernel: Kernel) -> None:
     ida = Ida()
 
     def driver() -> list[int]:
-        first = [ida_alloc_max(ida, 2) for _ in range(3)]
-        with pytest.raises(Errno) as caught:
-            ida_alloc_max(ida, 2)
-        assert caught.value.errno == errno.ENOSPC
+        first = [ida_alloc(ida) for _ in range(3)]
         ida_free(ida, 1)
-        return [*first, ida_alloc_max(ida, 2)]
+        return [*first, ida_alloc(ida), ida_alloc(ida)]
 
-    assert kernel.run(driver) == [0, 1, 2, 1]
+    assert kernel.run(driver) == [0, 1, 2, 1, 3]
     assert kernel.reports == []
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ihsm_kmod.kernel.completion import Completion, wait_for_completion
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.idr import Ida, ida_alloc_max, ida_free
+from ihsm_kmod.kernel.idr import Ida, ida_alloc, ida_free
 from ihsm_kmod.kernel.kref import Kref, kref_get, kref_put
 from ihsm_kmod.kernel.module import Module
 from ihsm_kmod.kernel.workqueue import (
@@ -33,7 +33,7 @@ def wait_for_nobody() -> None:
 
 def free_twice() -> None:
     ida = Ida()
-    number = ida_alloc_max(ida, 7)
+    number = ida_alloc(ida)
     ida_free(ida, number)
     ida_free(ida, number)  # BUG
 
