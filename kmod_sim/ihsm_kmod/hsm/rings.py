@@ -18,6 +18,7 @@ from ihsm_kmod.hsm.function import HsmFunction
 from ihsm_kmod.hsm.tags import Command, TagStore
 from ihsm_kmod.kernel.completion import complete
 from ihsm_kmod.kernel.dma import dma_alloc_coherent, dma_free_coherent
+from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.io import writel
 from ihsm_kmod.kernel.mutex import Mutex
 from ihsm_kmod.kernel.spinlock import SpinLock, spin_bh
@@ -47,7 +48,11 @@ class QueuePair:
     """A submission and a completion ring of the same id and the same number of slots."""
 
     def __init__(self, function: HsmFunction, queue_id: int, slots: int, form: QueueFormat) -> None:
-        """Allocate both rings, zeroed; nothing is said to the device."""
+        """Allocate both rings, zeroed, or none; nothing is said to the device.
+
+        Raises:
+            Errno: ENOMEM.
+        """
         self.function = function
         self.id = queue_id
         self.slots = slots
@@ -64,7 +69,11 @@ class QueuePair:
         self.phase = 0
         """An entry whose phase equals this one is empty; so the device begins with 1."""
         self.sq = dma_alloc_coherent(function.pdev, ring_bytes(form.sqe.itemsize, slots))
-        self.cq = dma_alloc_coherent(function.pdev, ring_bytes(form.cqe.itemsize, slots))
+        try:
+            self.cq = dma_alloc_coherent(function.pdev, ring_bytes(form.cqe.itemsize, slots))
+        except Errno:
+            dma_free_coherent(function.pdev, self.sq)
+            raise
 
     def free_rings(self) -> None:
         """Give the memory back."""

@@ -17,7 +17,12 @@ from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import GONE, Cc, Csts, Register
 from ihsm_abi.uapi import ControllerState
+from ihsm_kmod.hsm import identify, rings
 from ihsm_kmod.kernel.clock import StillClock
+from ihsm_kmod.kernel.dma import dma_alloc_coherent
+from ihsm_kmod.kernel.dma_debug import DmaMemory
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.pci import PciDev
 from ihsm_kmod.kernel.task import current
 from support.bent_function import Access, BentFunction
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, Driver, commands_of, driver_on
@@ -167,6 +172,25 @@ def test_entries_of_another_size(function: BentFunction, field: str) -> None:
 def test_a_command_that_is_refused(function: BentFunction, opcode: AdminOpcode) -> None:
     function.refused.add(opcode)
     assert probe_error(function) == errno.EFAULT
+    assert not Cc(function.inner.read_bar(Bar.REGISTERS, Register.CC, 4)).en
+
+
+@pytest.mark.parametrize("last", range(9), ids="after {}".format)
+def test_no_memory_for_a_ring_or_the_identify_page(
+    function: BentFunction, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """Four queues with two rings each, and the page: what was allocated before is given back."""
+    allocated = []
+
+    def allocate(pdev: PciDev, size: int) -> DmaMemory:
+        if len(allocated) == last:
+            raise Errno(errno.ENOMEM)
+        allocated.append(dma_alloc_coherent(pdev, size))
+        return allocated[-1]
+
+    for user in (identify, rings):
+        monkeypatch.setattr(user, "dma_alloc_coherent", allocate)
+    assert probe_error(function) == errno.ENOMEM
     assert not Cc(function.inner.read_bar(Bar.REGISTERS, Register.CC, 4)).en
 
 
