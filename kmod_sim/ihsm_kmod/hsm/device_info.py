@@ -7,6 +7,8 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import numpy as np
+
 from ihsm_abi.uapi import DEVICE_INFO, DEVICE_INFO_COPIED, DRIVER_VERSION, ControllerState
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.user_memory import UserBuffer
@@ -24,19 +26,24 @@ def device_info_ioctl(controller: Controller, argument: int) -> int:
 
 
 def give_device_info(controller: Controller, argument: int) -> int:
-    """Fill the `DEVICE_INFO` at user address `argument`; `Errno` EFAULT, EINVAL where `argsz` is too small."""
+    """Fill the `DEVICE_INFO` at user address `argument`.
+
+    Raises:
+        Errno: EFAULT; EINVAL, `argsz` is too small; ENOTTY, the controller has never been identified: a PF has its
+            management node before.
+    """
     buffer = UserBuffer(argument, DEVICE_INFO)
     buffer.read(DEVICE_INFO_COPIED)
     if buffer.fields["argsz"] < DEVICE_INFO.itemsize:
         raise Errno(errno.EINVAL, "argsz too small")
-    _fill(controller, buffer)
+    if controller.identity is None:
+        raise Errno(errno.ENOTTY, "controller not identified")
+    _fill(controller, buffer, controller.identity)
     buffer.answer(DEVICE_INFO_COPIED)
     return 0
 
 
-def _fill(controller: Controller, buffer: UserBuffer) -> None:
-    identity = controller.identity
-    assert identity is not None, "a controller that has been ready was identified"
+def _fill(controller: Controller, buffer: UserBuffer, identity: np.void) -> None:
     buffer.fields["id"] = identity["ctrl_id"]
     # Behind the NUL, the caller's bytes stay: the driver copies a string, it does not fill a field.
     _put(buffer, "pci_info", pci_name(controller.pdev).encode() + b"\0")

@@ -9,7 +9,7 @@ Who brings the function up and down calls, in this order:
 | start of the HSM part, in a probe and in a re-initialisation | `begin` | minor, sysfs tree, DMA page pool |
 | a queue of either pool created | `add_queue` | its folder in sysfs |
 | HSM queues created, AES queues not yet | `publish` | the node; a re-initialisation finds it there |
-| level 2, and a failed initialisation | `dismantle` | page pool and sysfs tree go, the node stays |
+| level 2, and a re-initialisation that fails | `dismantle` | page pool and sysfs tree go, the node stays |
 | removal, AES queues deleted, HSM queues not yet (01 §13) | `withdraw` | sysfs tree, node, minor |
 | removal, HSM queues deleted | `end` | page pool |
 """

@@ -14,8 +14,9 @@ from ihsm.bus import VfioUserFunction
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.uapi import DEVICE_INFO, RES_CNT, VF_COUNT, AbortType, ControllerState, Ioctl
 from ihsm_kmod.hsm.admin import AdminCommands
+from ihsm_kmod.kernel.errors import Errno
 from support.bent_function import BentFunction
-from support.hsm_driver import Driver, driver_on
+from support.hsm_driver import ADMIN_TIMEOUT_S, Driver, driver_on
 from support.hsm_program import program, reset
 from support.ioctls import KEPT, Caller, Script, reset_command
 from support.physical_function import PhysicalFunction
@@ -158,6 +159,24 @@ def test_device_information_of_a_controller_that_is_down(physical: Driver, manag
     assert manager.call(Ioctl.MGMT_GET_DEV_INFO, buffer).error == 0
     assert buffer.view(DEVICE_INFO)[0]["id"] == 1
     assert physical.machine.kernel.crashed is None
+
+
+def test_device_information_before_the_controller_is_identified(physical: Driver) -> None:
+    """The node is there before the device has been asked anything."""
+    physical.unbind()
+    physical.function.unanswered = {AdminOpcode.IDENTIFY}
+    bind = physical.machine.kernel.thread(physical.bind, "bash")
+    physical.clock.await_timer(ADMIN_TIMEOUT_S)
+    early = Caller(physical.machine.process(), NODE, physical.controller, Script())
+    buffer = np.full(176, KEPT, np.uint8)
+    buffer[:4].view("<u4")[:] = 176
+    before = buffer.tobytes()
+    assert early.call(Ioctl.MGMT_GET_DEV_INFO, buffer).error == errno.ENOTTY
+    assert buffer.tobytes() == before
+    physical.clock.advance(ADMIN_TIMEOUT_S)
+    with pytest.raises(Errno, match="EAGAIN"):
+        bind.join()
+    early.process.exit()
 
 
 def test_everybody_who_has_it_open_may_use_it(manager: Caller, covers: Covers) -> None:
