@@ -104,7 +104,8 @@ class Lifecycle(HsmFunction):
         if self.quirks.ready_before_fw_caps:
             self.state = ControllerState.READY
         self.gcm_workaround = self.admin().gcm_workaround()
-        self.state = ControllerState.READY
+        if not self.quirks.ready_before_fw_caps:  # else a recovery may have failed meanwhile
+            self.state = ControllerState.READY
 
     def _enable(self) -> None:
         """Steps 3 to 9: admin rings, CC.EN, vector 0."""

@@ -16,7 +16,7 @@ from ihsm_abi.registers import Cc, Register
 from ihsm_abi.uapi import FpStatus
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kthread import KThread
-from support.flow import BRING_UP, Flow, flow_on
+from support.flow import ABORTED, BRING_UP, Flow, answers, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF
 from support.hsm_program import CREDENTIAL, encrypt, provisioned
 from support.process import ServeProcess
@@ -144,6 +144,23 @@ def test_capabilities_may_fail(flow: Flow, action: str, values: dict[str, int]) 
     assert ended(bind) == 0
     assert not flow.driver.controller.gcm_workaround
     flow.works()
+
+
+def test_a_recovery_that_fails_while_the_capabilities_are_awaited(flow: Flow) -> None:
+    """Commands can arrive before that answer, so can their time-outs; the probe does not bring the controller back."""
+    hit = flow.on_admin("drop-completion", AdminOpcode.GET_FEATURES, count=1)
+    bind = start_bind(flow)
+    hit.wait()
+    flow.driver.clock.await_timer(ADMIN_TIMEOUT_S)
+    flow.on_admin("wrong-status", AdminOpcode.DELETE_SQ, count=1, status=REFUSAL)
+    flow.on_admin("wrong-status", AdminOpcode.IDENTIFY, count=1, status=REFUSAL)
+    lost = flow.lose()
+    with flow.in_vain():
+        flow.time_out()
+        assert answers(lost) == [ABORTED]
+        flow.driver.clock.advance(ADMIN_TIMEOUT_S)
+        assert ended(bind) == 0
+    flow.is_bound_again()
 
 
 def test_an_entry_that_the_device_cannot_read(flow: Flow) -> None:
