@@ -16,8 +16,10 @@ from ihsm_abi.admin import Psf
 from ihsm_abi.hsm_queue import HSM_CQE, ControlKind, HsmStatus
 from ihsm_abi.registers import Register
 from ihsm_abi.uapi import RESET_DEVICE, AbortType, ControllerState, InternalCode, Ioctl
+from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.hsm.hsm_command import flush_entry
 from ihsm_kmod.hsm.hsm_device import HsmDevice
+from ihsm_kmod.hsm.queue_pool import QueuePool
 from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import BentFunction
@@ -208,6 +210,30 @@ def test_a_flush_that_is_not_answered_deadlocks(function: BentFunction) -> None:
         assert crash.report.kind is ReportKind.RECURSIVE_LOCK
         assert crash.report.where.startswith("abort.py:")
     function.silent = set()
+
+
+@pytest.mark.parametrize(
+    "value", [("abort_in_progress", True), ("state", ControllerState.INIT_IN_PROGRESS)], ids=lambda value: value[0]
+)
+def test_close_just_before_a_reset(driver: Driver, monkeypatch: pytest.MonkeyPatch, value: tuple[str, object]) -> None:
+    """The next abort has begun when the flush is about to be sent: it waits for that one too."""
+    caller = program(driver)
+    with_session(caller)
+    sent = Sent(driver.controller, monkeypatch)
+    pass_on = driver.controller.execute
+
+    def overtaken(pool: QueuePool, sqe: bytearray) -> Outcome:
+        if sent.entries:
+            return pass_on(pool, sqe)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver.controller, *value)
+            return pass_on(pool, sqe)
+
+    monkeypatch.setattr(driver.controller, "execute", overtaken)
+    caller.process.close(caller.fd)
+    assert sent.outcomes[0].code in (InternalCode.ABORT_IN_PROGRESS, InternalCode.CTRL_NOT_READY)
+    assert [outcome.code for outcome in sent.outcomes[1:]] == [InternalCode.SUCCESS]
+    assert (flushes(driver), open_files(driver)) == (1, 0)
 
 
 def test_close_during_a_reset(driver: Driver, monkeypatch: pytest.MonkeyPatch, covers: Covers) -> None:
