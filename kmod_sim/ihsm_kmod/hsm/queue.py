@@ -58,7 +58,8 @@ class IoQueue(QueuePair):
         """Put a command in the ring; its `code` says why if that fails.
 
         Raises:
-            Errno: EAGAIN, the queue is disabled (QDISABLED) or full (UNDEFINED: nothing has said otherwise).
+            Errno: EAGAIN, the queue is disabled (QDISABLED) or full (UNDEFINED: nothing has said otherwise), or the
+                command was aborted before it was in the ring (ABORTED).
         """
         if not self.function.quirks.full_queue_sleeps_locked:
             self.tags.claim_sleeping(command)
@@ -70,16 +71,24 @@ class IoQueue(QueuePair):
                 raise
 
     def _submit_locked(self, sqe: bytearray, command: Command) -> None:
-        if self.disabled:
-            command.code = InternalCode.QDISABLED
-            raise Errno(errno.EAGAIN, f"queue {self.id} is disabled")
+        self._require_enabled(command)
         if command.tag is None:
             # With the lock held: until a completion frees a tag nobody else gets past it, no abort either (§5.1).
             self.tags.claim_sleeping(command)
+            # A removal does not wait for the lock.
+            self._require_enabled(command)
+        elif not self.tags.has(command):
+            # Its tag may be another command's by now.
+            raise Errno(errno.EAGAIN, f"queue {self.id} was begun anew")
         # A free tag and no room: sqhd lags behind. Nothing heals that but a level-2 reset.
         if self.full:
             raise Errno(errno.EAGAIN, f"queue {self.id} is full")
         self.push(sqe, command)
+
+    def _require_enabled(self, command: Command) -> None:
+        if self.disabled:
+            command.code = InternalCode.QDISABLED
+            raise Errno(errno.EAGAIN, f"queue {self.id} is disabled")
 
     def disable(self) -> None:
         """Take no submission any more; waits for one that is under way."""

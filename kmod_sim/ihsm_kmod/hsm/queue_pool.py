@@ -100,6 +100,9 @@ class QueuePool:
         self.queues, self._vectors, self.count = [], [], 0
         self._freed = queues or self._freed
         for queue in queues:
+            # For callers that sleep for a tag with the submit lock held (§5.1), which a removal does not wait for.
+            queue.disabled = True
+        for queue in queues:
             # Off its vector first: nobody consumes what it completes from here on.
             queue.vector.detach(queue)
             if admin:

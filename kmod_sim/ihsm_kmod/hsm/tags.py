@@ -65,9 +65,13 @@ class TagStore:
         """The command with this id."""
         return self._commands.get(tag)
 
+    def has(self, command: Command) -> bool:
+        """Whether the command has a tag that is still its own."""
+        return command.tag is not None and self._commands.get(command.tag) is command
+
     def release(self, command: Command) -> None:
         """Take the command's tag back; nothing happens if it has none any more."""
-        if command.tag is None or self._commands.get(command.tag) is not command:
+        if command.tag is None or not self.has(command):
             return
         del self._commands[command.tag]
         wake_up(self._freed)

@@ -60,6 +60,27 @@ def test_unbind_in_the_middle_of_a_command_without_answer(careless: Flow) -> Non
     is_gone(careless)
 
 
+def test_unbind_while_a_caller_waits_for_a_tag(server: ServeProcess) -> None:
+    """It has the queue's lock, and gets its tag when the queue has gone."""
+    with flow_on(server, num_hsm_slots=3) as flow:
+        lost = [flow.lose()]
+        assert flow.ask().error == 0  # now the driver knows that there is room in the ring again
+        lost.append(flow.lose())
+        [queue] = flow.driver.controller.hsm_pool.queues
+        late = flow.start_ask()
+        until(lambda: flow.counter("cp_sq1/total_ios_submitted_to_hw") == 4 and queue.submit_lock.owner, "it sleeps")
+        flow.driver.clock.await_timer(COMMAND_TIMEOUT_S, 2)
+        flow.driver.unbind()
+        flow.driver.function.take()
+        flow.driver.clock.expire(COMMAND_TIMEOUT_S, 2)
+        assert answers(*lost) == [FORGOTTEN] * 2
+        until(lambda: late.done() or flow.driver.function.accesses, "it has its tag")
+        assert not flow.driver.function.take(), "no doorbell of a queue that is not there"
+        assert answers(late) == [ABORTED]
+        assert {report.kind for report in flow.driver.reports} == {ReportKind.DMA_LEAK}
+        is_gone(flow)
+
+
 @pytest.mark.parametrize("queue", [HSM_QUEUE, 256])
 def test_unbind_in_the_middle_of_a_held_command(flow: Flow, queue: int) -> None:
     """DELETE_SQ waits for it, for longer than the driver, and the command's own time is up before."""

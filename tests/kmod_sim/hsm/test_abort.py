@@ -231,21 +231,24 @@ def test_level_2_flushes_all_queues(driver: Driver) -> None:
         assert command.join() == Outcome(InternalCode.ABORTED, None, errno.EAGAIN)
 
 
-def test_callers_during_level_2(driver: Driver) -> None:
-    """First an abort is in progress; from the enable on the controller is not ready."""
+@pytest.mark.parametrize(
+    ("pool", "code"), [("hsm_pool", InternalCode.CTRL_NOT_READY), ("aes_pool", InternalCode.QSELECT_FAILED)]
+)
+def test_callers_during_level_2(driver: Driver, pool: str, code: InternalCode) -> None:
+    """First an abort is in progress; from the enable on the controller is not ready, for which AES has no code."""
     codes = []
 
     def call(access: Access) -> None:
         if (access.bar, access.offset) in ((Bar.REGISTERS, Register.CC), (Bar.REGISTERS, Register.ASQ)):
-            codes.append(driver.controller.execute(driver.controller.hsm_pool, bytearray(64)).code)
+            codes.append(driver.controller.execute(getattr(driver.controller, pool), bytearray(128)).code)
 
     driver.function.after_write = call
     driver.run(driver.controller.abort, AbortType.L2_RESET)
     assert codes == [
         InternalCode.ABORT_IN_PROGRESS,  # CC.EN 0
-        InternalCode.CTRL_NOT_READY,  # ASQ
-        InternalCode.CTRL_NOT_READY,  # CC.EN 1
-        InternalCode.CTRL_NOT_READY,  # entry sizes
+        code,  # ASQ
+        code,  # CC.EN 1
+        code,  # entry sizes
     ]
 
 

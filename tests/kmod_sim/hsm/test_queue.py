@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import numpy as np
 import pytest
 
+from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
-from ihsm_abi.hsm_queue import HSM_CQE
+from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
 from ihsm_abi.pci import Bar
-from ihsm_abi.uapi import InternalCode
+from ihsm_abi.uapi import AbortType, InternalCode
 from ihsm_kmod.hsm.logs import LogMask
 from ihsm_kmod.hsm.tags import Command, TagStore
 from ihsm_kmod.kernel.errors import Errno, Oops
@@ -20,8 +22,8 @@ from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.mutex import mutex_is_locked
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
-from support.hsm_driver import GRACE_S, Driver, driver_on, hsm_entry
-from support.waiting import until
+from support.hsm_driver import ADMIN_TIMEOUT_S, GRACE_S, NO_SESSION, Driver, driver_on, hsm_entry
+from support.waiting import HANG_S, until
 
 HUNG_S = 120
 
@@ -39,7 +41,26 @@ def test_a_command_comes_back(driver: Driver) -> None:
     assert np.frombuffer(outcome.cqe, HSM_CQE)[0]["sqhd"] == 1
 
 
+def test_an_entry_is_in_the_ring_before_its_doorbell_is_rung(driver: Driver) -> None:
+    seen = []
+
+    def look(access: Access) -> None:
+        if (access.bar, access.offset) == (Bar.DOORBELLS, sq_tail_offset(1)):
+            [queue] = driver.controller.hsm_pool.queues
+            seen.append(queue.sq.view.view(HSM_SQE)[access.value - 1].copy())
+
+    driver.function.after_write = look
+    for _ in range(2):
+        assert driver.hsm().error == 0
+    assert [int(entry["session_id"]) for entry in seen] == [NO_SESSION] * 2
+
+
 def test_rings_wrap_and_the_phase_turns(driver: Driver) -> None:
+    def count(access: Access) -> None:
+        # Who takes what lies in the ring from before for new never comes to an end.
+        assert len(doorbells(driver, cq_head_offset(1))) <= 40
+
+    driver.function.after_write = count
     for _ in range(40):
         assert driver.hsm().error == 0
     indexes = [number % 16 for number in range(1, 41)]
@@ -83,6 +104,19 @@ def test_tags_are_unique_and_begin_anywhere() -> None:
     kernel.close()
 
 
+def test_a_tag_that_was_taken_back_is_the_next_ones() -> None:
+    """Who gives it back once more, as after an abort that failed, takes nothing from whoever has it now."""
+    kernel = Kernel()
+    tags, first, second = TagStore(2), Command(), Command()
+    assert kernel.run(tags.claim, first)
+    kernel.run(tags.release, first)
+    assert kernel.run(tags.claim, second)
+    kernel.run(tags.release, first)
+    assert (first.tag, tags.find(0), tags.outstanding()) == (0, second, [second])
+    assert not kernel.run(tags.claim, Command())
+    kernel.close()
+
+
 def test_a_completion_of_nobody_is_consumed(driver: Driver) -> None:
     driver.machine.module.log_mask = int(LogMask.ERROR | LogMask.WARN)
     queue = driver.controller.hsm_pool.queues[0]
@@ -91,7 +125,10 @@ def test_a_completion_of_nobody_is_consumed(driver: Driver) -> None:
     until(queue.tags.outstanding, "the command is in the ring")
     driver.run(queue.forget, queue.tags.outstanding()[0])
     driver.function.silent.clear()
-    assert driver.hsm().error == 0  # its doorbell shows the device both
+    driver.function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
+    until(lambda: queue.head == 1 and queue.vector.tasklet.is_idle, "it is consumed")
+    assert queue.sq_head == 1, "what it tells of the submission queue counts all the same"
+    assert driver.hsm().error == 0
     assert queue.head == 2
     assert driver.says("completion of unknown command")
     # Nobody completes the first one any more, an abort neither: a warning.
@@ -100,6 +137,23 @@ def test_a_completion_of_nobody_is_consumed(driver: Driver) -> None:
     assert lost.join().code is InternalCode.UNDEFINED
     assert [report.kind for report in driver.reports] == [ReportKind.WARN]
     driver.reports.clear()
+
+
+def test_a_tag_of_the_admin_queue_is_free_when_its_command_has_timed_out(driver: Driver) -> None:
+    """What the device answers later is for nobody, or for whoever has the tag by then (spec 01 §6)."""
+    driver.stop_monitor()
+    driver.function.unanswered.add(AdminOpcode.GET_RES_CNT)
+    queue = driver.controller._admin_queue
+    assert queue is not None
+    command = driver.machine.kernel.thread(lambda: driver.controller.admin().get_resource_count(1), "app")
+    driver.clock.await_timer(ADMIN_TIMEOUT_S)
+    assert len(queue.tags.outstanding()) == 1
+    driver.clock.advance(ADMIN_TIMEOUT_S)
+    with pytest.raises(Errno, match="EAGAIN"):
+        command.join()
+    assert queue.tags.outstanding() == []
+    driver.function.unanswered.clear()
+    driver.run(driver.controller.abort, AbortType.L2_RESET)  # the device hears of admin commands again
 
 
 def test_a_queue_whose_head_lags_is_full(driver: Driver) -> None:
@@ -119,6 +173,31 @@ def test_a_disabled_queue_takes_nothing(driver: Driver) -> None:
     assert (command.code, caught.value.errno) == (InternalCode.QDISABLED, errno.EAGAIN)
     assert driver.hsm().code is InternalCode.QSELECT_FAILED
     assert doorbells(driver, sq_tail_offset(1)) == []
+
+
+def test_a_command_that_was_aborted_while_it_waited_for_the_lock(function: BentFunction) -> None:
+    """It has a tag before it has the lock, and when it has that, the tag may be another command's."""
+    with driver_on(function, {"full_queue_sleeps_locked": False}) as driver:
+        queue, command = driver.controller.hsm_pool.queues[0], Command()
+        holding, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with queue.submit_lock:
+                holding.set()
+                assert go_on.wait(HANG_S)
+
+        holder = driver.machine.kernel.thread(hold, "holder")
+        assert holding.wait(HANG_S)
+        submitter = driver.machine.kernel.thread(lambda: queue.submit(hsm_entry(), command), "app")
+        until(queue.tags.outstanding, "it has a tag")
+        assert driver.run(queue.flush) == 1
+        go_on.set()
+        holder.join()
+        with pytest.raises(Errno) as caught:
+            submitter.join()
+        assert (command.code, caught.value.errno) == (InternalCode.ABORTED, errno.EAGAIN)
+        assert doorbells(driver, sq_tail_offset(1)) == []
+        assert driver.hsm().error == 0
 
 
 def test_selection_passes_disabled_and_full_queues(driver: Driver) -> None:
