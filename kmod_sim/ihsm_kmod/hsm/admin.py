@@ -47,12 +47,19 @@ class AdminQueue(QueuePair):
     def __init__(self, function: HsmFunction) -> None:
         """Allocate the rings."""
         super().__init__(function, ADMIN_QUEUE_ID, ADMIN_SLOTS, ADMIN_FORMAT)
+        self._is_freed = False
+
+    def free_rings(self) -> None:
+        """Give the memory back, behind whoever submits; a management ioctl may come even later."""
+        with self.submit_lock:
+            self._is_freed = True
+            super().free_rings()
 
     def execute(self, opcode: AdminOpcode, **fields: int) -> int:
         """Send a command, wait for it uninterruptibly; returns dw0 of the completion.
 
         Raises:
-            Errno: EAGAIN no answer within 30 s, or no room; EFAULT any status but success.
+            Errno: EAGAIN no answer within 30 s, or no room; EFAULT any status but success; ENODEV the rings are freed.
         """
         sqe = bytearray(ADMIN_SQE.itemsize)
         entry = np.frombuffer(sqe, ADMIN_SQE)
@@ -61,6 +68,8 @@ class AdminQueue(QueuePair):
             entry[name] = value
         command = Command()
         with self.submit_lock:
+            if self._is_freed:
+                raise Errno(errno.ENODEV, f"{opcode.name}: the admin queue has gone")
             # Where it is full the driver returns a variable that nobody has set; ours has the likeliest value.
             if self.full or not self.tags.claim(command):
                 raise Errno(errno.EAGAIN, "the admin queue is full")

@@ -156,6 +156,17 @@ def test_a_tag_of_the_admin_queue_is_free_when_its_command_has_timed_out(driver:
     driver.run(driver.controller.abort, AbortType.L2_RESET)  # the device hears of admin commands again
 
 
+def test_an_admin_queue_that_is_past_takes_nothing(driver: Driver) -> None:
+    """A management ioctl that has looked for it before a reset would ring the doorbell of the one that is there now."""
+    past = driver.controller.admin()
+    driver.run(driver.controller.abort, AbortType.L2_RESET)
+    driver.function.take()
+    with pytest.raises(Errno, match="ENODEV"):
+        driver.run(past.get_resource_count, 1)
+    assert driver.function.take() == []
+    assert driver.run(driver.controller.admin().get_resource_count, 1) == 1
+
+
 def test_a_queue_whose_head_lags_is_full(driver: Driver) -> None:
     queue = driver.controller.hsm_pool.queues[0]
     queue.sq_head = 1
