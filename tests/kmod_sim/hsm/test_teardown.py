@@ -9,8 +9,9 @@ import errno
 import pytest
 
 from ihsm.bus import VfioUserFunction
-from ihsm_abi.admin import AdminOpcode
+from ihsm_abi.admin import AdminOpcode, Psf
 from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
+from ihsm_abi.hsm_queue import HSM_CQE
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Cc, Register
 from ihsm_abi.uapi import AbortType, InternalCode
@@ -43,19 +44,24 @@ def test_unbind_deletes_aes_queues_then_the_node_then_hsm_queues(driver: Driver)
     assert not driver.machine.kernel.vfs.exists(f"/sys/bus/pci/devices/{BDF}/azihsm")
 
 
-def test_what_a_queue_completes_while_it_is_deleted_is_not_consumed(driver: Driver) -> None:
+def test_what_a_queue_completes_while_it_is_deleted_is_not_consumed(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue = driver.controller.hsm_pool.queues[0]
     driver.function.silent.add(1)
     command = driver.start_hsm()
     until(queue.tags.outstanding, "the command is in the ring")
+    commands_of(driver)
+    write = driver.function.inner.write_bar
 
-    def complete(access: Access) -> None:
-        # The device gets to know of the command when its queue is off the vector's list.
-        if driver.function.admin and driver.function.admin[-1]["dw10"] == 1:
-            driver.function.after_write = None
-            driver.function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
+    def complete_before(bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        # The device gets to know of the command when its queue is off the vector's list, and not yet of DELETE_SQ.
+        if commands_of(driver) == [(AdminOpcode.DELETE_SQ, 1)]:
+            write(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
+            until(lambda: Psf(queue.cq.view.view(HSM_CQE)[0]["psf"]).phase, "it has completed")
+        write(bar, offset, width, value, posted=posted)
 
-    driver.function.after_write = complete
+    monkeypatch.setattr(driver.function.inner, "write_bar", complete_before)
     controller = driver.controller
     driver.unbind()
     assert not [one for one in driver.function.accesses if (one.bar, one.offset) == (2, cq_head_offset(1))]
