@@ -11,7 +11,7 @@ import pytest
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
 from ihsm_abi.pci import Bar
-from ihsm_abi.registers import Csts, Register
+from ihsm_abi.registers import Cc, Csts, Register
 from ihsm_abi.uapi import AbortResult, AbortType, ControllerState, InternalCode
 from ihsm_kmod.hsm.execute import Outcome
 from ihsm_kmod.kernel.errors import Errno, Oops
@@ -19,6 +19,7 @@ from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import ReportKind
 from support.bent_function import Access, BentFunction
 from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S, Driver, commands_of, driver_on
+from support.hsm_program import is_awaited
 from support.waiting import together, until
 
 TIMEOUT_S = 11
@@ -87,6 +88,27 @@ def test_one_abort_serves_all_that_timed_out(driver: Driver) -> None:
     driver.time_out()
     assert [command.join() for command in commands] == [Outcome(InternalCode.ABORTED, None, errno.EAGAIN)] * 3
     assert commands_of(driver) == LEVEL_1
+
+
+def test_one_abort_at_a_time(driver: Driver) -> None:
+    """Another begins in the middle of one, and waits for its end."""
+    disables: list[int] = []
+    others: list[KThread] = []
+
+    def look(access: Access) -> None:
+        if (access.bar, access.offset) != (Bar.REGISTERS, Register.CC) or Cc(access.value).en:
+            return
+        disables.append(access.value)
+        if not others:
+            others.append(driver.machine.kernel.thread(lambda: controller.abort(AbortType.L2_RESET), "other"))
+            until(lambda: is_awaited(driver, controller.abort_mutex) or len(disables) > 1, "the other one has begun")
+            assert len(disables) == 1, "both are at work"
+
+    controller = driver.controller
+    driver.function.after_write = look
+    assert driver.run(controller.abort, AbortType.L2_RESET) == 0
+    assert others[0].join() == 0
+    assert len(disables) == 2
 
 
 def test_level_1_is_never_escalated_by_count(driver: Driver) -> None:
