@@ -193,6 +193,28 @@ class Fault:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StandingFault:
+    """A fault that a function shows, and what has become of it."""
+
+    number: int
+    """Its id."""
+    fault: Fault
+    hits: int
+    """Events that it was taken for; of resets, those that are over."""
+    left: int | None
+    """Events that it will be taken for; None: there is no limit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `from_json` reads."""
+        return {"id": self.number, "fault": self.fault.to_json(), "hits": self.hits, "left": self.left}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The one that an object describes; raises LookupError, TypeError or ValueError."""
+        return cls(value["id"], Fault.from_json(value["fault"]), value["hits"], value["left"])
+
+
 def _given(part: Match | When) -> dict[str, Any]:
     """The fields that differ from their defaults."""
     return {

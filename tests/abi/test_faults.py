@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ihsm_abi import json_text
 from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
-from ihsm_abi.faults import Fault, Match, When
+from ihsm_abi.faults import Fault, Match, StandingFault, When
 from ihsm_abi.registers import Register
 
 MATCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -92,6 +92,11 @@ def test_anything_else_is_refused_by_name(fault: Fault, data: st.DataObject) -> 
     except FaultError as error:
         assert str(error).startswith(error.field)  # noqa: PT017
         assert error.reason  # noqa: PT017
+
+
+@given(st.builds(StandingFault, st.integers(1), faults, st.integers(0), st.none() | st.integers(0)))
+def test_what_has_become_of_it_round_trip(standing: StandingFault) -> None:
+    assert StandingFault.from_json(json_text.parse(json_text.dump(standing.to_json()))) == standing
 
 
 @given(json_values)

@@ -16,10 +16,10 @@ import pytest
 from ihsm.control import ControlClient
 from ihsm.errors import FaultNotFoundError, FaultNotHitError
 from ihsm_abi.control import MAX_FAULT_WAIT_S, SUFFIX, ControlCommand, ControlErrorCode, ControlRefusal
-from ihsm_abi.faults import Fault
+from ihsm_abi.faults import Fault, StandingFault
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.fault_commands import FaultCommands
-from ihsm_device.faults import StandingFault, TooManyFaultsError, UnknownFaultError
+from ihsm_device.faults import TooManyFaultsError, UnknownFaultError
 from ihsm_device.socket_paths import listen
 from support.waiting import HANG_S, ended, until, until_async
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ihsm import forks
@@ -35,25 +34,13 @@ from ihsm_abi.control import (
     ControlRequest,
 )
 from ihsm_abi.fault_actions import MAX_COUNT
-from ihsm_abi.faults import Fault
+from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.sockets import MAX_PATH_BYTES
 
 PROTOCOL: Final = "protocol"
 """`ControlError.code` of an answer that is none, or of no answer."""
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class StandingFault:
-    """A fault of a function, and what has become of it."""
-
-    number: int
-    fault: Fault
-    hits: int
-    """Events that it was taken for."""
-    left: int | None
-    """Events that it will be taken for; None: there is no limit."""
 
 
 class ControlClient(Closing):
@@ -153,10 +140,7 @@ class ControlClient(Closing):
         """The faults that stand, in the order of their numbers."""
         result = self.call(ControlCommand.FAULT_LIST)
         try:
-            return [
-                StandingFault(entry["id"], Fault.from_json(entry["fault"]), entry["hits"], entry["left"])
-                for entry in result["faults"]
-            ]
+            return [StandingFault.from_json(entry) for entry in result["faults"]]
         except (LookupError, TypeError, ValueError) as error:
             raise ControlError(PROTOCOL, f"{self.path}: no list of faults: {error!r}") from None
 

@@ -11,7 +11,7 @@ from typing import Final
 from ihsm.api.hsm import Hsm
 from ihsm.bus import PciFunction
 from ihsm.closing import Closing
-from ihsm.control import ControlClient, StandingFault
+from ihsm.control import ControlClient
 from ihsm.driver import Controller
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError, DeviceNotFoundError, FaultNotFoundError
@@ -19,7 +19,7 @@ from ihsm.uri import DeviceUri, Scheme
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S
 from ihsm_abi.fault_actions import FaultError
 from ihsm_abi.fault_words import from_words, to_text
-from ihsm_abi.faults import Fault
+from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.registers import Register
 
 __all__ = ["DeviceFault", "DeviceFaults"]

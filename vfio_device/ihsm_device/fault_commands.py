@@ -20,7 +20,7 @@ from ihsm_abi.fault_actions import MAX_COUNT, check_integer
 from ihsm_abi.fault_words import to_text
 from ihsm_abi.faults import Fault
 from ihsm_device.control_socket import Handler, Result
-from ihsm_device.faults import FaultSet, StandingFault, TooManyFaultsError, UnknownFaultError
+from ihsm_device.faults import FaultSet, TooManyFaultsError, UnknownFaultError
 
 
 class FaultCommands:
@@ -44,7 +44,10 @@ class FaultCommands:
 
     def status(self) -> list[dict[str, Any]]:
         """The faults that stand, as `ihsm status` shows them."""
-        return [_record(standing, text=to_text(standing.fault)) for standing in self._faults.list()]
+        return [
+            {"id": standing.number, "text": to_text(standing.fault), "hits": standing.hits, "left": standing.left}
+            for standing in self._faults.list()
+        ]
 
     def _add(self, arguments: dict[str, Any]) -> Result:
         fault = Fault.from_json(arguments)
@@ -55,7 +58,7 @@ class FaultCommands:
 
     def _list(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ())
-        return {"faults": [_record(standing, fault=standing.fault.to_json()) for standing in self._faults.list()]}
+        return {"faults": [standing.to_json() for standing in self._faults.list()]}
 
     def _clear(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ("id",))
@@ -94,11 +97,6 @@ class FaultCommands:
         """Something may have been hit; called from any thread, and quick."""
         for waiting in tuple(self._waiting):
             waiting.wake()
-
-
-def _record(standing: StandingFault, **what: object) -> dict[str, Any]:
-    """JSON of a fault: what it is, as `what` says it, and what has become of it."""
-    return {"id": standing.number, **what, "hits": standing.hits, "left": standing.left}
 
 
 class _Waiting:

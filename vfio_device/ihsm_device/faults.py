@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ihsm_abi.fault_actions import DmaPart, FaultAction
-from ihsm_abi.faults import Fault
+from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.registers import Register
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command, RingClass
@@ -47,19 +47,6 @@ class FaultHit:
     fault: Fault
     stands: Callable[[], bool]
     """Whether the fault is still there, and its time not over."""
-
-
-@dataclass(frozen=True, slots=True)
-class StandingFault:
-    """A fault that is there, and what has become of it."""
-
-    number: int
-    """Its id."""
-    fault: Fault
-    hits: int
-    """Events that it was taken for; of resets, those that are over."""
-    left: int | None
-    """Events that it will be taken for; None: there is no limit."""
 
 
 class Faults(Protocol):

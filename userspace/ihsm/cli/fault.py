@@ -13,13 +13,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from ihsm.cli.common import Number, device_option, hits_left, json_option, print_json, print_table
-from ihsm.control import ControlClient, StandingFault
+from ihsm.control import ControlClient
 from ihsm.errors import DeviceNotFoundError, IhsmError
 from ihsm.uri import AUTO, Scheme, choose_device, named_device
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S, MAX_FAULT_WAIT_S
 from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, ActionSpec, FaultAction, FaultError, Parameter
 from ihsm_abi.fault_words import from_words, places, to_text
+from ihsm_abi.faults import StandingFault
 from ihsm_abi.registers import Register
 
 COMMON: Final = {
