@@ -7,8 +7,8 @@ What a test or a program of the model uses is here, all of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, TextIO
 
 from ihsm.bus.function import PciFunction
 from ihsm.closing import Closing
@@ -27,6 +27,13 @@ __all__ = [
 
 FIRST_SLOT: Final = 4
 """Slots below it are a PC's own."""
+SLOTS: Final = 32
+"""Of a bus."""
+
+
+def bdf_of_slot(slot: int) -> str:
+    """Where a device in that slot of the one bus is."""
+    return f"0000:00:{slot:02x}.0"
 
 
 class Machine(Closing):
@@ -45,9 +52,11 @@ class Machine(Closing):
         panic_on_warn: bool = False,
         quirks: Mapping[str, bool] | None = None,
         test_hooks: bool = False,
+        console: TextIO | None = None,
+        bdfs: Sequence[str] | None = None,
         **module_parameters: int | bool,
     ) -> None:
-        """Boot, load the driver, and plug the functions in at 0000:00:04.0, 05.0, and so on.
+        """Boot, load the driver, and plug the functions in.
 
         A function that the driver refuses is no error here: `kernel.pci.probe_error` and the log have it.
 
@@ -58,16 +67,18 @@ class Machine(Closing):
             panic_on_warn: whether each report of the kernel's checks is an oops.
             quirks: behaviours of the driver that are to differ from their default, by name.
             test_hooks: whether the driver is built with its test hooks.
+            console: where the kernel's log goes at once; None for nowhere.
+            bdfs: where the functions are to be on the bus; None for 0000:00:04.0, 05.0, and so on.
             module_parameters: of the driver.
 
         Raises:
             Errno: EINVAL, a parameter is none; or the driver does not load.
         """
-        self.kernel = Kernel(clock, dma=dma, panic_on_warn=panic_on_warn)
+        self.kernel = Kernel(clock, dma=dma, panic_on_warn=panic_on_warn, console=console)
         try:
             build = HsmModule.built_with(quirks=quirks, test_hooks=test_hooks)
             self.module = self.kernel.load(build, **module_parameters)
-            self.bdfs = [f"0000:00:{FIRST_SLOT + number:02x}.0" for number in range(len(functions))]
+            self.bdfs = list(bdfs or (bdf_of_slot(FIRST_SLOT + number) for number in range(len(functions))))
             for function, bdf in zip(functions, self.bdfs, strict=True):
                 self.kernel.pci.add(function, bdf)
         except BaseException:

@@ -16,5 +16,5 @@ class AddressSpace(Protocol):
     def write(self, address: int, data: bytes) -> int:
         """Write, up to the first page that cannot be written; how many bytes that were."""
 
-    def is_accessible(self, address: int, write: bool) -> bool:
-        """Whether the page around `address` is there, and with `write` may be written."""
+    def accessible_bytes(self, address: int, size: int, write: bool) -> int:
+        """How many of `size` bytes are there, and with `write` may be written, up to the first page of which not."""

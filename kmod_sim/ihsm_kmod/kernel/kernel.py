@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 from ihsm_kmod.kernel.clock import Clock, SystemClock
 from ihsm_kmod.kernel.entry import Tasks, run_as
@@ -47,6 +47,7 @@ class Kernel(Core):
         dma: Literal["shared", "strict"] = "shared",
         panic_on_warn: bool = False,
         hung_task_s: float = 120,
+        console: TextIO | None = None,
     ) -> None:
         """Boot.
 
@@ -55,10 +56,12 @@ class Kernel(Core):
             dma: whether mappings share arenas, or each has its own, which a late access of the device does not find.
             panic_on_warn: whether every report is an oops.
             hung_task_s: seconds that a task may sleep uninterruptibly before it is an oops; 0 for ever.
+            console: where the log's lines go at once; None for nowhere.
         """
         super().__init__(clock or SystemClock(), dma=dma, panic_on_warn=panic_on_warn)
         self.sched = Scheduler(self.clock, hung_task_s)
         self.log = self.part(Log).records
+        self.part(Log).console = console
         self.modules: list[Module] = []
         self.tasks = self.part(Tasks).all
         self.threads = self.part(Threads).all

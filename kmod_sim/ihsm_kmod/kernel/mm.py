@@ -21,6 +21,10 @@ TASK_SIZE: Final = 0x7FFF_FFFF_F000
 """End of a program's addresses on x86-64: what lies above is the kernel's, or no address at all."""
 
 
+Piece = tuple[int, int]
+"""Address and length of a stretch of memory within one page."""
+
+
 class ProcessMemory:
     """Memory of a process of this machine, our own among them, as the system's process_vm_readv(2) reaches it.
 
@@ -33,31 +37,50 @@ class ProcessMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes up to the first page that cannot be read."""
-        buffer = bytearray(size)
-        return bytes(buffer[: _transfer(_READV, self.pid, buffer, address, size)])
+        return self._get(_pieces(address, size))
 
     def write(self, address: int, data: bytes) -> int:
         """How many bytes could be written, up to the first page that refuses."""
-        return _transfer(_WRITEV, self.pid, bytearray(data), address, len(data))
+        return self._put(_pieces(address, len(data)), data)
 
-    def is_accessible(self, address: int, write: bool) -> bool:
-        """Whether a byte there can be read, and its mapping allows to write.
+    def accessible_bytes(self, address: int, size: int, write: bool) -> int:
+        """How many bytes from there on can be read, and with `write` lie in mappings that allow to write.
 
         Reading finds what a mapping does not say: the part of a file's mapping that lies behind the end of the file.
         """
-        return len(self.read(address, 1)) == 1 and (not write or self._is_writable(address))
+        pieces = _pieces(address, size)
+        there = len(self._get([(start, 1) for start, _ in pieces]))
+        accessible = sum(length for _, length in pieces[:there])
+        return self._writable_bytes(address, accessible) if write else accessible
 
-    def _is_writable(self, address: int) -> bool:
+    def _get(self, pieces: Sequence[Piece]) -> bytes:
+        """Bytes of the pieces up to one that is not there."""
+        buffer = bytearray(sum(length for _, length in pieces))
+        return bytes(buffer[: _transfer(_READV, self.pid, buffer, pieces)])
+
+    def _put(self, pieces: Sequence[Piece], data: bytes) -> int:
+        """Write to the pieces up to one that refuses; how many bytes that were."""
+        return _transfer(_WRITEV, self.pid, bytearray(data), pieces)
+
+    def _writable_bytes(self, address: int, size: int) -> int:
+        """How many bytes from there on lie in mappings that allow to write."""
+        end, reached = address + size, address
+        for line in self._maps().splitlines():
+            span, flags = line.split(b" ", 2)[:2]
+            low, high = (int(part, 16) for part in span.split(b"-"))
+            if low <= reached < high and flags[1:2] == b"w":
+                reached = high
+            if reached >= end:
+                return size
+        return reached - address
+
+    def _maps(self) -> bytes:
+        """What /proc says of the process's mappings; nothing once it has ended."""
         try:
             with open(f"/proc/{self.pid}/maps", "rb") as maps:
-                for line in maps:
-                    span, flags = line.split(b" ", 2)[:2]
-                    low, high = span.split(b"-")
-                    if int(high, 16) > address:
-                        return int(low, 16) <= address and flags[1:2] == b"w"
-        except OSError:  # the process has ended
-            pass
-        return False
+                return maps.read()
+        except OSError:
+            return b""
 
 
 class _IoVec(ctypes.Structure):
@@ -74,29 +97,26 @@ _IOV_MAX: Final = 1024
 """Pieces that one call takes (linux/uio.h, UIO_MAXIOV)."""
 
 
-def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, address: int, size: int) -> int:
-    """Copy between `buffer` and a process; how many bytes were copied.
-
-    A piece for each page: one that is not there ends the transfer, and what came before counts.
-    """
-    if not size:
+def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, pieces: Sequence[Piece]) -> int:
+    """Copy between `buffer` and pieces of a process; how many bytes were copied, up to a piece that is not there."""
+    if not buffer:
         return 0
-    memory = (ctypes.c_char * size).from_buffer(buffer)
+    memory = (ctypes.c_char * len(buffer)).from_buffer(buffer)
     base, done = ctypes.addressof(memory), 0
-    while done < size:
-        pieces = _pieces(address + done, min(size - done, (_IOV_MAX - 1) * PAGE_SIZE))
-        wanted = sum(length for _, length in pieces)
-        remote = (_IoVec * len(pieces))(*(_IoVec(*piece) for piece in pieces))
+    for first in range(0, len(pieces), _IOV_MAX):
+        some = pieces[first : first + _IOV_MAX]
+        wanted = sum(length for _, length in some)
+        remote = (_IoVec * len(some))(*some)
         local = _IoVec(base + done, wanted)
-        copied = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), len(pieces), 0)
+        copied = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), len(some), 0)
         done += max(copied, 0)
         if copied < wanted:
             break
     return done
 
 
-def _pieces(address: int, size: int) -> list[tuple[int, int]]:
-    """A stretch of memory page by page."""
+def _pieces(address: int, size: int) -> list[Piece]:
+    """A stretch of memory, page by page."""
     pieces, end = [], address + size
     while address < end:
         length = min((address & PAGE_MASK) + PAGE_SIZE, end) - address
@@ -162,15 +182,11 @@ def pin_user_pages(address: int, size: int, write: bool) -> list[Page]:
         Errno: EFAULT, not even the first can be had.
     """
     might_sleep()
-    mm, pages = _mm(), []
-    first, last = address & PAGE_MASK, (address + size - 1) & PAGE_MASK
-    for start in range(first, last + 1, PAGE_SIZE) if access_ok(address, size) else ():
-        if not mm.is_accessible(max(start, address), write):
-            break
-        pages.append(Page(mm, start))
-    if not pages:
+    mm = _mm()
+    accessible = mm.accessible_bytes(address, size, write) if access_ok(address, size) else 0
+    if not accessible:
         raise Errno(errno.EFAULT, f"no page at {address:#x}" + " to write to" * write)
-    return pages
+    return [Page(mm, start) for start in range(address & PAGE_MASK, address + accessible, PAGE_SIZE)]
 
 
 def unpin_user_pages(pages: Sequence[Page]) -> None:

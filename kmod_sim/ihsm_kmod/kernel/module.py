@@ -64,17 +64,21 @@ class Param(Generic[T]):
         return ("N\n", "Y\n")[value] if self.kind is bool else f"{value}\n"
 
     def store(self, module: Module, text: str) -> None:
-        """Take a value from what was written to the file.
+        """Take a value from what was written to the file; errors as `parse`."""
+        self.__set__(module, self.parse(text))
+
+    def parse(self, text: str) -> T:
+        """The value that a text means, in a file or on modprobe's command line.
 
         Raises:
-            Errno: EINVAL, that is none.
+            Errno: EINVAL, it means none.
         """
         word = text.strip()
         try:
             value = {"y": True, "1": True, "n": False, "0": False}[word.lower()] if self.kind is bool else int(word, 0)
         except (KeyError, ValueError):
             raise Errno(errno.EINVAL, f"{self.name}: {word!r}") from None
-        self.__set__(module, self.kind(value))
+        return self.kind(value)
 
 
 class Module:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from ihsm_kmod.kernel.clock import HZ
 from ihsm_kmod.kernel.task import Core, current
@@ -40,6 +40,14 @@ class Log:
     def __init__(self, kernel: Core) -> None:
         """Empty."""
         self.records: list[LogRecord] = []
+        self.console: TextIO | None = None
+        """Where lines go at once."""
+
+    def add(self, record: LogRecord) -> None:
+        """Log a line."""
+        self.records.append(record)
+        if self.console is not None:
+            print(record, file=self.console, flush=True)
 
 
 class Named(Protocol):
@@ -52,7 +60,7 @@ class Named(Protocol):
 
 def _printk(level: LogLevel, text: str) -> None:
     kernel = current().kernel
-    kernel.part(Log).records.append(LogRecord(level, text, kernel.clock.jiffies))
+    kernel.part(Log).add(LogRecord(level, text, kernel.clock.jiffies))
 
 
 def pr_err(text: str) -> None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.cdev import File
 from ihsm_kmod.kernel.entry import run_as
-from ihsm_kmod.kernel.errors import ERESTARTSYS, Errno
+from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.mm import ProcessMemory
 from ihsm_kmod.kernel.task import Core, Task
+from ihsm_kmod.kernel.thread_group import ThreadGroup
 from ihsm_kmod.kernel.vfs import Vfs, fget, fput, vfs_ioctl
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ FIRST_FD: Final = 3
 """The lowest number for a file: 0 to 2 are a program's standard streams."""
 
 
-class Process:
+class Process(ThreadGroup):
     """A process. Any thread may make its system calls, each of which is a task; errors are `OSError`, as of `os`.
 
     All calls but `kill` and `exit` raise `Oops` on a kernel that has ended, and `OSError` ESRCH after their process.
@@ -50,19 +51,14 @@ class Process:
             tgid: its id; None for one that nobody has.
             mm: its memory; None for that of the calling program.
         """
-        self.kernel = kernel
-        self.comm = comm
-        self.tgid = kernel.next_pid() if tgid is None else tgid
-        self.mm: AddressSpace = ProcessMemory(os.getpid()) if mm is None else mm
+        super().__init__(
+            kernel,
+            comm=comm,
+            tgid=kernel.next_pid() if tgid is None else tgid,
+            mm=ProcessMemory(os.getpid()) if mm is None else mm,
+        )
         self._files: dict[int, File] = {}
-        self._tasks: set[Task] = set()
         self._pids: dict[int, int] = {}
-        self._is_killed = False
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it was killed or has exited, and all its calls have returned."""
-        return self._is_killed and not self._tasks
 
     def open(self, path: str) -> int:
         """Open a device node, such as `/dev/azihsm0`; the file's descriptor.
@@ -117,40 +113,13 @@ class Process:
         child._files = self._call(self._share_all)
         return child
 
-    def kill(self) -> None:
-        """End the process. Its calls get a signal; the last that returns closes its files, at once if there is none."""
-        with self.kernel.sched:
-            if self._is_killed:
-                return
-            self._is_killed = True
-            for task in self._tasks:
-                task.signalled = True
-            is_idle = not self._tasks
-            self.kernel.sched.wake()
-        if is_idle:
-            self._close_all()
-
     def exit(self) -> None:
         """The process ends itself: what other threads of it are in ends as if it were killed."""
         self.kill()
 
     def _call(self, call: Callable[[], T]) -> T:
         """Make a system call."""
-        task = Task(self.kernel, self.comm, self, self._pid())
-        with self.kernel.sched:
-            if self._is_killed:
-                raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
-            self._tasks.add(task)
-        try:
-            return run_as(task, call)
-        except Errno as error:
-            code = errno.EINTR if error.errno == ERESTARTSYS else error.errno
-            raise OSError(code, os.strerror(code)) from error
-        finally:
-            with self.kernel.sched:
-                self._tasks.remove(task)
-            if self.has_ended:
-                self._close_all()
+        return self.call(call, self._pid())
 
     def _pid(self) -> int:
         """Id of the calling thread: the first that calls is the one that the process has its own from."""
@@ -159,8 +128,8 @@ class Process:
                 self._pids[threading.get_ident()] = self.tgid
             return self._pids.setdefault(threading.get_ident(), self.kernel.next_pid())
 
-    def _close_all(self) -> None:
-        """Close what is open, as Linux's exit_files does; on a crashed kernel nobody does."""
+    def exit_files(self) -> None:
+        """Close what is open; on a crashed kernel nobody does."""
         with self.kernel.sched:
             files, self._files = list(self._files.values()), {}
             if self.kernel.sched.halted is not None:

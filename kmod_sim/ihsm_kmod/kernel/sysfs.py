@@ -72,6 +72,10 @@ class Link:
 Entry = KObject | Attribute | Link
 
 
+def _target(entry: Entry) -> KObject | Attribute:
+    return entry.target if isinstance(entry, Link) else entry
+
+
 class Sysfs:
     """The tree of one kernel, with the folders that there always are."""
 
@@ -123,21 +127,25 @@ class Sysfs:
             self.kernel.sched.sleep(lambda: not set(entry.users) - {me}, waits_for=entry)
 
     def find(self, path: str) -> KObject | Attribute:
-        """What is at a path.
+        """What is at a path; behind a link, where it leads to.
 
         Raises:
             Errno: ENOENT, nothing, or nothing of sysfs; ENOTDIR, it goes on behind a file.
         """
+        return _target(self.entry(path))
+
+    def entry(self, path: str) -> Entry:
+        """What is at a path, itself: a link at its end is not followed; errors as `find`."""
         with self.kernel.sched:
-            found: KObject | Attribute = self.root
+            found: Entry = self.root
             top, *names = path.strip("/").split("/")
             if top != self.root.name:
                 raise Errno(errno.ENOENT, path)
             for name in names:
-                if isinstance(found, Attribute):
+                folder = _target(found)
+                if isinstance(folder, Attribute):
                     raise Errno(errno.ENOTDIR, path)
-                entry = found.parent if name == ".." else found.children.get(name)
-                entry = entry.target if isinstance(entry, Link) else entry
+                entry = folder.parent if name == ".." else folder.children.get(name)
                 if entry is None:
                     raise Errno(errno.ENOENT, path)
                 found = entry

@@ -131,14 +131,14 @@ def test_memory_of_another_process() -> None:
         memory = ProcessMemory(other.pid)
         assert memory.read(address, 5) == b"hello"
         assert memory.write(address + 100, b"world") == 5
-        assert memory.is_accessible(address, write=True)
-        assert not memory.is_accessible(8, write=False)
+        assert memory.accessible_bytes(address, 5, write=True) == 5
+        assert memory.accessible_bytes(8, 1, write=False) == 0
         other.stdin.write("\n")
         other.stdin.flush()
         assert other.stdout.readline() == "world\n"
     assert memory.read(address, 5) == b""
     assert memory.write(address, b"gone") == 0
-    assert not memory.is_accessible(address, write=True)
+    assert memory.accessible_bytes(address, 5, write=True) == 0
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ class Nowhere:
     def write(self, address: int, data: bytes) -> int:
         return 0
 
-    def is_accessible(self, address: int, write: bool) -> bool:
-        return False
+    def accessible_bytes(self, address: int, size: int, write: bool) -> int:
+        return 0
 
 
 @given(offset=st.integers(0, PAGE_SIZE - 1), size=st.integers(0, 5 * PAGE_SIZE))

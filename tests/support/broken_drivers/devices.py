@@ -48,8 +48,8 @@ class _Nothing:
     def write(self, address: int, data: bytes) -> int:
         return len(data)
 
-    def is_accessible(self, address: int, write: bool) -> bool:
-        return True
+    def accessible_bytes(self, address: int, size: int, write: bool) -> int:
+        return size
 
 
 def _page_list() -> ScatterList:

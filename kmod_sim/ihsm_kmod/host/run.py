@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A program of the host on a machine: unmodified, without privilege, and without a virtual machine."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TextIO
+
+from ihsm.bus import PciFunction, VfioUserFunction
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import IhsmError
+from ihsm.kept import Kept
+from ihsm_kmod.host.become import COULD_NOT_START
+from ihsm_kmod.host.files import HostFiles
+from ihsm_kmod.host.launch import Launched
+from ihsm_kmod.host.notify import Notify
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.machine import FIRST_SLOT, SLOTS, Machine, bdf_of_slot
+
+_log = logging.getLogger(__name__)
+
+ARCHITECTURE: Final = "x86_64"
+NO_NOTIFY: Final = (errno.EINVAL, errno.EBUSY, errno.EPERM, errno.EACCES, errno.ENOSYS)
+"""Errors that mean that the host's kernel hands no calls over, here: `seccomp.install` says which means what."""
+
+
+class Via(StrEnum):
+    """How a program's system calls come to the machine."""
+
+    AUTO = "auto"
+    NOTIFY = "notify"
+    PRELOAD = "preload"
+
+
+class RunError(IhsmError):
+    """A program that could not be started, for whatever reason."""
+
+    exit_code = COULD_NOT_START
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The machine that a program is to have."""
+
+    sockets: Sequence[Path] = ()
+    """Of functions that are served already."""
+    functions: int = 1
+    """How many to start besides."""
+    parameters: Mapping[str, int | bool] = field(default_factory=dict)
+    """Of the driver."""
+    quirks: Mapping[str, bool] = field(default_factory=dict)
+    """Of the driver, where they are to differ from their default."""
+    console: TextIO | None = None
+    """Where the kernel's log goes at once."""
+
+
+def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
+    """Run a program with a machine's /dev and /sys over those of the host, until it and all that it starts have ended.
+
+    To be called by the main thread of a process that has no others.
+
+    Returns:
+        The program's exit status; 128 + N when signal N has ended it.
+
+    Raises:
+        RunError: it was not started.
+    """
+    if platform.machine() != ARCHITECTURE:
+        raise RunError(f"programs for {platform.machine()} are not served, only those for {ARCHITECTURE}")
+    with contextlib.ExitStack() as stack:
+        try:
+            sockets = list(options.sockets)
+            if options.functions:
+                sockets += stack.enter_context(EmbeddedDevice(count=options.functions)).socket_paths
+            shadow = stack.enter_context(Kept("ihsm-kmod-")).folder
+            launched = stack.enter_context(Launched())
+            functions = [stack.enter_context(VfioUserFunction(path)) for path in sockets]
+            machine = stack.enter_context(_boot(functions, options))
+        except IhsmError as error:
+            raise RunError(str(error)) from error
+        except Errno as error:
+            raise RunError(f"the driver does not load: {error}") from None
+        files = stack.enter_context(HostFiles(machine.kernel, shadow))
+        _start(launched, files, command, via)
+        return launched.wait()
+
+
+def _boot(functions: Sequence[PciFunction], options: RunOptions) -> Machine:
+    """A machine whose functions are where the host has none, so that none of the host's is hidden.
+
+    Raises:
+        RunError: the driver takes none of them.
+    """
+    slots = (bdf_of_slot(slot) for slot in range(FIRST_SLOT, SLOTS))
+    free = [bdf for bdf in slots if not os.path.exists(f"/sys/bus/pci/devices/{bdf}")]
+    if len(free) < len(functions):
+        raise RunError(f"{len(functions)} functions, but only {len(free)} slots that the host's PCI bus leaves free")
+    bdfs = free[: len(functions)]
+    machine = Machine(*functions, bdfs=bdfs, quirks=options.quirks, console=options.console, **options.parameters)
+    errors = [machine.kernel.pci.probe_error(bdf) for bdf in bdfs]
+    if all(errors):
+        last = machine.kernel.dmesg().splitlines()[-1:]
+        machine.close()
+        raise RunError(f"the driver refuses the device: {os.strerror(errors[0])}: {''.join(last)}")
+    return machine
+
+
+def _start(launched: Launched, files: HostFiles, command: Sequence[str], via: Via) -> None:
+    """Start the program; RunError if that fails."""
+    try:
+        _start_with_notify(launched, files, command)
+        # What is open is a descriptor of ours, too. The program has been started with the limit that we were.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except OSError as error:
+        raise RunError(f"{command[0]}: {error.strerror}") from None
+
+
+def _start_with_notify(launched: Launched, files: HostFiles, command: Sequence[str]) -> None:
+    listener = launched.start(command, {}, under_filter=True)
+    assert listener is not None
+    Notify(listener, files)
+    launched.confirm()

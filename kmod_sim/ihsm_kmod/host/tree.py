@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's /dev and /sys laid over the host's: what is at a path, and folders that have the names of both.
+
+A program lists a folder through a descriptor, and that has to be a real one. It is of a *shadow*: a folder of ours
+with placeholders for what the machine has there, and with links to what the host has.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.kernel import Kernel
+from ihsm_kmod.kernel.sysfs import Attribute, KObject, Link
+
+DEV: Final = "/dev"
+SYS: Final = "/sys"
+FOLDER_MODE: Final = stat.S_IFDIR | 0o755
+LINK_MODE: Final = stat.S_IFLNK | 0o777
+ATTRIBUTE_BYTES: Final = 4096
+"""Size that sysfs gives every file."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that the machine has at a path; it belongs to whoever runs the machine."""
+
+    path: str
+    """Without the links that led there."""
+    st_mode: int
+    st_size: int = 0
+    st_rdev: tuple[int, int] = (0, 0)
+    """Of a node: major and minor number."""
+    target: str = ""
+    """Of a link: where it leads to, from the folder that it is in."""
+
+    @property
+    def st_ino(self) -> int:
+        """The same for as long as the path is."""
+        return zlib.crc32(self.path.encode())
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it has names in it, to which the host may have others."""
+        return stat.S_ISDIR(self.st_mode)
+
+    @property
+    def is_node(self) -> bool:
+        """Whether it is a character device."""
+        return stat.S_ISCHR(self.st_mode)
+
+
+class Tree:
+    """What is at a path; all are absolute."""
+
+    def __init__(self, kernel: Kernel, shadow: Path) -> None:
+        """`shadow` is an empty folder of ours."""
+        self.shadow = str(shadow)
+        self._vfs = kernel.vfs
+        self._lock = threading.Lock()
+
+    def real_path(self, path: str) -> str:
+        """What a path means that lies in the shadow, where a program got by a descriptor; any other as it is."""
+        return path[len(self.shadow) :] or "/" if is_below(path, self.shadow) else path
+
+    def look(self, path: str, *, follow: bool = True) -> Found | None:
+        """What the machine has at a path, itself if it is a link and not to `follow`; None if that is nothing."""
+        path = _clean(path)
+        try:
+            if is_below(path, DEV):
+                node = self._vfs.stat(path)
+                return Found(path, node.st_mode, st_rdev=node.st_rdev)
+            if is_below(path, SYS):
+                return self._look_at_sysfs(path, follow=follow)
+        except Errno:
+            pass
+        return None
+
+    def _look_at_sysfs(self, path: str, *, follow: bool) -> Found:
+        entry = self._vfs.sysfs.find(path) if follow else self._vfs.sysfs.entry(path)
+        match entry:
+            case Link():
+                folder, name = posixpath.split(path)
+                above = self._vfs.sysfs.find(folder)
+                assert isinstance(above, KObject), "what has a link in it is a folder"
+                target = posixpath.relpath(entry.target.path, above.path)
+                return Found(f"{above.path}/{name}", LINK_MODE, len(target), target=target)
+            case Attribute():
+                return Found(path, stat.S_IFREG | entry.mode, ATTRIBUTE_BYTES)
+        return Found(entry.path, FOLDER_MODE)
+
+    def list_folder(self, found: Found) -> Path:
+        """A real folder with the names that the machine has in this one, and those that the host has.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder = Path(self.shadow + found.path)
+        with self._lock:
+            folder.mkdir(parents=True, exist_ok=True)
+            ours = set(self._vfs.listdir(found.path))
+            present = _names(str(folder))
+            wanted = ours | _names(found.path)
+            for name in present - wanted:
+                _remove(folder / name)
+            for name in wanted - present:
+                path = f"{found.path}/{name}"
+                _place(folder / name, self.look(path, follow=False) if name in ours else None, path)
+        return folder
+
+
+def is_below(path: str, top: str) -> bool:
+    """Whether a path is `top`, or below it."""
+    return path == top or path.startswith(top + "/")
+
+
+def _clean(path: str) -> str:
+    """The path without empty and `.` parts; in /dev, which has no links of the machine, without `..` either."""
+    if path.startswith(DEV):
+        path = posixpath.normpath(path)
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _names(folder: str) -> set[str]:
+    """What is in a folder of the host; nothing if there is none, or nobody may look."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _place(place: Path, found: Found | None, path: str) -> None:
+    """Make a placeholder for what the machine has, or a link to what the host has."""
+    if found is None:
+        place.symlink_to(path)
+    elif found.is_folder:
+        place.mkdir()
+    elif found.target:
+        place.symlink_to(found.target)
+    else:
+        place.touch()
+
+
+def _remove(place: Path) -> None:
+    """Remove a placeholder, and what was placed in it."""
+    if place.is_dir() and not place.is_symlink():
+        for name in _names(str(place)):
+            _remove(place / name)
+        place.rmdir()
+    else:
+        place.unlink()
