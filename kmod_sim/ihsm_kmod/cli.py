@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -20,27 +20,23 @@ ON_OFF: Final = {"on": True, "off": False}
 MOST_FUNCTIONS: Final = 16
 
 
-class _Assignment(click.ParamType):
-    """Type of an option NAME=VALUE, whose value is a pair."""
+def _assignments(
+    context: click.Context, option: click.Parameter, given: Sequence[str], known: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Names and texts of NAME=VALUE; click.BadParameter for what is none, and for a name that is not known."""
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r}: NAME=VALUE expected", context, option)
+        if name not in known:
+            raise click.BadParameter(f"{name!r}: the driver has {', '.join(sorted(known))}", context, option)
+        yield name, value
 
-    name = "NAME=VALUE"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """The pair."""
-        name, equals, text = str(value).partition("=")
-        if not equals or not name:
-            self.fail(f"{value!r}: NAME=VALUE expected", param, ctx)
-        return name, text
-
-
-def _parameters(
-    context: click.Context, option: click.Parameter, given: Sequence[tuple[str, str]]
-) -> dict[str, int | bool]:
+def _parameters(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, int | bool]:
     known = {param.name: param for param in HsmParameters.parameters()}
     values: dict[str, int | bool] = {}
-    for name, text in given:
-        if name not in known:
-            raise click.BadParameter(f"{name}: the driver has {', '.join(sorted(known))}", context, option)
+    for name, text in _assignments(context, option, given, known):
         try:
             values[name] = known[name].parse(text)
         except Errno:
@@ -48,14 +44,12 @@ def _parameters(
     return values
 
 
-def _quirks(context: click.Context, option: click.Parameter, given: Sequence[tuple[str, str]]) -> dict[str, bool]:
-    known = {quirk.name for quirk in QUIRKS}
-    for name, text in given:
-        if name not in known:
-            raise click.BadParameter(f"{name}: the driver has {', '.join(sorted(known))}", context, option)
+def _quirks(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, bool]:
+    values = dict(_assignments(context, option, given, {quirk.name for quirk in QUIRKS}))
+    for name, text in values.items():
         if text not in ON_OFF:
             raise click.BadParameter(f"{name}={text}: on or off expected", context, option)
-    return {name: ON_OFF[text] for name, text in given}
+    return {name: ON_OFF[text] for name, text in values.items()}
 
 
 @click.group(help="The model of the Linux driver.")
@@ -79,11 +73,11 @@ def kmod() -> None:
     "--functions", type=click.IntRange(1, MOST_FUNCTIONS), help="Functions to start. [default: 1; none with --socket]"
 )
 @click.option(
-    "--param", "parameters", type=_Assignment(), multiple=True, callback=_parameters,
+    "--param", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters,
     help="A parameter of the driver, such as num_hsm_slots=8; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--quirk", "quirks", type=_Assignment(), metavar="NAME=on|off", multiple=True, callback=_quirks,
+    "--quirk", "quirks", metavar="NAME=on|off", multiple=True, callback=_quirks,
     help="Whether the driver has one of its odd behaviours; may be repeated.",
 )  # fmt: skip
 @click.option("--log", "log", type=click.File("w"), help="Write the kernel's log there.")

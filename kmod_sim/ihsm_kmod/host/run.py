@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from ihsm.bus import PciFunction, VfioUserFunction
 from ihsm.embedded import EmbeddedDevice
@@ -106,7 +106,8 @@ def _boot(functions: Sequence[PciFunction], options: RunOptions) -> Machine:
     if len(free) < len(functions):
         raise RunError(f"{len(functions)} functions, but only {len(free)} slots that the host's PCI bus leaves free")
     bdfs = free[: len(functions)]
-    machine = Machine(*functions, bdfs=bdfs, quirks=options.quirks, console=options.console, **options.parameters)
+    settings: dict[str, Any] = {"quirks": options.quirks, "console": options.console, **options.parameters}
+    machine = Machine(*functions, bdfs=bdfs, **settings)
     errors = [machine.kernel.pci.probe_error(bdf) for bdf in bdfs]
     if all(errors):
         last = machine.kernel.dmesg().splitlines()[-1:]

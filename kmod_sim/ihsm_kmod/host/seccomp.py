@@ -56,6 +56,9 @@ _DATA_ARCH: Final = 4
 _DATA_ARG1: Final = 24
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 
+_Line = tuple[int, int | str, int | str, int]
+"""Code, where to go on if true and if false (lines to skip, or a label), value."""
+
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,12 +75,12 @@ def filter_program(calls: Iterable[Sys] = tuple(Sys)) -> bytes:
     (spec 02 A.1).
     """
     others = [call for call in calls if call is not Sys.IOCTL]
-    body = [(_LOAD_WORD, 0, 0, _DATA_NR), (_JUMP_GREATER_OR_EQUAL, "allow", 0, X32_SYSCALL_BIT)]
+    body: list[_Line] = [(_LOAD_WORD, 0, 0, _DATA_NR), (_JUMP_GREATER_OR_EQUAL, "allow", 0, X32_SYSCALL_BIT)]
     body += [(_JUMP_EQUAL, "notify", 0, int(call)) for call in others]
     body += [(_JUMP_EQUAL, 0, "allow", int(Sys.IOCTL)), (_LOAD_WORD, 0, 0, _DATA_ARG1), (_AND, 0, 0, 0xFF00)]
     body += [(_JUMP_EQUAL, "notify", 0, kind << 8) for kind in IOCTL_TYPES]
-    head = [(_LOAD_WORD, 0, 0, _DATA_ARCH), (_JUMP_EQUAL, 0, "allow", AUDIT_ARCH_X86_64)]
-    tail = [(_RETURN, 0, 0, _RET_ALLOW), (_RETURN, 0, 0, _RET_USER_NOTIF)]
+    head: list[_Line] = [(_LOAD_WORD, 0, 0, _DATA_ARCH), (_JUMP_EQUAL, 0, "allow", AUDIT_ARCH_X86_64)]
+    tail: list[_Line] = [(_RETURN, 0, 0, _RET_ALLOW), (_RETURN, 0, 0, _RET_USER_NOTIF)]
     lines = head + body + tail
     labels = {"allow": len(lines) - 2, "notify": len(lines) - 1}
 
@@ -188,11 +191,12 @@ class Listener(Closing):
         flags = os.O_CLOEXEC if close_on_exec else 0
         try:
             order = bytearray(_ADDFD.pack(call.id, _ADDFD_FLAG_SEND, fd, 0, flags))
-            return fcntl.ioctl(self.fd, _IOCTL_ADDFD, order)
+            number: int = fcntl.ioctl(self.fd, _IOCTL_ADDFD, order)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINPROGRESS):
                 return None
             raise
+        return number
 
     def _send(self, call: Notification, value: int, error: int, flags: int) -> None:
         try:

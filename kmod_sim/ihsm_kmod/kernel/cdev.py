@@ -81,7 +81,7 @@ class CharDevices:
             Errno: EBUSY, there is none left.
         """
         at = where()
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             major = next((number for number in DYNAMIC_MAJORS if number not in self._regions), None)
             if major is None:
                 raise Errno(errno.EBUSY, f"no major number left for {name}")
@@ -90,7 +90,7 @@ class CharDevices:
 
     def give_back(self, major: int) -> None:
         """Nobody has this number any more; devices that still do are reported, and gone."""
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             if self._regions.pop(major, None) is None:
                 return
             left = {cdev for (number, _), cdev in self._devices.items() if number == major}
@@ -102,12 +102,12 @@ class CharDevices:
     def add(self, cdev: Cdev, major: int, minor: int, count: int) -> None:
         """Let the numbers stand for the device."""
         cdev.added_at = where()
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             self._devices.update({(major, minor + number): cdev for number in range(count)})
 
     def remove(self, cdev: Cdev) -> bool:
         """No number stands for the device any more; False if none did."""
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             taken = [number for number, other in self._devices.items() if other is cdev]
             for number in taken:
                 del self._devices[number]
@@ -119,7 +119,7 @@ class CharDevices:
         Raises:
             Errno: ENXIO, there is none.
         """
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             cdev = self._devices.get((major, minor))
         if cdev is None:
             raise Errno(errno.ENXIO, f"no character device {major}:{minor}")

@@ -23,7 +23,7 @@ class Completion:
 
     def take(self) -> bool:
         """Take one off; False if there is none."""
-        with current().kernel.sched:
+        with current().kernel.sched.lock:
             if self.done == 0:
                 return False
             if self.done < _FOR_ALL:
@@ -34,17 +34,17 @@ class Completion:
 def complete(completion: Completion) -> None:
     """Let one waiter go on, now or when it comes. Allowed in interrupt."""
     sched = current().kernel.sched
-    with sched:
+    with sched.lock:
         completion.done += 1
-        sched.wake()
+        sched.wake(completion)
 
 
 def complete_all(completion: Completion) -> None:
     """Let all go on, now or when they come, until `reinit_completion`."""
     sched = current().kernel.sched
-    with sched:
+    with sched.lock:
         completion.done = _FOR_ALL
-        sched.wake()
+        sched.wake(completion)
 
 
 def completion_done(completion: Completion) -> bool:
@@ -54,14 +54,14 @@ def completion_done(completion: Completion) -> bool:
 
 def reinit_completion(completion: Completion) -> None:
     """Make it as new, for the next use; nobody may be waiting."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         completion.done = 0
 
 
 def wait_for_completion(completion: Completion) -> None:
     """Sleep until it is completed."""
     might_sleep()
-    current().kernel.sched.sleep(completion.take)
+    current().kernel.sched.sleep(completion.take, on=completion)
 
 
 def wait_for_completion_timeout(completion: Completion, timeout: int) -> int:
@@ -71,4 +71,4 @@ def wait_for_completion_timeout(completion: Completion, timeout: int) -> int:
         0 if it was not, else the jiffies that were left, at least 1.
     """
     might_sleep()
-    return sleep_for(completion.take, timeout)
+    return sleep_for(completion.take, completion, timeout)

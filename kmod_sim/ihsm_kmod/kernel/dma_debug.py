@@ -97,6 +97,8 @@ class DmaMemory:
         self.entry = entry
         self._view = view
         self._release = release
+        self._poison: int | None = None
+        """What it was filled with when it was freed."""
 
     @property
     def dma_handle(self) -> int:
@@ -113,10 +115,10 @@ class DmaMemory:
         """Its bytes. After the memory was freed: a report, and bytes that are nobody's."""
         if self.entry.freed_at and current_or_none() is not None:
             warn(ReportKind.DMA_USE_AFTER_UNMAP, str(self.entry))
-        return self._view
+        return self._view if self._poison is None else np.full(self._view.size, self._poison, np.uint8)
 
     def free(self, poison: int = POISON_FREE) -> None:
         """Let go of it, spoilt for whoever still looks at it through an array or an address."""
         self._view[:] = poison
-        self._view = np.full(self._view.size, poison, np.uint8)
+        self._poison = poison
         self._release()

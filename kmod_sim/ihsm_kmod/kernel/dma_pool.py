@@ -70,13 +70,13 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
     Raises:
         Errno: ENOMEM.
     """
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         chunk = next((one for one in pool.chunks if one.free), None) or pool.grow()
         offset = chunk.free.pop()
         stretch = chunk.stretch
 
         def release() -> None:
-            with current().kernel.sched:
+            with current().kernel.sched.lock:
                 del chunk.used[offset]
                 chunk.free.append(offset)
                 if pool.pdev.dma.strict:
@@ -92,7 +92,7 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
 
 def dma_pool_free(pool: DmaPool, memory: DmaMemory) -> None:
     """Give a block back; the device must not use it any more."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         is_ours = any(one is memory for chunk in pool.chunks for one in chunk.used.values())
     if not is_ours:
         warn(ReportKind.DMA_DOUBLE_FREE, f"dma_pool_free {pool.name}: {memory.entry}")
@@ -104,7 +104,7 @@ def dma_pool_destroy(pool: DmaPool) -> None:
     """The end of a pool. Blocks that were not given back are reported, and lost."""
     if not pool.pdev.dma.debug.remove(pool.entry):
         return
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         chunks, pool.chunks = pool.chunks, []
         busy = [block.entry for chunk in chunks for block in chunk.used.values()]
         unused = [chunk for chunk in chunks if not chunk.used]

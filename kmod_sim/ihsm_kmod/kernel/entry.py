@@ -33,7 +33,7 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
     sched = task.kernel.sched
     with entered(task):
         sched.check()
-        with sched:
+        with sched.lock:
             task.kernel.part(Tasks).all.add(task)
         try:
             try:
@@ -46,7 +46,7 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
                 check_balance(task)
             return result
         finally:
-            with sched:
+            with sched.lock:
                 task.kernel.part(Tasks).all.discard(task)
 
 

@@ -20,7 +20,7 @@ class Ida:
 
 def ida_alloc(ida: Ida) -> int:
     """The lowest free number from 0 on."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         number = next(number for number in itertools.count() if number not in ida.allocated)
         ida.allocated.add(number)
         return number
@@ -28,7 +28,7 @@ def ida_alloc(ida: Ida) -> int:
 
 def ida_free(ida: Ida, number: int) -> None:
     """Take a number back."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         was_allocated = number in ida.allocated
         ida.allocated.discard(number)
     if not was_allocated:

@@ -23,7 +23,7 @@ from ihsm_kmod.kernel.entry import check_balance
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import ReportKind, crash, might_sleep, warn, where
-from ihsm_kmod.kernel.task import Core, Task, current
+from ihsm_kmod.kernel.task import Core, Task, current, in_hardirq
 
 IRQ_NONE: Final = 0
 """Result of a hard handler: the interrupt was not its device's."""
@@ -102,7 +102,7 @@ class Interrupts:
 
         What is signalled while it has no handler stays pending in the eventfd, as in the table of an MSI-X function.
         """
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             irq, self._next = self._next, self._next + 1
             self._vectors[irq] = _Vector(irq, event)
         return irq
@@ -110,7 +110,7 @@ class Interrupts:
     def remove(self, irq: int) -> None:
         """The interrupt does not exist any more."""
         self.report_leak(irq)
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             del self._vectors[irq]
 
     def report_leak(self, irq: int) -> None:
@@ -131,7 +131,7 @@ class Interrupts:
         Raises:
             Errno: EBUSY, it has one.
         """
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             if vector.action is not None:
                 raise Errno(errno.EBUSY, f"'{vector.action.name}' handles interrupt {vector.irq}")
             vector.action = action
@@ -140,20 +140,21 @@ class Interrupts:
 
     def free(self, vector: _Vector) -> None:
         """Take its handler away, and wait until it does not run any more."""
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             vector.action = None
             self._epoll.unregister(vector.event)
-        self._kernel.sched.sleep(lambda: vector.owner is None, waits_for=vector)
+        self._kernel.sched.sleep(lambda: vector.owner is None, on=vector, waits_for=vector)
 
     def schedule(self, tasklet: Tasklet) -> None:
         """Have a tasklet run soon, once however often it is scheduled before it begins."""
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             if tasklet.scheduled:
                 return
             tasklet.scheduled = True
             self._tasklets.append(tasklet)
             self._start()
-        self._kick()
+        if not in_hardirq():  # behind the handler the CPU looks for tasklets anyway
+            self._kick()
 
     def count(self, irq: int) -> int:
         """How often an interrupt was handled (/proc/interrupts); 0 for one that does not exist."""
@@ -189,7 +190,7 @@ class Interrupts:
         if event == self._wake:
             drain_event(event)
             return
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             vector = next((one for one in self._vectors.values() if one.event == event), None)
             action = vector.action if vector is not None else None
             if vector is None or action is None:
@@ -201,23 +202,23 @@ class Interrupts:
             if result not in (IRQ_NONE, IRQ_HANDLED):
                 warn(ReportKind.WARN, f"irq event {vector.irq}: bogus return value {result!r}", action.where)
         finally:
-            with self._kernel.sched:
+            with self._kernel.sched.lock:
                 vector.count += 1
                 vector.owner = None
-                self._kernel.sched.wake()
+                self._kernel.sched.wake(vector)
 
     def _run_tasklets(self, task: Task) -> None:
         """Those that are scheduled now; one that schedules itself has its turn after the interrupts."""
         for _ in range(len(self._tasklets)):
-            with self._kernel.sched:
+            with self._kernel.sched.lock:
                 tasklet = self._tasklets.popleft()
                 tasklet.scheduled, tasklet.owner = False, task
             try:
                 _guarded(task, task.softirq(), str(tasklet), tasklet.function, tasklet.data)
             finally:
-                with self._kernel.sched:
+                with self._kernel.sched.lock:
                     tasklet.owner = None
-                    self._kernel.sched.wake()
+                    self._kernel.sched.wake(tasklet)
 
 
 def _guarded(
@@ -266,4 +267,4 @@ def tasklet_schedule(tasklet: Tasklet) -> None:
 def tasklet_kill(tasklet: Tasklet) -> None:
     """Wait until a tasklet neither runs nor is to run. Whoever schedules it must have been stopped before."""
     might_sleep()
-    current().kernel.sched.sleep(lambda: tasklet.is_idle, waits_for=tasklet)
+    current().kernel.sched.sleep(lambda: tasklet.is_idle, on=tasklet, waits_for=tasklet)

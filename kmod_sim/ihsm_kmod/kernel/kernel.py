@@ -134,7 +134,7 @@ class Kernel(Core):
 
     def _end(self) -> None:
         self.sched.halt(Report(ReportKind.HALTED, "closed", UNKNOWN, "shutdown"))
-        with self.sched:
+        with self.sched.lock:
             threads = tuple(self.threads)
         for thread in threads:
             if not thread.ends(END_S):
@@ -165,7 +165,7 @@ class Kernel(Core):
         self.pci.close()
         self.vfs.close()
         self._check_works(lambda name: True)
-        with self.sched:
+        with self.sched.lock:
             services = {thread.owner for thread in self.threads if thread.is_service}
             left = self.tasks - services - {current()}
         for task in left:

@@ -21,7 +21,7 @@ class Kref:
 
 def kref_get(kref: Kref) -> None:
     """Take one more reference; who calls has one already."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         kref.count += kref.count > 0
         is_gone = kref.count == 0
     if is_gone:
@@ -30,7 +30,7 @@ def kref_get(kref: Kref) -> None:
 
 def kref_put(kref: Kref) -> bool:
     """Give one reference back; True if it was the last, after `release` has run."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         before = kref.count
         kref.count -= before > 0
     if before == 0:

@@ -34,7 +34,7 @@ class KThread:
         self._error: BaseException | None = None
         # A daemon: one that never calls into the kernel again must not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name=str(self._task), daemon=True)
-        with kernel.sched:
+        with kernel.sched.lock:
             kernel.part(Threads).all.append(self)
         self._thread.start()
 
@@ -77,7 +77,7 @@ class KThread:
             # For whoever joins. An oops is in the kernel's reports, whether somebody does or not.
             self._error = error
         finally:
-            with self._kernel.sched:
+            with self._kernel.sched.lock:
                 self.is_done = True
                 self._kernel.part(Threads).all.remove(self)
             self._kernel.sched.wake()

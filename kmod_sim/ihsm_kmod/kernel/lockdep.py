@@ -39,7 +39,7 @@ class LockGraph:
 
     def acquire(self, task: Task, lock: Lock, at: str) -> None:
         """Learn that a task is about to wait for a lock, and warn of what that can lead to."""
-        with task.kernel.sched:
+        with task.kernel.sched.lock:
             findings = self._order(task, lock, at)
             if lock.is_spinning:
                 findings += self._contexts(task, lock.name, at)
@@ -123,7 +123,7 @@ class Lock:
             oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
         at = where()
         task.kernel.part(LockGraph).acquire(task, self, at)
-        task.kernel.sched.sleep(lambda: self._grab(task, at), waits_for=self)
+        task.kernel.sched.sleep(lambda: self._grab(task, at), on=self, waits_for=self)
 
     def try_take(self) -> bool:
         """Have the lock if nobody else does."""
@@ -137,17 +137,17 @@ class Lock:
         sched = task.kernel.sched
         if self.owner is not task and sched.halted is None:
             warn(ReportKind.BAD_UNLOCK, f"{self} given back by {task}, but {self.owner or 'nobody'} has it")
-        with sched:
+        with sched.lock:
             if self.owner is None:
                 return
             holder, self.owner = self.owner, None
             if (held := self._held(holder)) is not None:
                 holder.held_locks.remove(held)
                 holder.spinlocks_held -= self.is_spinning
-            sched.wake()
+            sched.wake(self)
 
     def _grab(self, task: Task, at: str) -> bool:
-        with task.kernel.sched:
+        with task.kernel.sched.lock:
             if self.owner is not None:
                 return False
             self.owner = task

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -55,11 +56,17 @@ class ProcessMemory:
 
     def _get(self, pieces: Sequence[Piece]) -> bytes:
         """Bytes of the pieces up to one that is not there."""
+        if len(pieces) == 1:
+            copied = _SCRATCH.transfer(_READV, self.pid, *pieces[0])
+            return bytes(_SCRATCH.view[:copied])
         buffer = bytearray(sum(length for _, length in pieces))
         return bytes(buffer[: _transfer(_READV, self.pid, buffer, pieces)])
 
     def _put(self, pieces: Sequence[Piece], data: bytes) -> int:
         """Write to the pieces up to one that refuses; how many bytes that were."""
+        if len(pieces) == 1:
+            _SCRATCH.view[: len(data)] = data
+            return _SCRATCH.transfer(_WRITEV, self.pid, *pieces[0])
         return _transfer(_WRITEV, self.pid, bytearray(data), pieces)
 
     def _writable_bytes(self, address: int, size: int) -> int:
@@ -93,6 +100,27 @@ _WRITEV: Final = _LIBC.process_vm_writev
 for _call in (_READV, _WRITEV):
     _call.restype = ctypes.c_ssize_t
     _call.argtypes = (ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong)
+
+
+class _Scratch(threading.local):
+    """One transfer's arguments: a small one costs less than making them."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(PAGE_SIZE)
+        self.view = memoryview(self.buffer)
+        self.memory = (ctypes.c_char * PAGE_SIZE).from_buffer(self.buffer)
+        self.local = _IoVec(ctypes.addressof(self.memory), 0)
+        self.remote = _IoVec()
+        self.local_address, self.remote_address = ctypes.byref(self.local), ctypes.byref(self.remote)
+
+    def transfer(self, call: ctypes._FuncPointer, pid: int, address: int, size: int) -> int:
+        """Copy between `buffer` and a stretch of a process within one page; how many bytes were copied."""
+        self.local.iov_len = self.remote.iov_len = size
+        self.remote.iov_base = address
+        return max(int(call(pid, self.local_address, 1, self.remote_address, 1, 0)), 0)
+
+
+_SCRATCH: Final = _Scratch()
 _IOV_MAX: Final = 1024
 """Pieces that one call takes (linux/uio.h, UIO_MAXIOV)."""
 
@@ -106,7 +134,7 @@ def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, pieces: Se
     for first in range(0, len(pieces), _IOV_MAX):
         some = pieces[first : first + _IOV_MAX]
         wanted = sum(length for _, length in some)
-        remote = (_IoVec * len(some))(*some)
+        remote = (_IoVec * len(some))(*(_IoVec(*piece) for piece in some))
         local = _IoVec(base + done, wanted)
         copied = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), len(some), 0)
         done += max(copied, 0)

@@ -123,14 +123,14 @@ class Process(ThreadGroup):
 
     def _pid(self) -> int:
         """Id of the calling thread: the first that calls is the one that the process has its own from."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             if not self._pids:
                 self._pids[threading.get_ident()] = self.tgid
             return self._pids.setdefault(threading.get_ident(), self.kernel.next_pid())
 
     def exit_files(self) -> None:
         """Close what is open; on a crashed kernel nobody does."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             files, self._files = list(self._files.values()), {}
             if self.kernel.sched.halted is not None:
                 return
@@ -144,24 +144,24 @@ class Process(ThreadGroup):
             raise Errno(errno.EBADF, f"fd {fd}") from None
 
     def _take(self, fd: int) -> File:
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             file = self._file(fd)
             del self._files[fd]
             return file
 
     def _get(self, fd: int) -> File:
         """A file, with a reference to it that is the caller's: nobody's `close` comes between."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             file = self._file(fd)
             fget(file)
             return file
 
     def _share_all(self) -> dict[int, File]:
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             return {fd: self._get(fd) for fd in self._files}
 
     def _install(self, file: File) -> int:
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             fd = next(fd for fd in itertools.count(FIRST_FD) if fd not in self._files)
             self._files[fd] = file
             return fd

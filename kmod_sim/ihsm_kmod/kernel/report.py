@@ -75,7 +75,7 @@ def oops(kind: ReportKind, text: str, at: str | None = None) -> NoReturn:
     """Crash this kernel: all its tasks, whether they sleep or come later, end with an `Oops`."""
     kernel = current().kernel
     report = Report(kind, text, at or where(), str(current()))
-    with kernel.sched:
+    with kernel.sched.lock:
         if kernel.sched.halted is None:
             # Before anybody can see that it has crashed.
             kernel.reports.append(report)

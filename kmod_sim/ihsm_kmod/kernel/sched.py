@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who sleeps, and how sleepers wake (Linux: kernel/sched/core.c, kernel/hung_task.c).
 
-A kernel has one condition, on which all its tasks sleep. Who changes something that others may be waiting for, changes
-it under the condition's lock and wakes all of them; each looks for itself whether it may go on. This costs more than
-Linux's many queues, and it makes one place where every task learns that the kernel is no more, so that nothing hangs.
+A kernel has one lock. Who changes something that others may be waiting for, changes it under that lock and wakes those
+who sleep on it, or all; each looks for itself whether it may go on. So there is one place where every task learns that
+the kernel is no more, and nothing hangs.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from ihsm_kmod.kernel.clock import JIFFY_NS, SECOND_NS, Clock
@@ -24,35 +24,41 @@ JOIN_S: Final = 600.0
 """Real seconds that a thread which never calls into the kernel any more is waited for."""
 
 
+class _Sleeper:
+    """One task that sleeps."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self.condition = threading.Condition(lock)
+        self.is_woken = False
+
+    def wake(self) -> None:
+        """Let it look again; under the scheduler's lock."""
+        self.is_woken = True
+        self.condition.notify()
+
+
 class Scheduler:
-    """All sleepers of one kernel. As a context manager it is the lock under which what they wait for changes."""
+    """All sleepers of one kernel."""
 
     def __init__(self, clock: Clock, hung_task_s: float) -> None:
         """`hung_task_s` is how long a task may sleep uninterruptibly; 0 for any time, as in Linux."""
         self.clock = clock
+        self.lock = threading.RLock()
+        """Under it what sleepers wait for changes. Who has it may take it again, and must not call driver code."""
         self.halted: Report | None = None
         """What ended the kernel."""
         self._hung_ns = round(hung_task_s * SECOND_NS)
-        self._condition = threading.Condition()
-        self._wakes = 0
+        self._sleepers: dict[int, list[_Sleeper]] = {}
+        """By the identity of what each sleeps on."""
         self._on_halt: list[Callable[[], None]] = []
         clock.attach(self)
 
-    def __enter__(self) -> None:
-        """Take the lock. Who has it may take it again, and must not call driver code."""
-        self._condition.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back."""
-        self._condition.release()
-
-    def wake(self) -> None:
-        """Let every sleeper look again whether it may go on."""
-        with self._condition:
-            self._wakes += 1
-            self._condition.notify_all()
+    def wake(self, on: object = None) -> None:
+        """Let every sleeper look again whether it may go on, or only those that sleep on one thing."""
+        with self.lock:
+            for sleepers in self._sleepers.values() if on is None else (self._sleepers.get(id(on), ()),):
+                for sleeper in sleepers:
+                    sleeper.wake()
 
     def check(self) -> None:
         """Raise `Oops` if the kernel has ended."""
@@ -61,7 +67,7 @@ class Scheduler:
 
     def halt(self, report: Report) -> None:
         """End the kernel, every task of it; nothing happens if it has ended."""
-        with self._condition:
+        with self.lock:
             if self.halted is not None:
                 return
             self.halted = report
@@ -72,13 +78,14 @@ class Scheduler:
 
     def on_halt(self, callback: Callable[[], None]) -> None:
         """Have it called when the kernel ends, for threads that wait for something else than `sleep`."""
-        with self._condition:
+        with self.lock:
             self._on_halt.append(callback)
 
     def sleep(
         self,
         ready: Callable[[], bool],
         *,
+        on: object = None,
         timeout: int | None = None,
         interruptible: bool = False,
         waits_for: Blocker | None = None,
@@ -86,6 +93,7 @@ class Scheduler:
     ) -> bool:
         """Sleep until `ready`, and return True, or for `timeout` jiffies, and return False.
 
+        Who changes what `ready` depends on wakes those who sleep `on` it; where that is None, all.
         The end of the timeout is one of the clock's timers, unless it `is_timer` of something else already.
 
         `ready` is called without the scheduler's lock, which it takes if it changes what others may be waiting for.
@@ -103,9 +111,9 @@ class Scheduler:
         expires_ns = None if expires is None else expires * JIFFY_NS
         hung_ns = None if interruptible or not self._hung_ns else begun_ns + self._hung_ns
         look_ns = min((moment for moment in (expires_ns, hung_ns) if moment is not None), default=None)
-        with self.clock.timer(expires if is_timer else None):
+        with self.clock.timer(expires if is_timer else None), self._sleeper(on) as sleeper:
             while True:
-                seen = self._wakes
+                sleeper.is_woken = False
                 self.check()
                 # In this order: what came at the last moment came.
                 if ready():
@@ -117,20 +125,35 @@ class Scheduler:
                     if look_ns == expires_ns:
                         return False
                     self._hung(task, f"for more than {self._hung_ns / SECOND_NS:g} s", waits_for)
-                self._wait(task, seen, look_ns, waits_for, may_hang=not interruptible)
+                self._wait(task, sleeper, look_ns, waits_for, may_hang=not interruptible)
 
-    def _wait(self, task: Task, seen: int, look_ns: int | None, waits_for: Blocker | None, *, may_hang: bool) -> None:
-        """Until somebody wakes since `seen`, or the clock shows `look_ns`."""
-        with self._condition:
-            if self._wakes != seen:
+    @contextmanager
+    def _sleeper(self, on: object) -> Iterator[_Sleeper]:
+        sleeper = _Sleeper(self.lock)
+        with self.lock:
+            self._sleepers.setdefault(id(on), []).append(sleeper)
+        try:
+            yield sleeper
+        finally:
+            with self.lock:
+                self._sleepers[id(on)].remove(sleeper)
+                if not self._sleepers[id(on)]:
+                    del self._sleepers[id(on)]
+
+    def _wait(
+        self, task: Task, sleeper: _Sleeper, look_ns: int | None, waits_for: Blocker | None, *, may_hang: bool
+    ) -> None:
+        """Until somebody wakes the sleeper, or the clock shows `look_ns`."""
+        with self.lock:
+            if sleeper.is_woken:
                 return
             task.waits_for = waits_for
             try:
                 cycle = _cycle(task)
                 if not cycle:
                     since_s = time.monotonic()
-                    self._condition.wait(self.clock.look_after_s(look_ns))
-                    is_stuck = may_hang and self._wakes == seen and self.clock.has_stopped(since_s)
+                    sleeper.condition.wait(self.clock.look_after_s(look_ns))
+                    is_stuck = may_hang and not sleeper.is_woken and self.clock.has_stopped(since_s)
             finally:
                 task.waits_for = None
         if cycle:

@@ -109,14 +109,14 @@ class Sysfs:
         Raises:
             Errno: EEXIST, there is something of that name.
         """
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             if name in parent.children:
                 raise Errno(errno.EEXIST, f"sysfs: cannot create duplicate filename '{parent.path}/{name}'")
             parent.children[name] = entry
 
     def drop(self, parent: KObject, name: str) -> None:
         """Take something out of a folder, and wait for those who read or write in it."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             entry = parent.children.pop(name, None)
         if isinstance(entry, KObject):
             for child in tuple(entry.children):
@@ -136,7 +136,7 @@ class Sysfs:
 
     def entry(self, path: str) -> Entry:
         """What is at a path, itself: a link at its end is not followed; errors as `find`."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             found: Entry = self.root
             top, *names = path.strip("/").split("/")
             if top != self.root.name:
@@ -184,12 +184,12 @@ class Sysfs:
     def _use(self, attribute: Attribute, call: Callable[[], T]) -> T:
         """Call `show` or `store`; a removal of the file waits meanwhile."""
         task = current()
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             attribute.users.append(task)
         try:
             return call()
         finally:
-            with self.kernel.sched:
+            with self.kernel.sched.lock:
                 attribute.users.remove(task)
                 self.kernel.sched.wake()
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
 
 from ihsm_kmod.kernel.address_space import AddressSpace
@@ -65,22 +64,18 @@ class Program(Protocol):
 
 
 class Sched(Protocol):
-    """What all use of the scheduler (sched.py). As a context manager it is the lock under which tasks are woken."""
+    """What all use of the scheduler (sched.py)."""
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Under it what sleepers wait for changes. Who has it may take it again, and must not call driver code."""
 
     @property
     def halted(self) -> Report | None:
         """What ended the kernel, None while it runs."""
 
-    def __enter__(self) -> None:
-        """Take the lock. Who has it may take it again, and must not call driver code."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back."""
-
-    def wake(self) -> None:
-        """Let every sleeper look again whether it may go on."""
+    def wake(self, on: object = None) -> None:
+        """Let every sleeper look again whether it may go on, or only those that sleep on one thing."""
 
     def check(self) -> None:
         """Raise `Oops` if the kernel has ended."""
@@ -95,6 +90,7 @@ class Sched(Protocol):
         self,
         ready: Callable[[], bool],
         *,
+        on: object = None,
         timeout: int | None = None,
         interruptible: bool = False,
         waits_for: Blocker | None = None,
@@ -124,7 +120,7 @@ class Core:
     def part(self, kind: Callable[[Core], P]) -> P:
         """This kernel's one object of a class, which is made by the first who asks."""
         if kind not in self._parts:
-            with self.sched:
+            with self.sched.lock:
                 if kind not in self._parts:
                     self._parts[kind] = kind(self)
         found: P = self._parts[kind]

@@ -49,7 +49,7 @@ class ThreadGroup:
             Oops: the kernel had ended, or does now.
         """
         task = Task(self.kernel, self.comm, self, pid)
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             if self._is_killed:
                 raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._tasks.add(task)
@@ -59,14 +59,14 @@ class ThreadGroup:
             code = errno.EINTR if error.errno == ERESTARTSYS else error.errno
             raise OSError(code, os.strerror(code)) from error
         finally:
-            with self.kernel.sched:
+            with self.kernel.sched.lock:
                 self._tasks.remove(task)
             if self.has_ended:
                 self.exit_files()
 
     def kill(self) -> None:
         """End the process. Its calls get a signal; the last that returns closes its files, at once if there is none."""
-        with self.kernel.sched:
+        with self.kernel.sched.lock:
             if self._is_killed:
                 return
             self._is_killed = True

@@ -109,7 +109,7 @@ class Vfs:
 
     def is_using(self, has_code: Callable[[str], bool]) -> bool:
         """Whether a file is open that code of these Python modules serves (Linux counts that, in try_module_get)."""
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             files = tuple(self.files)
         return any(has_code(operation.__module__) for file in files for operation in file.f_op.all())
 
@@ -134,14 +134,14 @@ class Vfs:
         file = File(Inode(number, cdev))
         if cdev.fops.open is not None:
             cdev.fops.open(file.f_inode, file)
-        with self._kernel.sched:
+        with self._kernel.sched.lock:
             self.files.add(file)
         return file
 
 
 def fget(file: File) -> None:
     """Refer to a file once more: from another descriptor, or for the length of a call."""
-    with current().kernel.sched:
+    with current().kernel.sched.lock:
         file.references += 1
 
 
@@ -151,7 +151,7 @@ def fput(file: File) -> None:
     So `close` while another thread is in an `ioctl` returns at once, and that thread releases the file when it is done.
     """
     kernel = current().kernel
-    with kernel.sched:
+    with kernel.sched.lock:
         file.references -= 1
         if file.references:
             return

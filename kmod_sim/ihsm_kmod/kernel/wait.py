@@ -12,14 +12,14 @@ from ihsm_kmod.kernel.task import current
 
 
 class WaitQueueHead:
-    """Where tasks wait for something. All sleepers of a kernel are on one condition; this names what is waited for."""
+    """Where tasks wait for something."""
 
 
-def sleep_for(ready: Callable[[], bool], timeout: int) -> int:
-    """Sleep until `ready`, at most `timeout` jiffies; 0 if it never was, else the jiffies left, at least 1."""
+def sleep_for(ready: Callable[[], bool], on: object, timeout: int) -> int:
+    """Sleep `on` something until `ready`, at most `timeout` jiffies; 0 if it never was, else the jiffies left or 1."""
     kernel = current().kernel
     end = kernel.clock.jiffies + timeout
-    if not kernel.sched.sleep(ready, timeout=timeout):
+    if not kernel.sched.sleep(ready, on=on, timeout=timeout):
         return 0
     return max(1, end - kernel.clock.jiffies)
 
@@ -27,7 +27,7 @@ def sleep_for(ready: Callable[[], bool], timeout: int) -> int:
 def wait_event(wq: WaitQueueHead, condition: Callable[[], bool]) -> None:
     """Sleep until the condition holds. Who makes it hold calls `wake_up`."""
     might_sleep()
-    current().kernel.sched.sleep(condition)
+    current().kernel.sched.sleep(condition, on=wq)
 
 
 def wait_event_timeout(wq: WaitQueueHead, condition: Callable[[], bool], timeout: int) -> int:
@@ -37,7 +37,7 @@ def wait_event_timeout(wq: WaitQueueHead, condition: Callable[[], bool], timeout
         0 if it does not hold after that time, else the jiffies that were left, at least 1.
     """
     might_sleep()
-    return sleep_for(condition, timeout)
+    return sleep_for(condition, wq, timeout)
 
 
 def wait_event_interruptible(wq: WaitQueueHead, condition: Callable[[], bool]) -> None:
@@ -47,12 +47,12 @@ def wait_event_interruptible(wq: WaitQueueHead, condition: Callable[[], bool]) -
         Errno: ERESTARTSYS, a signal came first.
     """
     might_sleep()
-    current().kernel.sched.sleep(condition, interruptible=True)
+    current().kernel.sched.sleep(condition, on=wq, interruptible=True)
 
 
 def wake_up(wq: WaitQueueHead) -> None:
     """Let those who wait look at their conditions again. Allowed in interrupt."""
-    current().kernel.sched.wake()
+    current().kernel.sched.wake(wq)
 
 
 def wake_up_all(wq: WaitQueueHead) -> None:

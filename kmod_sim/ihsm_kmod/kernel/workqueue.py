@@ -59,7 +59,7 @@ class Workqueue:
         """Threads that wait for work."""
         self._workers = 0
         self._is_destroyed = False
-        with self._sched:
+        with self._sched.lock:
             kernel.part(Workqueues).all.append(self)
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Workqueue:
     def add(self, work: Work, delay: int = 0) -> bool:
         """Queue a work, to be run after `delay` jiffies at the earliest; False if it is queued already."""
         self._sched.check()
-        with self._sched:
+        with self._sched.lock:
             if work.queue is not None or work.cancelling:
                 return False
             work.queue, work.queued_at = self, where()
@@ -87,7 +87,7 @@ class Workqueue:
 
     def remove(self, work: Work) -> bool:
         """Take a work out before it begins; False if it is not in."""
-        with self._sched:
+        with self._sched.lock:
             if work.queue is not self:
                 return False
             work.queue = None
@@ -100,7 +100,7 @@ class Workqueue:
 
     def works(self) -> Iterator[Work]:
         """All that wait or run."""
-        with self._sched:
+        with self._sched.lock:
             works: list[Work] = [*self._ready, *self._delayed, *self._running]
         yield from works
 
@@ -110,7 +110,7 @@ class Workqueue:
             warn(ReportKind.WORK_PENDING, f"{work} delayed when its {self} is destroyed", work.queued_at)
             self.remove(work)
         self._sched.sleep(lambda: not self._ready and not self._running)
-        with self._sched:
+        with self._sched.lock:
             self._is_destroyed = True
             self._kernel.part(Workqueues).all.remove(self)
         self._sched.wake()
@@ -123,7 +123,7 @@ class Workqueue:
         self._delayed.remove(work)
 
     def _hire(self) -> None:
-        with self._sched:
+        with self._sched.lock:
             self._workers += 1
         KThread(self._kernel, self._worker, f"kworker-{self.name}", is_service=True)
 
@@ -132,7 +132,7 @@ class Workqueue:
             while (work := self._next()) is not None:
                 self._run(work)
         finally:
-            with self._sched:
+            with self._sched.lock:
                 self._workers -= 1
             self._sched.wake()
 
@@ -142,12 +142,12 @@ class Workqueue:
 
         def look(due: int | None) -> bool:
             nonlocal taken
-            with self._sched:
+            with self._sched.lock:
                 taken = self._take()
                 return taken is not None or self._is_destroyed or due != self._due()
 
         while taken is None and not self._is_destroyed:
-            with self._sched:
+            with self._sched.lock:
                 due = self._due()
                 self.idle += 1
             try:
@@ -160,7 +160,7 @@ class Workqueue:
                     is_timer=False,
                 )
             finally:
-                with self._sched:
+                with self._sched.lock:
                     self.idle -= 1
                     # Whoever takes a work leaves another thread behind for those that may come before it is done.
                     is_short = self.idle == 0 and bool(self._ready or self._delayed)
@@ -192,7 +192,7 @@ class Workqueue:
         except Errno as error:
             crash(error)
         finally:
-            with self._sched:
+            with self._sched.lock:
                 work.owner = None
                 self._running.remove(work)
             self._sched.wake()
@@ -253,13 +253,13 @@ def cancel_work_sync(work: Work) -> bool:
     """
     might_sleep()
     sched = current().kernel.sched
-    with sched:
+    with sched.lock:
         work.cancelling += 1
         was_queued = work.queue is not None and work.queue.remove(work)
     try:
         sched.sleep(lambda: work.owner is None, waits_for=work)
     finally:
-        with sched:
+        with sched.lock:
             work.cancelling -= 1
     return was_queued
 

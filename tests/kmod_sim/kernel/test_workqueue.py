@@ -96,7 +96,7 @@ def test_works_that_come_at_once_to_one_idle_thread(kernel: Kernel) -> None:
         schedule_work(warm_up)
         flush_work(warm_up)
         until(lambda: kernel.system_wq.idle, "its thread is idle")
-        with kernel.sched:
+        with kernel.sched.lock:
             for work in works:
                 schedule_work(work)
         for work in works:
