@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from ihsm.closing import Closing
 from ihsm_kmod.host.open_files import Handed, OpenFiles
 from ihsm_kmod.host.processes import Caller
-from ihsm_kmod.host.tree import Found, Tree
+from ihsm_kmod.host.tree import Found, Tree, clean
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.sysfs import WRITABLE
 
@@ -51,7 +51,8 @@ class HostFiles(Closing):
         """
         found = self.tree.look(self.tree.real_path(path), follow=not flags & os.O_NOFOLLOW)
         if found is None:
-            return None
+            hosts = self._hosts_name(path)
+            return None if hosts is None else Handed(os.open(hosts, flags | os.O_CLOEXEC), flags)
         is_path = bool(flags & os.O_PATH)
         if found.target and not is_path:
             _fail(errno.ELOOP)
@@ -79,11 +80,11 @@ class HostFiles(Closing):
         Raises:
             OSError: of the host, for a name of its in a folder that we have opened.
         """
-        real = self.tree.real_path(path)
-        found = self.tree.look(real, follow=follow)
+        found = self.tree.look(self.tree.real_path(path), follow=follow)
         if found is not None and not _is_host_folder(found):
             return self._stat(found)
-        return None if real == path else os.stat(real, follow_symlinks=follow)
+        hosts = self._hosts_name(path)
+        return None if hosts is None else os.stat(hosts, follow_symlinks=follow)
 
     def path_of(self, link: str) -> str:
         """Path of what is open, which /proc/PID/fd/NUMBER gives as a `link`: that itself if it is nothing of ours."""
@@ -121,6 +122,13 @@ class HostFiles(Closing):
     def close(self) -> None:
         """Release all that is open, whoever has it still."""
         self.open_files.close()
+
+    def _hosts_name(self, path: str) -> str | None:
+        """Path of something of the host's by which its kernel finds it; None if `path` is one."""
+        if not path.startswith("/"):  # no path at all: what /proc shows of a pipe, for one
+            return None
+        hosts = clean(self.tree.host_path(self.tree.real_path(path)))
+        return None if hosts == clean(path) else hosts
 
     def _stat(self, found: Found) -> os.stat_result:
         seconds = self._booted_ns // SECOND_NS

@@ -73,7 +73,8 @@ class Tree:
 
     def look(self, path: str, *, follow: bool = True) -> Found | None:
         """What the machine has at a path, itself if it is a link and not to `follow`; None if that is nothing."""
-        path = _clean(path)
+        follow = follow or path.endswith(("/", "/."))
+        path = clean(path)
         try:
             if is_below(path, DEV):
                 node = self._vfs.stat(path)
@@ -96,6 +97,14 @@ class Tree:
             case Attribute():
                 return Found(path, stat.S_IFREG | entry.mode, ATTRIBUTE_BYTES)
         return Found(entry.path, FOLDER_MODE)
+
+    def host_path(self, path: str) -> str:
+        """A name that the host's kernel has for what the machine has not; it may have led through the machine's links."""
+        found = self.look(path)
+        if found is not None:
+            return found.path
+        folder, name = posixpath.split(path.rstrip("/"))
+        return f"{self.host_path(folder)}/{name}" if folder not in ("", "/") else path
 
     def list_folder(self, found: Found) -> Path:
         """A real folder with the names that the machine has in this one, and those that the host has.
@@ -122,7 +131,7 @@ def is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(top + "/")
 
 
-def _clean(path: str) -> str:
+def clean(path: str) -> str:
     """The path without empty and `.` parts; in /dev, which has no links of the machine, without `..` either."""
     if path.startswith(DEV):
         path = posixpath.normpath(path)
