@@ -86,6 +86,7 @@ def kmod() -> None:
     help="How the program's calls are taken: by the host's kernel (notify), by a library in dynamic programs "
     "(preload), or by the first that can be had.",
 )  # fmt: skip
+@click.option("--empty", is_flag=True, hidden=True, help="A driver that does nothing, and no device: for measurements.")
 @click.argument("command", metavar="PROGRAM [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     sockets: tuple[Path, ...],
@@ -94,9 +95,12 @@ def run(
     quirks: dict[str, bool],
     log: TextIO | None,
     via: str,
+    empty: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run `ihsm kmod run`."""
-    started = functions if functions is not None else 0 if sockets else 1
-    options = RunOptions(sockets=sockets, functions=started, parameters=parameters, quirks=quirks, console=log)
+    started = functions if functions is not None else 0 if sockets or empty else 1
+    options = RunOptions(
+        sockets=sockets, functions=started, parameters=parameters, quirks=quirks, console=log, empty=empty
+    )
     sys.exit(run_program(command, Via(via), options))

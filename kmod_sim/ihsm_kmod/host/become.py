@@ -35,8 +35,6 @@ class Orders(TypedDict):
 
     filter: bool
     """Whether its system calls are to be taken."""
-    blocked: list[int]
-    """Signals that it is to have blocked."""
     environment: dict[str, str]
     """Variables that it is to have, besides ours."""
 
@@ -59,7 +57,6 @@ def main(channel_fd: str, program: str, *arguments: str) -> NoReturn:
                 os.access(PROBE, os.F_OK)
             for number in IGNORED_BY_PYTHON:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, orders["blocked"])
             os.execvp(program, [program, *arguments])
         except OSError as error:
             with contextlib.suppress(OSError):

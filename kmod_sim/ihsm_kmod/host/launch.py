@@ -9,11 +9,12 @@ import ctypes
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,25 +27,32 @@ FORWARDED: Final = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR
 """Signals that are meant for the program when we get them."""
 OF_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)
 """Signals that a terminal sends to the program, too."""
-SI_KERNEL: Final = 0x80
-"""Who has sent a signal if it was the kernel, for a terminal (sigaction(2))."""
+TERMINAL: Final = "/dev/tty"
 ORPHANS_LOOK_S: Final = 0.1
 """How often it is looked whether what the program has left running still runs."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _REFUSAL_BYTES: Final = 16
+_SIGNALS_AT_ONCE: Final = 64
 
 
 class Launched(Closing):
-    """A program, from start to end. To be made by the main thread before it starts others, which inherit its mask."""
+    """A program, from start to end. To be made by the main thread."""
 
     def __init__(self) -> None:
         """Nothing runs yet; signals are kept for `wait` from now on."""
-        self._former_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, *OF_TERMINAL, signal.SIGCHLD})
         # Of ours even when its parent has ended: we may then still look into its memory (prctl(2), PR_SET_PTRACER).
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._before: frozenset[int] = frozenset()
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        # Not a mask and sigwait(3): libraries have threads already, which would take the signals.
+        self._signals, self._arrived = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._former_wakeup = signal.set_wakeup_fd(self._arrived)
+        self._former = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (*FORWARDED, *OF_TERMINAL, signal.SIGCHLD)
+            if signal.getsignal(number) is not signal.SIG_IGN  # nohup(1), or a shell's background
+        }
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], *, under_filter: bool) -> Listener | None:
         """Begin to start it; `confirm` says whether it runs.
@@ -65,8 +73,7 @@ class Launched(Closing):
                 become = [sys.executable, *MODULE_OPTIONS, "ihsm_kmod.host.become", str(theirs.fileno()), *command]
                 self._child = subprocess.Popen(become, pass_fds=(theirs.fileno(),))
             undo.callback(self._kill)
-            blocked = sorted(int(number) for number in self._former_mask)
-            orders: Orders = {"filter": under_filter, "blocked": blocked, "environment": dict(environment)}
+            orders: Orders = {"filter": under_filter, "environment": dict(environment)}
             ours.send(json.dumps(orders).encode())
             listener = _take_listener(ours) if under_filter else None
             self._channel = ours
@@ -90,23 +97,34 @@ class Launched(Closing):
         assert self._child is not None, "start() first"
         status: int | None = None
         while status is None or self._left():
-            got = signal.sigtimedwait({*FORWARDED, *OF_TERMINAL, signal.SIGCHLD}, ORPHANS_LOOK_S)
+            select.select([self._signals], [], [], ORPHANS_LOOK_S)
             self._reap()
             status = self._child.poll()
-            if got is None or got.si_signo == signal.SIGCHLD:
-                continue
-            if got.si_signo in OF_TERMINAL and got.si_code == SI_KERNEL:
-                continue
-            for pid in (self._child.pid,) if status is None else self._left():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, got.si_signo)
+            for number in self._read_signals():
+                for pid in (self._child.pid,) if status is None else self._left():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
         return status if status >= 0 else 128 - status
 
     def close(self) -> None:
         """Kill what runs, and take signals as before."""
         if self._child is not None and self._child.poll() is None:
             self._kill()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._former_mask)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former_wakeup)
+        os.close(self._signals)
+        os.close(self._arrived)
+
+    def _read_signals(self) -> Iterator[int]:
+        """What has arrived for the program."""
+        try:
+            arrived = os.read(self._signals, _SIGNALS_AT_ONCE)
+        except BlockingIOError:
+            return
+        for number in arrived:
+            if number in FORWARDED or (number in OF_TERMINAL and not _has_terminal()):
+                yield number
 
     def _left(self) -> list[int]:
         """Children that we got since: the program, and orphans of its."""
@@ -140,6 +158,18 @@ def _take_listener(channel: socket.socket) -> Listener:
         listener.close()
         raise
     return listener
+
+
+def _has_terminal() -> bool:
+    """Whether we are in the foreground of a terminal, and the program with us."""
+    try:
+        terminal = os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
 
 
 def _children() -> list[int]:

@@ -170,9 +170,10 @@ class OpenFiles(Closing):
     def settle(self, tgid: int) -> None:
         """Do what has hung up; returns when all is released that this process had closed before it called."""
         self._collect()
-        with self._lock:
-            releases = set(self._releases.get(tgid, ()))
-        wait(releases)
+        if self._releases:
+            with self._lock:
+                releases = set(self._releases.get(tgid, ()))
+            wait(releases)
 
     def close(self) -> None:
         """Release all that is open, whoever has it still, and wait for that."""

@@ -21,10 +21,12 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import IhsmError
 from ihsm.kept import Kept
 from ihsm_kmod.host.become import COULD_NOT_START
+from ihsm_kmod.host.empty import EmptyModule
 from ihsm_kmod.host.files import HostFiles
 from ihsm_kmod.host.launch import Launched
 from ihsm_kmod.host.notify import Notify
 from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.machine import FIRST_SLOT, SLOTS, Machine, bdf_of_slot
 
 _log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class RunOptions:
     """Of the driver, where they are to differ from their default."""
     console: TextIO | None = None
     """Where the kernel's log goes at once."""
+    empty: bool = False
+    """No functions, and a driver that does nothing."""
 
 
 def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
@@ -85,12 +89,17 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
             shadow = stack.enter_context(Kept("ihsm-kmod-")).folder
             launched = stack.enter_context(Launched())
             functions = [stack.enter_context(VfioUserFunction(path)) for path in sockets]
-            machine = stack.enter_context(_boot(functions, options))
+            if options.empty:
+                kernel = Kernel()
+                stack.callback(kernel.close)
+                kernel.load(EmptyModule)
+            else:
+                kernel = stack.enter_context(_boot(functions, options)).kernel
         except IhsmError as error:
             raise RunError(str(error)) from error
         except Errno as error:
             raise RunError(f"the driver does not load: {error}") from None
-        files = stack.enter_context(HostFiles(machine.kernel, shadow))
+        files = stack.enter_context(HostFiles(kernel, shadow))
         _start(launched, files, command, via)
         return launched.wait()
 

@@ -99,7 +99,7 @@ class Tree:
         return Found(entry.path, FOLDER_MODE)
 
     def host_path(self, path: str) -> str:
-        """A name that the host's kernel has for what the machine has not; it may have led through the machine's links."""
+        """Name that the host's kernel has for what the machine has not, though the path leads through links of that."""
         found = self.look(path)
         if found is not None:
             return found.path

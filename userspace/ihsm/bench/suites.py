@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.api import api
 from ihsm.bench.device import BenchDevice, provision
+from ihsm.bench.kmod import kmod
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
@@ -283,4 +284,4 @@ def _one_after_the_other(device: BenchDevice, controllers: Sequence[Controller],
     )
 
 
-SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "api": api, "scale": scale}
+SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "api": api, "kmod": kmod, "scale": scale}

@@ -81,6 +81,10 @@ TARGETS: Final = (
     Target("api-threads-8", "eight threads that sign over one", "one_thread", 0.9),
     Target("api-awaited-64", "64 awaited signatures outstanding over one at a time", "one_at_a_time", 1.0),
     Target("api-sign-at-rest", "more for a P-256 key that must be unmasked, ms", "extra_ms", 1.0, at_most=True),
+    Target("kmod-notify", "an ioctl of the driver model over an exchange, by notify", "exchange", 0.25),
+    Target("kmod-preload", "an ioctl of the driver model over an exchange, by preload", "exchange", 0.25),
+    Target("kmod-notify-way", "an ioctl of a driver that does nothing, CPU of both sides, µs", "value", 60.0, True),
+    Target("kmod-preload-way", "an ioctl of a driver that does nothing, CPU of both sides, µs", "value", 25.0, True),
     Target("api-open", "Hsm.open on a running device, ms", "value", 150.0, at_most=True),
 )
 

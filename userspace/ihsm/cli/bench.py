@@ -21,13 +21,13 @@ from ihsm.cli.output_files import OUTPUT_FILE, write_output
 if TYPE_CHECKING:
     from ihsm.bench.compare import Change
 
-NAMES: Final = ("ring", "aes", "ddi", "api", "scale", "guest", "soak")
+NAMES: Final = ("ring", "aes", "ddi", "api", "kmod", "scale", "guest", "soak")
 
 
 @click.command(
-    help="""Measure rings, AES, DDI operations, the key API and scale, and peers in the same run.
+    help="""Measure rings, AES, DDI operations, the key API, the driver model and scale, and peers in the same run.
 
-    SUITE is ring, aes, ddi, api, scale, guest or soak; without any: the quick figures. soak puts mixed load on 16
+    SUITE is ring, aes, ddi, api, kmod, scale, guest or soak; without any: the quick figures. soak puts mixed load on 16
     queues and fails if a completion is lost, comes twice or tells of an error.
     """,
 )

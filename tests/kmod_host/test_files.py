@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What programs see of the machine's files beside the host's: shells, coreutils and Python look."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from typing import Any
+
+import pytest
+
+from support.kmod_run import kmod_run, printed
+
+via = pytest.mark.parametrize("via", ["notify", "preload"])
+
+
+def shell(via: str, script: str) -> list[str]:
+    return printed("--via", via, "--", "sh", "-ec", script)
+
+
+def python(via: str, script: str, **options: Any) -> Any:
+    """What a script of Python prints as JSON."""
+    lines = printed("--via", via, "--", sys.executable, "-c", f"import json, os, stat, errno\n{script}", **options)
+    return json.loads(lines[-1])
+
+
+@via
+def test_a_shell_sees_a_device_a_number_and_that_nothing_is_read(via: str) -> None:
+    script = "ls -l /dev/azihsm0; cat /sys/bus/pci/devices/*/azihsm/global/total_submissions /dev/azihsm0"
+    done = kmod_run("--via", via, "--", "sh", "-c", script)
+    node, number = done.stdout.splitlines()
+    assert node.startswith("crw-------")
+    assert " 254, 0 " in node
+    assert int(number) >= 0
+    assert done.stderr == "cat: /dev/azihsm0: Invalid argument\n"
+
+
+@via
+def test_the_usual_questions_to_a_node(via: str) -> None:
+    script = """
+    [ -c /dev/azihsm0 ] && [ -r /dev/azihsm0 ] && [ -w /dev/azihsm0 ] && [ ! -x /dev/azihsm0 ] && echo node
+    [ -e /dev/azihsm1 ] || echo one
+    echo /dev/azi*
+    stat -c '%F %t:%T' /dev/azihsm0
+    cd /dev; stat -c %F azihsm0 ./azihsm0 ../dev/azihsm0 //dev//azihsm0
+    find /dev -maxdepth 1 -name 'azi*'
+    cat /sys/dev/char/254:0/uevent
+    """
+    special = "character special file"
+    assert shell(via, script) == [
+        "node", "one", "/dev/azihsm0", f"{special} fe:0", *4 * [special], "/dev/azihsm0", "MAJOR=254", "MINOR=0",
+        "DEVNAME=azihsm0",
+    ]  # fmt: skip
+
+
+@via
+def test_what_the_host_has_is_as_it_was(via: str) -> None:
+    script = """
+    names = {folder: sorted(os.listdir(folder)) for folder in ("/dev", "/sys", "/sys/bus", "/sys/class")}
+    kinds = {name: os.lstat("/dev/" + name).st_mode for name in names["/dev"]}
+    with os.scandir("/dev") as found:
+        followed = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in found}
+    folder = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
+    relative = {name: os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode for name in names["/dev"]}
+    null = os.fstat(os.open("null", os.O_RDWR, dir_fd=folder)).st_rdev
+    same = os.path.samestat(os.fstat(folder), os.stat("/dev"))
+    print(json.dumps([names, kinds, followed, relative, null, same]))
+    """.replace("\n    ", "\n")
+    names, kinds, followed, relative, null, same = python(via, script)
+    ours = {"/dev": {"azihsm0"}, "/sys": set(), "/sys/bus": set(), "/sys/class": {"azihsm-hsm", "azihsm-mgmt"}}
+    for folder, found in names.items():
+        assert set(found) == {*os.listdir(folder), *ours[folder]}
+    modes = {name: os.lstat(f"/dev/{name}").st_mode for name in os.listdir("/dev")}
+    assert kinds == followed == relative == modes | {"azihsm0": stat.S_IFCHR | 0o600}
+    assert null == os.stat("/dev/null").st_rdev
+    assert same
+
+
+@via
+def test_names_that_lead_through_links(via: str) -> None:
+    script = """
+    readlink -f /sys/class/azihsm-hsm/azihsm0/device/azihsm/admin | sed 's/[0-9a-f]*\\.0/BDF/'
+    readlink /sys/class/azihsm-hsm/azihsm0/subsystem
+    ls -d /sys/class/azihsm-hsm/../mem
+    cat /sys/class/azihsm-hsm/azihsm0/device/driver/module/parameters/num_hsm_slots 2>/dev/null || echo none
+    cat /sys/module/azihsm/parameters/num_hsm_slots
+    ls /sys/class/azihsm-hsm/azihsm0/
+    """
+    assert shell(via, script) == [
+        "/sys/devices/pci0000:00/0000:00:BDF/azihsm/admin", "../../../../../class/azihsm-hsm",
+        "/sys/class/azihsm-hsm/../mem", "none", "16", "dev", "device", "subsystem", "uevent",
+    ]  # fmt: skip
+
+
+@via
+def test_open_files_of_the_machine_are_what_they_are(via: str) -> None:
+    script = """
+    node, text = os.open("/dev/azihsm0", os.O_RDWR), "/sys/module/azihsm/parameters/num_hsm_slots"
+    file = os.open(text, os.O_RDONLY | os.O_CLOEXEC)
+    print(json.dumps([
+        stat.S_ISCHR(os.fstat(node).st_mode), os.fstat(node).st_rdev == os.makedev(254, 0),
+        os.path.samestat(os.fstat(node), os.stat("/dev/azihsm0")), os.path.samestat(os.fstat(file), os.stat(text)),
+        os.fstat(file).st_size, os.read(file, 9).decode(), os.get_inheritable(file),
+        open("/dev/azihsm0", "rb").fileno() > 2,
+    ]))
+    """.replace("\n    ", "\n")
+    assert python(via, script) == [True, True, True, True, 4096, "16\n", False, True]
+
+
+REFUSED = [
+    ("/dev/azihsm0", os.O_CREAT | os.O_EXCL | os.O_RDWR, "EEXIST"),
+    ("/dev/azihsm0", os.O_DIRECTORY, "ENOTDIR"),
+    ("/dev/azihsm7", os.O_RDWR, "ENOENT"),
+    ("/sys/class/azihsm-hsm/azihsm0", os.O_NOFOLLOW, "ELOOP"),
+    ("/sys/class/azihsm-hsm", os.O_RDWR, "EISDIR"),
+    ("/sys/class/azihsm-hsm/azihsm0/device/azihsm/admin/num_cpqs_created", os.O_WRONLY, "EIO"),
+    ("/sys/module/azihsm/parameters/num_hsm_slots", os.O_WRONLY, "EACCES"),
+    ("/sys/module/azihsm/parameters/log_mask", os.O_WRONLY, "EACCES"),
+    ("/sys/bus/pci/drivers/azihsm/bind", os.O_RDONLY, "EACCES"),
+]
+
+
+@via
+def test_what_cannot_be_opened(via: str) -> None:
+    script = f"""
+def attempt(path, flags):
+    try:
+        os.open(path, flags)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+print(json.dumps([attempt(path, flags) for path, flags, _ in {REFUSED!r}]))
+"""
+    assert python(via, script) == [error for _, _, error in REFUSED]
