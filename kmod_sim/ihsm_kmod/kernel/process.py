@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs: what a process does with the kernel (Linux: fs/file.c, kernel/fork.c, kernel/signal.c, kernel/exit.c).
+"""Programs: what a process does with the kernel (Linux: fs/file.c, kernel/fork.c).
 
 A system call runs in the thread that makes it, so that a debugger steps from `ioctl` into the driver.
 """

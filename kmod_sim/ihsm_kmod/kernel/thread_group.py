@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who makes system calls (Linux: struct signal_struct, kernel/signal.c): the threads of one process, and its end."""
+"""Who makes system calls (Linux: kernel/signal.c, kernel/exit.c): the threads of one process, and its end."""
 
 from __future__ import annotations
 
