@@ -85,8 +85,8 @@ def shown_uses() -> list[tuple[str, str, str]]:
         for line in [*inline, *(line for name, line in console_lines() if name == page.name)]:
             match = re.match(r"ihsm(?: --log-\w+ \w+)* ([a-z][a-z-]*)(.*)", line)
             if match:
-                # what stands in quotes is for the guest or the device
-                uses.append((page.name, match[1], re.sub(r"'[^']*'", "", match[2])))
+                # what stands in quotes is for the guest or the device, what stands behind -- another program's
+                uses.append((page.name, match[1], re.sub(r"'[^']*'| -- .*", "", match[2])))
     return uses
 
 
