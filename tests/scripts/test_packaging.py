@@ -162,6 +162,7 @@ def test_pip_makes_a_wheel_of_a_checkout_in_isolation(wheel: Path, tmp_path: Pat
     for module in ("ihsm_device", "ihsm", "ihsm/bench"):
         assert f"{module}/_native.cpython" in names
         assert f"{module}/_native.pyi" in names
+    assert "ihsm_kmod/host/libihsm_preload.so" in names
 
 
 @pytest.mark.long
