@@ -26,6 +26,7 @@ ALLOWED = {
     "guest/operations.py": "a program that reports how long it took",
     "guest/vfio_driver.py": "likewise",
     "perf/slow_commands.py": "measures; no test",
+    "perf/preloaded_ioctls.py": "likewise",
 }
 """Files that may look at a clock, and why."""
 
