@@ -25,6 +25,7 @@ from ihsm_kmod.host.empty import EmptyModule
 from ihsm_kmod.host.files import HostFiles
 from ihsm_kmod.host.launch import Launched
 from ihsm_kmod.host.notify import Notify
+from ihsm_kmod.host.preload import PreloadServer, preload_environment
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.machine import FIRST_SLOT, SLOTS, Machine, bdf_of_slot
@@ -86,7 +87,7 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
             sockets = list(options.sockets)
             if options.functions:
                 sockets += stack.enter_context(EmbeddedDevice(count=options.functions)).socket_paths
-            shadow = stack.enter_context(Kept("ihsm-kmod-")).folder
+            folder = stack.enter_context(Kept("ihsm-kmod-")).folder
             launched = stack.enter_context(Launched())
             functions = [stack.enter_context(VfioUserFunction(path)) for path in sockets]
             if options.empty:
@@ -99,8 +100,20 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
             raise RunError(str(error)) from error
         except Errno as error:
             raise RunError(f"the driver does not load: {error}") from None
+        shadow = folder / "shadow"
+        shadow.mkdir()
         files = stack.enter_context(HostFiles(kernel, shadow))
-        _start(launched, files, command, via)
+        try:
+            if via is Via.PRELOAD or not _starts_with_notify(launched, files, command, may_fail=via is Via.AUTO):
+                socket_path = folder / "preload"
+                stack.enter_context(PreloadServer(files, socket_path))
+                launched.start(command, preload_environment(socket_path, shadow, os.environ), under_filter=False)
+            launched.confirm()
+            # What is open is a descriptor of ours, too. The program has been started with the limit that we were.
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except OSError as error:
+            raise RunError(f"{command[0]}: {error.strerror}") from None
         return launched.wait()
 
 
@@ -125,19 +138,18 @@ def _boot(functions: Sequence[PciFunction], options: RunOptions) -> Machine:
     return machine
 
 
-def _start(launched: Launched, files: HostFiles, command: Sequence[str], via: Via) -> None:
-    """Start the program; RunError if that fails."""
+def _starts_with_notify(launched: Launched, files: HostFiles, command: Sequence[str], *, may_fail: bool) -> bool:
+    """Begin to start the program under a filter. False: that cannot be had here, and `may_fail`.
+
+    Raises:
+        OSError: as of `Launched.start`.
+    """
     try:
-        _start_with_notify(launched, files, command)
-        # What is open is a descriptor of ours, too. The program has been started with the limit that we were.
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        listener = launched.start(command, {}, under_filter=True)
     except OSError as error:
-        raise RunError(f"{command[0]}: {error.strerror}") from None
-
-
-def _start_with_notify(launched: Launched, files: HostFiles, command: Sequence[str]) -> None:
-    listener = launched.start(command, {}, under_filter=True)
+        if may_fail and error.errno in NO_NOTIFY:
+            return False
+        raise
     assert listener is not None
     Notify(listener, files)
-    launched.confirm()
+    return True

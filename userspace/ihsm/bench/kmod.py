@@ -23,7 +23,7 @@ from ihsm.kept import MODULE_OPTIONS
 from ihsm_abi.ddi import GetApiRevReq, encode_request
 from ihsm_abi.hsm_queue import ControlKind
 
-WAYS: Final = ("notify",)
+WAYS: Final = ("notify", "preload")
 NODE: Final = "/dev/azihsm0"
 OPENINGS: Final = 2000
 PAIRS: Final = 9
