@@ -8,8 +8,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 HZ: Final = 250
@@ -31,12 +29,11 @@ class Sleepers(Protocol):
 
 
 class Clock(ABC):
-    """Time since some moment, in nanoseconds, and what is due when. Several kernels may share a clock."""
+    """Time since some moment, in nanoseconds. Several kernels may share a clock."""
 
     def __init__(self) -> None:
-        """Nothing is due."""
+        """Nobody looks at it."""
         self._changed = threading.Condition()
-        self._timers: Counter[int] = Counter()
         self._sleepers: list[Sleepers] = []
 
     @abstractmethod
@@ -66,30 +63,13 @@ class Clock(ABC):
         with self._changed:
             self._sleepers.remove(sleepers)
 
+    @abstractmethod
     def add_timer(self, expires: int) -> None:
         """Something is due at that jiffy."""
-        with self._changed:
-            self._timers[expires] += 1
-            self._changed.notify_all()
 
+    @abstractmethod
     def remove_timer(self, expires: int) -> None:
         """It has come, or is not wanted any more."""
-        with self._changed:
-            self._timers[expires] -= 1
-            if not self._timers[expires]:
-                del self._timers[expires]
-
-    @contextmanager
-    def timer(self, expires: int | None) -> Iterator[None]:
-        """A timer for as long as the block runs; None: none."""
-        if expires is None:
-            yield
-            return
-        self.add_timer(expires)
-        try:
-            yield
-        finally:
-            self.remove_timer(expires)
 
 
 class SystemClock(Clock):
@@ -112,6 +92,12 @@ class SystemClock(Clock):
         """Never."""
         return False
 
+    def add_timer(self, expires: int) -> None:
+        """Nothing to do: nobody moves this clock."""
+
+    def remove_timer(self, expires: int) -> None:
+        """Nothing to do."""
+
 
 class StillClock(Clock):
     """A clock that shows the same time until `advance` moves it: a test of a 30 s time-out takes no time."""
@@ -125,6 +111,7 @@ class StillClock(Clock):
         super().__init__()
         self._now_ns = 0
         self._patience_s = patience_s
+        self._timers: Counter[int] = Counter()
 
     def now_ns(self) -> int:
         """Sum of all that it was moved by."""
@@ -137,6 +124,19 @@ class StillClock(Clock):
     def has_stopped(self, real_since_s: float) -> bool:
         """Whether the test has been waited for long enough."""
         return time.monotonic() - real_since_s >= self._patience_s
+
+    def add_timer(self, expires: int) -> None:
+        """Something is due at that jiffy; a test may wait for that."""
+        with self._changed:
+            self._timers[expires] += 1
+            self._changed.notify_all()
+
+    def remove_timer(self, expires: int) -> None:
+        """It has come, or is not wanted any more."""
+        with self._changed:
+            self._timers[expires] -= 1
+            if not self._timers[expires]:
+                del self._timers[expires]
 
     @property
     def timers(self) -> list[float]:

@@ -42,6 +42,7 @@ class DmaPool:
         self.size = size
         self.step = -(-size // alignment) * alignment
         self.entry = pdev.dma.debug.add(f"pool {name}", 0, size)
+        self.block_name = f"pool {name} block"
         self.chunks: list[_Chunk] = []
 
     def grow(self) -> _Chunk:
@@ -83,7 +84,7 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
                     pool.chunks.remove(chunk)
                     stretch.release()
 
-        entry = pool.pdev.dma.debug.add(f"pool {pool.name} block", stretch.address + offset, pool.size)
+        entry = pool.pdev.dma.debug.add(pool.block_name, stretch.address + offset, pool.size)
         memory = DmaMemory(entry, stretch.view[offset : offset + pool.size], release)
         memory.view[:] = POISON_ALLOCATED
         chunk.used[offset] = memory

@@ -28,6 +28,8 @@ class LockClass:
     with_softirqs: str = ""
     """Where it was seen: taken in an interrupt handler, in a tasklet, with interrupts on, with tasklets on."""
     reported: set[str] = field(default_factory=set)
+    seen: set[tuple[int, int, bool, bool]] = field(default_factory=set)
+    """Contexts from which there is nothing more to learn: how deep in interrupts, in tasklets, and which are on."""
 
 
 class LockGraph:
@@ -81,6 +83,10 @@ class LockGraph:
         known = self._class(name)
         hardirqs_on = not (task.hardirq_depth or task.irqs_disabled)
         softirqs_on = hardirqs_on and not (task.softirq_depth or task.bh_disabled)
+        context = (task.hardirq_depth, task.softirq_depth, hardirqs_on, softirqs_on)
+        if context in known.seen:
+            return []
+        known.seen.add(context)
         if task.hardirq_depth:
             known.in_hardirq = known.in_hardirq or at
         elif task.softirq_depth:
@@ -123,7 +129,8 @@ class Lock:
             oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
         at = where()
         task.kernel.part(LockGraph).acquire(task, self, at)
-        task.kernel.sched.sleep(lambda: self._grab(task, at), on=self, waits_for=self)
+        if not self._grab(task, at):
+            task.kernel.sched.sleep(lambda: self._grab(task, at), on=self, waits_for=self)
 
     def try_take(self) -> bool:
         """Have the lock if nobody else does."""
@@ -156,4 +163,7 @@ class Lock:
             return True
 
     def _held(self, task: Task) -> HeldLock | None:
-        return next((held for held in task.held_locks if held.lock is self), None)
+        for held in task.held_locks:
+            if held.lock is self:
+                return held
+        return None

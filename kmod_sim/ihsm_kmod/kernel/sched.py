@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from ihsm_kmod.kernel.clock import JIFFY_NS, SECOND_NS, Clock
@@ -111,7 +110,13 @@ class Scheduler:
         expires_ns = None if expires is None else expires * JIFFY_NS
         hung_ns = None if interruptible or not self._hung_ns else begun_ns + self._hung_ns
         look_ns = min((moment for moment in (expires_ns, hung_ns) if moment is not None), default=None)
-        with self.clock.timer(expires if is_timer else None), self._sleeper(on) as sleeper:
+        timer = expires if is_timer else None
+        sleeper = _Sleeper(self.lock)
+        with self.lock:
+            self._sleepers.setdefault(id(on), []).append(sleeper)
+        if timer is not None:
+            self.clock.add_timer(timer)
+        try:
             while True:
                 sleeper.is_woken = False
                 self.check()
@@ -126,18 +131,13 @@ class Scheduler:
                         return False
                     self._hung(task, f"for more than {self._hung_ns / SECOND_NS:g} s", waits_for)
                 self._wait(task, sleeper, look_ns, waits_for, may_hang=not interruptible)
-
-    @contextmanager
-    def _sleeper(self, on: object) -> Iterator[_Sleeper]:
-        sleeper = _Sleeper(self.lock)
-        with self.lock:
-            self._sleepers.setdefault(id(on), []).append(sleeper)
-        try:
-            yield sleeper
         finally:
+            if timer is not None:
+                self.clock.remove_timer(timer)
             with self.lock:
-                self._sleepers[id(on)].remove(sleeper)
-                if not self._sleepers[id(on)]:
+                sleepers = self._sleepers[id(on)]
+                sleepers.remove(sleeper)
+                if not sleepers:
                     del self._sleepers[id(on)]
 
     def _wait(

@@ -242,7 +242,9 @@ def in_atomic() -> bool:
     Linux has `irqs_disabled()` apart from it; here no question needs the difference.
     """
     task = current()
-    return in_interrupt() or task.irqs_disabled or task.spinlocks_held > 0
+    return bool(
+        task.hardirq_depth or task.softirq_depth or task.bh_disabled or task.irqs_disabled or task.spinlocks_held
+    )
 
 
 def signal_pending() -> bool:

@@ -35,7 +35,7 @@ class Load:
         self._command["hdr"]["szioctldata"] = self._command.nbytes
         self._command["src_buf"], self._command["src_length"] = self._request.ctypes.data, self._request.nbytes
         self._command["dst_buf"], self._command["dst_length"] = self._response.ctypes.data, self._response.nbytes
-        self._bytes = bytearray()
+        self._bytes = bytearray(self._command.tobytes())
 
     def run(self, seconds: float) -> dict[str, float]:
         """Make ioctls for so long; how many, and wall and CPU time in seconds."""

@@ -19,6 +19,7 @@ from ihsm.bench.results import CPU, WALL, Result, throughput
 from ihsm.bench.sample import Sample, interleave, ratios, timed
 from ihsm.bench.setups import Place
 from ihsm.driver import DriverOptions
+from ihsm.errors import IhsmError
 from ihsm.kept import MODULE_OPTIONS
 from ihsm_abi.ddi import GetApiRevReq, encode_request
 from ihsm_abi.hsm_queue import ControlKind
@@ -26,6 +27,8 @@ from ihsm_abi.hsm_queue import ControlKind
 WAYS: Final = ("notify", "preload")
 NODE: Final = "/dev/azihsm0"
 OPENINGS: Final = 2000
+WARM_UP_OPENINGS: Final = 200
+"""After which the model has the threads that it needs for them."""
 PAIRS: Final = 9
 Advance = Callable[[str], None]
 
@@ -49,7 +52,10 @@ class Program:
         assert self._running.stdout is not None
         self._running.stdin.write(f"{order} {number}\n")
         self._running.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._running.stdout.readline())
+        line = self._running.stdout.readline()
+        if not line:
+            raise IhsmError("the program under measurement has ended, as said above")
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def run(self, seconds: float) -> Sample:
@@ -122,7 +128,7 @@ def _ways() -> list[Result]:
     with _programs(["--empty"]) as programs:
         series = interleave({way: program.run for way, program in programs.items()}, pairs=PAIRS)
         for way, program in programs.items():
-            program.order("open", 1)
+            program.order("open", WARM_UP_OPENINGS)
             before = program.holds()
             program.order("open", OPENINGS)
             left = [now - then for now, then in zip(program.holds(), before, strict=True)]
