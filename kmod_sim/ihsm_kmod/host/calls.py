@@ -12,6 +12,7 @@ import ctypes
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,8 @@ class Calls:
         self._listener = listener
         self._files = files
         self._tgids: dict[int, int] = {}
+        self._giving = threading.Lock()
+        """Held until it is known what a program was given, with which it may go on before."""
 
     def serve(self, call: Notification) -> None:
         """Do what a call asks for, and answer it, whatever happens: its program waits."""
@@ -110,7 +113,8 @@ class Calls:
         try:
             link = os.readlink(f"/proc/{call.tid}/fd/{fd}")
         except PermissionError:
-            inode = self._files.open_files.inode_given(caller, fd)
+            with self._giving:
+                inode = self._files.open_files.inode_given(caller, fd)
         except OSError:
             return None
         else:
@@ -128,9 +132,10 @@ class Calls:
     def _give(self, call: Notification, handed: Handed) -> None:
         """Answer with a descriptor."""
         caller = self._caller(call)
-        number = self._listener.give(call, handed.fd, close_on_exec=handed.close_on_exec)
-        if number is not None and handed.inode is not None:
-            self._files.open_files.given(caller, number, handed.inode)
+        with self._giving:
+            number = self._listener.give(call, handed.fd, close_on_exec=handed.close_on_exec)
+            if number is not None and handed.inode is not None:
+                self._files.open_files.given(caller, number, handed.inode)
 
     def _open_flags(self, call: Notification, how: int) -> int:
         data = self._memory(call).read(how, OPEN_HOW.size)
