@@ -11,7 +11,8 @@
 static bool is_of_the_driver(unsigned long number) { return _IOC_TYPE(number) == 'A' || _IOC_TYPE(number) == 'B'; }
 
 static int preload_ioctl(int fd, unsigned long number, ...) {
-    struct request request = {.operation = OP_IOCTL, .number = number};
+    /* Linux takes 32 bits of the number: those above are what the sign of an int has left. */
+    struct request request = {.operation = OP_IOCTL, .number = (uint32_t)number};
     struct answer answer;
     struct stat status;
     int error = errno;
