@@ -25,8 +25,7 @@
  * Let programs call a function by a name of libc's. The function has a name of its own, because headers declare libc's,
  * some as inline functions, and give `stat64` and `stat` different types though they are one function.
  */
-#define EXPORT(name, function)                                                                                         \
-    extern __typeof__(function) exported_##name __asm__(#name) ALIAS(function)
+#define EXPORT(name, function) extern __typeof__(function) exported_##name __asm__(#name) ALIAS(function)
 #define ALIAS(function) __attribute__((alias(#function), visibility("default")))
 
 /* The function of that name after ours. Threads may look it up at the same time: they all find the same. */
