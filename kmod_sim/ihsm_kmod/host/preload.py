@@ -72,6 +72,7 @@ class PreloadServer(Closing):
         Raises:
             OSError: there can be no socket.
         """
+        self.path = path
         self._files = files
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()

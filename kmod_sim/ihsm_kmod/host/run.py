@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from ihsm.bus import PciFunction, VfioUserFunction
+from ihsm.bus import VfioUserFunction
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import IhsmError
 from ihsm.kept import Kept
@@ -89,13 +89,7 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
                 sockets += stack.enter_context(EmbeddedDevice(count=options.functions)).socket_paths
             folder = stack.enter_context(Kept("ihsm-kmod-")).folder
             launched = stack.enter_context(Launched())
-            functions = [stack.enter_context(VfioUserFunction(path)) for path in sockets]
-            if options.empty:
-                kernel = Kernel()
-                stack.callback(kernel.close)
-                kernel.load(EmptyModule)
-            else:
-                kernel = stack.enter_context(_boot(functions, options)).kernel
+            kernel = _boot_empty(stack) if options.empty else _boot(stack, sockets, options)
         except IhsmError as error:
             raise RunError(str(error)) from error
         except Errno as error:
@@ -105,9 +99,8 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
         files = stack.enter_context(HostFiles(kernel, shadow))
         try:
             if via is Via.PRELOAD or not _starts_with_notify(launched, files, command, may_fail=via is Via.AUTO):
-                socket_path = folder / "preload"
-                stack.enter_context(PreloadServer(files, socket_path))
-                launched.start(command, preload_environment(socket_path, shadow, os.environ), under_filter=False)
+                server = stack.enter_context(PreloadServer(files, folder / "preload"))
+                launched.start(command, preload_environment(server.path, shadow, os.environ), under_filter=False)
             launched.confirm()
             # What is open is a descriptor of ours, too. The program has been started with the limit that we were.
             most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -117,25 +110,35 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
         return launched.wait()
 
 
-def _boot(functions: Sequence[PciFunction], options: RunOptions) -> Machine:
+def _boot_empty(stack: contextlib.ExitStack) -> Kernel:
+    """A kernel with the driver that does nothing."""
+    kernel = Kernel()
+    stack.callback(kernel.close)
+    kernel.load(EmptyModule)
+    return kernel
+
+
+def _boot(stack: contextlib.ExitStack, sockets: Sequence[Path], options: RunOptions) -> Kernel:
     """A machine whose functions are where the host has none, so that none of the host's is hidden.
 
     Raises:
         RunError: the driver takes none of them.
+        BusError: there is no device, or others have it.
+        Errno: the driver does not load.
     """
+    functions = [stack.enter_context(VfioUserFunction(path)) for path in sockets]
     slots = (bdf_of_slot(slot) for slot in range(FIRST_SLOT, SLOTS))
     free = [bdf for bdf in slots if not os.path.exists(f"/sys/bus/pci/devices/{bdf}")]
     if len(free) < len(functions):
         raise RunError(f"{len(functions)} functions, but only {len(free)} slots that the host's PCI bus leaves free")
     bdfs = free[: len(functions)]
     settings: dict[str, Any] = {"quirks": options.quirks, "console": options.console, **options.parameters}
-    machine = Machine(*functions, bdfs=bdfs, **settings)
+    machine = stack.enter_context(Machine(*functions, bdfs=bdfs, **settings))
     errors = [machine.kernel.pci.probe_error(bdf) for bdf in bdfs]
     if all(errors):
         last = machine.kernel.dmesg().splitlines()[-1:]
-        machine.close()
         raise RunError(f"the driver refuses the device: {os.strerror(errors[0])}: {''.join(last)}")
-    return machine
+    return machine.kernel
 
 
 def _starts_with_notify(launched: Launched, files: HostFiles, command: Sequence[str], *, may_fail: bool) -> bool:
