@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ihsm.driver.aes_queue import DATA_UNIT_CODE
+from ihsm.driver.aes_commands import DATA_UNIT_CODE
 from ihsm_device.hsm.keystore import BulkTable, KeyStore
 from support.aes_rig import AesRig, Completion, gcm_job, read_blocks, xts_job
 

@@ -4,12 +4,23 @@
 
 from __future__ import annotations
 
-from ihsm.driver import Controller, HsmReply
+from typing import Any
+
+from ihsm.driver import Controller, HsmReply, Submission, Submitted, loop
 from ihsm.driver.line_up import performed
-from ihsm.driver.loop import completed
 from ihsm_abi.hsm_queue import ControlKind
 
 __all__ = ["completed", "exchange", "performed"]
+
+
+async def completed(submitted: Submitted) -> Any:
+    """The result of anything submitted, without keeping the event loop from anything else.
+
+    Whoever is cancelled while awaiting it leaves the commands to complete by themselves. Errors as `Submission.result`.
+    """
+    if isinstance(submitted, Submission):
+        return await loop.completed(submitted)
+    return await submitted.awaited()
 
 
 async def exchange(

@@ -144,7 +144,8 @@ class DeviceFaults(Closing):
 def _socket_of(device: Device) -> str:
     """Path of the socket of the function that a device is reached by."""
     if isinstance(device, Hsm):
-        device = device.connection.link.controller
+        opened = device.connection.link.device
+        device = opened if isinstance(opened, Controller) else opened.uri
     if isinstance(device, Controller):
         device = device.function
     if isinstance(device, EmbeddedDevice):

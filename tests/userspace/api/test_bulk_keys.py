@@ -206,7 +206,7 @@ def every_class(hsm: Hsm) -> list[Callable[[], None]]:
 def test_every_class_after_a_reset(hsm: Hsm, every_class: list[Callable[[], None]]) -> None:
     for check in every_class:
         lost = hsm.connection.link
-        lost.controller.reset(subsystem=True)
+        lost.device.reset(subsystem=True)
         check()
         assert hsm.connection.link is not lost
         check()
@@ -221,7 +221,7 @@ def test_resets_under_work(hsm: Hsm, every_class: list[Callable[[], None]]) -> N
         if number == 0:
             try:
                 for _ in range(4):
-                    hsm.connection.link.controller.reset(subsystem=True)
+                    hsm.connection.link.device.reset(subsystem=True)
                     before = list(done)
                     # A call is repeated once only: each has to see one loss at most.
                     until(lambda before=before: all(map(two_more, before[1:], done[1:])), "all go on")  # type: ignore[misc]
@@ -244,11 +244,11 @@ def test_resets_under_work(hsm: Hsm, every_class: list[Callable[[], None]]) -> N
 def test_a_session_that_was_lost_is_refused(hsm: Hsm, gcm_keys: list[tuple[AesGcmKey, bytes]]) -> None:
     """Its key ids are other keys' by then."""
     lost = hsm.connection.link
-    lost.controller.reset(subsystem=True)
+    lost.device.reset(subsystem=True)
     key, secret = gcm_keys[0]
     assert key.encrypt(NONCE, b"text", None) == AESGCM(secret).encrypt(NONCE, b"text", None)
     assert hsm.connection.link is not lost
-    queue = lost.controller.aes_queues[0]
+    queue = lost.device.aes_queues[0]
     with pytest.raises(SessionClosedError):
         queue.gcm_encrypt(lost.session.fast_path, 1, b"text", timeout_s=HANG_S)
     with pytest.raises(SessionClosedError):

@@ -80,7 +80,7 @@ def test_the_call_recovers_from_a_reset(hsm: Hsm, name: str, caplog: pytest.LogC
     for key in keys:
         check(key)
     before = hsm.connection.link
-    LOSSES[name](before.controller)
+    LOSSES[name](before.device)
     for key in keys:
         check(key)
     assert brought_back(caplog) == 1
@@ -98,7 +98,7 @@ def test_the_session_is_reopened(hsm: Hsm, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(ddi.Partition, "reopen_session", recorded)
     monkeypatch.setattr(ddi.Partition, "open_session", lambda *_: pytest.fail("a new session"))
-    hsm.connection.link.controller.reset(subsystem=True)
+    hsm.connection.link.device.reset(subsystem=True)
     check(key)
     assert asked == [hsm.connection.link.session.session_id]
 
@@ -107,7 +107,7 @@ def test_a_hundred_resets_leave_one_session(place: Place) -> None:
     with place.serve() as server, place.create() as hsm:
         key = made(hsm, "web")
         for _ in range(100):
-            hsm.connection.link.controller.registers.subsystem_reset()
+            hsm.connection.link.device.registers.subsystem_reset()
             hsm.connection._replace(hsm.connection.link, QueueClosedError("noticed at once"))
         check(key)
         assert server.status()["module"]["sessions"] == {"0": "live"}
@@ -120,7 +120,7 @@ def test_ids_that_killed_programs_left_are_freed(place: Place) -> None:
         place.create().close()
         for _ in range(9):
             hsm = place.open()
-            hsm.connection.link.controller.function.close()  # and no CloseSession
+            hsm.connection.link.device.function.close()  # and no CloseSession
             hsm.close()
         with place.open() as hsm:
             check(made(hsm, "web"))
@@ -141,7 +141,7 @@ def test_eight_threads_recover_once(hsm: Hsm, caplog: pytest.LogCaptureFixture) 
         with ThreadPoolExecutor(8) as pool:
             futures = [pool.submit(work) for _ in range(8)]
             together.wait(HANG_S)
-            LOSSES[name](hsm.connection.link.controller)
+            LOSSES[name](hsm.connection.link.device)
             for future in futures:
                 future.result(HANG_S)
         check(key)
@@ -158,7 +158,7 @@ def test_coroutines_and_threads_recover_together(hsm: Hsm, caplog: pytest.LogCap
     async def run() -> None:
         for _ in range(3):
             caplog.clear()
-            hsm.connection.link.controller.registers.subsystem_reset()
+            hsm.connection.link.device.registers.subsystem_reset()
             threads = [asyncio.to_thread(check, key) for _ in range(4)]
             await asyncio.gather(*(sign(number) for number in range(64)), *threads)
             assert brought_back(caplog) == 1
@@ -220,7 +220,7 @@ def test_who_waits_while_another_fails_fails_with_it(hsm: Hsm, monkeypatch: pyte
         patch.setattr(hsm.connection, "_lock", lock)
         patch.setattr(PrivateDevice, "open", gone)
         patch.setattr(Controller, "reset", lambda *_, **__: (_ for _ in ()).throw(BusError("no reset")))
-        hsm.connection.link.controller.function.reset()
+        hsm.connection.link.device.function.reset()
         with ThreadPoolExecutor(8) as pool:
             futures = [pool.submit(check, key) for _ in range(8)]
             until(lambda: lock.comers >= 8, "eight threads that want it back")
@@ -239,7 +239,7 @@ def test_a_private_device_that_is_killed_is_started_again() -> None:
     with Hsm.private() as hsm:
         key = made(hsm, "web")
         for _ in range(2):
-            device = cast(PrivateDevice, hsm.connection._device)._device
+            device = cast(PrivateDevice, hsm.connection._source)._device
             assert device is not None
             os.kill(device.pid, signal.SIGKILL)
             check(key)
@@ -313,7 +313,7 @@ def test_a_loss_between_two_steps_repeats_both(hsm: Hsm, monkeypatch: pytest.Mon
 
     def reset_first(*arguments: Any) -> bytes:
         if not wrapped:
-            hsm.connection.link.controller.reset(subsystem=True)
+            hsm.connection.link.device.reset(subsystem=True)
         wrapped.append(arguments[0])
         return wrap(*arguments)
 
@@ -331,7 +331,7 @@ def test_a_call_is_repeated_once(hsm: Hsm) -> None:
 
     def use(resident: Key) -> Procedure[bytes]:
         tries.append(resident)
-        hsm.connection.link.controller.reset(subsystem=True)
+        hsm.connection.link.device.reset(subsystem=True)
         return (yield Ask(calls.ecc_sign(resident, bytes(32), HashAlgorithm.Sha256)))
 
     with pytest.raises(StatusError) as raised:
@@ -374,7 +374,7 @@ def test_who_is_late_never_signs_with_another_key(hsm: Hsm, monkeypatch: pytest.
     with ThreadPoolExecutor(2) as pool:
         signing = pool.submit(hsm.connection.run, lambda link: link.residents.held(keys[0]._handle.some, late))
         assert standing.wait(HANG_S)
-        hsm.connection.link.controller.reset(subsystem=True)
+        hsm.connection.link.device.reset(subsystem=True)
         recovering = pool.submit(check, keys[1])
         if drain_s:
             assert stays(lambda: not recovering.done()), "who is still at work is waited for"
@@ -400,7 +400,7 @@ def test_a_bmk_that_changes_is_kept(place: Place) -> None:
         hsm = place.create()
         key, kept = made(hsm, "web"), [hsm.store.bmk]
         for _ in range(2):
-            hsm.connection.link.controller.reset(subsystem=True)
+            hsm.connection.link.device.reset(subsystem=True)
             check(key)
             kept.append(hsm.store.bmk)
             assert Store.open(root=place.root).bmk == hsm.store.bmk
@@ -423,7 +423,7 @@ def test_a_store_that_cannot_be_written_is_used(
         monkeypatch.setattr(Store, "update", refused)
         with place.open() as hsm:
             check(made(hsm, "web"))
-            hsm.connection.link.controller.reset(subsystem=True)
+            hsm.connection.link.device.reset(subsystem=True)
             check(made(hsm, "web"))
     assert any("cannot be kept: read-only" in record.message for record in caplog.records)
 

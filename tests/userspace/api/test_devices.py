@@ -61,7 +61,7 @@ def signs(hsm: Hsm, label: str = "web") -> None:
 
 
 def device_pid(hsm: Hsm) -> int:
-    device = cast(PrivateDevice, hsm.connection._device)._device
+    device = cast(PrivateDevice, hsm.connection._source)._device
     assert device is not None
     return device.pid
 

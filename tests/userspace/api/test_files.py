@@ -232,21 +232,21 @@ class Failing:
 
 @pytest.mark.parametrize("room", [0, 100, 4 * CHUNK_BYTES])
 def test_after_a_failure_no_memory_is_missing(hsm: Hsm, key: Any, room: int) -> None:
-    free = hsm.connection.link.controller.arena.free_bytes
+    free = hsm.connection.link.device.arena.free_bytes
     with pytest.raises(OSError, match="No space left"):
         encrypt_stream(key, io.BytesIO(bytes(200 * CHUNK_BYTES)), Failing(room))
     with pytest.raises(TagMismatchError):
         decrypted(key, flipped(40))
     with pytest.raises(FileFormatError):
         decrypted(key, SEALED[:-100])
-    assert hsm.connection.link.controller.arena.free_bytes == free
-    assert hsm.connection.link.controller.aes_queues[0].outstanding == 0
+    assert hsm.connection.link.device.arena.free_bytes == free
+    assert hsm.connection.link.device.aes_queues[0].outstanding == 0
     assert decrypted(key, encrypted(key, TEXT)) == TEXT
 
 
 def test_memory_is_constant(hsm: Hsm, key: Any) -> None:
     """The size of a text changes nothing; and little memory is enough."""
-    arena = hsm.connection.link.controller.arena
+    arena = hsm.connection.link.device.arena
     least: list[int] = []
 
     class Watching:
@@ -278,9 +278,9 @@ class Losing:
 
 
 def ways_to_lose(hsm: Hsm) -> dict[str, Callable[[], object]]:
-    device: Any = hsm.connection._device
+    device: Any = hsm.connection._source
     pid = device._device.pid
-    return {"reset": hsm.connection.link.controller.reset, "killed": lambda: os.kill(pid, signal.SIGKILL)}
+    return {"reset": hsm.connection.link.device.reset, "killed": lambda: os.kill(pid, signal.SIGKILL)}
 
 
 @pytest.mark.parametrize("chunk", [0, 50])

@@ -51,7 +51,7 @@ def test_both_libraries_agree(key: AesGcmKey, size: int, aad: bytes | None) -> N
 
 
 def test_a_message_that_the_arena_has_no_room_for(hsm: Hsm, key: AesGcmKey) -> None:
-    controller = hsm.connection.link.controller
+    controller = hsm.connection.link.device
     size, free = controller.arena.size_bytes + 5, controller.arena.free_bytes
     data = os.urandom(size)
     sealed = key.encrypt(NONCE, data, b"head")

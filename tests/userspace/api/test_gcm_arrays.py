@@ -66,11 +66,11 @@ def test_each_message_as_another_library_has_it(key: AesGcmKey, count: int, size
 
 
 def test_messages_larger_than_a_batch(hsm: Hsm, key: AesGcmKey) -> None:
-    free = hsm.connection.link.controller.arena.free_bytes
+    free = hsm.connection.link.device.arena.free_bytes
     nonces, messages = random(3, 12), random(3, (5 << 20) + 3)
     sealed = key.encrypt_many(nonces, messages)
     assert [row.tobytes() for row in sealed] == judged(nonces, messages, b"")
-    assert hsm.connection.link.controller.arena.free_bytes == free
+    assert hsm.connection.link.device.arena.free_bytes == free
 
 
 def test_arrays_need_not_be_contiguous(key: AesGcmKey) -> None:
@@ -170,7 +170,7 @@ def test_few_queues_and_small_rings(options: dict[str, Any]) -> None:
 
 
 def test_all_queues_are_used(hsm: Hsm, key: AesGcmKey, monkeypatch: pytest.MonkeyPatch) -> None:
-    queues = hsm.connection.link.controller.aes_queues
+    queues = hsm.connection.link.device.aes_queues
     used: list[object] = []
     for queue in queues:
         submit = queue.submit

@@ -190,7 +190,7 @@ def test_a_deleted_key_is_gone_from_store_and_device(hsm: Hsm, label: Labels) ->
     assert len(hsm.connection.link.residents) == before - 2
     with pytest.raises(KeyNotFoundError, match=f"sign: key '{name}' was deleted"):
         signs(key)
-    hsm.connection.link.controller.reset(subsystem=True)
+    hsm.connection.link.device.reset(subsystem=True)
     with pytest.raises(KeyNotFoundError):
         signs(key)
     with pytest.raises(KeyNotFoundError, match="attest"):

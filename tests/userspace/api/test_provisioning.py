@@ -89,7 +89,7 @@ def test_a_store_with_a_pin(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     with place.open(pin="1234") as hsm:
         check(hsm, "web")
-        hsm.connection.link.controller.reset(subsystem=True)
+        hsm.connection.link.device.reset(subsystem=True)
         check(hsm, "web")
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from ihsm.bus import DmaArena
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
-from ihsm.driver.aes_queue import AesQueue, draw_iv, pad_aad
+from ihsm.driver.aes_commands import draw_iv, pad_aad
+from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.hsm_queue import HsmQueue
 from ihsm.driver.records import RecordCodec

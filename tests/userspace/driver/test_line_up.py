@@ -15,7 +15,7 @@ import pytest
 
 from ihsm import aio
 from ihsm.driver import Controller, DriverOptions, FastPathSession, completion
-from ihsm.driver.aes_queue import draw_iv
+from ihsm.driver.aes_commands import draw_iv
 from ihsm.errors import (
     AesCommandError,
     QueueClosedError,

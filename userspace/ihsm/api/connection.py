@@ -28,7 +28,7 @@ from ihsm.api.residents import Residents
 from ihsm.api.steps import Procedure, Step, one_step, perform, perform_async
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
-from ihsm.driver import AesQueue, Controller
+from ihsm.driver import AesCommands, OpenDevice
 from ihsm.errors import (
     ArgumentError,
     BusError,
@@ -37,6 +37,7 @@ from ihsm.errors import (
     IhsmError,
     KeysLostError,
     QueueClosedError,
+    SessionClosedError,
     StoreDamagedError,
     StoreError,
     UnknownDeviceError,
@@ -64,25 +65,25 @@ DRAIN_S: Final = 5.0
 was stopped, costs this once."""
 
 
-class Device(Protocol):
-    """Where the controller comes from: see `ihsm.api.devices`."""
+class Source(Protocol):
+    """Where the device comes from: see `ihsm.api.devices`."""
 
     @property
     def named(self) -> bool:
         """Whether the user or the store named it, rather than it being found."""
 
-    def open(self) -> Controller:
+    def open(self) -> OpenDevice:
         """Reach it, or start it, and bring it up; the caller closes what it gets."""
 
     def close(self) -> None:
-        """Let go of what belongs to it besides the controller."""
+        """Let go of what belongs to it besides what was opened."""
 
 
 @dataclass(slots=True, eq=False)
 class Link:
     """A device as long as it is not lost."""
 
-    controller: Controller
+    device: OpenDevice
     partition: ddi.Partition
     session: ddi.Session
     residents: Residents
@@ -93,18 +94,18 @@ class Link:
     _idle: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def aes_queues(self) -> Sequence[AesQueue]:
+    def aes_queues(self) -> Sequence[AesCommands]:
         """All AES queues.
 
         Raises:
             ArgumentError: the function was opened without.
         """
-        queues = self.controller.aes_queues
+        queues = self.device.aes_queues
         if not queues:
             raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
         return queues
 
-    def aes_queue(self) -> AesQueue:
+    def aes_queue(self) -> AesCommands:
         """The first AES queue that is idle, which the device has in its cache, else the one whose turn it is.
 
         Raises:
@@ -140,15 +141,14 @@ class Link:
         """
         self._over = True
         self.session.abandon()
-        for queue in (*self.controller.hsm_queues, *self.controller.aes_queues):
-            queue.close(QueueClosedError("the device was lost, and is brought back"))
+        self.device.stop(QueueClosedError("the device was lost, and is brought back"))
         return not self._uses or self._idle.wait(limit_s)
 
 
 class Connection(Closing):
     """A store's device. May be used from any thread."""
 
-    def __init__(self, store: Store, device: Device) -> None:
+    def __init__(self, store: Store, source: Source) -> None:
         """Open the device, provision it with what the store keeps, and open a session; if this raises, it is closed.
 
         Raises:
@@ -157,7 +157,7 @@ class Connection(Closing):
             DeviceNotFoundError, DeviceBusyError, BusError, DriverError: it cannot be reached or brought up.
         """
         self.store = store
-        self._device = device
+        self._source = source
         self._lock = threading.RLock()
         """Held while the device is opened, brought back or closed."""
         self._closed = False
@@ -172,9 +172,9 @@ class Connection(Closing):
         try:
             self._anchor = _anchor(store)
             self._credential = ddi.Credential(store.secrets.credential_id, store.secrets.credential_pin)
-            self._link = self._connect(device.open())
+            self._link = self._connect(source.open())
         except BaseException:
-            device.close()
+            source.close()
             raise
         forks.watch(self)
 
@@ -277,10 +277,10 @@ class Connection(Closing):
             link, self._link, self._closed = self._link, None, True
             try:
                 if link is not None:
-                    _end_session(link)
-                    link.controller.close()
+                    _end(link)
+                    link.device.close()
             finally:
-                self._device.close()
+                self._source.close()
 
     def _entered(self) -> tuple[Link, object]:
         """The device as it is now, with a procedure begun."""
@@ -344,31 +344,31 @@ class Connection(Closing):
     def _bring_back(self, lost: Link) -> Link:
         if lost.end(DRAIN_S):
             try:
-                lost.controller.reset()
-                return self._connect(lost.controller)
+                lost.device.recover()
+                return self._connect(lost.device)
             except (BusError, DriverError) as error:
-                _log.debug("reset does not help (%s), connecting anew", error)
-        # Of a controller that was closed nothing can be asked any more, whoever still has its link.
-        lost.controller.close()
+                _log.debug("recovery does not help (%s), connecting anew", error)
+        # Of a device that was closed nothing can be asked any more, whoever still has its link.
+        lost.device.close()
         return self._anew()
 
     def _anew(self) -> Link:
-        return self._connect(self._device.open())
+        return self._connect(self._source.open())
 
-    def _connect(self, controller: Controller) -> Link:
+    def _connect(self, device: OpenDevice) -> Link:
         try:
-            partition = ddi.Partition(controller)
+            partition = ddi.Partition(device)
             self._check_identity(partition)
             is_fresh = self._provision(partition)
-            session = self._open_session(controller, partition, is_fresh)
+            session = self._open_session(device, partition, is_fresh)
             self._ticket = session.ticket
-            return Link(controller, partition, session, Residents(self._deleted))
+            return Link(device, partition, session, Residents(self._deleted))
         except BaseException:
-            controller.close()
+            device.close()
             raise
 
     def _check_identity(self, partition: ddi.Partition) -> None:
-        if self._device.named:
+        if self._source.named:
             return
         if identity_of(partition) != self.store.identity:
             raise UnknownDeviceError(
@@ -404,13 +404,14 @@ class Connection(Closing):
                 _log.warning("the device renewed the backup of its masking key, which cannot be kept: %s", error)
         return True
 
-    def _open_session(self, controller: Controller, partition: ddi.Partition, is_fresh: bool) -> ddi.Session:
+    def _open_session(self, device: OpenDevice, partition: ddi.Partition, is_fresh: bool) -> ddi.Session:
         """A session, where possible the one of before: an id that nobody reopens stays taken (spec 04 §12)."""
         if self._ticket is not None:
             try:
                 return partition.reopen_session(self._credential, self._ticket)
-            except StatusError as error:
+            except (StatusError, SessionClosedError) as error:
                 _log.debug("session not reopened: %s", error)
+                device.flush_session(self._ticket.session_id)  # whatever is left of it takes the place of another
         try:
             return partition.open_session(self._credential)
         except StatusError as error:
@@ -423,7 +424,7 @@ class Connection(Closing):
                 raise
         # Programs that were killed have left ids taken; nobody else can have a live one, for we set the credential.
         for session_id in range(MAX_SESSIONS):
-            controller.flush_session(session_id)
+            device.flush_session(session_id)
         return partition.open_session(self._credential)
 
 
@@ -441,8 +442,11 @@ def _anchor(store: Store) -> ddi.SoftwareTrustAnchor:
     )
 
 
-def _end_session(link: Link) -> None:
+def _end(link: Link) -> None:
+    """End the session; what would stay in a device that others use as well is deleted before."""
     try:
+        if link.device.outlives_us:
+            perform(link.residents.leave(), link)
         link.session.close()
     except IhsmError as error:
         _log.debug("session not closed: %s", error)

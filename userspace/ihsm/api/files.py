@@ -17,7 +17,7 @@ from ihsm.api.kinds import KINDS, Family, Usage
 from ihsm.api.pumping import Pump, Pumping, Reading, Sink, Source, write_all
 from ihsm.api.steps import FastPath, Procedure
 from ihsm.ddi import Key
-from ihsm.driver.aes_queue import GcmSealed
+from ihsm.driver import GcmSealed
 from ihsm.errors import ArgumentError, ArgumentTypeError
 
 

@@ -17,7 +17,7 @@ from ihsm.api.handles import DeviceKey
 from ihsm.api.kinds import Usage
 from ihsm.api.steps import FastPath
 from ihsm.ddi import Key
-from ihsm.driver import AesQueue, FastPathSession, Submission
+from ihsm.driver import AesCommands, FastPathSession, Submitted
 from ihsm.driver.aes_batch import padded_aad_bytes
 from ihsm.driver.buffers import MAX_BUFFER_BYTES
 from ihsm.errors import ArgumentError, AuthenticationFailedError
@@ -189,7 +189,7 @@ class _Command:
         bulk_key_id: int = key.bulk_key_id  # type: ignore[assignment]
         deliver = self._opened if self.decrypt else self._sealed
 
-        def submit(queue: AesQueue, session: FastPathSession, timeout_s: float) -> Submission:
+        def submit(queue: AesCommands, session: FastPathSession, timeout_s: float) -> Submitted:
             return queue.submit_gcm(
                 session, bulk_key_id, self.text, decrypt=self.decrypt, iv=self.nonce, aad=self.aad, tag=self.tag,
                 timeout_s=timeout_s, deliver=deliver,

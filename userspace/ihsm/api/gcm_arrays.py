@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.steps import Completed, CurrentLink, Link, Procedure
 from ihsm.ddi import Key
-from ihsm.driver import AesQueue, Submission
+from ihsm.driver import AesCommands, Submitted
 from ihsm.driver.aes_batch import check, failed, gcm_entries
-from ihsm.driver.aes_queue import pad_aad
+from ihsm.driver.aes_commands import pad_aad
 from ihsm.errors import AuthenticationFailedError
 from ihsm_abi.aes_queue import GCM_IV_BYTES, GCM_TAG_BYTES
 
@@ -71,15 +71,17 @@ class Messages:
 class _Lane:
     """Memory and prepared entries for one batch after the other, on one queue."""
 
-    def __init__(self, messages: Messages, link: Link, key: Key, queue: AesQueue, capacity: int, stride: int) -> None:
+    def __init__(
+        self, messages: Messages, link: Link, key: Key, queue: AesCommands, capacity: int, stride: int
+    ) -> None:
         """For up to `capacity` messages, each with `stride` bytes of memory."""
         self._messages = messages
         self._queue = queue
         self._session = link.session.fast_path
-        self._timeout_s = link.controller.options.timeout_s
+        self._timeout_s = link.device.options.timeout_s
         self._padded = pad_aad(messages.aad)
         decrypt = messages.tags is not None
-        self._memory = link.controller.buffers.allocate(capacity * stride, _ALIGNMENT)
+        self._memory = link.device.buffers.allocate(capacity * stride, _ALIGNMENT)
         self._lock = threading.Lock()
         self._closed = False
         self._in_use = False
@@ -114,7 +116,7 @@ class _Lane:
         rows[:, skip : skip + messages.texts.shape[1]] = messages.texts[start:end]
         self._start = start
         self._in_use = True
-        self.submission: Submission = self._queue.submit(entries, self._timeout_s, self, self._session)
+        self.submission: Submitted = self._queue.submit(entries, self._timeout_s, self, self._session)
         return end
 
     def end(self, completions: NDArray[np.void], result: NDArray[np.uint8]) -> list[int]:

@@ -77,8 +77,8 @@ def _provisioned(
     device: NamedDevice | PrivateDevice, credential: ddi.Credential, anchor: ddi.TrustAnchor, bk3: bytes
 ) -> tuple[bytes, bytes, bytes, bytes]:
     """Masked BK3, BMK, masked unwrapping key, and the identity's hash."""
-    with device.open() as controller:
-        partition = ddi.Partition(controller)
+    with device.open() as opened:
+        partition = ddi.Partition(opened)
         partition.certificate_chain().verify(strict_leaf=False)
         masked_bk3 = partition.init_bk3(bk3).masked_bk3
         bmk = partition.establish_credential(credential, masked_bk3, anchor)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.file_format import CHUNK_BYTES, HEADER_BYTES, MAX_CHUNKS, RECORD_BYTES, TAG_BYTES, FileFormatError, Header
 from ihsm.api.steps import Link
-from ihsm.driver import Controller, Submission
+from ihsm.driver import OpenDevice, Submitted
 from ihsm.driver.aes_batch import check, failed, gcm_entries
 from ihsm.errors import ArenaFullError, ArgumentError, AuthenticationFailedError, IhsmError
 from ihsm_abi.aes_queue import GCM_IV_BYTES
@@ -89,9 +89,9 @@ class Reading:
 class _Window:
     """Some chunks in DMA memory."""
 
-    def __init__(self, controller: Controller, chunks: int, header: Header) -> None:
+    def __init__(self, device: OpenDevice, chunks: int, header: Header) -> None:
         half = chunks * _STRIDE
-        self.buffer = controller.allocate(2 * half)
+        self.buffer = device.allocate(2 * half)
         self.source = self.buffer.view[:half].reshape(chunks, _STRIDE)
         self.target = self.buffer.view[half:].reshape(chunks, _STRIDE)
         self.source[:, :HEADER_BYTES] = np.frombuffer(header.encode(), np.uint8)
@@ -100,7 +100,7 @@ class _Window:
         self.targets = self.sources + np.uint64(half)
         self.entries: NDArray[np.void] | None = None
         """Prepared commands of full chunks, good for one session."""
-        self.submission: Submission | None = None
+        self.submission: Submitted | None = None
         self.first = 0
         """Number of the first chunk."""
         self.texts: list[int] = []
@@ -173,9 +173,9 @@ class Pump:
 
     def _move(self, link: Link) -> None:
         """Windows for a link; what the windows of another one still had to do goes on in these."""
-        if self._link is None or link.controller is not self._link.controller:
+        if self._link is None or link.device is not self._link.device:
             old = list(self._pending)
-            self._windows = self._new_windows(link.controller)
+            self._windows = self._new_windows(link.device)
             self._free = list(self._windows)
             self._pending.clear()
             for window in old:
@@ -186,16 +186,16 @@ class Pump:
             window.entries = window.submission = None
         self._link = link
 
-    def _new_windows(self, controller: Controller) -> list[_Window]:
+    def _new_windows(self, device: OpenDevice) -> list[_Window]:
         """Windows of as many chunks as there is memory for, and later of as many as before."""
         before = self._chunks
-        room = int(controller.arena.free_bytes * _SHARE) // (2 * WINDOWS * _STRIDE)
+        room = int(device.free_bytes * _SHARE) // (2 * WINDOWS * _STRIDE)
         self._chunks = before or min(max(room, 1), MOST_CHUNKS)
         while True:
             windows: list[_Window] = []
             try:
                 for _ in range(WINDOWS):
-                    windows.append(_Window(controller, self._chunks, self._header))
+                    windows.append(_Window(device, self._chunks, self._header))
                 return windows
             except ArenaFullError:
                 for window in windows:
@@ -241,7 +241,7 @@ class Pump:
             if self._decrypt:
                 short["tag"] = self._tag_place(window.source, window)
             entries[-1:] = short
-        window.submission = link.aes_queue().submit(entries, link.controller.options.timeout_s)
+        window.submission = link.aes_queue().submit(entries, link.device.options.timeout_s)
 
     def _entries(self, link: Link, key_id: int, window: _Window, rows: slice, size: int) -> NDArray[np.void]:
         """Commands without nonces and tags, which each submission puts in."""

@@ -163,6 +163,16 @@ class Residents:
             yield from self._delete(key)
         self._announce_room()
 
+    def leave(self) -> Procedure[None]:
+        """Have all keys leave the device that nobody uses now; errors as `rest`."""
+        with self._lock:
+            masked_keys = list(self._entries)
+            orphans = [each for each in self._leaving if each.key is not None and not each.users]
+            self._leaving = [each for each in self._leaving if each not in orphans]
+        yield from self.rest(masked_keys)
+        for orphan in orphans:
+            yield from self._delete(orphan.key)  # type: ignore[arg-type]
+
     # -- taking and giving back ----------------------------------------------------------------------------------------
 
     def present(self, masked_keys: Sequence[bytes]) -> list[Resident] | None:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ihsm.aio import completed
 from ihsm.ddi.calls import Call
 from ihsm.ddi.session import Session
-from ihsm.driver import AesQueue, Controller, Submission
+from ihsm.driver import AesCommands, OpenDevice, Submitted
 from ihsm.errors import IhsmError
 from ihsm.fast_path import FastPathSession
 
@@ -33,14 +33,14 @@ class Link(Protocol):
         """The open session."""
 
     @property
-    def controller(self) -> Controller:
-        """The controller of its function."""
+    def device(self) -> OpenDevice:
+        """The device itself."""
 
     @property
-    def aes_queues(self) -> Sequence[AesQueue]:
+    def aes_queues(self) -> Sequence[AesCommands]:
         """All AES queues, at least one."""
 
-    def aes_queue(self) -> AesQueue:
+    def aes_queue(self) -> AesCommands:
         """An AES queue for one command."""
 
 
@@ -76,7 +76,7 @@ class Ask(Generic[T]):
 class FastPath:
     """An AES command, or a batch of them."""
 
-    submit: Callable[[AesQueue, FastPathSession, float], Submission]
+    submit: Callable[[AesCommands, FastPathSession, float], Submitted]
     """Queue, session and time limit in seconds to what was submitted."""
 
     def perform(self, link: Link) -> Any:
@@ -87,8 +87,8 @@ class FastPath:
         """The same, awaited."""
         return await completed(self._submit(link))
 
-    def _submit(self, link: Link) -> Submission:
-        return self.submit(link.aes_queue(), link.session.fast_path, link.controller.options.timeout_s)
+    def _submit(self, link: Link) -> Submitted:
+        return self.submit(link.aes_queue(), link.session.fast_path, link.device.options.timeout_s)
 
 
 class CurrentLink:
@@ -107,7 +107,7 @@ class CurrentLink:
 class Completed:
     """The completion of what was submitted before."""
 
-    submission: Submission
+    submission: Submitted
 
     def perform(self, link: Link) -> Any:
         """Wait for it."""

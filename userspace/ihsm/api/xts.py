@@ -11,8 +11,8 @@ from ihsm.api.handles import DeviceKey
 from ihsm.api.kinds import Usage
 from ihsm.api.steps import FastPath
 from ihsm.ddi import Key
-from ihsm.driver import AesQueue, FastPathSession, Submission
-from ihsm.driver.aes_queue import unit_code
+from ihsm.driver import AesCommands, FastPathSession, Submitted
+from ihsm.driver.aes_commands import unit_code
 from ihsm.errors import ArgumentError
 from ihsm_abi.aes_queue import AES_BLOCK_BYTES, XTS_MAX_BYTES
 
@@ -84,7 +84,7 @@ def _cipher(keys: tuple[Key, ...], tweak: bytes, data: bytes | memoryview, unit:
     assert tweak_key is not None
     code = 0 if unit == len(data) else unit  # one unit is the whole source (spec 05 §17.3)
 
-    def submit(queue: AesQueue, session: FastPathSession, timeout_s: float) -> Submission:
+    def submit(queue: AesCommands, session: FastPathSession, timeout_s: float) -> Submitted:
         return queue.submit_xts(
             session,
             (data_key, tweak_key),

@@ -111,7 +111,7 @@ def _describe(hsm: Hsm, credential: ddi.Credential) -> dict[str, Any]:
     chain = link.partition.certificate_chain()
     assert store.unwrapping_key is not None
     return {
-        "uri": link.controller.function.uri,
+        "uri": link.device.uri,
         "kind": link.partition.info().kind.name,
         "certificates": len(chain.der),
         "thumbprint": chain.thumbprint.hex(),

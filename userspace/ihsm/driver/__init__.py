@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: rings, controller bring-up, HSM and AES commands."""
 
-from ihsm.driver.aes_queue import AesOutput, AesQueue, GcmSealed
+from ihsm.driver.aes_commands import AesCommands, AesOutput, GcmSealed
+from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.controller import Controller, ControllerState
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply
+from ihsm.driver.opened import OpenDevice
 from ihsm.driver.options import DriverOptions
 from ihsm.driver.queue_pair import QueuePair
-from ihsm.driver.submission import Submission
+from ihsm.driver.submission import Pending, Submission, Submitted
 from ihsm.fast_path import FastPathSession
 
 __all__ = [
+    "AesCommands",
     "AesOutput",
     "AesQueue",
     "Controller",
@@ -20,6 +23,9 @@ __all__ = [
     "GcmSealed",
     "HsmQueue",
     "HsmReply",
+    "OpenDevice",
+    "Pending",
     "QueuePair",
     "Submission",
+    "Submitted",
 ]

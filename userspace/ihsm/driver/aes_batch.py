@@ -17,8 +17,8 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.arguments import flag
-from ihsm.driver.aes_queue import aes_attr, check_session, gcm_operation, key_pair, unit_code
+from ihsm.driver.aes_commands import check_session, gcm_operation, key_pair, unit_code, xts_operation
+from ihsm.driver.aes_queue import aes_attr
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.columns import octet_rows, whole_numbers
 from ihsm.driver.sgl import data_blocks
@@ -38,12 +38,12 @@ from ihsm_abi.aes_queue import (
 
 
 def padded_aad_bytes(aad_bytes: int) -> int:
-    """Room that AAD takes at the start of source and destination, see `ihsm.driver.aes_queue.pad_aad`."""
+    """Room that AAD takes at the start of source and destination, see `ihsm.driver.aes_commands.pad_aad`."""
     return -(-aad_bytes // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES
 
 
 def draw_ivs(count: int) -> NDArray[np.uint8]:
-    """Random IVs for `count` AES-GCM encryptions, shape (count, 12); see `ihsm.driver.aes_queue.draw_iv`."""
+    """Random IVs for `count` AES-GCM encryptions, shape (count, 12); see `ihsm.driver.aes_commands.draw_iv`."""
     return np.frombuffer(os.urandom(count * GCM_IV_BYTES), np.uint8).reshape(count, GCM_IV_BYTES)
 
 
@@ -149,7 +149,7 @@ def xts_entries(
         SessionClosedError: the session has ended.
         ArgumentError, ArgumentTypeError: numbers or shapes that do not fit.
     """
-    operation = "AES-XTS decryption" if flag("AES-XTS", "decrypt", decrypt) else "AES-XTS encryption"
+    operation = xts_operation(decrypt)
     source, target = _addresses(operation, sources, targets)
     attr = aes_attr(Cipher.XTS, decrypt, unit_code(operation, data_unit_bytes))
     sizes = np.broadcast_to(whole_numbers(operation, "data_bytes", data_bytes, np.uint32, len(source)), source.shape)

@@ -25,6 +25,7 @@ from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
+from ihsm.driver.eventfds import eventfds
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of, successful
 from ihsm.driver.options import DriverOptions
 from ihsm.driver.queue_pair import QueuePair
@@ -41,7 +42,6 @@ from ihsm.errors import (
     ForkedError,
     IhsmError,
     QueueClosedError,
-    ResourceError,
     UnsupportedDeviceError,
 )
 from ihsm_abi.admin import AES_FW_CAPS_GCM_WORKAROUND, IDENTIFY, Feature
@@ -151,6 +151,16 @@ class Controller(Closing):
             raise ForkedError(f"{self.function.uri}: {operation}")
 
     @property
+    def uri(self) -> str:
+        """Where the function is."""
+        return self.function.uri
+
+    @property
+    def outlives_us(self) -> bool:
+        """Whether the partition stays as it is after `close`: whoever has the function next resets it."""
+        return False
+
+    @property
     def state(self) -> ControllerState:
         """Whether the device works for this controller."""
         return self._state
@@ -163,7 +173,7 @@ class Controller(Closing):
                     f"{self.function.uri}: {self.function.vectors} MSI-X vectors, {AES_VECTORS.start + 1} needed; "
                     "poll instead: --poll, or DriverOptions(interrupts=False)"
                 )
-            self._events = _eventfds(self.function.vectors)
+            self._events = eventfds(self.function.vectors)
             self.function.enable_interrupts(self._events)
         arena = self._new_arena(ADMIN_RING.ring_bytes(ADMIN_ENTRIES) + PAGE_BYTES)
         self._bells = Doorbells(self.function)
@@ -304,6 +314,11 @@ class Controller(Closing):
         """DMA buffer from the controller's arena, for zero-copy AES commands."""
         return self.arena.allocate(size_bytes, alignment)
 
+    @property
+    def free_bytes(self) -> int:
+        """What of the controller's arena is free."""
+        return self.arena.free_bytes
+
     def exchange(
         self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
     ) -> HsmReply:
@@ -418,9 +433,17 @@ class Controller(Closing):
             self._enable()
             self._create_queues()
 
-    def _fail_all(self, error: IhsmError) -> None:
+    def stop(self, error: IhsmError) -> None:
+        """Have HSM and AES commands fail with `error`, those outstanding and those to come, until `reset`."""
         for queue in (*self.aes_queues, *self.hsm_queues):
             queue.close(error)
+
+    def recover(self) -> None:
+        """Have a controller that was lost work again: nobody else has it, so that it is reset. Errors as `reset`."""
+        self.reset()
+
+    def _fail_all(self, error: IhsmError) -> None:
+        self.stop(error)
         self.admin.close(error)
 
     def close(self) -> None:
@@ -473,16 +496,3 @@ class Controller(Closing):
 
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
-
-
-def _eventfds(count: int) -> list[int]:
-    """Non-blocking eventfds; none is left behind if there are too few descriptors."""
-    events: list[int] = []
-    try:
-        for _ in range(count):
-            events.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-    except OSError as error:
-        for event in events:
-            os.close(event)
-        raise ResourceError(f"{count} eventfds for the interrupts: {error.strerror}", error.errno or 0) from None
-    return events

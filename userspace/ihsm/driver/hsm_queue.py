@@ -58,6 +58,24 @@ class HsmReply(NamedTuple):
         return bool(self.control.session_closed)
 
 
+def message_arguments(
+    message: bytes, kind: ControlKind, session_id: int | None
+) -> tuple[bytes, int | None, SessionControl]:
+    """Message, session id and session control flags as a command takes them.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: no message, kind or id, or a message longer than the buffers.
+    """
+    message = octets(_OPERATION, "message", message)
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise ArgumentError(_OPERATION, "message", f"{len(message)} bytes, at most {MAX_MESSAGE_BYTES} possible")
+    if not isinstance(kind, int) or kind not in _FLAGS:
+        raise ArgumentError(_OPERATION, "kind", f"{kind!r} is no ControlKind")
+    if session_id is None:
+        return message, None, _FLAGS[kind]
+    return message, integer(_OPERATION, "session_id", session_id, 0, 0xFFFF), _FLAGS_WITH_ID[kind]
+
+
 class HsmQueue(QueuePair):
     """An HSM queue pair with message buffers for each of its command ids."""
 
@@ -93,15 +111,8 @@ class HsmQueue(QueuePair):
             ArgumentError, ArgumentTypeError: no message, kind or id, or message or room longer than the buffers.
             CommandTimeoutError: the ring stayed full.
         """
-        message = octets(_OPERATION, "message", message)
-        if len(message) > MAX_MESSAGE_BYTES:
-            raise ArgumentError(_OPERATION, "message", f"{len(message)} bytes, at most {MAX_MESSAGE_BYTES} possible")
+        message, session_id, flags = message_arguments(message, kind, session_id)
         integer(_OPERATION, "response_bytes", response_bytes, 0, MAX_DST_BYTES)
-        if not isinstance(kind, int) or kind not in _FLAGS:
-            raise ArgumentError(_OPERATION, "kind", f"{kind!r} is no ControlKind")
-        if session_id is not None:
-            session_id = integer(_OPERATION, "session_id", session_id, 0, 0xFFFF)
-        flags = _FLAGS[kind] if session_id is None else _FLAGS_WITH_ID[kind]
 
         def build(cid: int) -> bytes:
             start = cid * _SLOT_BYTES

@@ -26,6 +26,19 @@ class Held(Protocol):
         """The device no longer uses it."""
 
 
+class Pending(Protocol):
+    """What was submitted to something else than a ring, and has a result some time."""
+
+    def result(self) -> Any:
+        """Wait for it; errors as `Submission.result`."""
+
+    async def awaited(self) -> Any:
+        """The same, without keeping the event loop from anything else.
+
+        Whoever is cancelled while awaiting it leaves the commands to complete by themselves.
+        """
+
+
 class SubmissionQueue(Reapable, Protocol):
     """The queue of a submission."""
 
@@ -174,3 +187,7 @@ def _complete(submission: Submission) -> None:
     else:
         future.set_result(submission.outcome)
     submission.queue.promised.discard(submission)
+
+
+Submitted = Submission | Pending
+"""Waited for by its `result`, or in a coroutine by `ihsm.aio.completed`."""

@@ -19,7 +19,7 @@ from ihsm.ddi import (
     SoftwareTrustAnchor,
     StatusError,
 )
-from ihsm.driver import AesQueue, Controller, FastPathSession
+from ihsm.driver import AesCommands, FastPathSession, OpenDevice
 from ihsm.errors import IhsmError
 from ihsm_abi.ddi import DdiStatus, KeyClass, KeyUsage
 
@@ -57,10 +57,10 @@ class Provisioning:
 class Bench:
     """A device under test."""
 
-    def __init__(self, controller: Controller, credential: Credential, *, provision: bool) -> None:
+    def __init__(self, device: OpenDevice, credential: Credential, *, provision: bool) -> None:
         """`provision`: establish the credential, and undo that at the end; else it is established already."""
-        self.controller = controller
-        self.partition = Partition(controller)
+        self.device = device
+        self.partition = Partition(device)
         self.credential = credential
         self.provision = provision
         self.provisioning: Provisioning | None = None
@@ -81,10 +81,10 @@ class Bench:
         self._session = session
 
     @property
-    def aes_queue(self) -> AesQueue:
+    def aes_queue(self) -> AesCommands:
         """An AES queue; CheckError if the function has none."""
-        check(bool(self.controller.aes_queues), "the function has no AES queues")
-        return self.controller.aes_queues[0]
+        check(bool(self.device.aes_queues), "the function has no AES queues")
+        return self.device.aes_queues[0]
 
     @property
     def fast_path(self) -> FastPathSession:
@@ -94,7 +94,7 @@ class Bench:
     @property
     def timeout_s(self) -> float:
         """Time limit of one command."""
-        return self.controller.options.timeout_s
+        return self.device.options.timeout_s
 
     def keep(self, key: Key) -> Key:
         """Note a key for removal at the end of the step."""

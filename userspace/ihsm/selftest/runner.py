@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ihsm.ddi import CertificateChain, Credential, Partition
-from ihsm.driver import Controller
+from ihsm.driver import OpenDevice
 from ihsm.errors import IhsmError
 from ihsm.selftest import agreement, lifecycle, management, private_keys, symmetric
 from ihsm.selftest.bench import Bench, CheckError
@@ -57,7 +57,7 @@ class SelfTestReport:
 
 
 def run_selftest(
-    controller: Controller,
+    device: OpenDevice,
     credential: Credential | None = None,
     *,
     progress: Callable[[StepResult], None] = lambda step: None,
@@ -65,7 +65,7 @@ def run_selftest(
     """Check a device.
 
     Args:
-        controller: The device; nobody else may use it meanwhile.
+        device: It; nobody else may use it meanwhile.
         credential: That of a partition which is provisioned already. It stays as it is then, and the steps that need a
             partition of their own (provisioning, change of PIN, restoring after a reset) are left out.
         progress: Called after every step.
@@ -74,13 +74,13 @@ def run_selftest(
         CheckError: the partition is provisioned and no credential was given, or the other way round.
         IhsmError: the device does not answer at all.
     """
-    provisioned = Partition(controller).is_provisioned()
+    provisioned = Partition(device).is_provisioned()
     if provisioned and credential is None:
         raise CheckError("the partition has a credential already: give it, or reset the device")
     if credential is not None and not provisioned:
         raise CheckError("a credential was given, but the partition has none: leave it out")
     own = Credential(os.urandom(CREDENTIAL_ID_BYTES), os.urandom(PIN_BYTES))
-    bench = Bench(controller, credential or own, provision=credential is None)
+    bench = Bench(device, credential or own, provision=credential is None)
     report = SelfTestReport()
     for name, step in _steps(bench):
         result = _run(bench, name, step)
