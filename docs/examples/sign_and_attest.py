@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ihsm.ddi import Credential, KeyRequest, Partition, SoftwareTrustAnchor
 from ihsm.ddi.pota import der_signature
-from ihsm.uri import open_controller
+from ihsm.uri import open_device
 from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyUsage
 
 if not 3 <= len(sys.argv) <= 4:
@@ -30,8 +30,8 @@ folder = Path(sys.argv[2])
 credential = Credential(id=secrets.token_bytes(16), pin=secrets.token_bytes(16))
 owner = SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
 
-with open_controller(*sys.argv[3:]) as controller:
-    partition = Partition(controller)
+with open_device(*sys.argv[3:]) as device:
+    partition = Partition(device)
     backup_key = partition.init_bk3(secrets.token_bytes(48)).masked_bk3
     partition.establish_credential(credential, backup_key, owner)
     chain = partition.certificate_chain()

@@ -14,15 +14,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from ihsm.ddi import Credential, KeyRequest, Partition, SoftwareTrustAnchor
-from ihsm.uri import open_controller
+from ihsm.uri import open_device
 from ihsm_abi.ddi.enums import EccCurve, HashAlgorithm, KeyUsage
 
 message = b"signed where nobody can read the key"
 credential = Credential(id=secrets.token_bytes(16), pin=secrets.token_bytes(16))
 owner = SoftwareTrustAnchor(ec.generate_private_key(ec.SECP384R1()))
 
-with open_controller(*sys.argv[1:]) as controller:
-    partition = Partition(controller)
+with open_device(*sys.argv[1:]) as device:
+    partition = Partition(device)
     backup_key = partition.init_bk3(secrets.token_bytes(48)).masked_bk3
     partition.establish_credential(credential, backup_key, owner)
     with partition.open_session(credential) as session:

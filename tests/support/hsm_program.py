@@ -28,7 +28,7 @@ from support.user_pages import USABLE, UserPages
 
 CREDENTIAL: Final = Credential(b"application id 1", b"personal number.")
 NODE: Final = "/dev/azihsm0"
-_ANCHOR: Final = SoftwareTrustAnchor(ec.derive_private_key(int.from_bytes(b"\x33" * 48, "big"), ec.SECP384R1()))
+ANCHOR: Final = SoftwareTrustAnchor(ec.derive_private_key(int.from_bytes(b"\x33" * 48, "big"), ec.SECP384R1()))
 
 
 def program(driver: Driver, process: Process | None = None, node: str = NODE) -> Caller:
@@ -127,7 +127,7 @@ def provisioned(caller: Caller) -> Partition:
     """The same, after the device has been given its credential."""
     client = partition(caller)
     masked = client.init_bk3(bytes(BK3_BYTES)).masked_bk3
-    client.establish_credential(CREDENTIAL, masked, _ANCHOR)
+    client.establish_credential(CREDENTIAL, masked, ANCHOR)
     return client
 
 

@@ -53,6 +53,7 @@ from support.waiting import HANG_S, ended
         ("vfio-user:a:b", Scheme.VFIO_USER, "a:b"),
         ("pci:0000:00:04.0", Scheme.PCI, "0000:00:04.0"),
         ("pci:0A:1f.7", Scheme.PCI, "0000:0a:1f.7"),
+        ("chardev:/dev/azihsm0", Scheme.CHARDEV, "/dev/azihsm0"),
     ],
 )
 def test_good_uris(text: str, scheme: Scheme, address: str) -> None:
@@ -61,7 +62,10 @@ def test_good_uris(text: str, scheme: Scheme, address: str) -> None:
     assert DeviceUri.parse(str(uri)) == uri
 
 
-@pytest.mark.parametrize("text", ["", "auto", "usb:1", "vfio-user:", "pci:", "pci:00:20.0", "pci:00:04.8", "pci:xyz"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "auto", "usb:1", "vfio-user:", "pci:", "chardev:", "chardev:a\0b", "pci:00:20.0", "pci:00:04.8", "pci:xyz"],
+)
 def test_bad_uris(text: str) -> None:
     with pytest.raises(UriError):
         DeviceUri.parse(text)

@@ -263,6 +263,10 @@ class ControllerLostError(DriverError):
     """Somebody else reset or disabled the controller: this driver's queues are gone. `Controller.reset` helps."""
 
 
+class ControllerNotReadyError(DriverError):
+    """The kernel's driver takes no commands now: it recovers the controller, or could not."""
+
+
 class QueueClosedError(DriverError):
     """The queue was deleted, reset or closed while commands were outstanding, or before this one."""
 

@@ -151,7 +151,7 @@ def _socket_of(device: Device) -> str:
     if isinstance(device, EmbeddedDevice):
         return os.fspath(device.socket_path)
     text = device.uri if isinstance(device, PciFunction) else device
-    if isinstance(text, str) and text.startswith((f"{Scheme.VFIO_USER}:", f"{Scheme.PCI}:")):
+    if isinstance(text, str) and text.startswith(tuple(f"{scheme}:" for scheme in Scheme)):
         uri = DeviceUri.parse(text)
         if uri.scheme != Scheme.VFIO_USER:
             raise DeviceNotFoundError(f"{uri} has no control socket, so that it can have no faults")

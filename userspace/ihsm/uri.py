@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Device URIs: `vfio-user:PATH`, `pci:BDF`, `auto`; which device is taken, and waiting for one that others have.
+"""Device URIs: `vfio-user:PATH`, `pci:BDF`, `chardev:PATH`, `auto`; which device is taken, and waiting for one.
 
 The order is: the URI that is given, `$IHSM_DEVICE`, the device that the caller's store belongs to, the one free device
 that this user started, and a private one where the caller allows that.
@@ -23,7 +23,8 @@ from ihsm.arguments import waiting_time
 from ihsm.bus import PciFunction, VfioUserFunction
 from ihsm.bus.discovery import FoundFunction, find_all
 from ihsm.bus.vfio_bind import VFIO_PCI
-from ihsm.driver import Controller, DriverOptions
+from ihsm.chardev import NodeDevice
+from ihsm.driver import Controller, DriverOptions, OpenDevice
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceBusyError, DeviceNotFoundError, UriError
 
@@ -39,6 +40,7 @@ RETRY_S: Final = 0.25
 """How often a device is looked at that others have, where nothing tells when they leave."""
 
 T = TypeVar("T")
+C = TypeVar("C", PciFunction, OpenDevice)
 
 
 class Scheme(StrEnum):
@@ -46,6 +48,7 @@ class Scheme(StrEnum):
 
     VFIO_USER = "vfio-user"
     PCI = "pci"
+    CHARDEV = "chardev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class DeviceUri:
 
     scheme: Scheme
     address: str
-    """Socket path, or PCI address with its domain."""
+    """Path of a socket or node, or PCI address with its domain."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -67,7 +70,7 @@ class DeviceUri:
             raise ArgumentTypeError("DeviceUri.parse", "text", f"{type(text).__name__}, must be text")
         scheme, colon, address = text.partition(":")
         if not colon or scheme not in {member.value for member in Scheme}:
-            raise UriError(f"device URI {text!r}: vfio-user:PATH, pci:BDF or auto expected")
+            raise UriError(f"device URI {text!r}: vfio-user:PATH, pci:BDF, chardev:PATH or auto expected")
         if scheme == Scheme.PCI:
             match = BDF.fullmatch(address)
             if not match:
@@ -75,7 +78,7 @@ class DeviceUri:
             domain, bus, slot, function = match.groups()
             address = f"{domain or '0000'}:{bus}:{slot}.{function}".lower()
         elif not address or "\0" in address:
-            raise UriError(f"device URI {text!r}: a socket path is missing")
+            raise UriError(f"device URI {text!r}: a path is missing")
         return cls(Scheme(scheme), address)
 
     def __str__(self) -> str:
@@ -162,7 +165,10 @@ def _holder(function: FoundFunction) -> str | None:
     """Who has a function; None if it is free as far as can be told without opening it."""
     if function.holder is not None:
         return str(function.holder)
-    return None if function.driver in (None, VFIO_PCI) else f"the driver {function.driver}"
+    if function.driver in (None, VFIO_PCI):
+        return None
+    nodes = " or ".join(f"{Scheme.CHARDEV}:{node}" for node in function.nodes)
+    return f"the driver {function.driver}" + (f", behind {nodes}" if nodes else "")
 
 
 def patiently(attempt: Callable[[], T], wait_s: float) -> T:
@@ -188,9 +194,12 @@ def open_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction:
     Raises:
         DeviceBusyError: others have it, and keep it so long.
         DeviceNotFoundError, BusError: it is not there or cannot be reached.
+        UriError: it is a node, behind which a driver has the function.
         ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
     """
     wait_s = waiting_time("open_uri", "wait_s", wait_s)
+    if uri.scheme == Scheme.CHARDEV:
+        raise UriError(f"{uri}: a function itself is needed, vfio-user:PATH or pci:BDF, and here its driver has it")
     if uri.scheme == Scheme.VFIO_USER:
         return VfioUserFunction(uri.address, wait_s=wait_s)
     from ihsm.bus.vfio_kernel import KernelVfioFunction
@@ -198,10 +207,56 @@ def open_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction:
     return patiently(lambda: KernelVfioFunction(uri.address), wait_s)
 
 
+def open_at(uri: DeviceUri, options: DriverOptions | None = None, *, wait_s: float = 0.0) -> OpenDevice:
+    """Open the device at a URI, whatever its scheme; the caller closes it.
+
+    Args:
+        uri: where it is.
+        options: of the driver.
+        wait_s: how long to wait for a function that others have, in seconds; a node is never waited for.
+
+    Raises:
+        DeviceNotFoundError, DeviceBusyError, BusError, DriverError: it cannot be reached or brought up.
+        ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
+    """
+    if uri.scheme == Scheme.CHARDEV:
+        return NodeDevice(uri.address, options)
+    return Controller(open_uri(uri, wait_s=wait_s), options)
+
+
 @contextlib.contextmanager
+def _opened(
+    caller: str,
+    text: str,
+    open_one: Callable[[DeviceUri, float], C],
+    own: DeviceUri | None,
+    private: bool,
+    wait_s: float,
+) -> Iterator[C]:
+    """Context with what `open_one` makes of the device to use and the seconds that are left to wait."""
+    wait_s = waiting_time(caller, "wait_s", wait_s)
+    end = time.monotonic() + wait_s
+
+    def attempt() -> C | None:
+        uri = choose_device(text, own=own)
+        return None if uri is None else open_one(uri, max(end - time.monotonic(), 0.0))
+
+    with contextlib.ExitStack() as stack:
+        opened = patiently(attempt, wait_s)
+        if opened is None and not private:
+            raise DeviceNotFoundError(
+                f"auto: no device found: start one (ihsm serve), or name one with --device or {DEVICE_VARIABLE}"
+            )
+        if opened is None:
+            device = stack.enter_context(EmbeddedDevice())
+            _log.warning("auto: no device found, taking a private one for the duration (process %d)", device.pid)
+            opened = open_one(DeviceUri(Scheme.VFIO_USER, str(device.socket_path)), 0.0)
+        yield stack.enter_context(opened)
+
+
 def open_function(
     text: str = AUTO, *, own: DeviceUri | None = None, private: bool = True, wait_s: float = 0.0
-) -> Iterator[PciFunction]:
+) -> contextlib.AbstractContextManager[PciFunction]:
     """Context with the function of a device, see `choose_device`.
 
     Args:
@@ -212,27 +267,15 @@ def open_function(
 
     Raises:
         DeviceBusyError: others have it, and keep it so long; the message says who.
-        UriError, DeviceNotFoundError, AmbiguousDeviceError, EmbeddedDeviceError, BusError: it cannot be reached.
+        UriError, DeviceNotFoundError, AmbiguousDeviceError, EmbeddedDeviceError, BusError: it cannot be reached, or is
+            a node, behind which a driver has the function.
         ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
     """
-    wait_s = waiting_time("open_function", "wait_s", wait_s)
-    end = time.monotonic() + wait_s
 
-    def attempt() -> PciFunction | None:
-        uri = choose_device(text, own=own)
-        return None if uri is None else open_uri(uri, wait_s=max(end - time.monotonic(), 0.0))
+    def open_one(uri: DeviceUri, left_s: float) -> PciFunction:
+        return open_uri(uri, wait_s=left_s)
 
-    with contextlib.ExitStack() as stack:
-        function = patiently(attempt, wait_s)
-        if function is None and not private:
-            raise DeviceNotFoundError(
-                f"auto: no device found: start one (ihsm serve), or name one with --device or {DEVICE_VARIABLE}"
-            )
-        if function is None:
-            device = stack.enter_context(EmbeddedDevice())
-            _log.warning("auto: no device found, taking a private one for the duration (process %d)", device.pid)
-            function = open_uri(DeviceUri(Scheme.VFIO_USER, str(device.socket_path)))
-        yield stack.enter_context(function)
+    return _opened("open_function", text, open_one, own, private, wait_s)
 
 
 @contextlib.contextmanager
@@ -250,3 +293,24 @@ def open_controller(
         Controller(function, options) as controller,
     ):
         yield controller
+
+
+def open_device(
+    text: str = AUTO,
+    options: DriverOptions | None = None,
+    *,
+    own: DeviceUri | None = None,
+    private: bool = True,
+    wait_s: float = 0.0,
+) -> contextlib.AbstractContextManager[OpenDevice]:
+    """Context with a device that can be used, whichever way its URI reaches it; arguments as of `open_function`.
+
+    Raises:
+        DriverError: it cannot be brought up.
+        IhsmError: as `open_function`.
+    """
+
+    def open_one(uri: DeviceUri, left_s: float) -> OpenDevice:
+        return open_at(uri, options, wait_s=left_s)
+
+    return _opened("open_device", text, open_one, own, private, wait_s)

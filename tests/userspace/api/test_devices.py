@@ -112,11 +112,11 @@ def test_a_device_with_a_uri_is_for_one_program(place: Place) -> None:
 def test_who_waits_tries_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
 
-    def busy(uri: DeviceUri, *, wait_s: float) -> Any:
+    def busy(uri: DeviceUri, options: DriverOptions, *, wait_s: float) -> Any:
         tries.append(1)
         raise DeviceBusyError("busy")
 
-    monkeypatch.setattr(devices, "open_uri", busy)
+    monkeypatch.setattr(devices, "open_at", busy)
     for wait_s in (0.0, 0.2):
         device = NamedDevice(DeviceUri.parse("vfio-user:/nowhere"), OPTIONS, named=True, wait_s=wait_s)
         tries.clear()

@@ -116,7 +116,7 @@ def test_no_time_to_wait(command: str, wait: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (("info", "--device", "usb:3"), 2, "vfio-user:PATH, pci:BDF or auto expected"),
+        (("info", "--device", "usb:3"), 2, "vfio-user:PATH, pci:BDF, chardev:PATH or auto expected"),
         (("info", "--device", "vfio-user:/none.sock"), 3, "No such file"),
         (("info", "--device", "pci:ffff:ff:1f.7"), 3, "no such PCI function"),
         (("status", "--device", "vfio-user:/none.sock"), 3, "No such file"),

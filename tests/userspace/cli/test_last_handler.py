@@ -27,7 +27,7 @@ import os, signal, sys
 from ihsm.cli import info
 def fail(*arguments, **options):
     {failure}
-info.open_function = fail
+info.open_device = fail
 from ihsm.__main__ import run
 sys.argv = ["ihsm", "info"]
 run()

@@ -53,7 +53,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     def work(*arguments: object, **options: object) -> None:
         pytest.fail("the work was begun")
 
-    for name in ("cli.info.open_function", "cli.selftest.open_controller", "cli.bench.measure"):
+    for name in ("cli.info.open_device", "cli.selftest.open_device", "cli.bench.measure"):
         monkeypatch.setattr(f"ihsm.{name}", work)
     result = run(*command, place)
     assert result.exit_code == 2, result.output

@@ -13,12 +13,12 @@ from typing import Final
 
 from ihsm import forks
 from ihsm.bus import VfioUserFunction
-from ihsm.driver import Controller, DriverOptions
+from ihsm.driver import Controller, DriverOptions, OpenDevice
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
 from ihsm.store import DEVICE, Store, StoreDevice
 from ihsm.store.files import errors_of, try_lock
-from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_uri, patiently
+from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_at, patiently
 
 PRIVATE: Final = "private"
 """Names, in place of a URI, a private device for a new store."""
@@ -29,7 +29,7 @@ RESTART_S: Final = 10.0
 
 
 class NamedDevice:
-    """A function at a URI."""
+    """A device at a URI."""
 
     def __init__(self, uri: DeviceUri, options: DriverOptions, *, named: bool, wait_s: float) -> None:
         """Nothing is opened yet; `wait_s`: how long to wait for one that another has, in seconds."""
@@ -39,8 +39,8 @@ class NamedDevice:
         self._wait_s = wait_s
         self._was_there = False
 
-    def open(self) -> Controller:
-        """Reach the function and bring it up.
+    def open(self) -> OpenDevice:
+        """Reach the device, and bring it up where that is ours to do.
 
         One that another has is waited for as long as the caller said; one that was there before gets time to come back.
 
@@ -52,9 +52,9 @@ class NamedDevice:
         free = max(now + self._wait_s, back)
         while True:
             try:
-                controller = Controller(open_uri(self.uri, wait_s=max(free - time.monotonic(), 0.0)), self._options)
+                device = open_at(self.uri, self._options, wait_s=max(free - time.monotonic(), 0.0))
                 self._was_there = True
-                return controller
+                return device
             except (DeviceNotFoundError, BusError) as error:
                 if time.monotonic() >= (free if isinstance(error, DeviceBusyError) else back):
                     raise

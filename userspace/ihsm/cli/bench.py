@@ -140,13 +140,16 @@ def _run_suite(suite: str, device: str | None, seconds: float, wait_s: float) ->
     from ihsm.bench.soak import soak
     from ihsm.bench.suites import SUITES
     from ihsm.driver import Controller
-    from ihsm.uri import choose_device, open_uri, patiently
+    from ihsm.errors import UriError
+    from ihsm.uri import Scheme, choose_device, open_uri, patiently
 
     place = Place()
     if device is not None:
         uri = patiently(lambda: choose_device(device), wait_s)
         if uri is None:
             raise click.UsageError("--device auto: no device found")
+        if uri.scheme == Scheme.CHARDEV:
+            raise UriError(f"{uri}: rings are measured, and those are the driver's there: vfio-user:PATH or pci:BDF")
         place = Place(lambda options: Controller(open_uri(uri, wait_s=wait_s), options))
     with _progress(suite, None) as (advance, _):
         run = functools.partial(soak, seconds=seconds) if suite == "soak" else SUITES[suite]

@@ -23,8 +23,8 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     metavar="URI",
     default=AUTO,
     show_default=True,
-    help=f"vfio-user:PATH, pci:BDF, or auto: ${DEVICE_VARIABLE}, else the one free device that you started (in a guest "
-    "of ihsm guest its PCI function), else a private one for the duration.",
+    help=f"vfio-user:PATH, pci:BDF, chardev:PATH, or auto: ${DEVICE_VARIABLE}, else the one free device that you "
+    "started (in a guest of ihsm guest its PCI function), else a private one for the duration.",
 )
 
 

@@ -114,7 +114,9 @@ def hsm_place(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments, place=Place(store, device, wait_s, pin_file, pin_fd), **options)
 
     device_option = click.option(
-        "--device", metavar="URI", help="vfio-user:PATH or pci:BDF. [default: $IHSM_DEVICE, else the store's own]"
+        "--device",
+        metavar="URI",
+        help="vfio-user:PATH, pci:BDF or chardev:PATH. [default: $IHSM_DEVICE, else the store's own]",
     )
     decorated: Callable[..., Any] = command
     for option in (wait_option, pin_options(), device_option, store_option):

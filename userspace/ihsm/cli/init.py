@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     metavar="URI",
     default=AUTO,
     show_default=True,
-    help="vfio-user:PATH, pci:BDF, private (the store's own, whose state lies in the store), or auto: $IHSM_DEVICE, "
-    "else the one that you started, else a private one.",
+    help="vfio-user:PATH, pci:BDF, chardev:PATH, private (the store's own, whose state lies in the store), or auto: "
+    "$IHSM_DEVICE, else the one that you started, else a private one.",
 )
 @store_option
 @click.option(

@@ -15,7 +15,7 @@ from ihsm.cli.common import device_option, json_option, poll_option, print_json,
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.cli.secrets import credential_options, read_pin
 from ihsm.driver import DriverOptions
-from ihsm.uri import open_controller
+from ihsm.uri import open_device
 
 _NAME_COLUMNS: Final = 22
 
@@ -55,8 +55,8 @@ def selftest(
     if (credential_id is None) != (pin_file is None):
         raise click.UsageError("--id and --pin-file belong together")
     credential = ddi.Credential(credential_id, read_pin(pin_file)) if credential_id and pin_file else None
-    with open_controller(device, DriverOptions(interrupts=not poll), wait_s=wait_s) as controller:
-        report = run_selftest(controller, credential, progress=show)
+    with open_device(device, DriverOptions(interrupts=not poll), wait_s=wait_s) as opened:
+        report = run_selftest(opened, credential, progress=show)
     if report_file is not None and report.attestation:
         write_output(report_file, report.attestation)
     if chain_file is not None and report.chain is not None:

@@ -24,9 +24,9 @@ from ihsm.cli.common import (
     wait_option,
 )
 from ihsm.control import ControlClient
-from ihsm.driver import Controller, DriverOptions
+from ihsm.driver import DriverOptions
 from ihsm.errors import DeviceNotFoundError
-from ihsm.uri import Scheme, choose_device, open_uri
+from ihsm.uri import Scheme, choose_device, open_at
 
 
 @click.command(
@@ -49,8 +49,8 @@ def status(device: str, wait_s: float, poll: bool, as_json: bool) -> None:
         with ControlClient(uri.address) as client:
             record = client.status()
     else:
-        with Controller(open_uri(uri, wait_s=wait_s), DriverOptions(interrupts=not poll)) as controller:
-            record = {"uri": str(uri), "module": describe_partition(ddi.Partition(controller))}
+        with open_at(uri, DriverOptions(interrupts=not poll), wait_s=wait_s) as opened:
+            record = {"uri": str(uri), "module": describe_partition(ddi.Partition(opened))}
     if as_json:
         print_json(record)
     else:
