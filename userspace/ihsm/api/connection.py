@@ -28,7 +28,7 @@ from ihsm.api.residents import Residents
 from ihsm.api.steps import Procedure, Step, one_step, perform, perform_async
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
-from ihsm.driver import AesCommands, OpenDevice
+from ihsm.driver import AesCommands, OpenDevice, Submitted
 from ihsm.errors import (
     ArgumentError,
     BusError,
@@ -94,7 +94,7 @@ class Link:
     _idle: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def aes_queues(self) -> Sequence[AesCommands]:
+    def aes_queues(self) -> Sequence[AesCommands[Submitted]]:
         """All AES queues.
 
         Raises:
@@ -105,7 +105,7 @@ class Link:
             raise ArgumentError("Hsm", "options", "aes_queues=0: there is no AES queue")
         return queues
 
-    def aes_queue(self) -> AesCommands:
+    def aes_queue(self) -> AesCommands[Submitted]:
         """The first AES queue that is idle, which the device has in its cache, else the one whose turn it is.
 
         Raises:

@@ -189,7 +189,7 @@ class _Command:
         bulk_key_id: int = key.bulk_key_id  # type: ignore[assignment]
         deliver = self._opened if self.decrypt else self._sealed
 
-        def submit(queue: AesCommands, session: FastPathSession, timeout_s: float) -> Submitted:
+        def submit(queue: AesCommands[Submitted], session: FastPathSession, timeout_s: float) -> Submitted:
             return queue.submit_gcm(
                 session, bulk_key_id, self.text, decrypt=self.decrypt, iv=self.nonce, aad=self.aad, tag=self.tag,
                 timeout_s=timeout_s, deliver=deliver,

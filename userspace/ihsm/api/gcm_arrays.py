@@ -72,7 +72,7 @@ class _Lane:
     """Memory and prepared entries for one batch after the other, on one queue."""
 
     def __init__(
-        self, messages: Messages, link: Link, key: Key, queue: AesCommands, capacity: int, stride: int
+        self, messages: Messages, link: Link, key: Key, queue: AesCommands[Submitted], capacity: int, stride: int
     ) -> None:
         """For up to `capacity` messages, each with `stride` bytes of memory."""
         self._messages = messages

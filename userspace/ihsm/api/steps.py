@@ -37,10 +37,10 @@ class Link(Protocol):
         """The device itself."""
 
     @property
-    def aes_queues(self) -> Sequence[AesCommands]:
+    def aes_queues(self) -> Sequence[AesCommands[Submitted]]:
         """All AES queues, at least one."""
 
-    def aes_queue(self) -> AesCommands:
+    def aes_queue(self) -> AesCommands[Submitted]:
         """An AES queue for one command."""
 
 
@@ -76,7 +76,7 @@ class Ask(Generic[T]):
 class FastPath:
     """An AES command, or a batch of them."""
 
-    submit: Callable[[AesCommands, FastPathSession, float], Submitted]
+    submit: Callable[[AesCommands[Submitted], FastPathSession, float], Submitted]
     """Queue, session and time limit in seconds to what was submitted."""
 
     def perform(self, link: Link) -> Any:

@@ -84,7 +84,7 @@ def _cipher(keys: tuple[Key, ...], tweak: bytes, data: bytes | memoryview, unit:
     assert tweak_key is not None
     code = 0 if unit == len(data) else unit  # one unit is the whole source (spec 05 §17.3)
 
-    def submit(queue: AesCommands, session: FastPathSession, timeout_s: float) -> Submitted:
+    def submit(queue: AesCommands[Submitted], session: FastPathSession, timeout_s: float) -> Submitted:
         return queue.submit_xts(
             session,
             (data_key, tweak_key),

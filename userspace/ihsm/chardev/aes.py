@@ -20,15 +20,15 @@ from ihsm.chardev.records import Commands, Completion
 from ihsm.driver.aes_commands import (
     AesCommands,
     Deliver,
-    gcm_arguments,
+    GcmArguments,
+    XtsArguments,
     gcm_operation,
     gcm_result,
-    xts_arguments,
     xts_operation,
     xts_result,
 )
 from ihsm.driver.aes_status import check_status
-from ihsm.driver.submission import Held
+from ihsm.driver.submission import Held, Pending
 from ihsm.fast_path import FastPathSession
 
 THREADS: Final = 4
@@ -89,8 +89,11 @@ class Started:
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
 
-class NodeAes(AesCommands):
-    """The AES commands of a node. The driver has queues and picks one; its own time limit counts, and no other."""
+class NodeAes(AesCommands[Pending]):
+    """The AES commands of a node. The driver has queues and picks one; its own time limit counts, and no other.
+
+    A single command is sent when somebody waits for it, a batch at once, by a thread.
+    """
 
     entries = BATCH_COMMANDS + 1
 
@@ -106,49 +109,26 @@ class NodeAes(AesCommands):
         """Commands and batches that are with the driver, or wait for a thread."""
         return len(self._running)
 
-    def submit_gcm(
-        self,
-        session: FastPathSession,
-        key_id: int,
-        text: bytes | memoryview,
-        *,
-        decrypt: bool,
-        iv: bytes,
-        timeout_s: float,
-        aad: bytes = b"",
-        tag: bytes | None = None,
-        deliver: Deliver | None = None,
+    def _send_gcm(
+        self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Deferred:
-        """One AES-GCM command, see `AesCommands.submit_gcm`; it is sent when somebody waits for it."""
         operation = gcm_operation(decrypt)
-        key_id, text, aad, iv, sent = gcm_arguments(decrypt, session, key_id, text, aad, iv, tag)
-        commands, target = records.gcm_command(session, key_id, text, aad, iv, sent, decrypt)
+        commands, text = records.gcm_command(session, command, decrypt)
 
         def run() -> Any:
             completion = self._perform_one(operation, commands, session)
-            return gcm_result(target[: len(text)].data, completion, decrypt, deliver)
+            return gcm_result(text.data, completion, decrypt, deliver)
 
         return Deferred(run)
 
-    def submit_xts(
-        self,
-        session: FastPathSession,
-        key_ids: tuple[int, int],
-        tweak: bytes,
-        data: bytes | memoryview,
-        *,
-        decrypt: bool,
-        timeout_s: float,
-        data_unit_bytes: int = 0,
-        deliver: Deliver | None = None,
+    def _send_xts(
+        self, session: FastPathSession, command: XtsArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Deferred:
-        """One AES-XTS command, see `AesCommands.submit_xts`; it is sent when somebody waits for it."""
         operation = xts_operation(decrypt)
-        data, tweak, pair, code = xts_arguments(decrypt, session, key_ids, tweak, data, data_unit_bytes)
-        commands, target = records.xts_command(session, pair, tweak, data, code, decrypt)
+        commands, data = records.xts_command(session, command, decrypt)
 
         def run() -> Any:
-            return xts_result(target.data, self._perform_one(operation, commands, session), deliver)
+            return xts_result(data.data, self._perform_one(operation, commands, session), deliver)
 
         return Deferred(run)
 

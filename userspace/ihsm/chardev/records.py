@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm.chardev.failures import NOT_TOLD
-from ihsm.driver.aes_commands import pad_aad
+from ihsm.driver.aes_commands import GcmArguments, XtsArguments, pad_aad
 from ihsm.errors import ArgumentError
 from ihsm.fast_path import FastPathSession
 from ihsm_abi.admin import Psf
@@ -109,10 +109,9 @@ def _one(
     return Commands(cipher, records, [source, target]), record, target
 
 
-def gcm_command(
-    session: FastPathSession, key_id: int, text: bytes | memoryview, aad: bytes, iv: bytes, tag: bytes, decrypt: bool
-) -> tuple[Commands, NDArray[np.uint8]]:
+def gcm_command(session: FastPathSession, command: GcmArguments, decrypt: bool) -> tuple[Commands, NDArray[np.uint8]]:
     """An AES-GCM command, and where its text will be."""
+    key_id, text, aad, iv, tag = command
     padded = pad_aad(aad)
     commands, record, target = _one(Cipher.GCM, session, padded, text, decrypt)
     record["key_id"] = key_id
@@ -122,13 +121,11 @@ def gcm_command(
     return commands, target[len(padded) :]
 
 
-def xts_command(
-    session: FastPathSession, key_ids: tuple[int, int], tweak: bytes, data: bytes | memoryview, code: int, decrypt: bool
-) -> tuple[Commands, NDArray[np.uint8]]:
-    """An AES-XTS command, and where its data will be; `code` is the data unit's."""
-    commands, record, target = _one(Cipher.XTS, session, b"", data, decrypt)
-    record["key_id1"], record["key_id2"] = key_ids
-    record["tweak"], record["data_unit_len"] = np.frombuffer(tweak, np.uint8), code
+def xts_command(session: FastPathSession, command: XtsArguments, decrypt: bool) -> tuple[Commands, NDArray[np.uint8]]:
+    """An AES-XTS command, and where its data will be."""
+    commands, record, target = _one(Cipher.XTS, session, b"", command.data, decrypt)
+    record["key_id1"], record["key_id2"] = command.key_ids
+    record["tweak"], record["data_unit_len"] = np.frombuffer(command.tweak, np.uint8), command.unit_code
     return commands, target
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from numpy import void
 from numpy.typing import NDArray
@@ -29,6 +29,11 @@ DATA_UNIT_CODE: Final = {0: 0, **{size: code for code, size in DATA_UNIT_BYTES.i
 MAX_KEY_ID: Final = 0xFFFF_FFFF
 NO_TAG: Final = bytes(GCM_TAG_BYTES)
 """In a command that encrypts."""
+_GCM_LENGTHS: Final = (GCM_IV_BYTES, GCM_TAG_BYTES)
+
+S_co = TypeVar("S_co", bound=Submitted, covariant=True)
+GcmArguments = tuple[int, bytes | memoryview, bytes, bytes, bytes]
+"""Key id, text, AAD, IV and tag of an AES-GCM command, checked."""
 
 
 Deliver = Callable[[memoryview, Any], Any]
@@ -83,8 +88,8 @@ def gcm_arguments(
     aad: bytes,
     iv: bytes,
     tag: bytes | None,
-) -> tuple[int, bytes | memoryview, bytes, bytes, bytes]:
-    """Key id, text, AAD, IV and tag as a command takes them; ArgumentError, ArgumentTypeError if they cannot be.
+) -> GcmArguments:
+    """The arguments as a command takes them; ArgumentError, ArgumentTypeError if they cannot be.
 
     `tag` is None for an encryption, whose command has zeros in its place.
     """
@@ -187,7 +192,7 @@ def xts_result(written: memoryview, completion: Any, deliver: Deliver | None) ->
     return AesOutput(bytes(written), bool(completion.fips_approved))
 
 
-class AesCommands(ABC):
+class AesCommands(ABC, Generic[S_co]):
     """Where AES commands go: a ring, or the node of a driver. May be used from any thread."""
 
     entries: int
@@ -199,6 +204,34 @@ class AesCommands(ABC):
         """Commands that are with the device."""
 
     @abstractmethod
+    def _send_gcm(
+        self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
+    ) -> S_co:
+        """`submit_gcm` with what has been checked."""
+
+    @abstractmethod
+    def _send_xts(
+        self, session: FastPathSession, command: XtsArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
+    ) -> S_co:
+        """`submit_xts` with what has been checked."""
+
+    @abstractmethod
+    def submit(
+        self,
+        entries: NDArray[void],
+        timeout_s: float,
+        held: Held | None = None,
+        session: FastPathSession | None = None,
+    ) -> S_co:
+        """Submit a batch of entries, see `ihsm.driver.aes_batch`; the result is an array of completions.
+
+        Args:
+            entries: copied, so they may be used again.
+            timeout_s: seconds.
+            held: released once the device no longer uses it, or this raises.
+            session: whose ids the entries have; None: nobody sees to it that it still is theirs.
+        """
+
     def submit_gcm(
         self,
         session: FastPathSession,
@@ -211,14 +244,26 @@ class AesCommands(ABC):
         aad: bytes = b"",
         tag: bytes | None = None,
         deliver: Deliver | None = None,
-    ) -> Submitted:
+    ) -> S_co:
         """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`.
 
         Args as for `gcm_encrypt` and `gcm_decrypt`, but `iv` always has 12 bytes, see `draw_iv`; `tag` belongs to a
         decryption alone. With `deliver` the result is what that makes of the text, without a copy before.
         """
+        sent = NO_TAG if tag is None and decrypt is False else tag
+        # One look at what is nearly always right: each check by itself would cost as much as packing an entry.
+        if (
+            type(text) is type(aad) is type(iv) is type(sent) is bytes
+            and (len(iv), len(sent)) == _GCM_LENGTHS
+            and type(key_id) is int
+            and 0 <= key_id <= MAX_KEY_ID
+            and type(session) is FastPathSession
+            and decrypt is (tag is not None)
+        ):
+            return self._send_gcm(session, (key_id, text, aad, iv, sent), decrypt, timeout_s, deliver)
+        command = gcm_arguments(decrypt, session, key_id, text, aad, iv, tag)
+        return self._send_gcm(session, command, decrypt, timeout_s, deliver)
 
-    @abstractmethod
     def submit_xts(
         self,
         session: FastPathSession,
@@ -230,25 +275,10 @@ class AesCommands(ABC):
         timeout_s: float,
         data_unit_bytes: int = 0,
         deliver: Deliver | None = None,
-    ) -> Submitted:
+    ) -> S_co:
         """Submit one AES-XTS command; its result is an `AesOutput`, or with `deliver` what that makes of the data."""
-
-    @abstractmethod
-    def submit(
-        self,
-        entries: NDArray[void],
-        timeout_s: float,
-        held: Held | None = None,
-        session: FastPathSession | None = None,
-    ) -> Submitted:
-        """Submit a batch of entries, see `ihsm.driver.aes_batch`; the result is an array of completions.
-
-        Args:
-            entries: copied, so they may be used again.
-            timeout_s: seconds.
-            held: released once the device no longer uses it, or this raises.
-            session: whose ids the entries have; None: nobody sees to it that it still is theirs.
-        """
+        command = xts_arguments(decrypt, session, key_ids, tweak, data, data_unit_bytes)
+        return self._send_xts(session, command, decrypt, timeout_s, deliver)
 
     def gcm_encrypt(
         self,

@@ -12,14 +12,12 @@ from typing import Any, Final
 
 from ihsm.bus import DmaArena, DmaBuffer
 from ihsm.driver.aes_commands import (
-    MAX_KEY_ID,
-    NO_TAG,
     AesCommands,
     Deliver,
-    gcm_arguments,
+    GcmArguments,
+    XtsArguments,
     gcm_result,
     pad_aad,
-    xts_arguments,
     xts_result,
 )
 from ihsm.driver.aes_status import check_status
@@ -36,9 +34,7 @@ from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
     CMD_TYPE_FAST_PATH,
     FRAME_TYPE_AES,
-    GCM_IV_BYTES,
     GCM_SQE,
-    GCM_TAG_BYTES,
     XTS_SQE,
     AesAttr,
     Cipher,
@@ -49,8 +45,6 @@ from ihsm_abi.pci import PAGE_BYTES
 _GCM: Final = RecordCodec(GCM_SQE)
 _XTS: Final = RecordCodec(XTS_SQE)
 _DATA_BLOCK: Final = type_byte(SglType.DATA_BLOCK)
-
-_GCM_LENGTHS: Final = (GCM_IV_BYTES, GCM_TAG_BYTES)
 
 _SLOT_BYTES: Final = 1024
 _INLINE_BYTES: Final = _SLOT_BYTES // 2
@@ -94,7 +88,7 @@ def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
     return (iova, size_bytes, _DATA_BLOCK) if size_bytes else (0, 0, 0)
 
 
-class AesQueue(QueuePair, AesCommands):
+class AesQueue(QueuePair, AesCommands[Submission]):
     """An AES queue pair with a small staging buffer for each of its command ids."""
 
     def __init__(
@@ -120,35 +114,10 @@ class AesQueue(QueuePair, AesCommands):
         """DMA memory that a queue takes."""
         return AES_RING.ring_bytes(entries) + -(-(entries - 1) * _SLOT_BYTES // PAGE_BYTES) * PAGE_BYTES
 
-    def submit_gcm(
-        self,
-        session: FastPathSession,
-        key_id: int,
-        text: bytes | memoryview,
-        *,
-        decrypt: bool,
-        iv: bytes,
-        timeout_s: float,
-        aad: bytes = b"",
-        tag: bytes | None = None,
-        deliver: Deliver | None = None,
+    def _send_gcm(
+        self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Submission:
-        """Submit one AES-GCM command; its result is a `GcmSealed` or, decrypting, an `AesOutput`.
-
-        Args as for `gcm_encrypt` and `gcm_decrypt`, but `iv` always has 12 bytes, see `draw_iv`; `tag` belongs to a
-        decryption alone. With `deliver` the result is what that makes of the text, without a copy before.
-        """
-        sent = NO_TAG if tag is None and decrypt is False else tag
-        # One look at what is nearly always right: each check by itself would cost as much as packing the entry.
-        if not (
-            type(text) is type(aad) is type(iv) is type(sent) is bytes
-            and (len(iv), len(sent)) == _GCM_LENGTHS
-            and type(key_id) is int
-            and 0 <= key_id <= MAX_KEY_ID
-            and type(session) is FastPathSession
-            and decrypt is (tag is not None)
-        ):
-            key_id, text, aad, iv, sent = gcm_arguments(decrypt, session, key_id, text, aad, iv, tag)
+        key_id, text, aad, iv, tag = command
         padded = pad_aad(aad) if self.gcm_workaround else aad
         skip, size = len(padded), len(text)
         tail = (skip + size) % AES_BLOCK_BYTES if self.gcm_workaround else 0
@@ -162,7 +131,7 @@ class AesQueue(QueuePair, AesCommands):
             return _GCM.pack(
                 attr, cid, *session.ids,
                 mapped, *_data_block(staging.source, mapped), mapped, *_data_block(staging.target, mapped),
-                FRAME_TYPE_AES, key_id, len(aad), sent, iv, skip, tail, tail,
+                FRAME_TYPE_AES, key_id, len(aad), tag, iv, skip, tail, tail,
                 staging.source + mapped if tail else 0, staging.target + mapped if tail else 0,
             )  # fmt: skip
 
@@ -173,22 +142,10 @@ class AesQueue(QueuePair, AesCommands):
 
         return self.submit_one(build, collect, timeout_s, own.held if own else None)
 
-    def submit_xts(
-        self,
-        session: FastPathSession,
-        key_ids: tuple[int, int],
-        tweak: bytes,
-        data: bytes | memoryview,
-        *,
-        decrypt: bool,
-        timeout_s: float,
-        data_unit_bytes: int = 0,
-        deliver: Deliver | None = None,
+    def _send_xts(
+        self, session: FastPathSession, command: XtsArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Submission:
-        """Submit one AES-XTS command; its result is an `AesOutput`, or with `deliver` what that makes of the data."""
-        data, tweak, (data_key, tweak_key), code = xts_arguments(
-            decrypt, session, key_ids, tweak, data, data_unit_bytes
-        )
+        data, tweak, (data_key, tweak_key), code = command
         attr = aes_attr(Cipher.XTS, decrypt, code)
         own = self._own_staging(len(data))
         size = len(data)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ihsm.driver.aes_commands import AesCommands
 from ihsm.driver.hsm_queue import HsmReply
 from ihsm.driver.options import DriverOptions
-from ihsm.driver.submission import Held
+from ihsm.driver.submission import Held, Submitted
 from ihsm.errors import IhsmError
 from ihsm_abi.hsm_queue import ControlKind
 
@@ -53,7 +53,7 @@ class OpenDevice(Protocol):
         """Whether the partition stays as it is after `close`, with the keys in it; others may be using it, too."""
 
     @property
-    def aes_queues(self) -> Sequence[AesCommands]:
+    def aes_queues(self) -> Sequence[AesCommands[Submitted]]:
         """Where AES commands go; none if it takes none."""
 
     @property

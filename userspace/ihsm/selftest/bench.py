@@ -19,7 +19,7 @@ from ihsm.ddi import (
     SoftwareTrustAnchor,
     StatusError,
 )
-from ihsm.driver import AesCommands, FastPathSession, OpenDevice
+from ihsm.driver import AesCommands, FastPathSession, OpenDevice, Submitted
 from ihsm.errors import IhsmError
 from ihsm_abi.ddi import DdiStatus, KeyClass, KeyUsage
 
@@ -81,7 +81,7 @@ class Bench:
         self._session = session
 
     @property
-    def aes_queue(self) -> AesCommands:
+    def aes_queue(self) -> AesCommands[Submitted]:
         """An AES queue; CheckError if the function has none."""
         check(bool(self.device.aes_queues), "the function has no AES queues")
         return self.device.aes_queues[0]
