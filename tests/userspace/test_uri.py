@@ -371,3 +371,19 @@ def _openings(text: str, wait_s: float) -> list[Callable[[], None]]:
         lambda: open_uri(DeviceUri.parse(text), wait_s=wait_s).close(),
         lambda: VfioUserFunction(text.removeprefix("vfio-user:"), wait_s=wait_s).close(),
     ]
+
+
+def test_auto_takes_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver's node is there for all programs: which one is meant has to be said."""
+    node = FoundFunction("chardev:/dev/null", driver="azihsm", nodes=("/dev/null",))
+    monkeypatch.setattr(uri_module, "find_all", lambda: [node])
+    with pytest.raises(DeviceNotFoundError, match=r"name it with --device: chardev:/dev/null$"):
+        find_device()
+
+
+def test_a_driver_that_has_the_function_is_named_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GUEST_VARIABLE, "1")
+    found = FoundFunction("pci:0000:00:04.0", driver="azihsm", nodes=("/dev/azihsm-mgmt0", "/dev/azihsm0"))
+    monkeypatch.setattr(uri_module, "find_all", lambda: [found])
+    with pytest.raises(DeviceBusyError, match="in use by the driver azihsm, behind chardev:/dev/azihsm0;"):
+        find_device()

@@ -152,7 +152,9 @@ def find_device(*, busy: bool = False) -> DeviceUri | None:
 
 
 def _own(uri: DeviceUri) -> bool:
-    """Whether this user started the device."""
+    """Whether this user started the device; one that a driver has is everybody's."""
+    if uri.scheme == Scheme.CHARDEV:
+        return False
     if uri.scheme == Scheme.PCI:
         return GUEST_VARIABLE in os.environ
     try:
@@ -167,7 +169,7 @@ def _holder(function: FoundFunction) -> str | None:
         return str(function.holder)
     if function.driver in (None, VFIO_PCI):
         return None
-    nodes = " or ".join(f"{Scheme.CHARDEV}:{node}" for node in function.nodes)
+    nodes = " or ".join(f"{Scheme.CHARDEV}:{node}" for node in function.hsm_nodes)
     return f"the driver {function.driver}" + (f", behind {nodes}" if nodes else "")
 
 

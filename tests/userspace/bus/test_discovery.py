@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ihsm.bus import discovery
-from ihsm.bus.discovery import FoundFunction, find_pci, find_sockets
+from ihsm.bus.discovery import FoundFunction, find_all, find_nodes, find_pci, find_sockets
 from ihsm_abi import sockets
 
 
@@ -124,3 +124,21 @@ def test_watching_reports_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         after = next(changes)
     assert len(after) == len(before) + 1
     changes.close()
+
+
+def test_nodes_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name and kind: whoever lists devices opens none."""
+    for name in ("azihsm10", "azihsm2", "azihsm-mgmt0", "azihsm", "null"):
+        (tmp_path / name).symlink_to("/dev/null")
+    (tmp_path / "azihsm3").touch()
+    (tmp_path / "azihsm4").symlink_to(tmp_path / "gone")
+    found = find_nodes(tmp_path)
+    assert [node.uri for node in found] == [f"chardev:{tmp_path}/azihsm2", f"chardev:{tmp_path}/azihsm10"]
+    assert {node.driver for node in found} == {"azihsm"}
+    assert find_nodes(tmp_path / "none") == []
+    function = FoundFunction("pci:0000:00:04.0", driver="azihsm", nodes=("/dev/azihsm-mgmt0", f"{tmp_path}/azihsm10"))
+    assert function.hsm_nodes == [f"{tmp_path}/azihsm10"]
+    monkeypatch.setattr(discovery, "find_pci", lambda: [function])
+    monkeypatch.setattr(discovery, "find_sockets", lambda: [])
+    monkeypatch.setattr(discovery, "find_nodes", lambda: found)
+    assert find_all() == [function, found[0]], "each once"

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finding functions: PCI devices through udev, sockets of served functions in the default folder."""
+"""Finding functions: PCI devices through udev, sockets of served functions in the default folder, nodes of a driver."""
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +16,11 @@ import pyudev
 from ihsm.bus.holder import Holder, find_holder
 from ihsm_abi import sockets
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
+from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
 
 PCI_SUBSYSTEM: Final = "pci"
+NODES: Final = Path("/dev")
+_NODE: Final = re.compile(rf"{HSM_NODE_PREFIX}(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class FoundFunction:
     """Whether somebody listens on the socket; a left-over file has nobody."""
     holder: Holder | None = None
     """The client of a served function."""
+
+    @property
+    def hsm_nodes(self) -> list[str]:
+        """Those of its nodes that HSM and AES commands go through."""
+        return [node for node in self.nodes if _NODE.fullmatch(Path(node).name)]
 
     def record(self) -> dict[str, Any]:
         """The fields as JSON has them."""
@@ -63,7 +72,9 @@ def find_sockets(folder: Path | None = None) -> list[FoundFunction]:
     """Sockets in the default folder (or another one), left-over files included."""
     folder = folder or sockets.default_folder()
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == sockets.SOCKET_SUFFIX and _is_socket(path))
+        paths = sorted(
+            path for path in folder.iterdir() if path.suffix == sockets.SOCKET_SUFFIX and _is(stat.S_ISSOCK, path)
+        )
     except OSError:
         return []
     return [_describe_socket(path) for path in paths]
@@ -74,9 +85,28 @@ def _describe_socket(path: Path) -> FoundFunction:
     return FoundFunction(f"vfio-user:{path}", listening=listening, holder=find_holder(path) if listening else None)
 
 
+def find_nodes(folder: Path = NODES) -> list[FoundFunction]:
+    """Nodes of the driver, in the order of their numbers; what has the function behind one is not looked at."""
+    try:
+        found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NODE.fullmatch(path.name))]
+    except OSError:
+        return []
+    return [
+        FoundFunction(f"chardev:{path}", driver=DRIVER_NAME, nodes=(str(path),))
+        for _, path in sorted(found)
+        if _is(stat.S_ISCHR, path)
+    ]
+
+
 def find_all() -> list[FoundFunction]:
-    """Everything that `auto` chooses from, and left-over sockets."""
-    return [*find_pci(), *find_sockets()]
+    """Everything that `auto` chooses from, left-over sockets, and nodes of functions that are not there themselves."""
+    return _with_others(find_pci())
+
+
+def _with_others(functions: list[FoundFunction]) -> list[FoundFunction]:
+    """PCI functions, and what else there is now."""
+    shown = {node for function in functions for node in function.nodes}
+    return [*functions, *find_sockets(), *(node for node in find_nodes() if node.nodes[0] not in shown)]
 
 
 def _is_listening(path: Path) -> bool:
@@ -86,9 +116,10 @@ def _is_listening(path: Path) -> bool:
         return False
 
 
-def _is_socket(path: Path) -> bool:
+def _is(kind: Callable[[int], bool], path: Path) -> bool:
+    """Whether a file is there and is of a kind, such as `stat.S_ISSOCK`."""
     try:
-        return stat.S_ISSOCK(path.stat().st_mode)
+        return kind(path.stat().st_mode)
     except OSError:
         return False
 
@@ -96,7 +127,7 @@ def _is_socket(path: Path) -> bool:
 def watch(interval_s: float = 1.0) -> Iterator[list[FoundFunction]]:
     """Everything found, at once and whenever it changes; never ends.
 
-    PCI functions are watched through udev; the folder of sockets is looked at every `interval_s` seconds.
+    PCI functions are watched through udev; sockets and nodes are looked for every `interval_s` seconds.
     """
     context = pyudev.Context()
     monitor = pyudev.Monitor.from_netlink(context)
@@ -105,7 +136,7 @@ def watch(interval_s: float = 1.0) -> Iterator[list[FoundFunction]]:
     before: list[FoundFunction] | None = None
     functions = find_pci(context)
     while True:
-        found = [*functions, *find_sockets()]
+        found = _with_others(functions)
         if found != before:
             before = found
             yield found

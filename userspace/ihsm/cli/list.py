@@ -13,7 +13,7 @@ from ihsm_abi import json_text
 
 @click.command(
     "list",
-    help="""List HSM functions: PCI devices of this machine, and sockets in the default folder.
+    help="""List HSM functions: PCI devices of this machine, sockets in the default folder, nodes of a driver.
 
     With --watch --json each change is one line.
     """,
