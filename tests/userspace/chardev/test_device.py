@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
@@ -35,6 +36,7 @@ from ihsm.errors import (
     SessionClosedError,
     UnsupportedDeviceError,
 )
+from ihsm_abi.aes_queue import GCM_SQE
 from ihsm_abi.ddi import DdiStatus, EccCurve, HashAlgorithm, KeyUsage, decode_response_header
 from ihsm_abi.ddi.limits import BK3_BYTES, MAX_SESSIONS
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus
@@ -372,6 +374,7 @@ def test_a_child_of_fork(driver: Driver, process: Process) -> None:
     with NodeDevice("/dev/azihsm0", calls=paired.calls) as node:
         session = provisioned(node).open_session(CREDENTIAL)
         mine = list(paired.pairs)
+        started = node.aes_queues[0].submit(np.zeros(0, GCM_SQE), HANG_S)
 
         def work() -> tuple[list[str], list[bool]]:
             refused = [
@@ -380,6 +383,8 @@ def test_a_child_of_fork(driver: Driver, process: Process) -> None:
                 refusal(node.reset),
                 refusal(node.recover),
                 refusal(lambda: node.aes_queues[0].gcm_encrypt(session.fast_path, 1, b"text", timeout_s=HANG_S)),
+                refusal(started.result),
+                refusal(lambda: asyncio.run(started.awaited())),
             ]
             session.close()
             node.close()
@@ -389,6 +394,7 @@ def test_a_child_of_fork(driver: Driver, process: Process) -> None:
         assert all("chardev:/dev/azihsm0" in message for message in messages)
         assert still_open == [False] * len(mine)
         check_signature(session)
+        assert not len(started.result())
         assert driver.controller.counters.proc_not_own_fd_cnt == 0
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol
@@ -29,6 +30,7 @@ from ihsm.driver.aes_commands import (
 )
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.submission import Held, Pending
+from ihsm.errors import ForkedError, IhsmError
 from ihsm.fast_path import FastPathSession
 
 THREADS: Final = 4
@@ -77,16 +79,25 @@ class Started:
     def __init__(self, future: Future[Any]) -> None:
         """`future` is the result's."""
         self._future = future
+        self._error: IhsmError | None = None
 
     def result(self) -> Any:
         """Wait for them; what they raise."""
+        if self._error is not None:
+            raise self._error
         return self._future.result()
 
     async def awaited(self) -> Any:
         """The same, awaited."""
         import asyncio
 
+        if self._error is not None:
+            raise self._error
         return await asyncio.shield(asyncio.wrap_future(self._future))
+
+    def forked(self, error: IhsmError) -> None:
+        """In a child of fork(): fail, for the thread is the parent's."""
+        self._error = error
 
 
 class NodeAes(AesCommands[Pending]):
@@ -102,6 +113,8 @@ class NodeAes(AesCommands[Pending]):
         self._node = node
         self._running: set[object] = set()
         """Batches, and single commands; additions and removals are atomic."""
+        self._started: weakref.WeakSet[Started] = weakref.WeakSet()
+        """Batches whose result somebody may want."""
         self._threads = ThreadPoolExecutor(THREADS, "ihsm-node")
 
     @property
@@ -169,7 +182,9 @@ class NodeAes(AesCommands[Pending]):
 
         self._running.add(mark)
         try:
-            return Started(self._threads.submit(run))
+            started = Started(self._threads.submit(run))
+            self._started.add(started)
+            return started
         except BaseException:
             self._running.discard(mark)
             raise
@@ -196,7 +211,7 @@ class NodeAes(AesCommands[Pending]):
             ControllerNotReadyError, QueueClosedError, QueueProtocolError: the driver has no answer.
             ArgumentError, RequestRefusedError, ResourceError: it refuses the command.
         """
-        images = commands.records.view("u1").reshape(len(commands.records), -1)
+        images = commands.records.view("u1").reshape(len(commands.records), commands.records.itemsize)
         for position, image in enumerate(images):
             record = commands.records[position]
             self._node.check(operation)
@@ -222,3 +237,6 @@ class NodeAes(AesCommands[Pending]):
         """In a child of fork(): threads, and locks that they held, are the parent's."""
         self._running = set()
         self._threads = ThreadPoolExecutor(THREADS)
+        started, self._started = list(self._started), weakref.WeakSet()
+        for each in started:
+            each.forked(ForkedError(f"{self._node.uri}: wait for a batch"))
