@@ -269,7 +269,7 @@ ENDS: dict[InternalCode, type[IhsmError]] = {
 }
 
 
-@pytest.mark.parametrize("code", ENDS)
+@pytest.mark.parametrize("code", ENDS, ids=[code.name for code in ENDS])
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_command_that_ends_in_the_driver(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, code: InternalCode, batch: bool

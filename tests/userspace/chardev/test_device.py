@@ -263,7 +263,7 @@ ENDS: dict[InternalCode, type[IhsmError]] = {
 }
 
 
-@pytest.mark.parametrize("code", ENDS)
+@pytest.mark.parametrize("code", ENDS, ids=[code.name for code in ENDS])
 def test_a_command_that_ends_in_the_driver(
     node: NodeDevice, driver: Driver, monkeypatch: pytest.MonkeyPatch, code: InternalCode
 ) -> None:
