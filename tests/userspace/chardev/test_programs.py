@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ihsm import Hsm
 from ihsm.api.files import decrypt_stream, encrypt_stream
 from ihsm.chardev import NodeDevice
+from ihsm.ddi import Partition
 from ihsm.driver import DriverOptions
 from ihsm.errors import QueueClosedError, UriError
 from ihsm.testing import DeviceFaults
@@ -134,6 +135,18 @@ def test_a_lost_command_is_repeated(hsm: Hsm) -> None:
 
 def test_two_programs(hsm: Hsm, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     check(hsm.generate("web", "p256"))
+    other = driver.machine.process()
+    monkeypatch.setattr("ihsm.uri.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
+    with Hsm.open() as second:
+        check(second["web"])
+        check(hsm["web"])
+
+
+def test_two_programs_bring_the_device_back(hsm: Hsm, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have found it empty; the second is told that there is a credential already."""
+    check(hsm.generate("web", "p256"))
+    looks, look = iter([False]), Partition.is_provisioned
+    monkeypatch.setattr(Partition, "is_provisioned", lambda partition: next(looks, True) and look(partition))
     other = driver.machine.process()
     monkeypatch.setattr("ihsm.uri.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
     with Hsm.open() as second:
