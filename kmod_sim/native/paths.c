@@ -26,6 +26,16 @@ static struct {
 } shadow;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/*
+ * The last folder from which no path without `..` leads to anything of the server's: what walks a tree has each looked
+ * at once, and not for each name in it. A later one may have the same number, but not the same time.
+ */
+static __thread __attribute__((tls_model("initial-exec"))) struct {
+    dev_t device;
+    ino_t inode;
+    struct timespec changed;
+} elsewhere;
+
 /* Copied, for a program may change its environment, or write over it. No function that others could have replaced. */
 static void look_at_environment(void) {
     const char *path = secure_getenv(SHADOW_VARIABLE);
@@ -101,6 +111,24 @@ static bool base_of(int dirfd, char base[PATH_MAX]) {
     return open_file_link(dirfd, base) && base[0] == '/';
 }
 
+static bool leads_elsewhere(int fd) {
+    struct stat status;
+    char path[PATH_MAX];
+
+    if (NEXT(fstat)(fd, &status) || !S_ISDIR(status.st_mode))
+        return false;
+    if (status.st_ino == elsewhere.inode && status.st_dev == elsewhere.device &&
+        status.st_ctim.tv_sec == elsewhere.changed.tv_sec && status.st_ctim.tv_nsec == elsewhere.changed.tv_nsec)
+        return true;
+    if (!open_file_link(fd, path) || !path[1] || is_served(path) || is_below_shadow(path) ||
+        is_below(shadow.path, path, strlen(path)))
+        return false;
+    elsewhere.device = status.st_dev;
+    elsewhere.inode = status.st_ino;
+    elsewhere.changed = status.st_ctim;
+    return true;
+}
+
 bool leave_shadow(char *path) {
     if (!is_below_shadow(path))
         return false;
@@ -119,6 +147,8 @@ static bool is_of_server(struct place *place) {
 static __attribute__((noinline)) bool find_relative_place(struct place *place, int dirfd, const char *path) {
     char base[PATH_MAX];
 
+    if (dirfd != AT_FDCWD && !strstr(path, "..") && leads_elsewhere(dirfd))
+        return false;
     if (!base_of(dirfd, base))
         return false;
     return (joined(place->path, base, path, false) && is_of_server(place)) ||
@@ -171,7 +201,7 @@ bool find_open_file(struct place *place, int fd, const struct stat *status) {
         is_found = is_listening(fd) && open_file_link(fd, place->path);
     else if (S_ISREG(status->st_mode) && !status->st_nlink)
         is_found = open_file_link(fd, place->path) && strncmp(place->path, MEMORY_FILE, sizeof(MEMORY_FILE) - 1) == 0;
-    else if (shadow.length && status->st_dev == shadow.device)
+    else if (shadow.length && status->st_dev == shadow.device && !(S_ISREG(status->st_mode) && status->st_size))
         is_found = open_file_link(fd, place->path) && is_below_shadow(place->path);
     errno = error;
     return is_found;
@@ -181,5 +211,5 @@ bool is_in_shadow(int fd) {
     struct place place;
     struct stat status;
 
-    return NEXT(fstat)(fd, &status) == 0 && S_ISDIR(status.st_mode) && find_open_file(&place, fd, &status);
+    return !leads_elsewhere(fd) && NEXT(fstat)(fd, &status) == 0 && find_open_file(&place, fd, &status);
 }
