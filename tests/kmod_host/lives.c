@@ -120,6 +120,37 @@ static void forks(void) {
     CHECK(ioctl(fd, TGID, 0) == getpid() && descriptors() == before);
 }
 
+static void *fork_often(void *unused) {
+    for (int i = 0; i < 50; i++) {
+        int fd = opened();
+        pid_t child;
+
+        CHECK(ioctl(fd, COUNT, 0) == 0);
+        child = fork();
+        if (child == 0) {
+            CHECK(ioctl(fd, TGID, 0) == getpid() && ioctl(fd, COUNT, 0) == 0);
+            _exit(0);
+        }
+        end_well(child);
+        CHECK(close(fd) == 0);
+    }
+    return unused;
+}
+
+/* Threads that fork at the same time, each many times, and new ones after them. */
+static void storm(void) {
+    pthread_t made[4];
+    int before = descriptors();
+
+    for (int round = 0; round < 5; round++) {
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&made[i], NULL, fork_often, NULL) == 0);
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_join(made[i], NULL) == 0);
+    }
+    CHECK(descriptors() == before);
+}
+
 static void vforks(void) {
     int fd = opened(), before;
 
@@ -196,6 +227,7 @@ static void opens(void) {
 
 static void closes_all(void) {
     int fd = opened();
+    pid_t child;
 
     CHECK(ioctl(fd, COUNT, 0) == 0);
     closefrom(3);
@@ -205,7 +237,10 @@ static void closes_all(void) {
         (void)dup2(0, other);
     CHECK(ioctl(fd, COUNT, 0) == 0);
     CHECK(fcntl(500, F_GETFD) >= 0);
-    end_well(fork() ?: (_exit(fcntl(500, F_GETFD) < 0), 0));
+    child = fork();
+    if (child == 0)
+        _exit(fcntl(500, F_GETFD) < 0);
+    end_well(child);
 }
 
 static void few_descriptors(void) {
@@ -274,9 +309,9 @@ int main(int count, char **arguments) {
         const char *name;
         void (*run)(void);
     } cases[] = {
-        {"flags", flags},   {"threads", threads},    {"forks", forks},           {"vforks", vforks},
-        {"copies", copies}, {"opens", opens},        {"closes_all", closes_all}, {"few_descriptors", few_descriptors},
-        {"timer", timer},   {"cancelled", cancelled}};
+        {"flags", flags},   {"threads", threads}, {"forks", forks},           {"vforks", vforks},
+        {"copies", copies}, {"opens", opens},     {"closes_all", closes_all}, {"few_descriptors", few_descriptors},
+        {"timer", timer},   {"storm", storm},     {"cancelled", cancelled}};
     int fd;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

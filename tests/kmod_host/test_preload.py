@@ -65,6 +65,11 @@ def test_a_child_is_another_process_to_the_driver(host: Preloaded, programs: Pat
     assert host.driver.commands[Command.TGID] == 6
 
 
+def test_threads_may_fork_at_the_same_time(host: Preloaded, programs: Path) -> None:
+    host.run(programs / "lives", "storm")
+    assert host.driver.commands[Command.COUNT] == 2 * host.driver.opened == 2000
+
+
 @pytest.mark.parametrize("case", ["executes", "spawns"])
 def test_an_open_device_outlives_the_program_that_opened_it(host: Preloaded, programs: Path, case: str) -> None:
     host.run(programs / "lives", case)
@@ -134,6 +139,7 @@ def test_everybody_s_tools_see_the_files(host: Preloaded) -> None:
     assert host.shell("ls /dev").splitlines() == sorted({*os.listdir("/dev"), "toy0"})
     assert re.fullmatch(r"\d+:0\n", host.shell(f"cat {FOLDER}/dev"))
     assert host.shell(f"cd {FOLDER} && cat uevent | tail -1") == "DEVNAME=toy0\n"
+    assert host.shell(f"cp {FOLDER}/dev copy; stat -c %s copy; rm copy") == "6\n"
     assert host.shell("echo /dev/toy*") == "/dev/toy0\n"
     assert host.shell("find /dev -maxdepth 1 -type c -name 'toy*'") == f"{NODE}\n"
     assert host.shell("find /sys/class/toys/ -name uevent") == ""

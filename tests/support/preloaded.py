@@ -21,6 +21,7 @@ class Preloaded(Closing):
     """A kernel with the driver, its files, and a server of them."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.kernel = Kernel()
         self.driver = self.kernel.load(ToyModule)
         shadow = folder / "shadow"
@@ -38,8 +39,8 @@ class Preloaded(Closing):
     def start(self, *command: str | Path) -> subprocess.Popen[str]:
         """A program that runs meanwhile."""
         return subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            command, env=self.environment, cwd=self.folder, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def run(self, *command: str | Path) -> str:
