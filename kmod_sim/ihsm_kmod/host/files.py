@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ihsm.closing import Closing
+from ihsm_kmod.host import syscalls
 from ihsm_kmod.host.open_files import Handed, OpenFiles
 from ihsm_kmod.host.processes import Caller
 from ihsm_kmod.host.tree import Found, Tree, clean
@@ -133,7 +134,9 @@ class HostFiles(Closing):
     def _stat(self, found: Found) -> os.stat_result:
         seconds = self._booted_ns // SECOND_NS
         whole = (found.st_mode, found.st_ino, 0, 1, os.geteuid(), os.getegid(), found.st_size, *3 * (seconds,))
-        more = {"st_blksize": BLOCK_BYTES, "st_blocks": 0, "st_rdev": os.makedev(*found.st_rdev)}
+        # cp(1) takes a file with fewer blocks for one with holes, and makes its copy as long as the file seems to be.
+        blocks = found.st_size // syscalls.BLOCK_BYTES
+        more = {"st_blksize": BLOCK_BYTES, "st_blocks": blocks, "st_rdev": os.makedev(*found.st_rdev)}
         more |= {f"st_{which}time_ns": self._booted_ns for which in "amc"}
         return os.stat_result(whole, more)
 
