@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import apt, aws_lc, kernel, libvfio_user, qemu
+from bootstrap import apt, aws_lc, golang, kernel, libvfio_user, qemu
 from bootstrap.layout import existing, locked, published
 from bootstrap.process import SetupError, output, run
 from support.waiting import HANG_S
@@ -171,3 +171,30 @@ def test_unpacked_headers_refer_to_where_they_lie(tmp_path: Path) -> None:
     assert (headers / "Makefile").read_text() == "include /final/usr/src/linux-headers-6.1-common/Makefile\n"
     assert (modules / "build").readlink() == Path("/final/usr/src/linux-headers-6.1-amd64")
     assert (modules / "source").readlink() == Path("../../../src/linux-headers-6.1-common")
+
+
+@pytest.fixture
+def no_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a Go compiler."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_a_go_compiler_of_the_machine_is_taken(tmp_path: Path, no_go: None) -> None:
+    compiler = tmp_path / "go"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    assert golang.provide() == compiler
+
+
+def test_an_unpacked_go_compiler_is_taken(cache: Path, no_go: None) -> None:
+    compiler = cache / "go" / "1.19" / "usr/lib/go-1.19/bin/go"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch()
+    assert golang.provide() == compiler
+
+
+def test_no_go_compiler_to_be_had_is_said(tmp_path: Path, no_go: None) -> None:
+    (tmp_path / "apt-get").write_text("#!/bin/sh\necho no network >&2\nexit 100\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    with pytest.raises(SetupError, match="no network"):
+        golang.provide()
