@@ -1,0 +1,4 @@
+/* SPDX-FileCopyrightText: The ihsm authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+#include <linux/stddef.h>

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that know nothing of ihsm: what they get from the node and the files of the driver model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from support.kmod_run import FORBIDDING, UNPRIVILEGED, kmod_run, printed
+from support.programs import DIFFERENCES, HELPER, REPORT, chardev_user, report_on_host, static_go_user
+from support.stores import NOBODY
+
+NODE: Final = "/dev/azihsm0"
+
+
+class Way(NamedTuple):
+    """How the calls of a program come to the driver model."""
+
+    via: str
+    is_static: bool
+
+    @property
+    def program(self) -> list[str | Path]:
+        """Words of `ihsm kmod run` for the program with the stages."""
+        return ["--via", self.via, "--", chardev_user(static=self.is_static), "--helper", HELPER]
+
+
+VIAS: Final = ("notify", "preload")
+WAYS: Final = {
+    "notify": Way("notify", False),
+    "notify-static": Way("notify", True),
+    "preload": Way("preload", False),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def own_folders(socket_folder: Path) -> dict[str, str]:
+    """Environment of the user of `UNPRIVILEGED`, who has folders of his own."""
+    folders = {
+        name: socket_folder / name for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR")
+    }
+    socket_folder.chmod(0o755)
+    for folder in folders.values():
+        folder.mkdir(mode=0o700)
+        if UNPRIVILEGED:
+            os.chown(folder, NOBODY, NOBODY)
+    imported = subprocess.run([*UNPRIVILEGED, sys.executable, "-P", "-c", "import ihsm"], capture_output=True, cwd="/")
+    assert imported.returncode == 0, f"user {NOBODY} cannot read the checkout: have it in a folder that all may enter"
+    return {name: str(folder) for name, folder in folders.items()}
+
+
+def test_a_program_gets_what_the_driver_gives(way: Way) -> None:
+    assert printed(*way.program) == report_on_host()
+
+
+def test_a_user_without_privileges_gets_the_same(way: Way, own_folders: dict[str, str]) -> None:
+    """In a container that forbids to mount and to trace, besides."""
+    before = (*FORBIDDING, *UNPRIVILEGED)
+    assert printed(*way.program, before=before, environment=own_folders, cwd="/") == report_on_host()
+
+
+@pytest.mark.parametrize("via", VIAS)
+def test_a_program_that_hides_may_do_so_at_any_time(via: str, own_folders: dict[str, str]) -> None:
+    stages = 8 * ("--stage", "non-dumpable")
+    command = ("--via", via, "--", chardev_user(), *stages)
+    lines = [line for line in report_on_host() if line.startswith("non-dumpable:")]
+    assert printed(*command, before=UNPRIVILEGED, environment=own_folders, cwd="/") == 8 * lines
+
+
+def test_what_differs_from_linux_is_in_the_report() -> None:
+    assert DIFFERENCES.keys() - {*REPORT.read_text().splitlines()} == set()
+
+
+@pytest.mark.parametrize("via", VIAS)
+def test_every_function_has_a_node(via: str) -> None:
+    lines = [f"glob: /dev/azihsm{number}, opened: 0, device information: 0" for number in range(3)]
+    assert printed("--functions", "3", "--via", via, "--", chardev_user(), "--stage", "glob") == lines
+
+
+def test_a_static_program_in_go() -> None:
+    assert printed("--via", "notify", "--", static_go_user()) == [
+        f"found: [{NODE}]",
+        "mode: Dc---------",
+        "driver: 3.2.0 0",
+        "an unknown number: invalid request code",
+        "GetApiRev: true 0",
+        "goroutines: 8 commands answered: 200",
+        "the parent's file in a child: permission denied",
+        "a file of the child's own: 3.2.0 0",
+        f"one that is not there: open {NODE}7: no such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("via", VIAS)
+def test_programs_of_the_system(via: str) -> None:
+    show = f"ls -l {NODE}; cat /sys/bus/pci/devices/*/azihsm/global/total_submissions {NODE}"
+    done = kmod_run("--via", via, "--", "sh", "-c", show)
+    listed, *rest = done.stdout.splitlines()
+    assert listed.startswith("c")
+    assert listed.endswith(NODE)
+    assert rest == ["0"]
+    assert done.stderr == f"cat: {NODE}: Invalid argument\n"
+    assert done.returncode == 1
+
+
+ENDS: Final = {
+    "the program's": (["sh", "-c", "exit 7"], 7),
+    "killed": (["sh", "-c", "kill -KILL $$"], 128 + 9),
+    "not started": (["/nonexistent/program"], 125),
+}
+
+
+@pytest.mark.parametrize("via", VIAS)
+@pytest.mark.parametrize("end", ENDS)
+def test_exit_status(via: str, end: str) -> None:
+    command, status = ENDS[end]
+    assert kmod_run("--via", via, "--", *command).returncode == status

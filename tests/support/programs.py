@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of `tests/programs`, compiled when a test first asks for one; a later run takes what is there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from bootstrap import golang
+from ihsm_abi import cheader
+from programs import headers
+
+ROOT: Final = Path(__file__).parents[2]
+SOURCES: Final = ROOT / "tests" / "programs"
+HELPER: Final = shlex.join([sys.executable, str(SOURCES / "session_helper.py")])
+"""Command for `chardev_user --helper`."""
+CFLAGS: Final = ("-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
+COMMON: Final = ("user.c",)
+CHARDEV_USER: Final = (
+    "chardev_user.c", "helper.c", "stages_aes.c", "stages_commands.c", "stages_node.c", "stages_processes.c",
+    "stages_session.c",
+)  # fmt: skip
+MIXED_IOCTLS: Final = ("mixed_ioctls.c",)
+GO_PROGRAM: Final = SOURCES / "static_user"
+REPORT: Final = ROOT / "tests" / "data" / "chardev-report.txt"
+"""What the program with the stages prints where the driver is Linux's."""
+DIFFERENCES: Final = {
+    # The host's kernel hands over ioctls of the driver's types alone, for there are many others.
+    "numbers: another type (0xc0b04304): EBADRQC": "numbers: another type (0xc0b04304): ENOTTY",
+    "numbers: zero (0): EBADRQC": "numbers: zero (0): ENOTTY",
+    "numbers: FIOASYNC: ENOTTY": "numbers: FIOASYNC: 0",
+    "numbers: FIONREAD: EBADRQC": "numbers: FIONREAD: EINVAL",
+    "numbers: a terminal: EBADRQC": "numbers: a terminal: ENOTTY",
+    # A socket stands for the device.
+    "files: poll: 1, readable: yes, writable: yes": "files: poll: 1, readable: yes, writable: no",
+    # Paths are looked at as words, before the host's kernel has followed the links in them.
+    "paths: with a slash behind: ENOTDIR": "paths: with a slash behind: 0",
+    "paths: a file below it: ENOTDIR": "paths: a file below it: ENOENT",
+    "paths: a path with detours: 0": "paths: a path with detours: ENOENT",
+    "paths: a link to it: 0": "paths: a link to it: ENOENT",
+}
+"""Lines of the report by which a program can tell that it runs on the host, and what it prints there instead."""
+
+
+def chardev_user(*, static: bool = False) -> Path:
+    """The program with the stages."""
+    return _compiled("chardev_user", CHARDEV_USER, static)
+
+
+def mixed_ioctls() -> Path:
+    """The program with many threads."""
+    return _compiled("mixed_ioctls", MIXED_IOCTLS, False)
+
+
+def static_go_user() -> Path:
+    """The program in Go.
+
+    Raises:
+        AssertionError: there is no compiler and none can be fetched, or the program does not compile.
+    """
+    go = golang.provide()
+    sources = [*GO_PROGRAM.glob("*.go")]
+    declarations = headers.go_declarations().encode()
+    with _made("static_user", [*sources], declarations + str(go).encode()) as (folder, is_new):
+        if is_new:
+            for source in sources:
+                shutil.copy(source, folder)
+            (folder / "declarations.go").write_bytes(declarations)
+            (folder / "go.mod").write_text("module static_user\n\ngo 1.19\n")
+            environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
+            caches = {"GOCACHE": f"{folder}/cache", "GOPATH": f"{folder}/path"}
+            _run([go, "build", "-o", "static_user", "."], folder, environment | caches)
+            shutil.rmtree(folder / "cache")
+    return folder / "static_user"
+
+
+def report_on_host() -> list[str]:
+    """What the program with the stages prints on the host."""
+    return [DIFFERENCES.get(line, line) for line in REPORT.read_text().splitlines()]
+
+
+def _compiled(name: str, sources: Sequence[str], static: bool) -> Path:
+    """One of the C programs."""
+    files = [SOURCES / source for source in (*COMMON, *sources)]
+    flags = [*CFLAGS, *(["-static"] if static else [])]
+    messages = headers.message_header().encode()
+    mark = messages + cheader.UAPI.render().encode() + " ".join(flags).encode()
+    with _made(f"{name}-static" if static else name, [*files, *SOURCES.glob("*.h")], mark) as (folder, is_new):
+        if is_new:
+            headers.write(folder)
+            _run(["gcc", *flags, f"-I{folder}", "-o", name, *map(str, files)], folder, {})
+    return folder / name
+
+
+@contextmanager
+def _made(name: str, sources: Sequence[Path], mark: bytes) -> Iterator[tuple[Path, bool]]:
+    """A folder of build/programs for what is made of these sources, and whether that is still to be done.
+
+    It is locked, for other test processes want the same; what fails is tried again the next time.
+    """
+    folder = ROOT / "build" / "programs" / name
+    digest = hashlib.sha256(mark)
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = folder / "stamp"
+        is_new = not stamp.exists() or stamp.read_text() != digest.hexdigest()
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        yield folder, is_new
+        stamp.write_text(digest.hexdigest())
+
+
+def _run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> None:
+    done = subprocess.run(command, cwd=folder, env=os.environ | dict(environment), capture_output=True, text=True)
+    assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
