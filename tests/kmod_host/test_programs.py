@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from support.kmod_run import FORBIDDING, UNPRIVILEGED, kmod_run, printed
+from support.kmod_run import FORBIDDING, UNPRIVILEGED, printed
 from support.programs import DIFFERENCES, HELPER, REPORT, chardev_user, report_on_host, static_go_user
 from support.stores import NOBODY
 
@@ -82,12 +82,6 @@ def test_what_differs_from_linux_is_in_the_report() -> None:
     assert DIFFERENCES.keys() - {*REPORT.read_text().splitlines()} == set()
 
 
-@pytest.mark.parametrize("via", VIAS)
-def test_every_function_has_a_node(via: str) -> None:
-    lines = [f"glob: /dev/azihsm{number}, opened: 0, device information: 0" for number in range(3)]
-    assert printed("--functions", "3", "--via", via, "--", chardev_user(), "--stage", "glob") == lines
-
-
 def test_a_static_program_in_go() -> None:
     assert printed("--via", "notify", "--", static_go_user()) == [
         f"found: [{NODE}]",
@@ -100,29 +94,3 @@ def test_a_static_program_in_go() -> None:
         "a file of the child's own: 3.2.0 0",
         f"one that is not there: open {NODE}7: no such file or directory",
     ]
-
-
-@pytest.mark.parametrize("via", VIAS)
-def test_programs_of_the_system(via: str) -> None:
-    show = f"ls -l {NODE}; cat /sys/bus/pci/devices/*/azihsm/global/total_submissions {NODE}"
-    done = kmod_run("--via", via, "--", "sh", "-c", show)
-    listed, *rest = done.stdout.splitlines()
-    assert listed.startswith("c")
-    assert listed.endswith(NODE)
-    assert rest == ["0"]
-    assert done.stderr == f"cat: {NODE}: Invalid argument\n"
-    assert done.returncode == 1
-
-
-ENDS: Final = {
-    "the program's": (["sh", "-c", "exit 7"], 7),
-    "killed": (["sh", "-c", "kill -KILL $$"], 128 + 9),
-    "not started": (["/nonexistent/program"], 125),
-}
-
-
-@pytest.mark.parametrize("via", VIAS)
-@pytest.mark.parametrize("end", ENDS)
-def test_exit_status(via: str, end: str) -> None:
-    command, status = ENDS[end]
-    assert kmod_run("--via", via, "--", *command).returncode == status
