@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +20,11 @@ import pytest
 from programs import headers
 from support.guests import MODULES, run_guest
 from support.kmod_run import printed
-from support.programs import DIFFERENCES, HELPER, REPORT, chardev_user
+from support.programs import HELPER, chardev_user, on_host, report
 
 pytestmark = pytest.mark.guest
 DRIVER: Final = os.environ.get("IHSM_DRIVER_MODULE")
+VIA: Final = "notify"
 OF_LINUX: Final = (
     "glob", "device-info", "numbers", "files", "paths", "dup", "fork", "exec", "passed", "non-dumpable",
 )  # fmt: skip
@@ -38,19 +38,14 @@ def in_guest(*options: str, **guest: Any) -> list[str]:
     return done.out.splitlines()
 
 
-def on_host(lines: Sequence[str]) -> list[str]:
-    """What it has to print on the host when it prints these lines on Linux."""
-    return [DIFFERENCES.get(line, line) for line in lines]
-
-
 def test_what_programs_get_of_linux(tmp_path: Path) -> None:
     source = tmp_path / "devinfo"
     shutil.copytree(MODULES / "devinfo", source)
     headers.write_interface(source)
     options = [word for stage in OF_LINUX for word in ("--stage", stage)]
     lines = in_guest(*options, build=[source])
-    assert lines == [line for line in REPORT.read_text().splitlines() if line.partition(":")[0] in OF_LINUX]
-    assert printed("--", chardev_user(), *options) == on_host(lines)
+    assert lines == report(*OF_LINUX)
+    assert printed("--via", VIA, "--", chardev_user(), *options) == on_host(VIA, lines)
 
 
 @pytest.mark.skipif(DRIVER is None, reason="IHSM_DRIVER_MODULE names no driver")
@@ -59,4 +54,4 @@ def test_what_programs_get_of_a_driver() -> None:
     driver = Path(DRIVER).resolve()
     given: dict[str, Any] = {"build": [driver]} if driver.is_dir() else {"modules": [str(driver)]}
     lines = in_guest("--helper", HELPER, **given)
-    assert printed("--", chardev_user(), "--helper", HELPER) == on_host(lines)
+    assert printed("--via", VIA, "--", chardev_user(), "--helper", HELPER) == on_host(VIA, lines)

@@ -12,7 +12,7 @@ import pytest
 from ihsm.embedded import EmbeddedDevice
 from support.commands import run_json, uri
 from support.kmod_run import KMOD_RUN, printed
-from support.programs import HELPER, chardev_user, report_on_host
+from support.programs import HELPER, chardev_user, report
 from support.waiting import until
 
 pytestmark = pytest.mark.parametrize("via", ["notify", "preload"])
@@ -27,7 +27,7 @@ def test_a_command_under_signals_is_sent_once(via: str) -> None:
     with EmbeddedDevice() as device:
         shell = f"{chardev_user()} --stage signals; {SUBMISSIONS}"
         *lines, submitted = printed("--socket", device.socket_path, "--via", via, "--", "sh", "-c", shell)
-        assert lines == [line for line in report_on_host() if line.startswith("signals:")]
+        assert lines == report("signals")
         assert status(device)["counters"]["hsm_commands"] == int(submitted)
 
 
@@ -43,5 +43,5 @@ def test_a_session_ends_with_the_program_that_is_killed(via: str) -> None:
             until(lambda: not status(device)["module"]["sessions"], "an end of all sessions")
             assert status(device)["module"]["state"] == "ready"
             running.communicate("\n")
-    assert lines == [line for line in report_on_host() if line.startswith("killed:")]
+    assert lines == report("killed")
     assert running.returncode == 0

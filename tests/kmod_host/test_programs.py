@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from support.kmod_run import FORBIDDING, UNPRIVILEGED, printed
-from support.programs import DIFFERENCES, HELPER, REPORT, chardev_user, report_on_host, static_go_user
+from support.programs import DIFFERENCES, HELPER, chardev_user, on_host, report, static_go_user
 from support.stores import NOBODY
 
 NODE: Final = "/dev/azihsm0"
@@ -61,25 +61,26 @@ def own_folders(socket_folder: Path) -> dict[str, str]:
 
 
 def test_a_program_gets_what_the_driver_gives(way: Way) -> None:
-    assert printed(*way.program) == report_on_host()
+    assert printed(*way.program) == on_host(way.via, report())
 
 
 def test_a_user_without_privileges_gets_the_same(way: Way, own_folders: dict[str, str]) -> None:
     """In a container that forbids to mount and to trace, besides."""
     before = (*FORBIDDING, *UNPRIVILEGED)
-    assert printed(*way.program, before=before, environment=own_folders, cwd="/") == report_on_host()
+    assert printed(*way.program, before=before, environment=own_folders, cwd="/") == on_host(way.via, report())
 
 
 @pytest.mark.parametrize("via", VIAS)
 def test_a_program_that_hides_may_do_so_at_any_time(via: str, own_folders: dict[str, str]) -> None:
     stages = 8 * ("--stage", "non-dumpable")
     command = ("--via", via, "--", chardev_user(), *stages)
-    lines = [line for line in report_on_host() if line.startswith("non-dumpable:")]
+    lines = on_host(via, report("non-dumpable"))
     assert printed(*command, before=UNPRIVILEGED, environment=own_folders, cwd="/") == 8 * lines
 
 
-def test_what_differs_from_linux_is_in_the_report() -> None:
-    assert DIFFERENCES.keys() - {*REPORT.read_text().splitlines()} == set()
+@pytest.mark.parametrize("via", VIAS)
+def test_what_differs_from_linux_is_in_the_report(via: str) -> None:
+    assert DIFFERENCES[via].keys() - {*report()} == set()
 
 
 def test_a_static_program_in_go() -> None:

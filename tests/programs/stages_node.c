@@ -137,8 +137,9 @@ void stage_numbers(void) {
     /* Linux takes 32 bits of the number: those above are what a sign extension has left. */
     buffer.info.argsz = sizeof buffer.info;
     uint64_t number = IHSM_IOCTL_GET_DEV_INFO;
-    say("sign extended: %s", named(result_of(syscall(SYS_ioctl, fd, number | 0xFFFFFFFF00000000, &buffer))));
-    say("bits above: %s", named(result_of(syscall(SYS_ioctl, fd, number | 0x100000000, &buffer))));
+    say("sign extended: %s", named(call(fd, number | 0xFFFFFFFF00000000, &buffer)));
+    say("bits above: %s", named(call(fd, number | 0x100000000, &buffer)));
+    say("without libc's function: %s", named(result_of(syscall(SYS_ioctl, fd, number, &buffer))));
     show_numbers_of_linux(fd);
     close(fd);
 }

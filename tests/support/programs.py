@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bootstrap import golang
+from bootstrap.layout import cache_root
 from ihsm_abi import cheader
 from programs import headers
 
@@ -34,8 +35,8 @@ MIXED_IOCTLS: Final = ("mixed_ioctls.c",)
 GO_PROGRAM: Final = SOURCES / "static_user"
 REPORT: Final = ROOT / "tests" / "data" / "chardev-report.txt"
 """What the program with the stages prints where the driver is Linux's."""
-DIFFERENCES: Final = {
-    # The host's kernel hands over ioctls of the driver's types alone, for there are many others.
+_COMMON_DIFFERENCES: Final = {
+    # Of ioctls, those of the driver's types alone are taken, for there are many others.
     "numbers: another type (0xc0b04304): EBADRQC": "numbers: another type (0xc0b04304): ENOTTY",
     "numbers: zero (0): EBADRQC": "numbers: zero (0): ENOTTY",
     "numbers: FIOASYNC: ENOTTY": "numbers: FIOASYNC: 0",
@@ -43,13 +44,23 @@ DIFFERENCES: Final = {
     "numbers: a terminal: EBADRQC": "numbers: a terminal: ENOTTY",
     # A socket stands for the device.
     "files: poll: 1, readable: yes, writable: yes": "files: poll: 1, readable: yes, writable: no",
-    # Paths are looked at as words, before the host's kernel has followed the links in them.
-    "paths: with a slash behind: ENOTDIR": "paths: with a slash behind: 0",
+    # Paths are looked at before the host's kernel has followed its own links, and it knows no node that is no folder.
     "paths: a file below it: ENOTDIR": "paths: a file below it: ENOENT",
-    "paths: a path with detours: 0": "paths: a path with detours: ENOENT",
     "paths: a link to it: 0": "paths: a link to it: ENOENT",
 }
-"""Lines of the report by which a program can tell that it runs on the host, and what it prints there instead."""
+DIFFERENCES: Final = {
+    "notify": {
+        **_COMMON_DIFFERENCES,
+        "paths: with a slash behind: ENOTDIR": "paths: with a slash behind: 0",
+        "paths: a path with detours: 0": "paths: a path with detours: ENOENT",
+    },
+    "preload": {
+        **_COMMON_DIFFERENCES,
+        # A library in the program sees what goes through libc.
+        "numbers: without libc's function: 0": "numbers: without libc's function: ENOTTY",
+    },
+}
+"""For each way, lines of the report by which a program can tell that it runs on the host, and what it prints there."""
 
 
 def chardev_user(*, static: bool = False) -> Path:
@@ -78,15 +89,21 @@ def static_go_user() -> Path:
             (folder / "declarations.go").write_bytes(declarations)
             (folder / "go.mod").write_text("module static_user\n\ngo 1.19\n")
             environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
-            caches = {"GOCACHE": f"{folder}/cache", "GOPATH": f"{folder}/path"}
+            # What it compiles of its library is good for every checkout.
+            caches = {"GOCACHE": str(cache_root() / "go-build"), "GOPATH": f"{folder}/path"}
             _run([go, "build", "-o", "static_user", "."], folder, environment | caches)
-            shutil.rmtree(folder / "cache")
     return folder / "static_user"
 
 
-def report_on_host() -> list[str]:
-    """What the program with the stages prints on the host."""
-    return [DIFFERENCES.get(line, line) for line in REPORT.read_text().splitlines()]
+def on_host(via: str, lines: Sequence[str]) -> list[str]:
+    """What the program with the stages prints on the host where it prints these lines on Linux."""
+    return [DIFFERENCES[via].get(line, line) for line in lines]
+
+
+def report(*stages: str) -> list[str]:
+    """What it prints on Linux, in these stages or in all."""
+    lines = REPORT.read_text().splitlines()
+    return [line for line in lines if not stages or line.partition(":")[0] in stages]
 
 
 def _compiled(name: str, sources: Sequence[str], static: bool) -> Path:
