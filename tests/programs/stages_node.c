@@ -190,6 +190,7 @@ static void show_links(const char *name) {
     char folder[] = "/tmp/chardev_user.XXXXXX";
     char link[64];
     char target[64];
+    struct stat about;
     if (mkdtemp(folder) == NULL)
         fail("mkdtemp: %s", named(-errno));
     (void)snprintf(link, sizeof link, "%s/node", folder);
@@ -197,6 +198,8 @@ static void show_links(const char *name) {
     if (symlink(target, link) != 0)
         fail("symlink: %s", named(-errno));
     say("a link to it: %s", is_node(open_path(link, O_RDWR)));
+    say("its kind: %s", lstat(link, &about) == 0 && S_ISLNK(about.st_mode) ? "a link" : "none");
+    say("the kind of what it leads to: %s", stat(link, &about) == 0 && S_ISCHR(about.st_mode) ? "a device" : "none");
     say("with O_NOFOLLOW: %s", is_node(open_path(link, O_RDWR | O_NOFOLLOW)));
     (void)unlink(link);
     (void)rmdir(folder);
@@ -227,6 +230,8 @@ void stage_paths(void) {
     say("one that is not there: %s", is_node(open_path(path, O_RDWR)));
     (void)snprintf(path, sizeof path, "//dev/.//../dev/%s", name);
     say("a path with detours: %s", is_node(open_path(path, O_RDWR)));
+    (void)snprintf(path, sizeof path, "/tmp/../dev/%s", name);
+    say("one that begins elsewhere: %s", is_node(open_path(path, O_RDWR)));
     int folder = open_path("/dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     say("by openat: %s", is_node((int)result_of(openat(folder, name, O_RDWR))));
     close(folder);

@@ -30,6 +30,7 @@ from ihsm_kmod.host.syscalls import (
     pack_stat,
     pack_statx,
 )
+from ihsm_kmod.host.tree import led
 from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.errors import Oops
 
@@ -124,7 +125,8 @@ class Calls:
         return self._files.ioctl(caller, inode, number, argument)
 
     def _open(self, call: Notification, folder: int, path: int, flags: int) -> Handed | None:
-        name = self._path(call, folder, path)
+        is_new = bool(flags & os.O_CREAT and flags & os.O_EXCL)
+        name = self._path(call, folder, path, follow=not (is_new or flags & os.O_NOFOLLOW))
         if name is None:
             return None
         return self._files.open(self._caller(call), name, flags)
@@ -150,17 +152,18 @@ class Calls:
         buffer: int,
         pack: Callable[[os.stat_result], bytes],
     ) -> int | None:
+        follow = not flags & AT_SYMLINK_NOFOLLOW
         name = self._open_path(call, folder) if flags & AT_EMPTY_PATH else None
-        name = name or self._path(call, folder, path)
-        found = None if name is None else self._files.stat(name, follow=not flags & AT_SYMLINK_NOFOLLOW)
+        name = name or self._path(call, folder, path, follow=follow)
+        found = None if name is None else self._files.stat(name, follow=follow)
         return None if found is None else self._write(call, buffer, pack(found))
 
     def _access(self, call: Notification, folder: int, path: int, mode: int) -> int | None:
-        name = self._path(call, folder, path)
+        name = self._path(call, folder, path, follow=True)
         return None if name is None or self._files.access(name, mode) is None else 0
 
     def _readlink(self, call: Notification, folder: int, path: int, buffer: int, size: int) -> int | None:
-        name = self._path(call, folder, path)
+        name = self._path(call, folder, path, follow=False)
         target = None if name is None else self._files.readlink(name)
         if target is None:
             return None
@@ -178,7 +181,7 @@ class Calls:
         return 0 if self._is_ours(call, path) else None
 
     def _is_ours(self, call: Notification, path: int) -> bool:
-        name = self._path(call, AT_FDCWD, path)
+        name = self._path(call, AT_FDCWD, path, follow=False)
         return name is not None and self._files.stat(name, follow=False) is not None
 
     def _caller(self, call: Notification) -> Caller:
@@ -201,8 +204,11 @@ class Calls:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         return 0
 
-    def _path(self, call: Notification, folder: int, address: int) -> str | None:
-        """An argument that is a path, made absolute; None if there is none, and for one that is too long or no path."""
+    def _path(self, call: Notification, folder: int, address: int, *, follow: bool) -> str | None:
+        """An argument that is a path, made absolute; None if there is none, and for one that is too long or no path.
+
+        A link of the host's at its end, if it is to `follow`, may lead to the machine's files as all before it may.
+        """
         memory = self._memory(call)
         data = memory.read(address, MOST_PATHS_BYTES)
         if len(data) == MOST_PATHS_BYTES and 0 not in data:
@@ -216,7 +222,7 @@ class Calls:
             if above is None:
                 return None
             path = f"{above}/{path}"
-        return path if self._listener.is_waiting(call) else None
+        return led(path, follow=follow) if self._listener.is_waiting(call) else None
 
     def _open_path(self, call: Notification, fd: int) -> str | None:
         """Path of what is open under a number, AT_FDCWD for the current folder; None if nobody may know."""

@@ -12,13 +12,13 @@ import errno
 import os
 import time
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from ihsm.closing import Closing
 from ihsm_kmod.host import syscalls
 from ihsm_kmod.host.open_files import Handed, OpenFiles
 from ihsm_kmod.host.processes import Caller
-from ihsm_kmod.host.tree import Found, Tree, clean
+from ihsm_kmod.host.tree import Found, Tree, clean, fail
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.sysfs import WRITABLE
 
@@ -56,11 +56,11 @@ class HostFiles(Closing):
             return None if hosts is None else Handed(os.open(hosts, flags | os.O_CLOEXEC), flags)
         is_path = bool(flags & os.O_PATH)
         if found.target and not is_path:
-            _fail(errno.ELOOP)
+            fail(errno.ELOOP)
         if flags & os.O_CREAT and flags & os.O_EXCL:
-            _fail(errno.EEXIST)
+            fail(errno.EEXIST)
         if flags & os.O_DIRECTORY and not found.is_folder:
-            _fail(errno.ENOTDIR)
+            fail(errno.ENOTDIR)
         if found.is_folder or is_path:
             return self._open_place(found, flags)
         if found.is_node:
@@ -105,7 +105,7 @@ class HostFiles(Closing):
         if found is None:
             return None
         if mode & ~_allowed(found.st_mode) & (os.R_OK | os.W_OK | os.X_OK):
-            _fail(errno.EACCES)
+            fail(errno.EACCES)
         return True
 
     def readlink(self, path: str) -> str | None:
@@ -118,7 +118,7 @@ class HostFiles(Closing):
         found = self.tree.look(path, follow=False)
         if found is None or _is_host_folder(found):
             return None
-        return found.target or _fail(errno.EINVAL)
+        return found.target or fail(errno.EINVAL)
 
     def close(self) -> None:
         """Release all that is open, whoever has it still."""
@@ -143,7 +143,7 @@ class HostFiles(Closing):
     def _open_place(self, found: Found, flags: int) -> Handed:
         """A folder, or with O_PATH anything: its place in the shadow."""
         if found.is_folder and flags & os.O_ACCMODE != os.O_RDONLY:
-            _fail(errno.EISDIR)
+            fail(errno.EISDIR)
         folder, name = os.path.split(found.path)
         place = self.tree.list_folder(found) if found.is_folder else self._place(folder) / name
         passed = flags & (os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -158,7 +158,7 @@ class HostFiles(Closing):
         """A file with the text that the attribute has now."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             attribute = self._kernel.vfs.sysfs.find(found.path)
-            _fail(errno.EACCES if getattr(attribute, "store", None) or not found.st_mode & WRITABLE else errno.EIO)
+            fail(errno.EACCES if getattr(attribute, "store", None) or not found.st_mode & WRITABLE else errno.EIO)
         text = self.open_files.as_task(caller, lambda: self._kernel.vfs.sysfs.read(found.path))
         written = os.memfd_create(MEMFD_NAME + found.path[: MEMFD_NAME_BYTES - len(MEMFD_NAME)])
         try:
@@ -181,7 +181,3 @@ def _is_host_folder(found: Found) -> bool:
 def _allowed(mode: int) -> int:
     """What the owner may do, as bits of access(2): nobody else is served."""
     return mode >> 6 & 0o7
-
-
-def _fail(code: int) -> NoReturn:
-    raise OSError(code, os.strerror(code))

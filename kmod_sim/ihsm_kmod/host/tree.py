@@ -8,14 +8,15 @@ with placeholders for what the machine has there, and with links to what the hos
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
 import threading
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import Final, NoReturn
 
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kernel import Kernel
@@ -23,6 +24,8 @@ from ihsm_kmod.kernel.sysfs import Attribute, KObject, Link
 
 DEV: Final = "/dev"
 SYS: Final = "/sys"
+PROC: Final = "/proc"
+"""Has links that mean something else to each process."""
 FOLDER_MODE: Final = stat.S_IFDIR | 0o755
 LINK_MODE: Final = stat.S_IFLNK | 0o777
 ATTRIBUTE_BYTES: Final = 4096
@@ -72,18 +75,33 @@ class Tree:
         return path[len(self.shadow) :] or "/" if is_below(path, self.shadow) else path
 
     def look(self, path: str, *, follow: bool = True) -> Found | None:
-        """What the machine has at a path, itself if it is a link and not to `follow`; None if that is nothing."""
-        follow = follow or path.endswith(("/", "/."))
+        """What the machine has at a path, itself if it is a link and not to `follow`; None if that is nothing.
+
+        Raises:
+            OSError: ENOTDIR, the path leads through a file, or says that it is of a folder.
+        """
+        is_folder = path.endswith(("/", "/."))
         path = clean(path)
         try:
-            if is_below(path, DEV):
-                node = self._vfs.stat(path)
-                return Found(path, node.st_mode, st_rdev=node.st_rdev)
-            if is_below(path, SYS):
-                return self._look_at_sysfs(path, follow=follow)
+            found = self._look(path, follow=follow or is_folder)
         except Errno:
-            pass
-        return None
+            if is_below(path, DEV) and self._has_node_above(path):
+                fail(errno.ENOTDIR)
+            return None
+        if found is not None and is_folder and not found.is_folder:
+            fail(errno.ENOTDIR)
+        return found
+
+    def _look(self, path: str, *, follow: bool) -> Found | None:
+        if is_below(path, DEV):
+            node = self._vfs.stat(path)
+            return Found(path, node.st_mode, st_rdev=node.st_rdev)
+        return self._look_at_sysfs(path, follow=follow) if is_below(path, SYS) else None
+
+    def _has_node_above(self, path: str) -> bool:
+        return any(
+            self._vfs.exists(str(above)) for above in PurePosixPath(path).parents if str(above) not in (DEV, "/")
+        )
 
     def _look_at_sysfs(self, path: str, *, follow: bool) -> Found:
         entry = self._vfs.sysfs.find(path) if follow else self._vfs.sysfs.entry(path)
@@ -133,9 +151,26 @@ def is_below(path: str, top: str) -> bool:
 
 def clean(path: str) -> str:
     """The path without empty and `.` parts; in /dev, which has no links of the machine, without `..` either."""
-    if path.startswith(DEV):
-        path = posixpath.normpath(path)
-    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    path = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    return posixpath.normpath(path) if is_below(path, DEV) else path
+
+
+def led(path: str, *, follow: bool) -> str:
+    """Where a path of the host's leads if that is to /dev or /sys, by links or by `..`; else the path itself.
+
+    A link at its end counts if it is to `follow`.
+    """
+    if any(is_below(path, top) for top in (DEV, SYS, PROC)):
+        return path
+    folder, name = posixpath.split(path)
+    is_one = name not in ("", ".", "..") and not follow
+    real = f"{os.path.realpath(folder)}/{name}" if is_one else os.path.realpath(path)
+    return real if is_below(real, DEV) or is_below(real, SYS) else path
+
+
+def fail(code: int) -> NoReturn:
+    """End a call with an error."""
+    raise OSError(code, os.strerror(code))
 
 
 def _names(folder: str) -> set[str]:
