@@ -41,28 +41,33 @@ static void show(const char *what, int fd, struct ihsm_generic_ioctl *command) {
         kept_or(command->byte_count), kept_or(command->extended_status));
 }
 
-static void show_bytes(const char *what, size_t size) {
+/* What the answer is, and whether the byte behind it is as before. */
+static void show_answer(const struct ihsm_generic_ioctl *command) {
     char text[2 * 64 + 1] = "";
-    for (size_t i = 0; i < size && i < 64; i++)
+    size_t size = command->byte_count;
+    if (size >= COUNT(text) / 2) {
+        say("an answer of %zu bytes", size);
+        return;
+    }
+    for (size_t i = 0; i < size; i++)
         (void)snprintf(text + 2 * i, 3, "%02x", response[i]);
-    say("%s: %s%s", what, text, size > 64 ? "…" : "");
+    say("the answer: %s, the byte behind: %s", text, response[size] == KEPT ? "kept" : "changed");
 }
 
 void stage_commands(void) {
     int fd = ready_node();
     struct ihsm_generic_ioctl command = usual();
     show("GetApiRev", fd, &command);
-    show_bytes("its answer", command.byte_count);
-    say("as declared: %d, context: %s, bytes behind it: %s",
-        memcmp(response, get_api_rev_answer, sizeof get_api_rev_answer),
-        command.out_ctxt == command.ctxt ? "returned" : "not returned",
-        response[command.byte_count] == KEPT ? "kept" : "changed");
+    show_answer(&command);
+    say("as declared: %s, context: %s",
+        memcmp(response, get_api_rev_answer, sizeof get_api_rev_answer) == 0 ? "yes" : "no",
+        command.out_ctxt == command.ctxt ? "returned" : "not returned");
 
     command = usual();
     command.src_buf = (uintptr_t)get_device_info;
     command.src_length = sizeof get_device_info;
     show("GetDeviceInfo", fd, &command);
-    show_bytes("its answer", command.byte_count);
+    show_answer(&command);
 
     /* Request and answer across the end of a page, at odd addresses. */
     uint8_t *pages = pages_with(4 * (size_t)PAGE, PROT_READ | PROT_WRITE);
@@ -71,13 +76,13 @@ void stage_commands(void) {
     memcpy(request, get_api_rev, sizeof get_api_rev);
     fill_command(&command, request, sizeof get_api_rev, answer, PAGE);
     show("across pages", fd, &command);
-    say("the answer there: %d", memcmp(answer, get_api_rev_answer, sizeof get_api_rev_answer));
+    say("the answer there: %s", memcmp(answer, get_api_rev_answer, sizeof get_api_rev_answer) == 0 ? "right" : "wrong");
     munmap(pages, 4 * (size_t)PAGE);
 
     command = usual();
     command.dst_length = 5;
     show("room for five bytes", fd, &command);
-    say("the sixth byte: %s", response[5] == KEPT ? "kept" : "changed");
+    show_answer(&command);
     command = usual();
     command.hdr.szioctldata = UINT32_MAX;
     command.psdt = 1;
@@ -110,7 +115,7 @@ static void show_refused_by_the_device(int fd) {
     command = usual();
     command.src_buf = (uintptr_t)zeros;
     show("no message", fd, &command);
-    show_bytes("its answer", command.byte_count);
+    show_answer(&command);
 }
 
 static void show_refused_by_the_driver(int fd) {
