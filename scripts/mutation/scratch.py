@@ -12,7 +12,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,11 +90,10 @@ class ScratchTree:
         if not (self.place / BUILD / "build.ninja").exists():
             self._meson(self.place, "setup", str(BUILD), str(NATIVE), *self._libraries.read_text().splitlines())
         self._meson(self.place, "compile", "-C", str(BUILD))
-        suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        for module, package in runpy.run_path(str(self.place / NATIVE / "hatch_build.py"))["MODULES"].items():
-            link = self.place / package / f"_native{suffix}"
+        for built, place in runpy.run_path(str(self.place / NATIVE / "hatch_build.py"))["places"]().items():
+            link = self.place / place
             link.unlink(missing_ok=True)
-            link.symlink_to(self.place / BUILD / f"{module}{suffix}")
+            link.symlink_to(self.place / BUILD / built)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -55,8 +55,9 @@ def own_folders(socket_folder: Path) -> dict[str, str]:
         folder.mkdir(mode=0o700)
         if UNPRIVILEGED:
             os.chown(folder, NOBODY, NOBODY)
-    imported = subprocess.run([*UNPRIVILEGED, sys.executable, "-P", "-c", "import ihsm"], capture_output=True, cwd="/")
-    assert imported.returncode == 0, f"user {NOBODY} cannot read the checkout: have it in a folder that all may enter"
+    usable = ["sh", "-c", 'test -x "$0" && exec "$1" -P -c "import ihsm"', chardev_user(), sys.executable]
+    tried = subprocess.run([*UNPRIVILEGED, *usable], capture_output=True, cwd="/")
+    assert tried.returncode == 0, f"user {NOBODY} cannot enter the checkout: have it in a folder that all may enter"
     return {name: str(folder) for name, folder in folders.items()}
 
 
