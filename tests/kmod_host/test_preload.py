@@ -215,5 +215,6 @@ def test_the_first_packet_must_say_who_it_is(host: Preloaded) -> None:
 def test_another_user_is_refused(host: Preloaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(HANG_S)
         client.connect(os.fspath(host.server_path))
         assert client.recv(100) == b""
