@@ -26,7 +26,7 @@ pytestmark = pytest.mark.guest
 DRIVER: Final = os.environ.get("IHSM_DRIVER_MODULE")
 VIA: Final = "notify"
 OF_LINUX: Final = (
-    "glob", "device-info", "numbers", "files", "paths", "dup", "fork", "exec", "passed", "non-dumpable",
+    "glob", "device-info", "numbers", "files", "paths", "dup", "fork", "exec", "passed", "non-dumpable", "first-thread",
 )  # fmt: skip
 """Stages that need the node and device information alone."""
 

@@ -34,6 +34,7 @@ static const struct stage stages[] = {
     {"exec", stage_exec, false},
     {"passed", stage_passed, false},
     {"non-dumpable", stage_non_dumpable, false},
+    {"first-thread", stage_first_thread, false},
     {"sysfs", stage_sysfs, false},
     {"commands", stage_commands, false},
     {"wrong-commands", stage_wrong_commands, false},

@@ -152,6 +152,26 @@ static void hide(void *nothing) {
 
 void stage_non_dumpable(void) { show_end("the child", in_child(hide, NULL)); }
 
+static void *go_on(void *first) {
+    (void)pthread_join(*(pthread_t *)first, NULL);
+    int fd = ready_node();
+    say("the first thread has ended: %s", asked(fd));
+    close(fd);
+    _exit(0);
+}
+
+static void end_first_thread(void *nothing) {
+    static pthread_t first;
+    pthread_t other;
+    (void)nothing;
+    first = pthread_self();
+    if (pthread_create(&other, NULL, go_on, &first) != 0)
+        fail("no thread");
+    pthread_exit(NULL);
+}
+
+void stage_first_thread(void) { show_end("the child", in_child(end_first_thread, NULL)); }
+
 static atomic_int answered;
 
 static void *ask_often(void *file) {

@@ -77,6 +77,7 @@ void stage_fork(void);
 void stage_exec(void);
 void stage_passed(void);
 void stage_non_dumpable(void);
+void stage_first_thread(void);
 void stage_sysfs(void);
 void stage_wrong_commands(void);
 void stage_wrong_aes(void);

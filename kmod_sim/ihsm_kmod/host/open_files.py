@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from ihsm.closing import Closing
-from ihsm_kmod.host.processes import Caller, HostProcess
+from ihsm_kmod.host.processes import Caller, GroupMemory, HostProcess
 from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.cdev import File
 from ihsm_kmod.kernel.entry import run_as
 from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kernel import Kernel
-from ihsm_kmod.kernel.mm import ProcessMemory
 from ihsm_kmod.kernel.task import Task
 from ihsm_kmod.kernel.thread_group import ThreadGroup
 from ihsm_kmod.kernel.vfs import fget, fput, vfs_ioctl
@@ -117,7 +116,7 @@ class OpenFiles(Closing):
         """Open a node; OSError as of the driver's `open`."""
         self.settle(caller.tgid)
         process = self._process(caller.tgid)
-        process.remember_memory()
+        process.remember_memory(caller.tid)
         file = process.call(lambda: self._kernel.vfs.open(process, path), caller.tid)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -165,7 +164,7 @@ class OpenFiles(Closing):
     def memory_of(self, caller: Caller) -> AddressSpace:
         """Memory of a program."""
         process = self._processes.get(caller.tgid)
-        return ProcessMemory(caller.tgid) if process is None else process.mm
+        return GroupMemory(caller.tgid) if process is None else process.mm
 
     def settle(self, tgid: int) -> None:
         """Do what has hung up; returns when all is released that this process had closed before it called."""

@@ -25,22 +25,50 @@ class Caller:
     """The thread."""
 
 
-class HostMemory(ProcessMemory):
+class GroupMemory(ProcessMemory):
+    """Memory of a process, also once its first thread has ended, which has none then; others of its threads have it."""
+
+    def _get(self, pieces: Sequence[Piece]) -> bytes:
+        data = super()._get(pieces)
+        other = None if data else self._by_another_thread()
+        return data if other is None else other._get(pieces)
+
+    def _put(self, pieces: Sequence[Piece], data: bytes) -> int:
+        written = super()._put(pieces, data)
+        other = None if written else self._by_another_thread()
+        return written if other is None else other._put(pieces, data)
+
+    def _maps(self) -> bytes:
+        maps = super()._maps()
+        other = None if maps else self._by_another_thread()
+        return maps if other is None else other._maps()
+
+    def _by_another_thread(self) -> ProcessMemory | None:
+        """The memory as another thread has it. For one access: the thread's number may be another process's next."""
+        if not has_memory(self.pid):
+            with contextlib.suppress(OSError):
+                for tid in map(int, os.listdir(f"/proc/{self.pid}/task")):
+                    if has_memory(tid):
+                        return ProcessMemory(tid)
+        return None
+
+
+class HostMemory(GroupMemory):
     """Memory of a process, also once that is not dumpable any more: what /proc tells of it was opened before."""
 
-    def __init__(self, tgid: int) -> None:
+    def __init__(self, tgid: int, tid: int) -> None:
         """Of that process, which executes what it executes now: another program has other memory.
 
         Raises:
-            OSError: it is not dumpable already, or gone.
+            OSError: it is not dumpable already, or its thread `tid` is gone.
         """
         super().__init__(tgid)
-        self.program = auxiliary_vector(tgid)
+        self.program = auxiliary_vector(tid)
         """Differs after execve(2), which gives a process other memory."""
         with contextlib.ExitStack() as undo:
-            self._mem = os.open(f"/proc/{tgid}/mem", os.O_RDWR | os.O_CLOEXEC)
+            self._mem = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
             undo.callback(os.close, self._mem)
-            self._opened_maps = os.open(f"/proc/{tgid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+            self._opened_maps = os.open(f"/proc/{tid}/maps", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, self._opened_maps)
             self._undo = undo.pop_all()
 
@@ -78,6 +106,13 @@ class HostMemory(ProcessMemory):
         return b""
 
 
+def has_memory(tid: int) -> bool:
+    """Whether a thread has memory: one that ends lets go of it first."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{tid}/statm").read_text().split()[0] != "0"
+    return False
+
+
 def auxiliary_vector(tgid: int) -> bytes:
     """What a process's program was started with, random addresses among it (getauxval(3)); OSError as `HostMemory`."""
     return Path(f"/proc/{tgid}/auxv").read_bytes()
@@ -108,19 +143,19 @@ class HostProcess(ThreadGroup):
         try:
             comm = Path(f"/proc/{tgid}/comm").read_text(errors="replace").strip()
             self.memory: HostMemory | None = None
-            super().__init__(kernel, comm=comm, tgid=tgid, mm=ProcessMemory(tgid))
+            super().__init__(kernel, comm=comm, tgid=tgid, mm=GroupMemory(tgid))
         except BaseException:
             os.close(self.pidfd)
             raise
         self.descriptors: dict[int, int] = {}
         """Numbers under which it was given files, each with the file's inode."""
 
-    def remember_memory(self) -> None:
-        """Open what is needed to reach its memory later on; it opens a device now, and may hide afterwards."""
+    def remember_memory(self, tid: int) -> None:
+        """Open what is needed to reach its memory later on; its thread opens a device now, and may hide afterwards."""
         with contextlib.suppress(OSError):
             former = self.memory
-            if former is None or former.program != auxiliary_vector(self.tgid):
-                self.mm = self.memory = HostMemory(self.tgid)
+            if former is None or former.program != auxiliary_vector(tid):
+                self.mm = self.memory = HostMemory(self.tgid, tid)
                 if former is not None:
                     former.close()
 
