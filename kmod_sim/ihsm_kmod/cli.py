@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -103,4 +104,9 @@ def run(
     options = RunOptions(
         sockets=sockets, functions=started, parameters=parameters, quirks=quirks, console=log, empty=empty
     )
-    sys.exit(run_program(command, Via(via), options))
+    status = run_program(command, Via(via), options)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed. Threads may still wait in the host's kernel, for calls that nobody makes any more: the
+    # interpreter must not be taken apart under them.
+    os._exit(status)
