@@ -134,3 +134,24 @@ def attempt(path, flags):
 print(json.dumps([attempt(path, flags) for path, flags, _ in {REFUSED!r}]))
 """
     assert python(via, script) == [error for _, _, error in REFUSED]
+
+
+CLIMBING = [
+    ("/sys", "../dev/azihsm0"), ("/proc", "../dev/azihsm0"), ("/sys/class", "../../dev/azihsm0"),
+    ("/", "sys/../dev/azihsm0"), ("/", "proc/.././dev/azihsm0"), ("/", "../sys/class/azihsm-hsm/../../../dev/azihsm0"),
+]  # fmt: skip
+
+
+@via
+def test_paths_that_climb_out_of_sys_and_proc(via: str) -> None:
+    script = f"""
+def kinds(folder, path):
+    os.chdir(folder)
+    absolute = folder.rstrip("/") + "/" + path
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    found = [os.stat(path), os.stat(absolute), os.stat(path, dir_fd=descriptor), os.fstat(os.open(path, os.O_RDWR))]
+    return [stat.S_ISCHR(each.st_mode) and each.st_rdev == os.makedev(254, 0) for each in found]
+null = os.stat("/sys/../dev/null").st_rdev == os.stat("/dev/null").st_rdev
+print(json.dumps([[kinds(*each) for each in {CLIMBING!r}], null]))
+"""
+    assert python(via, script) == [len(CLIMBING) * [4 * [True]], True]

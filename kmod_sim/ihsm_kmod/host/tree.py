@@ -71,8 +71,13 @@ class Tree:
         self._lock = threading.Lock()
 
     def real_path(self, path: str) -> str:
-        """What a path means that lies in the shadow, where a program got by a descriptor; any other as it is."""
-        return path[len(self.shadow) :] or "/" if is_below(path, self.shadow) else path
+        """What a path means that lies in the shadow, where a program got by a descriptor; any other as it is.
+
+        One that climbs out of /sys or /proc by `..` means what it leads to, if the machine has that.
+        """
+        path = path[len(self.shadow) :] or "/" if is_below(path, self.shadow) else path
+        out = climbed(path)
+        return out if out != path and self.look(out, follow=False) is not None else path
 
     def look(self, path: str, *, follow: bool = True) -> Found | None:
         """What the machine has at a path, itself if it is a link and not to `follow`; None if that is nothing.
@@ -166,6 +171,21 @@ def led(path: str, *, follow: bool) -> str:
     is_one = name not in ("", ".", "..") and not follow
     real = f"{os.path.realpath(folder)}/{name}" if is_one else os.path.realpath(path)
     return real if is_below(real, DEV) or is_below(real, SYS) else path
+
+
+def climbed(path: str) -> str:
+    """Where a path leads that climbs out of /sys or /proc by `..`; any other as it is."""
+    if "/.." not in path:
+        return path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    out = path
+    if parts[:2] == [PROC[1:], ".."]:  # deeper are links that mean something else to each process
+        out = os.path.realpath("/" + "/".join(parts[2:]))
+    elif is_below("/" + parts[0], SYS):
+        out = os.path.realpath(path)
+    if not is_below(out, DEV):
+        return path
+    return f"{out}/" if path.endswith(("/", "/.")) else out
 
 
 def fail(code: int) -> NoReturn:
