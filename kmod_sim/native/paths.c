@@ -16,8 +16,9 @@
 
 #include "preload.h"
 
-#define OPEN_FILE_LINK "/proc/self/fd/%d"
-#define OPEN_FILE_LINK_BYTES sizeof("/proc/self/fd/-2147483648")
+/* Of the thread: where the first one of a process has ended, /proc/self has no descriptors. */
+#define OPEN_FILE_LINK "/proc/thread-self/fd/%d"
+#define OPEN_FILE_LINK_BYTES sizeof("/proc/thread-self/fd/-2147483648")
 
 static struct {
     char path[PATH_MAX];

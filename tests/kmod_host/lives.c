@@ -282,6 +282,33 @@ static void timer(void) {
     printf("%d\n", done + in_handler);
 }
 
+static void *outlive(void *value) {
+    char name[64], text[512] = "";
+    int fd = opened();
+
+    (void)snprintf(name, sizeof(name), "/proc/self/task/%d/stat", getpid());
+    while (!strstr(text, ") Z ")) {
+        FILE *file = fopen(name, "r");
+
+        CHECK(file && fgets(text, sizeof(text), file));
+        (void)fclose(file);
+    }
+    CHECK(ioctl(fd, ADD_ONE, value) == 0);
+    CHECK(close(fd) == 0 && (fd = opened()) >= 0);
+    CHECK(ioctl(fd, ADD_ONE, value) == 0 && *(unsigned long *)value == 2);
+    CHECK_FAILS(ioctl(fd, ADD_ONE, 8), EFAULT);
+    _exit(0);
+}
+
+/* The first thread ends, and another goes on. */
+static void outlived(void) {
+    static unsigned long value;
+    pthread_t thread;
+
+    CHECK(pthread_create(&thread, NULL, outlive, &value) == 0);
+    pthread_exit(NULL);
+}
+
 static void *wait_in_ioctl(void *fd) {
     CHECK(ioctl(*(int *)fd, WAIT, 0) == 0);
     return "done";
@@ -311,7 +338,7 @@ int main(int count, char **arguments) {
     } cases[] = {
         {"flags", flags},   {"threads", threads}, {"forks", forks},           {"vforks", vforks},
         {"copies", copies}, {"opens", opens},     {"closes_all", closes_all}, {"few_descriptors", few_descriptors},
-        {"timer", timer},   {"storm", storm},     {"cancelled", cancelled}};
+        {"timer", timer},   {"storm", storm},     {"cancelled", cancelled},   {"outlived", outlived}};
     int fd;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

@@ -155,3 +155,22 @@ null = os.stat("/sys/../dev/null").st_rdev == os.stat("/dev/null").st_rdev
 print(json.dumps([[kinds(*each) for each in {CLIMBING!r}], null]))
 """
     assert python(via, script) == [len(CLIMBING) * [4 * [True]], True]
+
+
+@via
+def test_threads_that_outlive_the_first_one(via: str) -> None:
+    """Linux knows the process by the id of a thread that has no memory any more."""
+    script = """
+    import ctypes, sys, threading
+    def look():
+        while " Z " not in open(f"/proc/self/task/{os.getpid()}/stat").read():
+            pass
+        fd = os.open("/dev/azihsm0", os.O_RDWR)
+        text = open("/sys/module/azihsm/parameters/num_hsm_slots").read()
+        print(json.dumps([stat.S_ISCHR(os.stat("/dev/azihsm0").st_mode), stat.S_ISCHR(os.fstat(fd).st_mode), text]))
+        sys.stdout.flush()
+        os._exit(0)
+    threading.Thread(target=look).start()
+    ctypes.CDLL(None).syscall(60, 0)  # of this thread alone
+    """.replace("\n    ", "\n")
+    assert python(via, script) == [True, True, "16\n"]

@@ -65,6 +65,11 @@ def test_a_child_is_another_process_to_the_driver(host: Preloaded, programs: Pat
     assert host.driver.commands[Command.TGID] == 6
 
 
+def test_threads_may_outlive_the_first_one(host: Preloaded, programs: Path) -> None:
+    host.run(programs / "lives", "outlived")
+    assert host.driver.commands[Command.ADD_ONE] == 3
+
+
 def test_threads_may_fork_at_the_same_time(host: Preloaded, programs: Path) -> None:
     host.run(programs / "lives", "storm")
     assert host.driver.commands[Command.COUNT] == 2 * host.driver.opened == 2000
