@@ -158,6 +158,40 @@ print(json.dumps([[kinds(*each) for each in {CLIMBING!r}], null]))
 
 
 @via
+def test_a_path_counts_where_an_empty_one_might_be(via: str) -> None:
+    """AT_EMPTY_PATH, which Python does not give."""
+    script = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    def kind(folder, path, flags):
+        buffer = ctypes.create_string_buffer(256)
+        if libc.fstatat(folder, path, buffer, flags):
+            return errno.errorcode[ctypes.get_errno()]
+        return stat.S_IFMT(int.from_bytes(buffer[24:28], "little"))
+    node = os.open("/dev/azihsm0", os.O_RDWR)
+    print(json.dumps([
+        kind(-100, b"/dev/azihsm0", 0x1000), kind(node, b"/etc/passwd", 0x1000), kind(node, b"", 0x1000),
+        kind(-100, b"", 0x1000), kind(node, b"", 0), kind(node, b"x", 0),
+    ]))
+    """.replace("\n    ", "\n")
+    places = [stat.S_IFCHR, stat.S_IFREG, stat.S_IFCHR, stat.S_IFDIR]
+    assert python(via, script) == [*places, "ENOENT", "ENOTDIR"]
+
+
+def test_arguments_that_linux_refuses() -> None:
+    """Of calls as a program makes them without libc, which refuses some itself."""
+    script = """
+    import ctypes
+    libc, node, buffer = ctypes.CDLL(None, use_errno=True), b"/dev/azihsm0", ctypes.create_string_buffer(256)
+    def error(*call):
+        return errno.errorcode[ctypes.get_errno()] if libc.syscall(*call) else None
+    print(json.dumps([error(262, -100, node, buffer, 1 << 30), error(332, -100, node, 1 << 30, 0x7FF, buffer),
+                      error(21, node, 99), error(269, -100, node, 8)]))
+    """.replace("\n    ", "\n")
+    assert python("notify", script) == 4 * ["EINVAL"]
+
+
+@via
 def test_threads_that_outlive_the_first_one(via: str) -> None:
     """Linux knows the process by the id of a thread that has no memory any more."""
     script = """

@@ -26,6 +26,7 @@ from ihsm_kmod.host.syscalls import (
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
     OPEN_HOW,
+    STAT_FLAGS,
     Sys,
     pack_stat,
     pack_statx,
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 PATH_BYTES: Final = 4096
 """Length of a path with its end (linux/limits.h, PATH_MAX)."""
 MOST_PATHS_BYTES: Final = 256
+NO_PATH: Final = 0
+ACCESS_MODES: Final = os.R_OK | os.W_OK | os.X_OK
 _TGKILL: Final = ctypes.CDLL(None, use_errno=True).tgkill
 
 
@@ -90,7 +93,7 @@ class Calls:
             case Sys.LSTAT:
                 return self._stat(call, AT_FDCWD, first, AT_SYMLINK_NOFOLLOW, second, pack_stat)
             case Sys.FSTAT:
-                return self._stat(call, _int(first), 0, AT_EMPTY_PATH, second, pack_stat)
+                return self._stat(call, _int(first), NO_PATH, AT_EMPTY_PATH, second, pack_stat)
             case Sys.NEWFSTATAT:
                 return self._stat(call, _int(first), second, fourth, third, pack_stat)
             case Sys.STATX:
@@ -152,13 +155,17 @@ class Calls:
         buffer: int,
         pack: Callable[[os.stat_result], bytes],
     ) -> int | None:
+        if _unsigned(flags) & ~STAT_FLAGS:
+            return None  # the host's kernel refuses it
         follow = not flags & AT_SYMLINK_NOFOLLOW
-        name = self._open_path(call, folder) if flags & AT_EMPTY_PATH else None
-        name = name or self._path(call, folder, path, follow=follow)
+        is_of_folder = flags & AT_EMPTY_PATH and self._is_empty(call, path)
+        name = self._open_path(call, folder) if is_of_folder else self._path(call, folder, path, follow=follow)
         found = None if name is None else self._files.stat(name, follow=follow)
         return None if found is None else self._write(call, buffer, pack(found))
 
     def _access(self, call: Notification, folder: int, path: int, mode: int) -> int | None:
+        if _unsigned(mode) & ~ACCESS_MODES:
+            return None  # the host's kernel refuses it
         name = self._path(call, folder, path, follow=True)
         return None if name is None or self._files.access(name, mode) is None else 0
 
@@ -223,6 +230,10 @@ class Calls:
                 return None
             path = f"{above}/{path}"
         return led(path, follow=follow) if self._listener.is_waiting(call) else None
+
+    def _is_empty(self, call: Notification, address: int) -> bool:
+        """Whether an argument that is a path has no bytes, or is none at all."""
+        return not address or self._memory(call).read(address, 1) == b"\0"
 
     def _open_path(self, call: Notification, fd: int) -> str | None:
         """Path of what is open under a number, AT_FDCWD for the current folder; None if nobody may know."""
