@@ -157,6 +157,20 @@ print(json.dumps([[kinds(*each) for each in {CLIMBING!r}], null]))
     assert python(via, script) == [len(CLIMBING) * [4 * [True]], True]
 
 
+PLACES = ("/dev", "/sys", "/sys/class", "/sys/class/azihsm-hsm", "/dev/azihsm0", "/proc", "/dev/null")
+
+
+@via
+def test_places_that_are_opened_for_their_paths_only(via: str) -> None:
+    script = f"""
+opened = [os.open(path, os.O_PATH) for path in {PLACES!r}]
+same = [os.path.samestat(os.fstat(fd), os.stat(path)) for fd, path in zip(opened, {PLACES!r})]
+node = os.fstat(os.open("azihsm0", os.O_RDWR, dir_fd=opened[0]))
+print(json.dumps([same, stat.S_ISCHR(node.st_mode)]))
+"""
+    assert python(via, script) == [len(PLACES) * [True], True]
+
+
 @via
 def test_a_path_counts_where_an_empty_one_might_be(via: str) -> None:
     """AT_EMPTY_PATH, which Python does not give."""

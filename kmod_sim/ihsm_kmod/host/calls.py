@@ -132,7 +132,13 @@ class Calls:
         name = self._path(call, folder, path, follow=not (is_new or flags & os.O_NOFOLLOW))
         if name is None:
             return None
-        return self._files.open(self._caller(call), name, flags)
+        if flags & os.O_PATH and self._files.is_host_folder(name):
+            return None
+        handed = self._files.open(self._caller(call), name, flags)
+        if handed is None or not flags & os.O_PATH:
+            return handed
+        with handed:
+            return self._files.readable(handed, flags)
 
     def _give(self, call: Notification, handed: Handed) -> None:
         """Answer with a descriptor."""

@@ -18,7 +18,7 @@ from ihsm.closing import Closing
 from ihsm_kmod.host import syscalls
 from ihsm_kmod.host.open_files import Handed, OpenFiles
 from ihsm_kmod.host.processes import Caller
-from ihsm_kmod.host.tree import Found, Tree, clean, fail
+from ihsm_kmod.host.tree import Found, Tree, clean, fail, is_below
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.sysfs import WRITABLE
 
@@ -86,6 +86,22 @@ class HostFiles(Closing):
             return self._stat(found)
         hosts = self._hosts_name(path)
         return None if hosts is None else os.stat(hosts, follow_symlinks=follow)
+
+    def is_host_folder(self, path: str) -> bool:
+        """Whether the machine has a folder at a path, and the host has it, too."""
+        found = self.tree.look(self.tree.real_path(path))
+        return found is not None and _is_host_folder(found)
+
+    def readable(self, handed: Handed, flags: int) -> Handed:
+        """The same place opened to be read, for a way by which nothing that O_PATH opened can be handed over.
+
+        Raises:
+            OSError: EBADF, it is the host's, where to open it may do something; ELOOP, it is a link.
+        """
+        link = f"/proc/self/fd/{handed.fd}"
+        if not is_below(os.readlink(link), self.tree.shadow):
+            fail(errno.EBADF)
+        return Handed(os.open(link, os.O_RDONLY | os.O_CLOEXEC), flags)
 
     def path_of(self, link: str) -> str:
         """Path of what is open, which /proc/PID/fd/NUMBER gives as a `link`: that itself if it is nothing of ours."""
