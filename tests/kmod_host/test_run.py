@@ -161,3 +161,16 @@ def test_a_run_within_a_run_takes_the_other_way() -> None:
 def test_nothing_is_left(via: str, tmp_path: Path) -> None:
     assert printed("--via", via, "--", "sh", "-c", "ls /dev/azihsm0", environment={"TMPDIR": str(tmp_path)})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    done = kmod_run("--log", "/dev/full", "--quirk", "null_queue=off", "--", "sh", "-c", "echo ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+
+
+def test_too_few_descriptors_are_told_in_a_line() -> None:
+    limited = ("prlimit", "--nofile=16:16")
+    done = kmod_run("--", "true", before=limited)
+    assert done.returncode == 125
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1

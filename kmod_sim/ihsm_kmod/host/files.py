@@ -30,6 +30,8 @@ DELETED: Final = " (deleted)"
 MEMFD_NAME_BYTES: Final = 249
 """Length of a name (memfd_create(2))."""
 BLOCK_BYTES: Final = 4096
+NEW_FILE_MODE: Final = 0o600
+"""Of a file that a program makes by a name in a folder of the host that it has open; its own mode is not handed on."""
 SECOND_NS: Final = 1_000_000_000
 
 
@@ -53,7 +55,7 @@ class HostFiles(Closing):
         found = self.tree.look(self.tree.real_path(path), follow=not flags & os.O_NOFOLLOW)
         if found is None:
             hosts = self._hosts_name(path)
-            return None if hosts is None else Handed(os.open(hosts, flags | os.O_CLOEXEC), flags)
+            return None if hosts is None else Handed(os.open(hosts, flags | os.O_CLOEXEC, NEW_FILE_MODE), flags)
         is_path = bool(flags & os.O_PATH)
         if found.target and not is_path:
             fail(errno.ELOOP)

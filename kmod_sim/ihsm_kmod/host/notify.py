@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from ihsm_kmod.host.calls import Calls
 from ihsm_kmod.host.files import HostFiles
-from ihsm_kmod.host.seccomp import Listener
+from ihsm_kmod.host.seccomp import Listener, Notification
+
+_log = logging.getLogger(__name__)
 
 
 class Notify:
@@ -23,22 +26,27 @@ class Notify:
         self._add_thread()
 
     def _add_thread(self) -> None:
-        with self._lock:
-            self._idle += 1
         threading.Thread(target=self._take_calls, name="notify", daemon=True).start()
 
     def _take_calls(self) -> None:
         while True:
-            call = self._listener.receive()
-            if call is None:
-                if self._listener.has_programs():
-                    continue
-                return
+            with self._lock:
+                self._idle += 1
+            call = self._next_call()
             with self._lock:
                 self._idle -= 1
                 is_last = not self._idle
+            if call is None:
+                return
             if is_last:
-                self._add_thread()
+                try:
+                    self._add_thread()
+                except RuntimeError as error:  # no more threads: the next call waits until this one is done
+                    _log.warning("calls wait for each other: %s", error)
             self._calls.serve(call)
-            with self._lock:
-                self._idle += 1
+
+    def _next_call(self) -> Notification | None:
+        """Wait for one; None once no program is left that could make one."""
+        while (call := self._listener.receive()) is None and self._listener.has_programs():
+            pass
+        return call

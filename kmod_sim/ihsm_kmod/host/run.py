@@ -26,7 +26,7 @@ from ihsm_kmod.host.files import HostFiles
 from ihsm_kmod.host.launch import Launched
 from ihsm_kmod.host.notify import Notify
 from ihsm_kmod.host.preload import PreloadServer, preload_environment
-from ihsm_kmod.kernel.errors import Errno
+from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.machine import FIRST_SLOT, SLOTS, Machine, bdf_of_slot
 
@@ -94,6 +94,8 @@ def run_program(command: Sequence[str], via: Via, options: RunOptions) -> int:
             raise RunError(str(error)) from error
         except Errno as error:
             raise RunError(f"the driver does not load: {error}") from None
+        except Oops as oops:
+            raise RunError(f"the machine's kernel has crashed: {oops}") from None
         shadow = folder / "shadow"
         shadow.mkdir()
         files = stack.enter_context(HostFiles(kernel, shadow))

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, TextIO
 
 from ihsm_kmod.kernel.clock import HZ
 from ihsm_kmod.kernel.task import Core, current
+
+_log = logging.getLogger(__name__)
 
 
 class LogLevel(IntEnum):
@@ -47,7 +50,11 @@ class Log:
         """Log a line."""
         self.records.append(record)
         if self.console is not None:
-            print(record, file=self.console, flush=True)
+            try:
+                print(record, file=self.console, flush=True)
+            except OSError as error:
+                _log.warning("the kernel's log is not written any more: %s", error.strerror or error)
+                self.console = None
 
 
 class Named(Protocol):
