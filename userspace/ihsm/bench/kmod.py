@@ -94,6 +94,21 @@ def _programs(arguments: Sequence[str]) -> Iterator[dict[str, Program]]:
         yield programs
 
 
+@contextmanager
+def _on_one_processor() -> Iterator[None]:
+    """What is started meanwhile, and the threads that it has, share a processor.
+
+    Program and model take turns. On a machine with nothing else to do Linux wakes each on a processor that sleeps, and
+    the CPU time of that is as much again, or several times as much: it tells of the machine, not of the way.
+    """
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+
+
 def _rates() -> list[Result]:
     """A session-less command by each way, beside the same by this project's driver on a device of its own."""
     request = encode_request(GetApiRevReq())
@@ -125,7 +140,7 @@ def _rates() -> list[Result]:
 def _ways() -> list[Result]:
     """With a driver that does nothing: CPU time of both sides per ioctl, and what is left of many opens and closes."""
     results = []
-    with _programs(["--empty"]) as programs:
+    with _on_one_processor(), _programs(["--empty"]) as programs:
         series = interleave({way: program.run for way, program in programs.items()}, pairs=PAIRS)
         for way, program in programs.items():
             program.order("open", WARM_UP_OPENINGS)
