@@ -57,7 +57,8 @@ def own_folders(socket_folder: Path) -> dict[str, str]:
             os.chown(folder, NOBODY, NOBODY)
     usable = ["sh", "-c", 'test -x "$0" && exec "$1" -P -c "import ihsm"', chardev_user(), sys.executable]
     tried = subprocess.run([*UNPRIVILEGED, *usable], capture_output=True, cwd="/")
-    assert tried.returncode == 0, f"user {NOBODY} cannot enter the checkout: have it in a folder that all may enter"
+    if tried.returncode:
+        pytest.skip(f"user {NOBODY} cannot enter the checkout: have it in a folder that all may enter")
     return {name: str(folder) for name, folder in folders.items()}
 
 
