@@ -110,8 +110,9 @@ def test_signals_are_the_programs(via: str) -> None:
 
 @via
 def test_signals_are_handled_as_before(via: str) -> None:
-    fields = printed("--via", via, "--", "sh", "-c", "grep ^Sig[BI] /proc/self/status")
-    assert fields == ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"]
+    command = ("sh", "-c", "grep ^Sig[BI] /proc/self/status")
+    without = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    assert printed("--via", via, "--", *command) == without
 
 
 @via
