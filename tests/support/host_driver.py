@@ -9,18 +9,9 @@ import threading
 from collections import Counter
 from enum import IntEnum
 
-from ihsm_kmod.kernel.cdev import (
-    Cdev,
-    File,
-    FileOperations,
-    Inode,
-    alloc_chrdev_region,
-    cdev_add,
-    cdev_del,
-    unregister_chrdev_region,
-)
+from ihsm_kmod.hsm.nodes import NodeClass
+from ihsm_kmod.kernel.cdev import File, FileOperations, Inode
 from ihsm_kmod.kernel.completion import Completion, complete_all, wait_for_completion
-from ihsm_kmod.kernel.device import class_create, class_destroy, device_create, device_destroy
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.mm import copy_from_user, copy_to_user
@@ -57,17 +48,13 @@ class ToyModule(Module):
         self.opened = self.released = 0
         self.waiting = Completion()
         self.gate = Completion()
-        self.major = alloc_chrdev_region(0, 1, "toy")
-        self.cls = class_create("toys")
-        self.cdev = Cdev(FileOperations(self._open, self._ioctl, self._release))
-        cdev_add(self.cdev, self.major, 0, 1)
-        device_create(self.cls, None, self.major, 0, "toy0")
+        self.nodes = NodeClass("toys", "toy")
+        operations = FileOperations(self._open, self._ioctl, self._release)
+        self.node = self.nodes.create(None, self.nodes.take_minor(), operations)
 
     def exit(self) -> None:
-        device_destroy(self.cls, self.major, 0)
-        cdev_del(self.cdev)
-        class_destroy(self.cls)
-        unregister_chrdev_region(self.major)
+        self.nodes.remove(self.node)
+        self.nodes.destroy()
 
     def go_on(self, kernel: Kernel) -> None:
         """Let all who wait go on."""

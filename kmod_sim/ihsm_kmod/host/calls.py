@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ihsm_kmod.host.files import SOCKET, HostFiles, inode_of
+from ihsm_kmod.host.files import SOCKET, HostFiles, error_number, inode_of
 from ihsm_kmod.host.open_files import Handed
 from ihsm_kmod.host.processes import Caller
 from ihsm_kmod.host.seccomp import Listener, Notification
@@ -31,11 +30,8 @@ from ihsm_kmod.host.syscalls import (
     pack_stat,
     pack_statx,
 )
-from ihsm_kmod.host.tree import led
+from ihsm_kmod.host.tree import fail, led
 from ihsm_kmod.kernel.address_space import AddressSpace
-from ihsm_kmod.kernel.errors import Oops
-
-_log = logging.getLogger(__name__)
 
 PATH_BYTES: Final = 4096
 """Length of a path with its end (linux/limits.h, PATH_MAX)."""
@@ -67,14 +63,8 @@ class Calls:
                 self._listener.carry_on(call)
             else:
                 self._listener.answer(call, result)
-        except OSError as error:
-            self._listener.fail(call, error.errno or errno.EIO)
-        except Oops as oops:
-            _log.error("the machine's kernel has crashed: %s", oops)
-            self._listener.fail(call, errno.EIO)
-        except Exception:
-            _log.exception("system call %d of thread %d", call.nr, call.tid)
-            self._listener.fail(call, errno.EIO)
+        except Exception as error:
+            self._listener.fail(call, error_number(error, f"system call {call.nr} of thread {call.tid}"))
 
     def _do(self, call: Notification) -> int | Handed | None:
         """What the call returns; None: the host's kernel is to carry it out."""
@@ -187,7 +177,7 @@ class Calls:
     def _attribute(self, call: Notification, path: int) -> int | None:
         """One extended attribute: there is none, and `ls -l` asks for some."""
         if self._is_ours(call, path):
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            fail(errno.ENODATA)
         return None
 
     def _list_attributes(self, call: Notification, path: int) -> int | None:
@@ -214,7 +204,7 @@ class Calls:
     def _write(self, call: Notification, address: int, data: bytes) -> int:
         """Write a result; 0, which most calls return that have one."""
         if not self._listener.is_waiting(call) or self._memory(call).write(address, data) < len(data):
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            fail(errno.EFAULT)
         return 0
 
     def _path(self, call: Notification, folder: int, address: int, *, follow: bool) -> str | None:

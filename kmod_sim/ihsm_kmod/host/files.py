@@ -9,6 +9,7 @@ machine, and the host's kernel is to carry it out; an `OSError` is the call's er
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from pathlib import Path
@@ -19,8 +20,12 @@ from ihsm_kmod.host import syscalls
 from ihsm_kmod.host.open_files import Handed, OpenFiles
 from ihsm_kmod.host.processes import Caller
 from ihsm_kmod.host.tree import Found, Tree, clean, fail, is_below
+from ihsm_kmod.kernel.clock import SECOND_NS
+from ihsm_kmod.kernel.errors import Oops
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.sysfs import WRITABLE
+
+_log = logging.getLogger(__name__)
 
 SOCKET: Final = "socket:["
 MEMFD_NAME: Final = "ihsm:"
@@ -32,7 +37,6 @@ MEMFD_NAME_BYTES: Final = 249
 BLOCK_BYTES: Final = 4096
 NEW_FILE_MODE: Final = 0o600
 """Of a file that a program makes by a name in a folder of the host that it has open; its own mode is not handed on."""
-SECOND_NS: Final = 1_000_000_000
 
 
 class HostFiles(Closing):
@@ -184,6 +188,17 @@ class HostFiles(Closing):
             return Handed(os.open(f"/proc/self/fd/{written}", os.O_RDONLY | os.O_CLOEXEC), flags)
         finally:
             os.close(written)
+
+
+def error_number(error: Exception, call: str) -> int:
+    """What a call fails with that has ended so; what is no error of a file is told in the log, too."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    if isinstance(error, Oops):
+        _log.error("the machine's kernel has crashed: %s", error)
+    else:
+        _log.error("%s", call, exc_info=error)
+    return errno.EIO
 
 
 def inode_of(link: str) -> int:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.closing import Closing
-from ihsm_kmod.host.files import HostFiles
+from ihsm_kmod.host.files import HostFiles, error_number
 from ihsm_kmod.host.open_files import Handed
 from ihsm_kmod.host.processes import Caller
 from ihsm_kmod.host.syscalls import pack_stat
-from ihsm_kmod.kernel.errors import Oops
 
 LIBRARY: Final = Path(__file__).with_name("libihsm_preload.so")
 SERVER_VARIABLE: Final = "IHSM_KMOD_PRELOAD"
@@ -135,16 +134,10 @@ class PreloadServer(Closing):
         """
         try:
             answer = self._do(caller, packet)
-        except OSError as error:
-            answer = _failure(error.errno or errno.EIO)
-        except Oops as oops:
-            _log.error("the machine's kernel has crashed: %s", oops)
-            answer = _failure(errno.EIO)
         except _MalformedError:
             raise
-        except Exception:
-            _log.exception("a call of thread %d", caller.tid)
-            answer = _failure(errno.EIO)
+        except Exception as error:
+            answer = _failure(error_number(error, f"a call of thread {caller.tid}"))
         if isinstance(answer, Handed):
             with answer:
                 socket.send_fds(connection, [ANSWER.pack(IS_DONE, 0, 0)], [answer.fd])

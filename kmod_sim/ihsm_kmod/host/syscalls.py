@@ -12,6 +12,8 @@ import struct
 from enum import IntEnum
 from typing import Final
 
+from ihsm_kmod.kernel.clock import SECOND_NS
+
 AUDIT_ARCH_X86_64: Final = 0xC000003E
 X32_SYSCALL_BIT: Final = 0x40000000
 AT_FDCWD: Final = -100
@@ -58,7 +60,6 @@ OPEN_HOW: Final = struct.Struct("=QQQ")
 """struct open_how: flags, mode, resolve."""
 BLOCK_BYTES: Final = 512
 """Unit of st_blocks."""
-SECOND_NS: Final = 1_000_000_000
 
 
 def pack_stat(found: os.stat_result) -> bytes:

@@ -21,12 +21,12 @@ from typing import Final, NoReturn
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kernel import Kernel
 from ihsm_kmod.kernel.sysfs import Attribute, KObject, Link
+from ihsm_kmod.kernel.vfs import FOLDER_MODE
 
 DEV: Final = "/dev"
 SYS: Final = "/sys"
 PROC: Final = "/proc"
 """Has links that mean something else to each process."""
-FOLDER_MODE: Final = stat.S_IFDIR | 0o755
 LINK_MODE: Final = stat.S_IFLNK | 0o777
 ATTRIBUTE_BYTES: Final = 4096
 """Size that sysfs gives every file."""

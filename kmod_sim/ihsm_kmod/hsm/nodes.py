@@ -59,8 +59,8 @@ class NodeClass:
         """Make a minor free again."""
         ida_free(self._minors, minor)
 
-    def create(self, parent: PciDev, minor: int, operations: FileOperations) -> Node:
-        """The node /dev/PREFIX`minor`, below the function; `Errno` leaves nothing."""
+    def create(self, parent: PciDev | None, minor: int, operations: FileOperations) -> Node:
+        """The node /dev/PREFIX`minor`, below the function if it is of one; `Errno` leaves nothing."""
         cdev = Cdev(operations)
         cdev_add(cdev, self._major, minor, 1)
         try:
