@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Self, overload
+from typing import ClassVar, Self, overload
 
 
 class Bits:
@@ -40,17 +40,27 @@ class Bits:
 class Word(int):
     """An integer with named bit fields."""
 
+    _declared: ClassVar[dict[str, Bits]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Collect the fields, those of the base first."""
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, Bits)}
+        cls._declared = cls._declared | own
+
     @classmethod
     def of(cls, **fields: int) -> Self:
         """Word with the given fields set and all other bits 0."""
-        return cls(0).replace(**fields)
+        return cls._with(0, fields)
 
     def replace(self, **fields: int) -> Self:
         """Copy with the given fields changed."""
-        word = int(self)
+        return self._with(self, fields)
+
+    @classmethod
+    def _with(cls, word: int, fields: dict[str, int]) -> Self:
         for name, value in fields.items():
-            declaration = getattr(type(self), name, None)
-            if not isinstance(declaration, Bits):
-                raise TypeError(f"{type(self).__name__} has no field {name}")
+            declaration = cls._declared.get(name)
+            if declaration is None:
+                raise TypeError(f"{cls.__name__} has no field {name}")
             word = declaration.insert(word, value)
-        return type(self)(word)
+        return cls(word)

@@ -101,7 +101,10 @@ class BouncePages:
 
     def read(self, size: int) -> bytes:
         """The first bytes of the answer; no more than there is room for."""
-        return b"".join(page.view.tobytes() for page in self.destination)[:size]
+        starts = range(0, size, PAGE_BYTES)
+        return b"".join(
+            page.view[: size - start].tobytes() for page, start in zip(self.destination, starts, strict=False)
+        )
 
     def free(self) -> None:
         """Give all pages back."""

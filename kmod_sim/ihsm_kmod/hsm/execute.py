@@ -8,8 +8,6 @@ import errno
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from ihsm_abi.admin import Psf
 from ihsm_abi.uapi import AbortType, ControllerState, InternalCode
 from ihsm_kmod.hsm import abort
@@ -88,6 +86,6 @@ def _count(controller: Lifecycle, queue: IoQueue, cqe: bytes, elapsed_ns: int) -
 
 
 def _failed(form: QueueFormat, cqe: bytes) -> bool:
-    psf = Psf(int(np.frombuffer(cqe, form.cqe)[0]["psf"]))
+    psf = Psf(form.completion.unpack(cqe).psf)
     # An AES status has 15 bits, one of the HSM queue 11.
     return bool(psf.status if form is AES_FORMAT else psf.sc)

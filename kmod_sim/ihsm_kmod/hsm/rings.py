@@ -11,6 +11,7 @@ import numpy as np
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
 from ihsm_abi.aes_queue import AES_CQE, AES_SQE
 from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
+from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
 from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.uapi import InternalCode
@@ -32,11 +33,12 @@ class QueueFormat(NamedTuple):
     cqe: np.dtype[np.void]
     cid: str
     """Name of the command id in both entries."""
+    completion: RecordCodec
 
 
-ADMIN_FORMAT: Final = QueueFormat("admin", ADMIN_SQE, ADMIN_CQE, "cid")
-HSM_FORMAT: Final = QueueFormat("hsm", HSM_SQE, HSM_CQE, "cid")
-AES_FORMAT: Final = QueueFormat("aes", AES_SQE, AES_CQE, "cmd_id")
+ADMIN_FORMAT: Final = QueueFormat("admin", ADMIN_SQE, ADMIN_CQE, "cid", RecordCodec(ADMIN_CQE))
+HSM_FORMAT: Final = QueueFormat("hsm", HSM_SQE, HSM_CQE, "cid", RecordCodec(HSM_CQE))
+AES_FORMAT: Final = QueueFormat("aes", AES_SQE, AES_CQE, "cmd_id", RecordCodec(AES_CQE))
 
 
 def ring_bytes(entry_bytes: int, slots: int) -> int:
@@ -111,17 +113,18 @@ class QueuePair:
         return None if cqe[-2] & 1 == self.phase else cqe
 
     def _consume(self, cqe: bytes) -> None:
-        fields = np.frombuffer(cqe, self.form.cqe)[0]
-        command = self.tags.find(int(fields[self.form.cid]))
+        fields = self.form.completion.unpack(cqe)
+        tag = getattr(fields, self.form.cid)
+        command = self.tags.find(tag)
         if command is None:
-            self.function.log.warn(f"queue {self.id}: completion of unknown command {fields[self.form.cid]}")
+            self.function.log.warn(f"queue {self.id}: completion of unknown command {tag}")
         else:
             command.cqe, command.code = cqe, InternalCode.SUCCESS
         self.head += 1
         if self.head == self.slots:
             self.head, self.phase = 0, self.phase ^ 1
         writel(self.head, self.function.doorbells, cq_head_offset(self.id))
-        self.sq_head = int(fields["sqhd"])
+        self.sq_head = fields.sqhd
         if command is not None:
             self.tags.release(command)
             complete(command.done)

@@ -60,13 +60,13 @@ class OpenFile:
 
 
 def track_session(file: OpenFile, sqe: Any, cqe: Any, log: Log) -> None:
-    """What a completed command means for the sessions of its file (B.6); entries as of `HSM_SQE` and `HSM_CQE`."""
-    asked, answer = SessionControl(sqe["control"]), SessionControl(cqe["control"])
+    """What a completed command means for the sessions of its file (B.6); entries as `RecordCodec` gives them."""
+    asked, answer = SessionControl(sqe.control), SessionControl(cqe.control)
     closing = asked.kind == ControlKind.CLOSE
-    if Psf(cqe["psf"]).sc != 0:
+    if Psf(cqe.psf).sc != 0:
         # An error closes a session only if the device says so; the kind of its answer does not matter then.
         if closing and answer.id_valid and answer.session_closed:
-            _close(file, int(sqe["session_id"]))
+            _close(file, sqe.session_id)
         return
     if answer.kind != asked.kind:
         log.warn(f"session: command of kind {asked.kind} answered as {answer.kind}, nothing noted")
@@ -76,19 +76,19 @@ def track_session(file: OpenFile, sqe: Any, cqe: Any, log: Log) -> None:
     if asked.kind == ControlKind.OPEN:
         _open(file, cqe, log, short_app_id_is_valid=bool(answer.short_app_id_valid))
     elif closing and answer.session_closed:
-        _close(file, int(sqe["session_id"]))
+        _close(file, sqe.session_id)
     elif closing:
-        log.warn(f"session {sqe['session_id']}: the device has not closed it yet, kept")
+        log.warn(f"session {sqe.session_id}: the device has not closed it yet, kept")
 
 
 def _open(file: OpenFile, cqe: Any, log: Log, *, short_app_id_is_valid: bool) -> None:
     slot = file.free_slot
     if slot is None:
-        log.warn(f"session {cqe['session_id']}: no slot left in its file; it stays open in the device")
+        log.warn(f"session {cqe.session_id}: no slot left in its file; it stays open in the device")
         return
-    slot.id, slot.valid = int(cqe["session_id"]), True
+    slot.id, slot.valid = cqe.session_id, True
     if short_app_id_is_valid:
-        slot.short_app_id, slot.short_app_id_is_valid = int(cqe["short_app_id"]), True
+        slot.short_app_id, slot.short_app_id_is_valid = cqe.short_app_id, True
 
 
 def _close(file: OpenFile, session_id: int) -> None:

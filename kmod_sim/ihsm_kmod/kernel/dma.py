@@ -65,7 +65,8 @@ def dma_alloc_coherent(pdev: PciDev, size: int) -> DmaMemory:
     except Errno as error:
         dev_err(pdev, str(error))
         raise
-    return DmaMemory(pdev.dma.debug.add("coherent", stretch.address, size), stretch.view[:size], stretch.release)
+    entry = pdev.dma.debug.add("coherent", stretch.address, size)
+    return DmaMemory(entry, stretch.view[:size], lambda _: stretch.release())
 
 
 def dma_free_coherent(pdev: PciDev, memory: DmaMemory) -> None:

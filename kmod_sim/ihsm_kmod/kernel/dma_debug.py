@@ -92,8 +92,8 @@ class DmaDebug:
 class DmaMemory:
     """Memory that the CPU and the device reach (Linux: the pair of a pointer and a dma_addr_t)."""
 
-    def __init__(self, entry: DmaEntry, view: NDArray[np.uint8], release: Callable[[], None]) -> None:
-        """Made by `dma_alloc_coherent` and `dma_pool_alloc`; `release` lets its owner have it back."""
+    def __init__(self, entry: DmaEntry, view: NDArray[np.uint8], release: Callable[[int], None]) -> None:
+        """Made by `dma_alloc_coherent` and `dma_pool_alloc`; `release` takes it back, told by its address."""
         self.entry = entry
         self._view = view
         self._release = release
@@ -121,4 +121,4 @@ class DmaMemory:
         """Let go of it, spoilt for whoever still looks at it through an array or an address."""
         self._view[:] = poison
         self._poison = poison
-        self._release()
+        self._release(self.entry.address)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ihsm_kmod.kernel.dma_debug import DmaMemory
@@ -19,7 +19,7 @@ from ihsm_kmod.kernel.task import current
 POISON_FREED: Final = 0xA7
 """What a free block is filled with (linux/dmapool.c)."""
 POISON_ALLOCATED: Final = 0xA9
-"""What a new block is filled with: it is not cleared, and this shows who believes it is."""
+"""What a block is filled with that was never used: it is not cleared, and this shows who believes it is."""
 
 
 @dataclass
@@ -28,8 +28,7 @@ class _Chunk:
 
     stretch: Stretch
     free: list[int]
-    """Offsets of its free blocks."""
-    used: dict[int, DmaMemory] = field(default_factory=dict)
+    """Addresses of its free blocks."""
 
 
 class DmaPool:
@@ -44,14 +43,27 @@ class DmaPool:
         self.entry = pdev.dma.debug.add(f"pool {name}", 0, size)
         self.block_name = f"pool {name} block"
         self.chunks: list[_Chunk] = []
+        self.used: dict[int, tuple[DmaMemory, _Chunk]] = {}
+        """Blocks that the driver has, by address."""
+        self.sched = current().kernel.sched
 
     def grow(self) -> _Chunk:
         """Room for more blocks; where late accesses are to fail, each block has pages of its own."""
         count = 1 if self.pdev.dma.strict else max(1, PAGE_SIZE // self.step)
         stretch = self.pdev.dma.take(count * self.step)
-        chunk = _Chunk(stretch, [number * self.step for number in reversed(range(count))])
+        stretch.view[:] = POISON_ALLOCATED
+        chunk = _Chunk(stretch, [stretch.address + number * self.step for number in reversed(range(count))])
         self.chunks.append(chunk)
         return chunk
+
+    def take_back(self, address: int) -> None:
+        """A block is free again."""
+        with self.sched.lock:
+            _, chunk = self.used.pop(address)
+            chunk.free.append(address)
+            if self.pdev.dma.strict:
+                self.chunks.remove(chunk)
+                chunk.stretch.release()
 
 
 def dma_pool_create(name: str, pdev: PciDev, size: int, alignment: int) -> DmaPool:
@@ -71,31 +83,24 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
     Raises:
         Errno: ENOMEM.
     """
-    with current().kernel.sched.lock:
-        chunk = next((one for one in pool.chunks if one.free), None) or pool.grow()
-        offset = chunk.free.pop()
-        stretch = chunk.stretch
-
-        def release() -> None:
-            with current().kernel.sched.lock:
-                del chunk.used[offset]
-                chunk.free.append(offset)
-                if pool.pdev.dma.strict:
-                    pool.chunks.remove(chunk)
-                    stretch.release()
-
-        entry = pool.pdev.dma.debug.add(pool.block_name, stretch.address + offset, pool.size)
-        memory = DmaMemory(entry, stretch.view[offset : offset + pool.size], release)
-        memory.view[:] = POISON_ALLOCATED
-        chunk.used[offset] = memory
+    with pool.sched.lock:
+        for chunk in pool.chunks:
+            if chunk.free:
+                break
+        else:
+            chunk = pool.grow()
+        address = chunk.free.pop()
+        offset = address - chunk.stretch.address
+        entry = pool.pdev.dma.debug.add(pool.block_name, address, pool.size)
+        memory = DmaMemory(entry, chunk.stretch.view[offset : offset + pool.size], pool.take_back)
+        pool.used[address] = memory, chunk
         return memory
 
 
 def dma_pool_free(pool: DmaPool, memory: DmaMemory) -> None:
     """Give a block back; the device must not use it any more."""
-    with current().kernel.sched.lock:
-        is_ours = any(one is memory for chunk in pool.chunks for one in chunk.used.values())
-    if not is_ours:
+    ours, _ = pool.used.get(memory.dma_handle, (None, None))
+    if ours is not memory:
         warn(ReportKind.DMA_DOUBLE_FREE, f"dma_pool_free {pool.name}: {memory.entry}")
     elif pool.pdev.dma.debug.remove(memory.entry):
         memory.free(POISON_FREED)
@@ -105,10 +110,11 @@ def dma_pool_destroy(pool: DmaPool) -> None:
     """The end of a pool. Blocks that were not given back are reported, and lost."""
     if not pool.pdev.dma.debug.remove(pool.entry):
         return
-    with current().kernel.sched.lock:
-        chunks, pool.chunks = pool.chunks, []
-        busy = [block.entry for chunk in chunks for block in chunk.used.values()]
-        unused = [chunk for chunk in chunks if not chunk.used]
+    with pool.sched.lock:
+        (chunks, pool.chunks), (used, pool.used) = (pool.chunks, []), (pool.used, {})
+        busy = [block.entry for block, _ in used.values()]
+        holding = [id(chunk) for _, chunk in used.values()]
+        unused = [chunk for chunk in chunks if id(chunk) not in holding]
     for entry in busy:
         warn(ReportKind.DMA_LEAK, f"dma_pool_destroy {pool.name}: busy: {entry}", entry.allocated_at)
     pool.pdev.dma.debug.forget(busy)

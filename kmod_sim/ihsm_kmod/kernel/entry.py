@@ -50,13 +50,16 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
                 task.kernel.part(Tasks).all.discard(task)
 
 
-def check_balance(task: Task, what: str = "to user space") -> None:
-    """See that a task, which is about to return from something, has given back all that it took."""
+def check_balance(task: Task, what: object = None) -> None:
+    """See that a task, which is about to return from something, or to user space, has given back all that it took."""
     if task.kernel.sched.halted is not None:
         return
     held_locks, task.held_locks, task.spinlocks_held = task.held_locks, [], 0
     is_disabled, task.bh_disabled, task.irqs_disabled = task.bh_disabled or task.irqs_disabled, 0, False
+    if not held_locks and not is_disabled:
+        return
+    place = "to user space" if what is None else f"from {what}"
     for held in held_locks:
-        warn(ReportKind.LOCK_HELD, f"returning {what} with {held.lock} held", held.where)
+        warn(ReportKind.LOCK_HELD, f"returning {place} with {held.lock} held", held.where)
     if is_disabled:
-        warn(ReportKind.LOCK_HELD, f"returning {what} with interrupts or tasklets disabled")
+        warn(ReportKind.LOCK_HELD, f"returning {place} with interrupts or tasklets disabled")

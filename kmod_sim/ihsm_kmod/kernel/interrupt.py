@@ -198,7 +198,7 @@ class Interrupts:
             vector.owner = task
         drain_event(event)
         try:
-            result = _guarded(task, task.hardirq(), str(vector), action.handler, vector.irq, action.dev_id)
+            result = _guarded(task, task.hardirq(), vector, action.handler, vector.irq, action.dev_id)
             if result not in (IRQ_NONE, IRQ_HANDLED):
                 warn(ReportKind.WARN, f"irq event {vector.irq}: bogus return value {result!r}", action.where)
         finally:
@@ -214,7 +214,7 @@ class Interrupts:
                 tasklet = self._tasklets.popleft()
                 tasklet.scheduled, tasklet.owner = False, task
             try:
-                _guarded(task, task.softirq(), str(tasklet), tasklet.function, tasklet.data)
+                _guarded(task, task.softirq(), tasklet, tasklet.function, tasklet.data)
             finally:
                 with self._kernel.sched.lock:
                     tasklet.owner = None
@@ -222,7 +222,7 @@ class Interrupts:
 
 
 def _guarded(
-    task: Task, context: AbstractContextManager[None], what: str, function: Callable[..., Any], *args: object
+    task: Task, context: AbstractContextManager[None], what: object, function: Callable[..., Any], *args: object
 ) -> Any:
     """Call a driver in a context; an error that it lets out has nowhere to go."""
     with context:
@@ -230,7 +230,7 @@ def _guarded(
             result = function(*args)
         except Exception as error:
             crash(error)
-    check_balance(task, f"from {what}")
+    check_balance(task, what)
     return result
 
 

@@ -116,6 +116,8 @@ class Lock:
         """`name` is its class."""
         self.name = name
         self.owner: Task | None = None
+        self._known: set[tuple[object, ...]] = set()
+        """Circumstances in which it was taken, with what held and in which context: the same again teach nothing."""
 
     def __str__(self) -> str:
         """For reports."""
@@ -125,10 +127,10 @@ class Lock:
         """Wait for the lock and have it."""
         task = current()
         task.kernel.sched.check()
-        if (held := self._held(task)) is not None:
+        if self.owner is task and (held := self._held(task)) is not None:
             oops(ReportKind.RECURSIVE_LOCK, f"{self} taken again by the task that has it since {held.where}")
         at = where()
-        task.kernel.part(LockGraph).acquire(task, self, at)
+        self._learn(task, at)
         if not self._grab(task, at):
             task.kernel.sched.sleep(lambda: self._grab(task, at), on=self, waits_for=self)
 
@@ -152,6 +154,14 @@ class Lock:
                 holder.held_locks.remove(held)
                 holder.spinlocks_held -= self.is_spinning
             sched.wake(self)
+
+    def _learn(self, task: Task, at: str) -> None:
+        """What this taking tells of the lock's class, unless it was taken in the same circumstances before."""
+        held = tuple(held.lock.name for held in task.held_locks)
+        circumstances = (held, task.hardirq_depth, task.softirq_depth, task.irqs_disabled, task.bh_disabled)
+        if circumstances not in self._known:
+            task.kernel.part(LockGraph).acquire(task, self, at)
+            self._known.add(circumstances)
 
     def _grab(self, task: Task, at: str) -> bool:
         with task.kernel.sched.lock:

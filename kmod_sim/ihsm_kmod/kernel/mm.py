@@ -57,8 +57,8 @@ class ProcessMemory:
     def _get(self, pieces: Sequence[Piece]) -> bytes:
         """Bytes of the pieces up to one that is not there."""
         if len(pieces) == 1:
-            copied = _SCRATCH.transfer(_READV, self.pid, *pieces[0])
-            return bytes(_SCRATCH.view[:copied])
+            scratch = _SCRATCH
+            return scratch.view[: scratch.transfer(_READV, self.pid, *pieces[0])].tobytes()
         buffer = bytearray(sum(length for _, length in pieces))
         return bytes(buffer[: _transfer(_READV, self.pid, buffer, pieces)])
 
@@ -98,8 +98,10 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _READV: Final = _LIBC.process_vm_readv
 _WRITEV: Final = _LIBC.process_vm_writev
 for _call in (_READV, _WRITEV):
+    # No argtypes: to convert arguments to them takes as long as the call itself. All are made as what C has.
     _call.restype = ctypes.c_ssize_t
-    _call.argtypes = (ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong)
+_ONE: Final = ctypes.c_ulong(1)
+_NO_FLAGS: Final = ctypes.c_ulong(0)
 
 
 class _Scratch(threading.local):
@@ -117,7 +119,8 @@ class _Scratch(threading.local):
         """Copy between `buffer` and a stretch of a process within one page; how many bytes were copied."""
         self.local.iov_len = self.remote.iov_len = size
         self.remote.iov_base = address
-        return max(int(call(pid, self.local_address, 1, self.remote_address, 1, 0)), 0)
+        copied: int = call(pid, self.local_address, _ONE, self.remote_address, _ONE, _NO_FLAGS)
+        return max(copied, 0)
 
 
 _SCRATCH: Final = _Scratch()
@@ -136,7 +139,7 @@ def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, pieces: Se
         wanted = sum(length for _, length in some)
         remote = (_IoVec * len(some))(*(_IoVec(*piece) for piece in some))
         local = _IoVec(base + done, wanted)
-        copied = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), len(some), 0)
+        copied = call(pid, ctypes.byref(local), _ONE, ctypes.byref(remote), ctypes.c_ulong(len(some)), _NO_FLAGS)
         done += max(copied, 0)
         if copied < wanted:
             break
@@ -146,6 +149,8 @@ def _transfer(call: ctypes._FuncPointer, pid: int, buffer: bytearray, pieces: Se
 def _pieces(address: int, size: int) -> list[Piece]:
     """A stretch of memory, page by page."""
     pieces, end = [], address + size
+    if 0 < size <= PAGE_SIZE - (address & ~PAGE_MASK):
+        return [(address, size)]
     while address < end:
         length = min((address & PAGE_MASK) + PAGE_SIZE, end) - address
         pieces.append((address, length))

@@ -54,6 +54,8 @@ class Scheduler:
 
     def wake(self, on: object = None) -> None:
         """Let every sleeper look again whether it may go on, or only those that sleep on one thing."""
+        if on is not None and id(on) not in self._sleepers:
+            return  # who comes to sleep on it now, looks before it does
         with self.lock:
             for sleepers in self._sleepers.values() if on is None else (self._sleepers.get(id(on), ()),):
                 for sleeper in sleepers:

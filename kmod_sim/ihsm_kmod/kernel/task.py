@@ -12,8 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ihsm_kmod.kernel.address_space import AddressSpace
 from ihsm_kmod.kernel.clock import Clock
@@ -41,8 +40,7 @@ class NamedBlocker(Blocker, Protocol):
         """The class."""
 
 
-@dataclass(frozen=True)
-class HeldLock:
+class HeldLock(NamedTuple):
     """A lock that a task has, and where it took it."""
 
     lock: NamedBlocker

@@ -188,7 +188,7 @@ class Workqueue:
     def _run(self, work: Work) -> None:
         try:
             work.function()
-            check_balance(current(), f"from {work}")
+            check_balance(current(), work)
         except Errno as error:
             crash(error)
         finally:

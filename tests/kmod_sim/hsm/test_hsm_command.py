@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, SessionControl
 from ihsm_abi.uapi import GENERIC_IOCTL
 from ihsm_kmod.hsm.hsm_command import command_entry
@@ -40,7 +41,8 @@ class PagesAt:
 
 
 def entry(command: np.ndarray[tuple[int], np.dtype[np.void]], pages: PagesAt | None = None) -> bytes:
-    made = command_entry(command[0], pages or PagesAt(), FILE_SESSION)  # type: ignore[arg-type]
+    asked = RecordCodec(GENERIC_IOCTL).unpack(command.tobytes())
+    made = command_entry(asked, pages or PagesAt(), FILE_SESSION)  # type: ignore[arg-type]
     return bytes(made)
 
 

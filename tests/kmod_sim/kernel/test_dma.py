@@ -8,8 +8,8 @@ import errno
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -25,7 +25,7 @@ from ihsm_kmod.kernel.dma import (
     dma_set_mask_and_coherent,
     dma_unmap_sg,
 )
-from ihsm_kmod.kernel.dma_debug import POISON_FREE, DmaMemory
+from ihsm_kmod.kernel.dma_debug import POISON_FREE
 from ihsm_kmod.kernel.dma_device import ARENA_BYTES
 from ihsm_kmod.kernel.dma_pool import (
     POISON_ALLOCATED,
@@ -42,7 +42,7 @@ from ihsm_kmod.kernel.report import ReportKind
 from support.fake_function import IOVA_BASE, FakeFunction
 from support.pci_drivers import BDF, Bench, running
 from support.user_pages import GONE, USABLE, UserPages
-from support.waiting import ended, stays
+from support.waiting import ended
 
 
 @pytest.fixture(params=["shared", "strict"])
@@ -167,34 +167,24 @@ def test_a_mapping_that_ends_half_way_gives_back_what_it_had(strict: Bench) -> N
     strict.run(dma_unmap_sg, strict.pdev, entries, DMA_TO_DEVICE)
 
 
-class Interrupted(dict[int, DmaMemory]):
-    """Blocks of a pool; who looks through them is interrupted by another thread, which comes as far as it gets."""
-
-    def __init__(self, blocks: dict[int, DmaMemory], call: Callable[[], object]) -> None:
-        super().__init__(blocks)
-        self.call = call
-        self.threads: list[threading.Thread] = []
-
-    def values(self) -> Any:
-        for number, block in enumerate(super().values()):
-            if number == 0 and not self.threads:
-                self.threads.append(threading.Thread(target=self.call))
-                self.threads[0].start()
-                stays(lambda: True)
-            yield block
-
-
-def test_blocks_are_taken_while_others_are_given_back(shared: Bench) -> None:
+def test_threads_take_blocks_and_give_them_back(shared: Bench) -> None:
     pool = shared.run(dma_pool_create, "pages", shared.pdev, 64, 64)
-    blocks = [shared.run(dma_pool_alloc, pool) for _ in range(3)]
-    used = Interrupted(pool.chunks[0].used, lambda: blocks.append(shared.run(dma_pool_alloc, pool)))
-    pool.chunks[0].used = used
-    shared.run(dma_pool_free, pool, blocks.pop(2))
-    ended(*used.threads)
-    assert shared.kernel.crashed is None
-    for block in blocks:
-        shared.run(dma_pool_free, pool, block)
+
+    def take_and_give() -> None:
+        for _ in range(100):
+            blocks = [dma_pool_alloc(pool) for _ in range(3)]
+            for block in blocks:
+                block.view[:] = threading.get_ident() % 251
+            for block in blocks:
+                assert set(block.view.tolist()) == {threading.get_ident() % 251}
+                dma_pool_free(pool, block)
+
+    threads = [threading.Thread(target=shared.run, args=(take_and_give,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    ended(*threads)
     shared.run(dma_pool_destroy, pool)
+    assert shared.kernel.crashed is None
     assert shared.kernel.reports == []
 
 
@@ -213,6 +203,9 @@ def test_blocks_are_aligned_apart_and_not_cleared(dma: Bench, size: int, alignme
         view = block.view
         dma.run(dma_pool_free, pool, block)
         assert set(view.tolist()) == {POISON_FREED}
+    again = dma.run(dma_pool_alloc, pool)
+    assert set(again.view.tolist()) <= {POISON_ALLOCATED, POISON_FREED}
+    dma.run(dma_pool_free, pool, again)
     dma.run(dma_pool_destroy, pool)
 
 

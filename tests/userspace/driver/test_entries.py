@@ -18,11 +18,11 @@ from ihsm.driver.aes_commands import draw_iv, pad_aad
 from ihsm.driver.aes_queue import AesQueue
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.hsm_queue import HsmQueue
-from ihsm.driver.records import RecordCodec
 from ihsm.errors import ArgumentError, ArgumentTypeError, SessionClosedError
 from ihsm.fast_path import FastPathSession
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, XTS_SQE
+from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE, ControlKind
 from support.ring_device import IOVA, Bells, RingDevice
 from support.waiting import HANG_S

@@ -25,7 +25,6 @@ from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.queue_pair import QueuePair
-from ihsm.driver.records import RecordCodec
 from ihsm.driver.rings import AES_RING
 from ihsm.driver.sgl import type_byte
 from ihsm.driver.submission import Submission
@@ -40,6 +39,7 @@ from ihsm_abi.aes_queue import (
     Cipher,
     SglType,
 )
+from ihsm_abi.entries import RecordCodec
 from ihsm_abi.pci import PAGE_BYTES
 
 _GCM: Final = RecordCodec(GCM_SQE)

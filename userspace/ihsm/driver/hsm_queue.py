@@ -14,11 +14,11 @@ from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.queue_pair import QueuePair
-from ihsm.driver.records import RecordCodec
 from ihsm.driver.rings import HSM_RING
 from ihsm.driver.submission import Submission
 from ihsm.errors import ArgumentError, HsmCommandError
 from ihsm_abi.admin import Psf
+from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import (
     HSM_SQE,
     MAX_DST_BYTES,

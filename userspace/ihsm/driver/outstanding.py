@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ihsm.driver.batches import Batches
 from ihsm.driver.command_ids import CommandIds
-from ihsm.driver.records import RecordCodec
 from ihsm.driver.rings import RingFormat
 from ihsm.driver.submission import Submission
 from ihsm.errors import IhsmError
+from ihsm_abi.entries import RecordCodec
 
 _log = logging.getLogger(__name__)
 
