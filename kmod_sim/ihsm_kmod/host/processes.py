@@ -7,16 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ihsm_kmod.kernel.mm import Piece, ProcessMemory
 from ihsm_kmod.kernel.task import Core
 from ihsm_kmod.kernel.thread_group import ThreadGroup
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who makes a system call."""
 
     tgid: int

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,13 +64,6 @@ class DmaDebug:
             return False
         entry.freed_at = where()
         return True
-
-    def forget(self, entries: Iterable[DmaEntry]) -> None:
-        """They were reported, or went with what they are part of."""
-        with self._lock:
-            entries = set(entries)
-            self._entries -= entries
-            self._left -= entries
 
     def end(self) -> None:
         """The device is gone, and the memory with it."""

@@ -8,12 +8,12 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm_kmod.kernel.dma_debug import DmaMemory
+from ihsm_kmod.kernel.dma_debug import DmaEntry, DmaMemory
 from ihsm_kmod.kernel.dma_device import Stretch
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.mm import PAGE_SIZE
 from ihsm_kmod.kernel.pci_dev import PciDev
-from ihsm_kmod.kernel.report import ReportKind, warn
+from ihsm_kmod.kernel.report import ReportKind, warn, where
 from ihsm_kmod.kernel.task import current
 
 POISON_FREED: Final = 0xA7
@@ -91,7 +91,7 @@ def dma_pool_alloc(pool: DmaPool) -> DmaMemory:
             chunk = pool.grow()
         address = chunk.free.pop()
         offset = address - chunk.stretch.address
-        entry = pool.pdev.dma.debug.add(pool.block_name, address, pool.size)
+        entry = DmaEntry(pool.block_name, address, pool.size, where())
         memory = DmaMemory(entry, chunk.stretch.view[offset : offset + pool.size], pool.take_back)
         pool.used[address] = memory, chunk
         return memory
@@ -102,7 +102,8 @@ def dma_pool_free(pool: DmaPool, memory: DmaMemory) -> None:
     ours, _ = pool.used.get(memory.dma_handle, (None, None))
     if ours is not memory:
         warn(ReportKind.DMA_DOUBLE_FREE, f"dma_pool_free {pool.name}: {memory.entry}")
-    elif pool.pdev.dma.debug.remove(memory.entry):
+    else:
+        memory.entry.freed_at = where()
         memory.free(POISON_FREED)
 
 
@@ -117,6 +118,5 @@ def dma_pool_destroy(pool: DmaPool) -> None:
         unused = [chunk for chunk in chunks if id(chunk) not in holding]
     for entry in busy:
         warn(ReportKind.DMA_LEAK, f"dma_pool_destroy {pool.name}: busy: {entry}", entry.allocated_at)
-    pool.pdev.dma.debug.forget(busy)
     for chunk in unused:
         chunk.stretch.release()

@@ -26,14 +26,26 @@ JOIN_S: Final = 600.0
 class _Sleeper:
     """One task that sleeps."""
 
-    def __init__(self, lock: threading.RLock) -> None:
-        self.condition = threading.Condition(lock)
+    def __init__(self) -> None:
         self.is_woken = False
+        self._gate = threading.Lock()
+        """Open while it is woken, and has not gone through."""
+        self._gate.acquire()
 
     def wake(self) -> None:
         """Let it look again; under the scheduler's lock."""
-        self.is_woken = True
-        self.condition.notify()
+        if not self.is_woken:
+            self.is_woken = True
+            self._gate.release()
+
+    def lie_down(self) -> None:
+        """It is about to look; who wakes it from here on makes it look again. Under the scheduler's lock."""
+        self.is_woken = False
+        self._gate.acquire(blocking=False)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until it is woken, at most so long."""
+        self._gate.acquire(timeout=-1 if timeout_s is None else timeout_s)
 
 
 class Scheduler:
@@ -113,14 +125,16 @@ class Scheduler:
         hung_ns = None if interruptible or not self._hung_ns else begun_ns + self._hung_ns
         look_ns = min((moment for moment in (expires_ns, hung_ns) if moment is not None), default=None)
         timer = expires if is_timer else None
-        sleeper = _Sleeper(self.lock)
+        sleeper = _Sleeper()
         with self.lock:
             self._sleepers.setdefault(id(on), []).append(sleeper)
         if timer is not None:
             self.clock.add_timer(timer)
         try:
             while True:
-                sleeper.is_woken = False
+                if sleeper.is_woken:
+                    with self.lock:
+                        sleeper.lie_down()
                 self.check()
                 # In this order: what came at the last moment came.
                 if ready():
@@ -147,21 +161,17 @@ class Scheduler:
     ) -> None:
         """Until somebody wakes the sleeper, or the clock shows `look_ns`."""
         with self.lock:
-            if sleeper.is_woken:
-                return
             task.waits_for = waits_for
-            try:
-                cycle = _cycle(task)
-                if not cycle:
-                    since_s = time.monotonic()
-                    sleeper.condition.wait(self.clock.look_after_s(look_ns))
-                    is_stuck = may_hang and not sleeper.is_woken and self.clock.has_stopped(since_s)
-            finally:
-                task.waits_for = None
-        if cycle:
-            oops(ReportKind.DEADLOCK, cycle)
-        if is_stuck:
-            self._hung(task, "and nobody moves the clock", waits_for)
+            cycle = _cycle(task)
+        try:
+            if cycle:
+                oops(ReportKind.DEADLOCK, cycle)
+            since_s = time.monotonic()
+            sleeper.wait(self.clock.look_after_s(look_ns))
+            if may_hang and not sleeper.is_woken and self.clock.has_stopped(since_s):
+                self._hung(task, "and nobody moves the clock", waits_for)
+        finally:
+            task.waits_for = None
 
     def _hung(self, task: Task, how: str, waits_for: Blocker | None) -> None:
         text = f"{task} sleeps {how}"
