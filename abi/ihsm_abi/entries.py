@@ -50,7 +50,7 @@ class RecordCodec:
         self.pack = self._struct.pack
         self._type: Any = namedtuple("Record", self.names)  # type: ignore[misc]
 
-    def unpack(self, record: bytes) -> Any:
+    def unpack(self, record: bytes | bytearray) -> Any:
         """Named tuple of a record's fields."""
         return self._type._make(self._struct.unpack(record))
 

@@ -27,15 +27,13 @@ class Caller(NamedTuple):
 class GroupMemory(ProcessMemory):
     """Memory of a process, also once its first thread has ended, which has none then; others of its threads have it."""
 
-    def _get(self, pieces: Sequence[Piece]) -> bytes:
-        data = super()._get(pieces)
-        other = None if data else self._by_another_thread()
-        return data if other is None else other._get(pieces)
+    def _get_otherwise(self, pieces: Sequence[Piece]) -> bytes:
+        other = self._by_another_thread()
+        return b"" if other is None else other._get(pieces)
 
-    def _put(self, pieces: Sequence[Piece], data: bytes) -> int:
-        written = super()._put(pieces, data)
-        other = None if written else self._by_another_thread()
-        return written if other is None else other._put(pieces, data)
+    def _put_otherwise(self, pieces: Sequence[Piece], data: bytes) -> int:
+        other = self._by_another_thread()
+        return 0 if other is None else other._put(pieces, data)
 
     def _maps(self) -> bytes:
         maps = super()._maps()
@@ -75,8 +73,8 @@ class HostMemory(GroupMemory):
         """Let go of it."""
         self._undo.close()
 
-    def _get(self, pieces: Sequence[Piece]) -> bytes:
-        data = super()._get(pieces)
+    def _get_otherwise(self, pieces: Sequence[Piece]) -> bytes:
+        data = super()._get_otherwise(pieces)
         return data if data or is_dumpable(self.pid) else b"".join(self._get_slowly(pieces))
 
     def _get_slowly(self, pieces: Sequence[Piece]) -> list[bytes]:
@@ -86,8 +84,8 @@ class HostMemory(GroupMemory):
                 got.append(os.pread(self._mem, length, address))
         return got
 
-    def _put(self, pieces: Sequence[Piece], data: bytes) -> int:
-        written = super()._put(pieces, data)
+    def _put_otherwise(self, pieces: Sequence[Piece], data: bytes) -> int:
+        written = super()._put_otherwise(pieces, data)
         if written or not pieces or is_dumpable(self.pid):
             return written
         # This file writes to pages, too, that the program itself may only read.

@@ -62,8 +62,9 @@ class QueuePerf(Counters):
 
     def submit(self) -> None:
         """A command is about to be submitted."""
-        self.add("pending")
-        self.add("submitted")
+        with self._atomic:
+            self.pending += 1
+            self.submitted += 1
 
     def complete(self, elapsed_ns: int, *, divides_by_zero: bool) -> None:
         """A command came back after so long.

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from ihsm_abi.admin import Psf
 from ihsm_abi.uapi import AbortType, ControllerState, InternalCode
@@ -21,8 +20,7 @@ from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.jiffies import ktime_get_ns, msecs_to_jiffies
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a command ended."""
 
     code: InternalCode

@@ -124,9 +124,8 @@ def _check_session(file: OpenFile, asked: Any, answer: Any) -> None:
 def _run(controller: Controller, pool: PagePool, file: OpenFile, asked: Any, answer: Any) -> None:
     """Checks 13 to 20, and the command."""
     opening = SessionControl(asked.session_control_flags).kind == ControlKind.OPEN
-    with contextlib.ExitStack() as held:
-        if opening and not controller.quirks.slot_check_unlocked:
-            held.enter_context(file.lock)  # until the slot is taken: of two that open, the second finds it so
+    # Until the slot is taken: of two that open, the second finds it so.
+    with file.lock if opening and not controller.quirks.slot_check_unlocked else contextlib.nullcontext():
         _check_session(file, asked, answer)
         if not access_ok(asked.src_buf, asked.src_length):
             raise _refusal(answer, CpStatus.INVALID_INPUT_BUFFER)  # 16

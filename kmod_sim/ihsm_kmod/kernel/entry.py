@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.report import ReportKind, crash, warn
-from ihsm_kmod.kernel.task import Core, Task, entered
+from ihsm_kmod.kernel.task import Core, Task, enter, leave
 
 T = TypeVar("T")
 
@@ -31,23 +31,25 @@ def run_as(task: Task, function: Callable[..., T], *args: object) -> T:
         Oops: the kernel had crashed, or does now; any other exception of the code crashes it.
     """
     sched = task.kernel.sched
-    with entered(task):
+    tasks = task.kernel.part(Tasks).all
+    outer = enter(task)
+    try:
         sched.check()
         with sched.lock:
-            task.kernel.part(Tasks).all.add(task)
+            tasks.add(task)
         try:
-            try:
-                result = function(*args)
-            except (Errno, BdbQuit):
-                raise
-            except Exception as error:
-                crash(error)
-            finally:
-                check_balance(task)
-            return result
+            result = function(*args)
+        except (Errno, BdbQuit):
+            raise
+        except Exception as error:
+            crash(error)
         finally:
-            with sched.lock:
-                task.kernel.part(Tasks).all.discard(task)
+            check_balance(task)
+        return result
+    finally:
+        with sched.lock:
+            tasks.discard(task)
+        leave(outer)
 
 
 def check_balance(task: Task, what: object = None) -> None:

@@ -38,11 +38,13 @@ class ProcessMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes up to the first page that cannot be read."""
-        return self._get(_pieces(address, size))
+        pieces = _pieces(address, size)
+        return self._get(pieces) or self._get_otherwise(pieces)
 
     def write(self, address: int, data: bytes) -> int:
         """How many bytes could be written, up to the first page that refuses."""
-        return self._put(_pieces(address, len(data)), data)
+        pieces = _pieces(address, len(data))
+        return self._put(pieces, data) or self._put_otherwise(pieces, data)
 
     def accessible_bytes(self, address: int, size: int, write: bool) -> int:
         """How many bytes from there on can be read, and with `write` lie in mappings that allow to write.
@@ -50,7 +52,8 @@ class ProcessMemory:
         Reading finds what a mapping does not say: the part of a file's mapping that lies behind the end of the file.
         """
         pieces = _pieces(address, size)
-        there = len(self._get([(start, 1) for start, _ in pieces]))
+        firsts = [(start, 1) for start, _ in pieces]
+        there = len(self._get(firsts) or self._get_otherwise(firsts))
         accessible = sum(length for _, length in pieces[:there])
         return self._writable_bytes(address, accessible) if write else accessible
 
@@ -68,6 +71,14 @@ class ProcessMemory:
             _SCRATCH.view[: len(data)] = data
             return _SCRATCH.transfer(_WRITEV, self.pid, *pieces[0])
         return _transfer(_WRITEV, self.pid, bytearray(data), pieces)
+
+    def _get_otherwise(self, pieces: Sequence[Piece]) -> bytes:
+        """The same where not a byte came: there may be another way to the process."""
+        return b""
+
+    def _put_otherwise(self, pieces: Sequence[Piece], data: bytes) -> int:
+        """The same where not a byte could be written."""
+        return 0
 
     def _writable_bytes(self, address: int, size: int) -> int:
         """How many bytes from there on lie in mappings that allow to write."""

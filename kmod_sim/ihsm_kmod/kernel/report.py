@@ -15,7 +15,7 @@ import ihsm.errors as _bus_side
 from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.printk import pr_err
 from ihsm_kmod.kernel.reports import Report, ReportKind
-from ihsm_kmod.kernel.task import current, in_atomic
+from ihsm_kmod.kernel.task import current
 
 __all__ = ["UNKNOWN", "Report", "ReportKind", "crash", "might_sleep", "oops", "warn", "where", "where_raised"]
 
@@ -109,7 +109,7 @@ def might_sleep() -> None:
     """Say that what follows may sleep: a warning where that is forbidden, an `Oops` on a crashed kernel."""
     task = current()
     task.kernel.sched.check()
-    if in_atomic():
+    if task.is_atomic:
         warn(ReportKind.SLEEP_IN_ATOMIC, _context())
 
 

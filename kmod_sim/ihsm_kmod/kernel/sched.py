@@ -120,10 +120,10 @@ class Scheduler:
             return True
         task = current()
         begun_ns = self.clock.now_ns()
-        expires = None if timeout is None else self.clock.jiffies + timeout
+        expires = None if timeout is None else begun_ns // JIFFY_NS + timeout
         expires_ns = None if expires is None else expires * JIFFY_NS
         hung_ns = None if interruptible or not self._hung_ns else begun_ns + self._hung_ns
-        look_ns = min((moment for moment in (expires_ns, hung_ns) if moment is not None), default=None)
+        look_ns = expires_ns if hung_ns is None or (expires_ns is not None and expires_ns < hung_ns) else hung_ns
         timer = expires if is_timer else None
         sleeper = _Sleeper()
         with self.lock:

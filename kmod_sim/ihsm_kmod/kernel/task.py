@@ -159,6 +159,13 @@ class Task:
             task = task.inner
         return task
 
+    @property
+    def is_atomic(self) -> bool:
+        """Whether it must not sleep now."""
+        return bool(
+            self.hardirq_depth or self.softirq_depth or self.bh_disabled or self.irqs_disabled or self.spinlocks_held
+        )
+
     @contextmanager
     def hardirq(self) -> Iterator[None]:
         """Run the block as an interrupt handler, with interrupts disabled."""
@@ -204,18 +211,19 @@ def current_or_none() -> Task | None:
     return _current.task
 
 
-@contextmanager
-def entered(task: Task) -> Iterator[None]:
-    """Run the block as that task."""
+def enter(task: Task) -> Task | None:
+    """Run as that task from here on; the one that ran, for `leave`."""
     outer, _current.task = _current.task, task
     if outer is not None:
         outer.inner = task
-    try:
-        yield
-    finally:
-        _current.task = outer
-        if outer is not None:
-            outer.inner = None
+    return outer
+
+
+def leave(outer: Task | None) -> None:
+    """Undo `enter`."""
+    _current.task = outer
+    if outer is not None:
+        outer.inner = None
 
 
 def in_hardirq() -> bool:
@@ -239,10 +247,7 @@ def in_atomic() -> bool:
 
     Linux has `irqs_disabled()` apart from it; here no question needs the difference.
     """
-    task = current()
-    return bool(
-        task.hardirq_depth or task.softirq_depth or task.bh_disabled or task.irqs_disabled or task.spinlocks_held
-    )
+    return current().is_atomic
 
 
 def signal_pending() -> bool:
