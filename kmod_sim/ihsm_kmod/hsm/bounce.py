@@ -15,7 +15,7 @@ from ihsm_abi.pci import PAGE_BYTES
 from ihsm_kmod.kernel.dma_debug import DmaMemory
 from ihsm_kmod.kernel.dma_pool import DmaPool, dma_pool_alloc, dma_pool_create, dma_pool_destroy, dma_pool_free
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.kernel.kref import Kref, kref_get, kref_put
+from ihsm_kmod.kernel.kref import Kref, kref_get_unless_zero, kref_put
 from ihsm_kmod.kernel.pci import PciDev
 from ihsm_kmod.kernel.spinlock import SpinLock
 
@@ -43,6 +43,7 @@ class PagePool:
     def __init__(self) -> None:
         """Without a pool."""
         self._lock = SpinLock("azihsm_page_pool")
+        """Held to change which pool there is."""
         self._shared: _SharedPool | None = None
 
     def create(self, pdev: PciDev) -> None:
@@ -63,11 +64,9 @@ class PagePool:
 
         `double_free` is the quirk `source_pages_freed_twice`.
         """
-        with self._lock:
-            shared = self._shared
-            if shared is None:
-                raise Errno(errno.ENOMEM, "the function is being brought down")
-            kref_get(shared.users)
+        shared = self._shared
+        if shared is None or not kref_get_unless_zero(shared.users):
+            raise Errno(errno.ENOMEM, "the function is being brought down")
         pages = BouncePages(shared, double_free=double_free)
         try:
             pages.allocate(src_length, dst_length)

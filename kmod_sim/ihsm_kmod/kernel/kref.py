@@ -28,6 +28,13 @@ def kref_get(kref: Kref) -> None:
         warn(ReportKind.REFCOUNT, "addition on 0; use-after-free")
 
 
+def kref_get_unless_zero(kref: Kref) -> bool:
+    """Take one more reference if there is one still; for who has none, and has found the object somewhere."""
+    with current().kernel.sched.lock:
+        kref.count += kref.count > 0
+        return kref.count > 0
+
+
 def kref_put(kref: Kref) -> bool:
     """Give one reference back; True if it was the last, after `release` has run."""
     with current().kernel.sched.lock:

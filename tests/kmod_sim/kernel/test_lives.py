@@ -11,7 +11,7 @@ import pytest
 from ihsm_kmod.kernel.errors import Errno, Oops
 from ihsm_kmod.kernel.idr import Ida, ida_alloc, ida_free
 from ihsm_kmod.kernel.kernel import Kernel
-from ihsm_kmod.kernel.kref import Kref, kref_get, kref_put
+from ihsm_kmod.kernel.kref import Kref, kref_get, kref_get_unless_zero, kref_put
 from ihsm_kmod.kernel.report import ReportKind
 from support.broken_drivers import bug_in, lives
 
@@ -25,6 +25,16 @@ def test_the_last_reference_releases(kernel: Kernel) -> None:
         return [kref_put(kref), list(released), kref_put(kref), released]
 
     assert kernel.run(driver) == [False, [], True, [1]]
+
+
+def test_nobody_gets_what_is_being_released(kernel: Kernel) -> None:
+    kref = Kref(lambda: None)
+
+    def driver() -> list[bool]:
+        return [kref_get_unless_zero(kref), kref_put(kref), kref_put(kref), kref_get_unless_zero(kref)]
+
+    assert kernel.run(driver) == [True, False, True, False]
+    assert kernel.reports == []
 
 
 def test_the_lowest_free_number_is_next(kernel: Kernel) -> None:
