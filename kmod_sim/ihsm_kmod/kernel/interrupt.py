@@ -89,6 +89,7 @@ class Interrupts:
         """The CPU's thread begins with the first handler or tasklet."""
         self._kernel = kernel
         self._vectors: dict[int, _Vector] = {}
+        self._by_event: dict[int, _Vector] = {}
         self._next = FIRST_IRQ
         self._tasklets: deque[Tasklet] = deque()
         self._cpu: KThread | None = None
@@ -104,14 +105,14 @@ class Interrupts:
         """
         with self._kernel.sched.lock:
             irq, self._next = self._next, self._next + 1
-            self._vectors[irq] = _Vector(irq, event)
+            self._vectors[irq] = self._by_event[event] = _Vector(irq, event)
         return irq
 
     def remove(self, irq: int) -> None:
         """The interrupt does not exist any more."""
         self.report_leak(irq)
         with self._kernel.sched.lock:
-            del self._vectors[irq]
+            del self._by_event[self._vectors.pop(irq).event]
 
     def report_leak(self, irq: int) -> None:
         """The driver lets go of its device: report a handler that it has not freed, which is never called again."""
@@ -191,7 +192,7 @@ class Interrupts:
             drain_event(event)
             return
         with self._kernel.sched.lock:
-            vector = next((one for one in self._vectors.values() if one.event == event), None)
+            vector = self._by_event.get(event)
             action = vector.action if vector is not None else None
             if vector is None or action is None:
                 return  # freed since epoll saw it: the message stays pending

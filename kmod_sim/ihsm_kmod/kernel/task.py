@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ihsm_kmod.kernel.address_space import AddressSpace
@@ -166,25 +166,36 @@ class Task:
             self.hardirq_depth or self.softirq_depth or self.bh_disabled or self.irqs_disabled or self.spinlocks_held
         )
 
-    @contextmanager
-    def hardirq(self) -> Iterator[None]:
-        """Run the block as an interrupt handler, with interrupts disabled."""
-        flags, self.irqs_disabled = self.irqs_disabled, True
-        self.hardirq_depth += 1
-        try:
-            yield
-        finally:
-            self.hardirq_depth -= 1
-            self.irqs_disabled = flags
+    def hardirq(self) -> _Interrupting:
+        """Run a block as an interrupt handler, with interrupts disabled."""
+        return _Interrupting(self, hardirq=1)
 
-    @contextmanager
-    def softirq(self) -> Iterator[None]:
-        """Run the block as a tasklet."""
-        self.softirq_depth += 1
-        try:
-            yield
-        finally:
-            self.softirq_depth -= 1
+    def softirq(self) -> _Interrupting:
+        """Run a block as a tasklet."""
+        return _Interrupting(self, softirq=1)
+
+
+class _Interrupting:
+    """`with task.hardirq():`; a generator would be shorter, and take longer than many a handler."""
+
+    def __init__(self, task: Task, *, hardirq: int = 0, softirq: int = 0) -> None:
+        self._task = task
+        self._hardirq = hardirq
+        self._softirq = softirq
+        self._flags = False
+
+    def __enter__(self) -> None:
+        task = self._task
+        self._flags, task.irqs_disabled = task.irqs_disabled, task.irqs_disabled or bool(self._hardirq)
+        task.hardirq_depth += self._hardirq
+        task.softirq_depth += self._softirq
+
+    def __exit__(self, *error: object) -> None:
+        task = self._task
+        task.softirq_depth -= self._softirq
+        task.hardirq_depth -= self._hardirq
+        if self._hardirq:
+            task.irqs_disabled = self._flags
 
 
 class _Current(threading.local):
