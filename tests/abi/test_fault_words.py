@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm_abi.fault_actions import ACTIONS, ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_actions import ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import from_words, places, to_text
 from ihsm_abi.faults import Fault, Match, When
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_actions import MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, StandingFault, When
 from ihsm_abi.registers import Register
 

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ihsm import Hsm
 from ihsm.api import EcPrivateKey
 from ihsm.embedded import EmbeddedDevice
-from ihsm_abi.fault_actions import ACTIONS, ActionSpec, Parameter
+from ihsm_abi.fault_actions import ActionSpec, Parameter
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, When
 from support.commands import run, uri
 

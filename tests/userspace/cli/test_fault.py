@@ -20,7 +20,7 @@ from ihsm.cli.fault import COMMON
 from ihsm.control import ControlClient
 from ihsm.embedded import EmbeddedDevice
 from ihsm.uri import DEVICE_VARIABLE
-from ihsm_abi.fault_actions import ACTIONS
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import places
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register

@@ -14,7 +14,8 @@ from ihsm.bus import VfioUserFunction
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.ddi.headers import ApiRev, ReqHdr
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.fault_actions import ACTIONS, FaultAction, FaultPoint
+from ihsm_abi.fault_actions import FaultAction, FaultPoint
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, When
 from ihsm_abi.mbor import encode
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID

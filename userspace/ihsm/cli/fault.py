@@ -18,7 +18,8 @@ from ihsm.errors import DeviceNotFoundError, IhsmError
 from ihsm.uri import AUTO, Scheme, choose_device, named_device
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S, MAX_FAULT_WAIT_S
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, ActionSpec, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_actions import MAX_COUNT, ActionSpec, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import from_words, places, to_text
 from ihsm_abi.faults import StandingFault
 from ihsm_abi.registers import Register
