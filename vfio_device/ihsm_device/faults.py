@@ -221,6 +221,11 @@ class FaultSet:
             return ()
         return [standing for standing in self.list() if standing.fault.action is FaultAction.NEVER and standing.hits]
 
+    def is_never(self, fault_id: int) -> bool:
+        """Whether the fault is a command that must never be seen."""
+        fault = self._faults.get(fault_id)
+        return fault is not None and fault.action is FaultAction.NEVER
+
     def close(self) -> None:
         """End the thread; before the engine is closed."""
         self._is_closing = True

@@ -105,7 +105,7 @@ class VfuHost:
     def __init__(self, context: vfu.Context, wrong_sizes: Mapping[Bar, int] | None = None) -> None:
         """`context` must not be realised yet; of the BARs in `wrong_sizes` the client is told other sizes, in bytes."""
         self._context = context
-        self._sizes = dict.fromkeys(Bar, BAR_BYTES) | (wrong_sizes or {})
+        self._sizes = {**dict.fromkeys(Bar, BAR_BYTES), **(wrong_sizes or {})}
         self.handle = lib.ihsm_vfu_host(context.handle)
 
     def attach(self, engine: DoorbellTarget) -> None:
