@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Any
 
 from ihsm_abi.control import (
@@ -60,14 +60,26 @@ class FaultCommands:
         _require_only(arguments, ())
         return {"faults": [standing.to_json() for standing in self._faults.list()]}
 
-    def _clear(self, arguments: dict[str, Any]) -> Result:
+    def _clear(self, arguments: dict[str, Any]) -> Result | Awaitable[Result]:
         _require_only(arguments, ("id",))
         number = check_integer("id", arguments["id"], 1, MAX_COUNT) if "id" in arguments else None
         seen = [standing for standing in self._faults.seen() if number in (None, standing.number)]
         with _named(number):
             cleared = self._faults.clear(number)
         self._hit()
-        return {"cleared": cleared, "seen": [_was_seen(standing) for standing in seen]}
+        result = {"cleared": cleared, "seen": [_was_seen(standing) for standing in seen]}
+        return self._when_back(result) if self._faults.is_returning else result
+
+    async def _when_back(self, result: Result) -> Result:
+        """The result, when a function that was gone is there again: who asks next finds it."""
+        waiting = _Waiting()
+        self._waiting.add(waiting)
+        try:
+            while self._faults.is_returning:
+                await waiting.woken()
+        finally:
+            self._waiting.discard(waiting)
+        return result
 
     async def _wait(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ("id", "hits", "timeout_s"))

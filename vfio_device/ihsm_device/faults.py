@@ -221,6 +221,11 @@ class FaultSet:
             return ()
         return [standing for standing in self.list() if standing.fault.action is FaultAction.NEVER and standing.hits]
 
+    @property
+    def is_returning(self) -> bool:
+        """Whether the function is still gone, though no fault wants it so any more."""
+        return self.removed and FaultAction.REMOVE_FUNCTION not in self._actions
+
     def is_never(self, fault_id: int) -> bool:
         """Whether the fault is a command that must never be seen."""
         fault = self._faults.get(fault_id)

@@ -10,11 +10,13 @@ import sys
 from typing import Final
 
 HELPER: Final = """
-import os, select, signal, sys
+import os, select, signal, sys, time
 device = int(sys.argv[1])
 if os.getppid() == device:
     os.kill(device, signal.SIGSTOP)
-    select.select([0], [], [], float(sys.argv[2]))  # its standard input ends with the device
+    time.sleep(0.01)  # until all its threads stand
+    os.write(1, b".")  # read when the device goes on, whoever has it go on
+    select.select([0], [], [], float(sys.argv[2]))  # its end: the device is gone, or goes on
     if os.getppid() == device:
         os.kill(device, signal.SIGCONT)
 """
@@ -30,6 +32,7 @@ def pause(seconds: float) -> None:
     command = [sys.executable, "-I", "-S", "-c", HELPER, str(os.getpid()), str(seconds)]
     # A session of its own: a terminal's signals for the device's group are not for it.
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     ) as helper:
-        helper.wait()
+        assert helper.stdout is not None
+        helper.stdout.read(1)
