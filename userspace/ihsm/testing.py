@@ -152,6 +152,11 @@ class DeviceFaults(Closing):
         self._added.append(added)
         return added
 
+    def standing(self) -> Sequence[StandingFault]:
+        """All faults that the function shows now, those of others and of its start too."""
+        with ControlClient(self.socket_path) as client:
+            return client.faults()
+
     def clear(self) -> None:
         """End all faults that were added here; those of others stay.
 
