@@ -24,7 +24,8 @@ def value_of(spec: ActionSpec, name: str) -> int | str:
     """A value that the action can have under this name."""
     parameter = spec.parameter(name)
     if parameter is not None:
-        return parameter.choices[0] if parameter.choices else parameter.maximum
+        least = spec.action in (FaultAction.WRONG_IDENTIFY, FaultAction.WRONG_BAR_SIZE)
+        return parameter.choices[0] if parameter.choices else parameter.minimum if least else parameter.maximum
     return VALUES.get(name, 2)
 
 

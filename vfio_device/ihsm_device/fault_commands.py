@@ -67,7 +67,9 @@ class FaultCommands:
         with _named(number):
             cleared = self._faults.clear(number)
         self._hit()
-        result = {"cleared": cleared, "seen": [_was_seen(standing) for standing in seen]}
+        result: Result = {"cleared": cleared}
+        if seen:
+            result["seen"] = [_was_seen(standing) for standing in seen]
         return self._when_back(result) if self._faults.is_returning else result
 
     async def _when_back(self, result: Result) -> Result:
