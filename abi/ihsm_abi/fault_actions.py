@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 MAX_MS: Final = 3_600_000
 """Longest time of a fault: an hour."""
@@ -26,30 +26,34 @@ PER_MILLE: Final = 1000
 class FaultPoint(StrEnum):
     """Where in the device an action is taken: each event that passes there is compared with the faults' matches."""
 
-    FETCH = "fetch"
-    """A command has been read from a ring and is not yet carried out."""
-    COMPLETION = "completion"
-    """A command has been carried out and is about to be answered."""
-    RESPONSE = "response"
-    """The data that answer an admin or HSM command are about to be written into the client's memory."""
-    RESOURCE = "resource"
-    """Something that the device has a limited number of is about to be taken."""
-    INTERRUPT = "interrupt"
-    """A vector is about to be raised."""
-    REGISTER = "register"
-    """A register of BAR0 is read."""
-    ENABLE = "enable"
-    """CC.EN has become 1, with admin queues that can be."""
-    DISABLE = "disable"
-    """CC.EN of a ready controller has become 0."""
-    SUBSYSTEM_RESET = "subsystem-reset"
-    """NSSR of a ready controller has been written."""
-    FEATURES = "features"
-    """SET or GET FEATURES is about to tell a number of queues."""
-    TIME = "time"
-    """The fault is added, or its `after_ms` have passed."""
-    START = "start"
-    """The device begins: a client asks for it once, so that it cannot change later (`ihsm serve --faults`)."""
+    meaning: str
+    """What happens there, in one line."""
+
+    def __new__(cls, name: str, meaning: str) -> Self:
+        """Declare a point."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.meaning = meaning
+        return member
+
+    FETCH = "fetch", "a command has been read from a ring and is not yet carried out"
+    COMPLETION = "completion", "a command has been carried out and is about to be answered"
+    RESPONSE = (
+        "response",
+        "the data that answer an admin or HSM command are about to be written into the client's memory",
+    )
+    RESOURCE = "resource", "something that the device has a limited number of is about to be taken"
+    INTERRUPT = "interrupt", "a vector is about to be raised"
+    REGISTER = "register", "a register of BAR0 is read"
+    ENABLE = "enable", "CC.EN has become 1, with admin queues that can be"
+    DISABLE = "disable", "CC.EN of a ready controller has become 0"
+    SUBSYSTEM_RESET = "subsystem-reset", "NSSR of a ready controller has been written"
+    FEATURES = "features", "SET or GET FEATURES is about to tell a number of queues"
+    TIME = "time", "the fault is added, or its `after_ms` have passed"
+    START = (
+        "start",
+        "the device begins: a client asks for it once, so that it cannot change later (`ihsm serve --faults`)",
+    )
 
 
 class FaultAction(StrEnum):

@@ -12,13 +12,16 @@ from support.claims import Covers
 from support.flow import ABORTED, HSM_QUEUE, Flow, answers, level_1
 from support.waiting import HANG_S, until
 
+NO_TIME_S = 0.0
+"""Of a wait for what shall not come."""
+
 
 def test_one_that_is_seen(flow: Flow, covers: Covers) -> None:
     never = flow.on_admin("never", AdminOpcode.DELETE_SQ)
     held = flow.faults.add("drop-completion", queue=HSM_QUEUE, count=1)
     lost = flow.start_ask()
     assert held.wait() == 1, "nothing has been seen yet"
-    assert never.wait(timeout_s=0) == 0
+    assert never.wait(timeout_s=NO_TIME_S) == 0
     flow.time_out()
     assert answers(lost) == [ABORTED]
     text = rf"fault {never.number}, never queue=0 opcode=0: such a command came, 1 hits"
@@ -41,7 +44,7 @@ def test_one_that_is_not_seen(flow: Flow) -> None:
     with flow.anew():
         flow.time_out()
         assert answers(lost) == [ABORTED]
-    assert never.wait(timeout_s=0) == 0
+    assert never.wait(timeout_s=NO_TIME_S) == 0
     flow.faults.clear()
 
 

@@ -17,11 +17,11 @@ COMMANDS = 20
 @pytest.mark.parametrize("vector", [ADMIN_VECTOR, HSM_VECTORS.start, AES_VECTORS.start])
 def test_commands_end_once_in_a_storm(flow: Flow, vector: int, covers: Covers) -> None:
     storm = flow.faults.add("storm-interrupt", vector=vector, us=100)
-    storm.wait(100)
+    storm.wait(hits=100)
     for _ in range(COMMANDS):
         assert flow.driver.hsm().error == 0
         assert flow.driver.aes().error == 0
-    storm.wait(storm.hits + 100)
+    storm.wait(hits=storm.hits + 100)
     storm.clear()
     assert flow.counter("global/total_completions") == 2 * COMMANDS
     assert not flow.driver.says("unknown command")
@@ -32,7 +32,7 @@ def test_commands_end_once_in_a_storm(flow: Flow, vector: int, covers: Covers) -
 
 def test_a_storm_ends_by_itself(flow: Flow) -> None:
     storm = flow.faults.add("storm-interrupt", vector=HSM_VECTORS.start, us=10, count=50)
-    assert storm.wait(50) == 50
+    assert storm.wait(hits=50) == 50
     assert storm.left == 0
     flow.works()
 
@@ -41,7 +41,7 @@ def test_a_bind_in_a_storm(flow: Flow) -> None:
     """Of the vector of the admin queue, whose interrupt is asked for before there is any command."""
     storm = flow.faults.add("storm-interrupt", vector=ADMIN_VECTOR, us=100)
     flow.driver.unbind()
-    storm.wait(storm.hits + 50)
+    storm.wait(hits=storm.hits + 50)
     flow.driver.bind()
     flow.driver.stop_monitor()
     assert flow.driver.machine.kernel.pci.probe_error(BDF) == 0
