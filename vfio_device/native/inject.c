@@ -140,8 +140,7 @@ static uint64_t chance(uint64_t seed, uint64_t number) {
 
 /* Whether the event of that number is one of those that the fault hits, as far as it is not spent. */
 static bool chosen(const struct ihsm_fault *fault, uint64_t number) {
-    return number >= fault->nth &&
-           (fault->per_mille == 0 || chance(fault->seed, number) % 1000 < fault->per_mille);
+    return number >= fault->nth && (fault->per_mille == 0 || chance(fault->seed, number) % 1000 < fault->per_mille);
 }
 
 bool ihsm_inject_hit(struct ihsm_inject *inject, uint64_t actions, const struct ihsm_event *event,
@@ -254,12 +253,11 @@ bool ihsm_inject_take_overtaken(struct ihsm_inject *inject, const struct ihsm_ri
 
 void ihsm_inject_forget(struct ihsm_inject *inject, const struct ihsm_ring *ring) {
     pthread_mutex_lock(&inject->lock);
-    for (struct ihsm_late **link = &inject->late; *link != NULL;) {
+    for (struct ihsm_late **link = &inject->late; *link != NULL;)
         if (ring == NULL || (*link)->ring == ring)
             free(take_out(inject, link));
         else
             link = &(*link)->next;
-    }
     pthread_mutex_unlock(&inject->lock);
 }
 
