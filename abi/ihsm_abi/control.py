@@ -43,6 +43,7 @@ class ControlErrorCode(StrEnum):
     FAILED = "failed"
     NO_SUCH_FAULT = "no-such-fault"
     TOO_MANY_FAULTS = "too-many-faults"
+    COMMAND_SEEN = "command-seen"
 
 
 class ControlRefusal(Exception):
