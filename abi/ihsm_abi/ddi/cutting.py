@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ihsm_abi.ddi.envelope import decode_data, decode_request_header, decode_response_header
+from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.ddi.registry import OPERATIONS
 from ihsm_abi.ddi.status import DdiStatus
 from ihsm_abi.ddi.types import ErrResp
@@ -38,6 +39,14 @@ class CutMessage:
     flags: MessageFlags
 
 
+def operation_of(request: bytes) -> int | None:
+    """The operation that a request's header has, None if it cannot be decoded."""
+    try:
+        return int(decode_request_header(request)[0].op)
+    except MborDecodeError:
+        return None
+
+
 def cut_request(message: bytes) -> CutMessage:
     """A request without its secrets."""
     try:
@@ -48,13 +57,13 @@ def cut_request(message: bytes) -> CutMessage:
         return _UNDECODABLE
 
 
-def cut_response(message: bytes) -> CutMessage:
-    """A response without its secrets."""
+def cut_response(message: bytes, op: int | None) -> CutMessage:
+    """A response without its secrets; `op` is the request's operation, which a response need not carry (spec 03 §7)."""
     try:
         header, offset = decode_response_header(message)
         if header.status != DdiStatus.Success:
             return _cut(message, ErrResp, offset)
-        operation = OPERATIONS.get(header.op)
+        operation = None if op is None else OPERATIONS.get(DdiOp(op))
         return _UNDECODABLE if operation is None else _cut(message, operation.response, offset)
     except MborDecodeError:
         return _UNDECODABLE
