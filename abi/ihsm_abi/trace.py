@@ -205,6 +205,8 @@ HAS_PAYLOAD: Final = frozenset(
     }
 )  # fmt: skip
 """Kinds whose records have something behind their body."""
+KIND_NAMES: Final = {kind.name.lower().replace("_", "-"): kind for kind in BODIES}
+"""By the name that people write."""
 ALL_KINDS: Final = sum(1 << kind for kind in BODIES)
 """As bits of a word."""
 

@@ -208,10 +208,12 @@ void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t
 void ihsm_host_set_function_mask(struct ihsm_host *host, bool masked);
 
 /*
- * Records of a trace: hooks.h, ihsm_abi/trace.py. One thread selects and drains.
- * Record these kinds from now on, by bit, in the name of a function; -ENOMEM, -EOPNOTSUPP: built without.
+ * Records of a trace: hooks.h, ihsm_abi/trace.py. One thread prepares, selects and drains.
+ * Make the ring of a function, once or more often; -ENOMEM, -EOPNOTSUPP: built without.
  */
-int ihsm_trace_select(struct ihsm_host *host, unsigned function, uint32_t kinds);
+int ihsm_trace_prepare(struct ihsm_host *host, unsigned function);
+/* Record these kinds from now on, by bit; after ihsm_trace_prepare. */
+void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds);
 /* Record what Python tells: a body and payload. Whether it was recorded. */
 bool ihsm_trace_put(struct ihsm_host *host, unsigned kind, const uint8_t *content, size_t length);
 /* Take whole records, each from a multiple of 8 bytes on; how many bytes, and in *count how many records. */

@@ -93,22 +93,25 @@ void ihsm_trace_destroy(struct ihsm_trace *trace) {
     free(ring);
 }
 
-int ihsm_trace_select(struct ihsm_host *host, unsigned function, uint32_t kinds) {
+int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
+#ifdef IHSM_TRACE_HOOKS
     struct ihsm_trace *trace = &host->trace;
-#ifndef IHSM_TRACE_HOOKS
-    if (kinds != 0)
-        return -EOPNOTSUPP;
-#endif
+    if (atomic_load(&trace->ring) != NULL)
+        return 0;
+    struct ihsm_trace_ring *ring = new_ring();
+    if (ring == NULL)
+        return -ENOMEM;
     trace->function = (uint16_t)function;
-    if (kinds != 0 && atomic_load(&trace->ring) == NULL) {
-        struct ihsm_trace_ring *ring = new_ring();
-        if (ring == NULL)
-            return -ENOMEM;
-        atomic_store(&trace->ring, ring);
-    }
-    atomic_store(&trace->kinds, kinds);
+    atomic_store(&trace->ring, ring);
     return 0;
+#else
+    (void)host;
+    (void)function;
+    return -EOPNOTSUPP;
+#endif
 }
+
+void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds) { atomic_store(&host->trace.kinds, kinds); }
 
 /* -- writing */
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from ihsm.errors import TraceError
+from ihsm_abi.entries import reader
 from ihsm_abi.trace import (
     BODIES,
     MAX_RECORD_BYTES,
@@ -26,19 +27,11 @@ from ihsm_abi.trace import (
     padded,
 )
 
-_CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-def _packing(dtype: Any) -> struct.Struct:
-    """A packed structure of unsigned fields."""
-    return struct.Struct("<" + "".join(_CODES[dtype[name].itemsize] for name in dtype.names or ()))
-
-
-HEADER: Final = _packing(TRACE_HEADER)
+HEADER: Final = reader(TRACE_HEADER, *(TRACE_HEADER.names or ()))
 HEADER_BYTES: Final = HEADER.size
 MAX_BODY_BYTES: Final = MAX_RECORD_BYTES - HEADER_BYTES
 _WHOLE: Final = MessageFlags(0)
-_BODIES: Final = {kind: _packing(dtype) for kind, dtype in BODIES.items()}
+_BODIES: Final = {kind: reader(dtype, *(dtype.names or ())) for kind, dtype in BODIES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
