@@ -19,7 +19,7 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.selftest import lifecycle, private_keys, run_selftest, runner
 from ihsm.selftest.bench import Bench
 from ihsm.trace.live import TraceReader
-from ihsm.trace.records import Completion, Entry, Mark, Message, Record, decode
+from ihsm.trace.records import Completion, Entry, Message, Record, decode, kind_of
 from ihsm.uri import DeviceUri, open_uri
 from ihsm_abi.ddi import HashAlgorithm, KeyType, KeyUsage
 from ihsm_abi.ddi.firmware_ops import (
@@ -33,6 +33,7 @@ from ihsm_abi.ddi.firmware_ops import (
     ShaDigestGenerateResp,
 )
 from ihsm_abi.ddi.limits import CREDENTIAL_ID_BYTES, PIN_BYTES
+from ihsm_abi.trace import TraceKind
 from support import golden_path
 from support.commands import uri
 from support.waiting import HANG_S
@@ -62,8 +63,10 @@ class Recording:
                 thread.join()
 
     def _read(self, reader: TraceReader) -> None:
-        while not any(isinstance(record, Mark) for record in map(decode, self.raw[-1:])):
-            self.raw += reader.read(HANG_S)
+        while new := reader.read(HANG_S):
+            self.raw += new
+            if any(kind_of(record) == TraceKind.MARK for record in new):
+                return
 
     @property
     def records(self) -> list[Record]:
