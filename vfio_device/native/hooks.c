@@ -94,8 +94,9 @@ void ihsm_trace_destroy(struct ihsm_trace *trace) {
 }
 
 int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
-#ifdef IHSM_TRACE_HOOKS
     struct ihsm_trace *trace = &host->trace;
+    if (!IHSM_HAS_TRACE_HOOKS)
+        return -EOPNOTSUPP;
     if (atomic_load(&trace->ring) != NULL)
         return 0;
     struct ihsm_trace_ring *ring = new_ring();
@@ -104,11 +105,6 @@ int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
     trace->function = (uint16_t)function;
     atomic_store(&trace->ring, ring);
     return 0;
-#else
-    (void)host;
-    (void)function;
-    return -EOPNOTSUPP;
-#endif
 }
 
 void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds) { atomic_store(&host->trace.kinds, kinds); }
@@ -151,11 +147,10 @@ static uint8_t *take_behind_lost(struct ihsm_trace *trace, struct ihsm_trace_rin
     return at + lost_size;
 }
 
-struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
+static struct ihsm_record take_record(struct ihsm_trace *trace, uint16_t kind, size_t length, uint64_t time) {
     struct ihsm_trace_ring *ring = atomic_load_explicit(&trace->ring, memory_order_acquire);
     if (ring == NULL) /* the word of kinds has been seen before the ring */
         return (struct ihsm_record){0};
-    uint64_t time = now();
     uint8_t *at = atomic_load_explicit(&ring->lost, memory_order_relaxed) == 0
                       ? take(ring, stride(length))
                       : take_behind_lost(trace, ring, stride(length));
@@ -170,6 +165,10 @@ struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size
                                 .ready = ((union ready_word){
                                               .length = (uint32_t)length, .kind = kind, .function = trace->function})
                                              .word};
+}
+
+struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
+    return take_record(trace, kind, length, now());
 }
 
 void ihsm_record_end(struct ihsm_record record) {
@@ -257,14 +256,21 @@ void ihsm_trace_doorbell(struct ihsm_trace *trace, uint64_t offset, uint32_t val
     ihsm_record_end(record);
 }
 
-void ihsm_trace_entry(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, const void *entry, size_t size) {
-    struct ihsm_record record = ihsm_record_begin(trace, IHSM_TRACE_KIND_ENTRY, sizeof(struct trace_entry) + size);
-    if (record.header == NULL)
+void ihsm_trace_entries(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, uint32_t slots, const void *entries,
+                        size_t size, unsigned count) {
+    if (!ihsm_traced(trace, IHSM_TRACE_KIND_ENTRY))
         return;
-    struct trace_entry *body = record.body;
-    *body = (struct trace_entry){.queue = queue, .slot = (uint16_t)slot};
-    memcpy(body + 1, entry, size);
-    ihsm_record_end(record);
+    uint64_t time = now(); /* read once: the clock is most of what a record costs */
+    for (unsigned i = 0; i < count; i++, slot = slot + 1 == slots ? 0 : slot + 1) {
+        struct ihsm_record record =
+            take_record(trace, IHSM_TRACE_KIND_ENTRY, sizeof(struct trace_entry) + size, time);
+        if (record.header == NULL)
+            continue;
+        struct trace_entry *body = record.body;
+        *body = (struct trace_entry){.queue = queue, .slot = (uint16_t)slot};
+        memcpy(body + 1, (const uint8_t *)entries + i * size, size);
+        ihsm_record_end(record);
+    }
 }
 
 struct ihsm_record ihsm_trace_completion(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, int vector,
