@@ -36,9 +36,9 @@ struct ihsm_trace {
 
 /* A place in the ring that is being filled. */
 struct ihsm_record {
-    struct trace_header *header; /* NULL: it is not recorded */
+    uint64_t *header; /* its two words; NULL: it is not recorded */
     void *body;
-    uint64_t ready; /* length, kind and function, as they will be */
+    uint64_t ready; /* the second of them, as it will be */
 };
 
 void ihsm_trace_destroy(struct ihsm_trace *trace);
