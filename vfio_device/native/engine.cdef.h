@@ -225,6 +225,18 @@ void ihsm_host_set_function_mask(struct ihsm_host *host, bool masked);
 /* The function is gone, with what its configuration space and MSI-X table held, or there again as at power-on. */
 void ihsm_host_set_removed(struct ihsm_host *host, bool removed);
 
+/*
+ * Records of a trace: hooks.h, ihsm_abi/trace.py. One thread prepares, selects and drains.
+ * Make the ring of a function, once or more often; -ENOMEM, -EOPNOTSUPP: built without.
+ */
+int ihsm_trace_prepare(struct ihsm_host *host, unsigned function);
+/* Record these kinds from now on, by bit; after ihsm_trace_prepare. */
+void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds);
+/* Record what Python tells: a body and payload. Whether it was recorded. */
+bool ihsm_trace_put(struct ihsm_host *host, unsigned kind, const uint8_t *content, size_t length);
+/* Take whole records, each from a multiple of 8 bytes on; how many bytes, and in *count how many records. */
+size_t ihsm_trace_drain(struct ihsm_host *host, uint8_t *to, size_t room, uint64_t *count);
+
 struct ihsm_host *ihsm_loopback_new(void);
 void ihsm_loopback_free(struct ihsm_host *host);
 int ihsm_loopback_map(struct ihsm_host *host, uint64_t iova, uint64_t size, uint8_t *memory, bool writable);

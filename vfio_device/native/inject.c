@@ -16,7 +16,8 @@
 #define ONCE_ACTIONS                                                                                                   \
     (IHSM_ACTION_BIT(SPURIOUS_INTERRUPT) | IHSM_ACTION_BIT(REMOVE_FUNCTION) | IHSM_ACTION_BIT(PAUSE_PROCESS))
 
-void ihsm_inject_init(struct ihsm_inject *inject) {
+void ihsm_inject_init(struct ihsm_inject *inject, struct ihsm_trace *trace) {
+    inject->trace = trace;
     pthread_mutex_init(&inject->lock, NULL);
     pthread_cond_init(&inject->changed, NULL);
 }
@@ -161,6 +162,7 @@ bool ihsm_inject_hit(struct ihsm_inject *inject, uint64_t actions, const struct 
         fault->chance = chance(~(uint64_t)fault->seed, state->seen);
     }
     if (hit) {
+        ihsm_trace_fault(inject->trace, fault->id, event->queue, event->vector);
         renew_flags(inject);
         tell(inject, fault->action == IHSM_ACTION_RESET_FUNCTION ? IHSM_HAPPENED_CHANGE | IHSM_HAPPENED_RESET
                                                                  : IHSM_HAPPENED_CHANGE);
@@ -317,7 +319,8 @@ static void take_vectors(struct ihsm_inject *inject, int64_t now, struct ihsm_du
 }
 
 /* Something that happens once, by the clock. */
-static void take_once(struct ihsm_fault_state *state, int64_t now, struct ihsm_due *due, int64_t *next) {
+static void take_once(struct ihsm_inject *inject, struct ihsm_fault_state *state, int64_t now, struct ihsm_due *due,
+                      int64_t *next) {
     if (state->hits > 0 || now >= state->end_ns)
         return;
     if (now < state->begin_ns) {
@@ -325,17 +328,21 @@ static void take_once(struct ihsm_fault_state *state, int64_t now, struct ihsm_d
         return;
     }
     state->hits = 1;
+    bool has_vector = state->fault.action == IHSM_ACTION_SPURIOUS_INTERRUPT;
+    ihsm_trace_fault(inject->trace, state->fault.id, -1, has_vector ? (int)state->fault.value : -1);
     due->happened |= IHSM_HAPPENED_CHANGE;
-    if (state->fault.action == IHSM_ACTION_SPURIOUS_INTERRUPT)
+    if (has_vector)
         due->vectors_spurious |= UINT32_C(1) << state->fault.value;
     else
         due->happened |= IHSM_HAPPENED_TIME;
 }
 
 /* A vector that comes again and again. Who waits for hits is told of many at once, so that it keeps nobody busy. */
-static void take_storm(struct ihsm_fault_state *state, int64_t now, struct ihsm_due *due, int64_t *next) {
+static void take_storm(struct ihsm_inject *inject, struct ihsm_fault_state *state, int64_t now, struct ihsm_due *due,
+                       int64_t *next) {
     if (!spent(state) && now >= state->due_ns && now < state->end_ns) {
         state->hits++;
+        ihsm_trace_fault(inject->trace, state->fault.id, -1, state->fault.value);
         state->untold = true;
         state->due_ns = now + (int64_t)state->fault.every_us * NS_PER_US;
         due->vectors_spurious |= UINT32_C(1) << state->fault.value;
@@ -356,9 +363,9 @@ static void take_times(struct ihsm_inject *inject, int64_t now, struct ihsm_due 
     for (unsigned i = 0; i < inject->count; i++) {
         struct ihsm_fault_state *state = &inject->faults[i];
         if (ONCE_ACTIONS >> state->fault.action & 1)
-            take_once(state, now, due, next);
+            take_once(inject, state, now, due, next);
         else if (state->fault.action == IHSM_ACTION_STORM_INTERRUPT)
-            take_storm(state, now, due, next);
+            take_storm(inject, state, now, due, next);
         if (!state->end_told && now >= state->end_ns) {
             state->end_told = true;
             due->happened |= IHSM_HAPPENED_CHANGE;
