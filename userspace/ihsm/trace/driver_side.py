@@ -188,7 +188,8 @@ def _is_poll(step: Step) -> bool:
 def _without_polls(steps: list[Step]) -> Iterator[Step]:
     """Reads of CSTS that belong to what is done: one each time, and none of a health monitor's.
 
-    Such a one is the first of all, behind a read of CAP (waiting for RDY), or before an admin command (level-1 abort).
+    Such a one is the first of all, behind a read of CAP (waiting for RDY), or before a DELETE_SQ (level-1 abort), which
+    a device that was reset meanwhile does not fetch.
     """
     once = [step for at, step in enumerate(steps) if not (_is_poll(step) and at and _is_poll(steps[at - 1]))]
     for at, step in enumerate(once):
@@ -196,11 +197,19 @@ def _without_polls(steps: list[Step]) -> Iterator[Step]:
             yield step
             continue
         before = once[at - 1].subject if at else None
-        after = once[at + 1].subject if at + 1 < len(once) else None
-        if before in (None, ("read", Bar.REGISTERS, Register.CAP)) or after == _ADMIN_TAIL:
+        if before in (None, ("read", Bar.REGISTERS, Register.CAP)) or _begins_abort(once[at + 1 : at + 3]):
             yield step
 
 
+def _begins_abort(steps: list[Step]) -> bool:
+    subjects = [step.subject for step in steps]
+    if not subjects or subjects[0] != _ADMIN_TAIL:
+        return False
+    is_other = len(subjects) == 2 and subjects[1][:2] == ("entry", ADMIN_QUEUE_ID) and subjects[1] != _DELETE_SQ
+    return not is_other
+
+
+_DELETE_SQ: Final = ("entry", ADMIN_QUEUE_ID, AdminOpcode.DELETE_SQ)
 _ADMIN_TAIL: Final = ("write", Bar.DOORBELLS, doorbells.sq_tail_offset(ADMIN_QUEUE_ID))
 
 
@@ -225,7 +234,7 @@ class _Overlaps:
                 continue
             self._together.append(step)
             self._count(queue, step)
-            if not any(self._outstanding.values()) and step.subject[0] == "write":
+            if _is_head(step) and not any(self._outstanding.values()):
                 yield from self._end()
         yield from self._end()
 
@@ -237,9 +246,6 @@ class _Overlaps:
             taken = (record.value - self._heads.get(queue, 0)) % self._entries[queue]
             self._heads[queue] = record.value
             self._outstanding[queue] = max(0, self._outstanding.get(queue, 0) - taken)
-        elif isinstance(record, Doorbell) and record.which == DoorbellKind.SQ_TAIL:
-            # Its entry comes.
-            self._outstanding.setdefault(queue, 0)
 
     def _end(self) -> Iterator[Step]:
         together, self._together = self._together, []
