@@ -414,7 +414,8 @@ BREAKS: Final[dict[str, dict[str, Step]]] = {
         "frame": aes(frame_type=0),
     },
     "list-segments": {
-        "type": aes(src__type=0),
+        "type": aes(src__type=0x10),
+        "block of another length": aes(src__type=0),
         "part of a descriptor": aes(dst__len=24),
         "no list": aes(src__type=0, src__len=0, src__addr=0),
     },

@@ -166,7 +166,7 @@ def aes_words(state: FunctionState, seen: Seen) -> Iterator[Proof]:
 
 
 def lists(state: FunctionState, seen: Seen) -> Iterator[Proof]:
-    """Data pointers of an AES command lead to a segment of descriptors, in one page."""
+    """Data pointers of an AES command are blocks of data, or lead to a segment of descriptors, in one page."""
     found = _sqe(seen)
     if found is None or found[0].queue < FIRST_AES_QUEUE_ID or not AesAttr(int(found[2]["attr"])).psdt:
         return
@@ -179,8 +179,12 @@ def lists(state: FunctionState, seen: Seen) -> Iterator[Proof]:
             if sqe[f"{side}_len"]:
                 yield Proof(f"an entry of queue {entry.queue}: no {side} list for {sqe[f'{side}_len']} bytes", (seen,))
             continue
+        if kind == SglType.DATA_BLOCK << 4:
+            if length != sqe[f"{side}_len"]:
+                yield Proof(f"{where}: a block of data for {sqe[f'{side}_len']} bytes", (seen,))
+            continue
         if kind not in (SglType.SEGMENT << 4, SglType.LAST_SEGMENT << 4):
-            yield Proof(f"{where}: type {kind:#04x} is no segment", (seen,))
+            yield Proof(f"{where}: type {kind:#04x} is none of data block, segment and last segment", (seen,))
         if not length or length % SGL_DESCRIPTOR.itemsize or address % SGL_DESCRIPTOR.itemsize:
             yield Proof(f"{where}: no whole descriptors", (seen,))
         elif address % PAGE_BYTES + length > PAGE_BYTES:

@@ -86,7 +86,7 @@ class FunctionState:
         """Those written since the last enable."""
         self.identified: Seen | None = None
         self.granted: dict[int, int] = {}
-        """Queue pairs that there are, by feature."""
+        """Queue pairs that there are, by feature; once told, it is known until the client goes."""
         self.commands: dict[int, tuple[Seen, AdminCommand]] = {}
         """Admin commands that were fetched and not answered, by command id."""
         self.driven = False
@@ -217,7 +217,6 @@ class FunctionState:
             pair.outstanding.clear()
         self.pairs = {}
         self.commands.clear()
-        self.granted.clear()
         self.suspects.clear()
         self.identified = self.fatal = self.csts = None
         self.alive = self.settled = self.began_late = False
@@ -367,4 +366,5 @@ class FunctionState:
         self.mappings.clear()
         self.mappings_known = isinstance(seen.record, Connect)
         self.shared_mappings = False
+        self.granted.clear()
         self.cc, self.torn_down, self.driven, self.deleted = None, None, False, False

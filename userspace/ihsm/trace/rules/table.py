@@ -250,7 +250,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "list-segments",
         "02 C.4",
-        "Data pointers of an AES command lead to a segment of whole descriptors within a page.",
+        "Data pointers of an AES command are one block of data, or lead to a segment of whole descriptors in one page.",
         on_entries.lists,
         (Entry,),
     ),
