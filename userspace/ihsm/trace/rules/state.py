@@ -98,6 +98,8 @@ class FunctionState:
         """Queue pairs that there are, by feature; once told, it is known until the client goes."""
         self.commands: dict[int, tuple[Seen, AdminCommand]] = {}
         """Admin commands that were fetched and not answered, by command id."""
+        self.time_is_added = False
+        """Marks add time: the driver has a clock that somebody moves."""
         self.deleting: Seen | None = None
         """When a DELETE_SQ or DELETE_CQ was last sent or answered."""
         self.driven = False
