@@ -86,7 +86,7 @@ class _Court:
         record = seen.record
         if added_by(record):
             for state in self._states.values():
-                state.time_is_added = True
+                state.moved = seen
         if seen.at_s - self._looked_s >= _LOOK_S:
             self._looked_s = seen.at_s
             self._look(seen)

@@ -34,7 +34,7 @@ def recovers(state: FunctionState, now: Seen) -> Iterator[Proof]:
     if is_coming or _has_deletes(state):
         return
     for pair in state.pairs.values():
-        yield from _late(pair, state.deleting, now, state.limits.answer_s)
+        yield from _late(state, pair, now)
 
 
 def _has_deletes(state: FunctionState) -> bool:
@@ -48,32 +48,33 @@ def recovers_in_time(state: FunctionState, seen: Seen) -> Iterator[Proof]:
     if command is not None and command.opcode == AdminOpcode.DELETE_SQ:
         pair = state.pair(command.queue.id)
         if pair is not None and not _has_deletes(state):
-            yield from _late(pair, state.deleting, seen, state.limits.answer_s)
-    elif ends_queues(seen.record) or (isinstance(seen.record, Reset | Disconnect) and not state.time_is_added):
+            yield from _late(state, pair, seen)
+    elif ends_queues(seen.record) or (isinstance(seen.record, Reset | Disconnect) and state.moved is None):
         yield from recovers(state, seen)
 
 
-def _late(pair: Pair, deleting: Seen | None, now: Seen, limit_s: float) -> Iterator[Proof]:
+def _late(state: FunctionState, pair: Pair, now: Seen) -> Iterator[Proof]:
     """Commands of a queue that have waited for too long, since the last queue was deleted."""
     if pair.id == ADMIN_QUEUE_ID or (pair.sq is not None and pair.sq.deleting):
         return
     for seen in pair.outstanding.values():
-        late_s = now.at_s - max(seen.at_s, deleting.at_s if deleting is not None else 0.0)
-        if late_s > limit_s:
+        since = max(filter(None, (seen, state.deleting)), key=lambda one: one.number)
+        late_s = state.passed_s(since, now)
+        if late_s > state.limits.answer_s:
             message = f"a command of queue {pair.id} was not answered for {late_s:.3f} s, and nothing was done"
             yield Proof(message, (seen,))
 
 
 def recovers_by_now(state: FunctionState, now: Seen) -> Iterator[Proof]:
     """The same while time passes by itself: where marks add it, nobody knows how long the driver takes to see that."""
-    if not state.time_is_added:
+    if state.moved is None:
         yield from recovers(state, now)
 
 
 def fatal_heeded(state: FunctionState, now: Seen) -> Iterator[Proof]:
     """A controller that says it has failed is reset."""
     if state.fatal is not None:
-        late_s = now.at_s - state.fatal.at_s
+        late_s = state.passed_s(state.fatal, now)
         if late_s > state.limits.fatal_s:
             yield Proof(f"CSTS.CFS was read {late_s:.3f} s ago, and the controller not reset", (state.fatal,))
 
@@ -86,7 +87,7 @@ def fatal_heeded_in_time(state: FunctionState, seen: Seen) -> Iterator[Proof]:
 
 def fatal_heeded_by_now(state: FunctionState, now: Seen) -> Iterator[Proof]:
     """The same while time passes by itself."""
-    if not state.time_is_added:
+    if state.moved is None:
         yield from fatal_heeded(state, now)
 
 
@@ -98,7 +99,7 @@ def recovery_has_cause(state: FunctionState, seen: Seen) -> Iterator[Proof]:
     pair = state.pair(command.queue.id)
     if pair is None or pair.last_delete is None or pair.last_idle is None:
         return
-    idle_s = pair.last_delete.at_s - pair.last_idle.at_s
+    idle_s = pair.idle_s
     if idle_s > state.limits.idle_s:
         message = f"SQ {pair.id} is deleted and created anew, though all its commands were answered {idle_s:.3f} s ago"
         yield Proof(message, (pair.last_idle, pair.last_delete, seen))
