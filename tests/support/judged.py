@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plug-in of pytest: the device of each test is recorded, and the driver judged by its recording.
 
-`pytest -p support.judged`, for tests that reach a served device over its socket; a test whose driver breaks a rule fails.
+`pytest -p support.judged`, for tests that reach a served device over its socket; one whose driver breaks a rule fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,10 +41,8 @@ def judged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
     def advance_noted(clock: StillClock, nanoseconds: int) -> None:
         for recording in tuple(recordings.values()):
-            try:
+            with contextlib.suppress(IhsmError):  # the test has killed the device
                 recording.clock_moves(nanoseconds / 1e9)
-            except IhsmError:
-                pass  # the test has killed the device
         advance(clock, nanoseconds)
 
     monkeypatch.setattr(VfioUserFunction, "__init__", open_recorded)

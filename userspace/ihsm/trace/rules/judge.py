@@ -39,6 +39,7 @@ class Verdict:
     breaches: list[Breach]
     """In the order in which they were found."""
     undecided: list[Undecided]
+    """In the order of the rules."""
 
 
 def check(records: Iterable[Record], limits: Limits | None = None) -> list[Breach]:
@@ -62,7 +63,8 @@ def judge(records: Sequence[Numbered], limits: Limits | None = None, rules: Sequ
         real_s = max(0, record.time_ns - begin_ns) / 1e9
         court.hear(Seen(number, record, real_s + skipped_s, real_s))
     court.finish()
-    return Verdict(len(records), court.breaches, list(court.undecided.values()))
+    undecided = [court.undecided[rule.name] for rule in rules if rule.name in court.undecided]
+    return Verdict(len(records), court.breaches, undecided)
 
 
 class _Court:
