@@ -75,8 +75,8 @@ class Frame:
 class Complaint:
     """One thing the kernel complained of.
 
-    `title` is the line that says it, `place` the source line where the kernel names one itself, `frames` the reliable
-    places in code of the report, the innermost first, `lines` the whole report.
+    `title` is the line that says it, or the message of a warning that has one, `place` the source line where the kernel
+    names one itself, `frames` the reliable places in code of the report, the innermost first, `lines` the whole report.
     """
 
     kind: Kind
@@ -267,10 +267,16 @@ def find_complaints(lines: Sequence[LogLine], drivers: Iterable[str] = ()) -> li
             index += length
             continue
         text = texts[index]
-        if _DRIVER_WORDS.search(text) and not _HARMLESS.match(text) and any(name.search(text) for name in names):
+        if not _HARMLESS.match(text) and any(_says_it(text, name) for name in names):
             found.append(Complaint(Kind.DRIVER, text.strip(), _place(text), (), (text,)))
         index += 1
     return found
+
+
+def _says_it(text: str, name: re.Pattern[str]) -> bool:
+    """Whether a line names the driver, and says one of the words besides: they may be part of the name."""
+    rest, count = name.subn(" ", text)
+    return count > 0 and _DRIVER_WORDS.search(rest) is not None
 
 
 def _either(name: str) -> str:
@@ -308,8 +314,7 @@ def _report(texts: Sequence[str], start: int, at: int, head: _Head, message: str
     lines = tuple(texts[start:end])
     kind = next((kind for kind, sign in _MESSAGES if message.startswith(sign)), head.kind)
     title = _BRACKETS.sub(r"\1", texts[at].strip())
-    title = f"{message} ({title})" if message else title
-    return Complaint(kind, title, _place(texts[at]), tuple(_frames(lines)), lines), end - start
+    return Complaint(kind, message or title, _place(texts[at]), tuple(_frames(lines)), lines), end - start
 
 
 def _end(texts: Sequence[str], at: int, head: _Head) -> int:
