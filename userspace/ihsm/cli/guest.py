@@ -12,6 +12,7 @@ import click
 
 from ihsm.cli.common import Number
 from ihsm.guest import Accelerator, GuestConfig, Iommu, Streams
+from ihsm.guest.debug_kernel import DEBUG, debug_kernel
 from ihsm.guest.errors import system_errors
 from ihsm.guest.kernel import find_kernel
 from ihsm.guest.session import Finding, Session
@@ -27,6 +28,10 @@ def _words(text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise click.BadParameter(f"{text!r}: {error}") from None
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 @click.command(
@@ -52,7 +57,13 @@ def _words(text: str) -> tuple[str, ...]:
     multiple=True,
     help="Folder with a module's source to build for the guest's kernel and load.",
 )
-@click.option("--kernel", type=_EXISTING, help="Kernel image (bzImage), or a folder with boot/ and lib/modules/.")
+@click.option(
+    "--kernel",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Kernel image (bzImage), or a folder with boot/ and lib/modules/; 'debug' is one with KASAN, lockdep and "
+    "other checks of drivers, built once.",
+)
 @click.option(
     "--accel",
     type=click.Choice([*map(str, Accelerator)]),
@@ -127,12 +138,12 @@ def guest(
 
     def report(finding: Finding) -> None:
         findings.append(finding)
-        click.echo(f"guest: kernel: {finding}", err=True)
+        _say(f"guest: kernel: {finding}")
 
     with system_errors():
         session = Session(
             config=GuestConfig(
-                kernel=find_kernel(kernel),
+                kernel=debug_kernel(_say) if kernel == Path(DEBUG) else find_kernel(kernel),
                 accelerator=Accelerator(accel),
                 iommu=Iommu(iommu),
                 memory=memory,
@@ -149,7 +160,7 @@ def guest(
             build=sources,
             devices=(0 if sockets else 1) if devices is None else devices,
             device_arguments=device_args,
-            progress=(lambda text: click.echo(text, err=True)) if show else (lambda text: None),
+            progress=_say if show else (lambda text: None),
             report=report,
         )
         status = session.run(streams)

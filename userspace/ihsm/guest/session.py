@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ihsm.bus.vfio_bind import GUEST_VARIABLE
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import EmbeddedDeviceError
 from ihsm.guest.errors import GuestError
@@ -24,7 +25,6 @@ from ihsm.guest.runner import Guest, GuestConfig
 from ihsm.guest.streams import Streams
 from ihsm.guest.symbols import SourceLines
 from ihsm.kept import Kept
-from ihsm.uri import GUEST_VARIABLE
 
 _KEPT_VARIABLES = ("HOME", "TERM", "LANG", "COLUMNS", "LINES", "USER", "LOGNAME", "NO_COLOR")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
