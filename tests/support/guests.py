@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def run_guest(
     build: Sequence[Path] = (),
     devices: int = 0,
     device_arguments: Sequence[str] = (),
+    report: Callable[[Finding], None] | None = None,
     **config: Any,
 ) -> Outcome:
     """Run `shell` in a guest under TCG; `config` are fields of GuestConfig, without time limits if it has none."""
@@ -50,7 +51,7 @@ def run_guest(
         build=build,
         devices=devices,
         device_arguments=device_arguments,
-        report=findings.append,
+        report=report or findings.append,
     )
     status = session.run(Streams(stdin, out, err))
     return Outcome(status, out.getvalue().decode(), err.getvalue().decode(), tuple(findings))
