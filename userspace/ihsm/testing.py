@@ -125,6 +125,14 @@ class DeviceFaults(Closing):
             fault = from_words(action, given)
         except FaultError as error:
             raise ArgumentError(f"{_OPERATION}.add", error.field, error.reason) from None
+        return self.add_fault(fault)
+
+    def add_fault(self, fault: Fault) -> DeviceFault:
+        """The same for a fault that was made before.
+
+        Raises:
+            ControlError: the device has too many, or knows none of the kind.
+        """
         with ControlClient(self.socket_path) as client:
             added = DeviceFault(self.socket_path, client.add_fault(fault), fault)
         self._added.append(added)

@@ -29,10 +29,12 @@ class _Sleeper:
     def __init__(self, lock: threading.RLock) -> None:
         self.condition = threading.Condition(lock)
         self.is_woken = False
+        self.is_asleep = False
+        """Whether it waits and nobody has woken it."""
 
     def wake(self) -> None:
         """Let it look again; under the scheduler's lock."""
-        self.is_woken = True
+        self.is_woken, self.is_asleep = True, False
         self.condition.notify()
 
 
@@ -58,6 +60,12 @@ class Scheduler:
             for sleepers in self._sleepers.values() if on is None else (self._sleepers.get(id(on), ()),):
                 for sleeper in sleepers:
                     sleeper.wake()
+
+    @property
+    def asleep(self) -> int:
+        """How many tasks sleep, and nothing has happened that any of them would look at."""
+        with self.lock:
+            return sum(sleeper.is_asleep for sleepers in self._sleepers.values() for sleeper in sleepers)
 
     def check(self) -> None:
         """Raise `Oops` if the kernel has ended."""
@@ -152,7 +160,9 @@ class Scheduler:
                 cycle = _cycle(task)
                 if not cycle:
                     since_s = time.monotonic()
+                    sleeper.is_asleep = True
                     sleeper.condition.wait(self.clock.look_after_s(look_ns))
+                    sleeper.is_asleep = False
                     is_stuck = may_hang and not sleeper.is_woken and self.clock.has_stopped(since_s)
             finally:
                 task.waits_for = None
