@@ -22,6 +22,9 @@ MAX_MESSAGE_CHARACTERS: Final = 2000
 SCHEMA_VERSION: Final = 1
 DEFAULT_FAULT_WAIT_S: Final = 60.0
 """How long `fault.wait` waits if nothing is said."""
+MAX_MARK_CHARACTERS: Final = 1000
+MAX_TRACE_READERS: Final = 8
+"""Of one function, at a time."""
 MAX_FAULT_WAIT_S: Final = 1_000_000.0
 
 
@@ -33,6 +36,8 @@ class ControlCommand(StrEnum):
     FAULT_LIST = "fault.list"
     FAULT_CLEAR = "fault.clear"
     FAULT_WAIT = "fault.wait"
+    TRACE_START = "trace.start"
+    TRACE_MARK = "trace.mark"
 
 
 class ControlErrorCode(StrEnum):
@@ -43,6 +48,8 @@ class ControlErrorCode(StrEnum):
     FAILED = "failed"
     NO_SUCH_FAULT = "no-such-fault"
     TOO_MANY_FAULTS = "too-many-faults"
+    TOO_MANY_READERS = "too-many-readers"
+    NO_TRACES = "no-traces"
 
 
 class ControlRefusal(Exception):

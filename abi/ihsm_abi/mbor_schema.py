@@ -125,6 +125,8 @@ class Octets(FieldSpec):
     """Byte array of 0 to `max` bytes, its data aligned to 4 bytes within the message."""
 
     max: int
+    secret: bool = dataclasses.field(default=False, kw_only=True)
+    """Key material in the clear, or data of the user's: no recording may have it (`ihsm_abi.ddi.cutting`)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class FixedOctets(FieldSpec):
     """Byte array of exactly `size` bytes, never padded."""
 
     size: int
+    secret: bool = dataclasses.field(default=False, kw_only=True)
+    """As that of `Octets`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from typing import Any, Final
@@ -41,6 +42,8 @@ PROTOCOL: Final = "protocol"
 """`ControlError.code` of an answer that is none, or of no answer."""
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 1_000_000
+STREAM_BYTES: Final = 1 << 20
+"""What is received of a stream at once."""
 
 
 class ControlClient(Closing):
@@ -176,6 +179,38 @@ class ControlClient(Closing):
         if seen < hits:
             raise FaultNotHitError(f"fault {number}: {seen} of {hits} hits within {timeout_s:g} s")
         return seen
+
+    def mark(self, text: str) -> bool:
+        """Put a word into the function's trace; whether anybody records one."""
+        return self.call(ControlCommand.TRACE_MARK, text=text).get("recorded") is True
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._socket.fileno()
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        """Of a connection that has become a stream: the next bytes; none at its end, None if the time is over.
+
+        `timeout_s` in seconds, None for ever.
+
+        Raises:
+            ForkedError: the connection is the parent's.
+        """
+        if self._forked:
+            raise ForkedError(f"{self.path}: receive")
+        if self._received:
+            rest, self._received = self._received, b""
+            return rest
+        try:
+            poller = select.poll()
+            poller.register(self._socket, select.POLLIN)
+            return (
+                self._socket.recv(STREAM_BYTES)
+                if poller.poll(None if timeout_s is None else timeout_s * 1000)
+                else None
+            )
+        except OSError:
+            return b""
 
     def _of_fault(self, command: str, arguments: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         try:

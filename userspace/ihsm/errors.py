@@ -105,6 +105,14 @@ class FaultNotFoundError(IhsmError, LookupError):
     """The device has no fault of this number (any more): it was cleared, or another server has begun."""
 
 
+class TraceError(IhsmError, ValueError):
+    """A file or stream that is no trace, or a record that cannot be."""
+
+
+class TraceCutError(TraceError):
+    """A trace that ends in the middle of a record; what is before it is whole."""
+
+
 class FaultNotHitError(IhsmError, TimeoutError):
     """A fault was not hit so often within the time that was given."""
 

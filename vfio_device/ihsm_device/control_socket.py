@@ -15,7 +15,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ihsm_abi.control import (
     MAX_LINE_BYTES,
@@ -28,7 +28,19 @@ from ihsm_abi.control import (
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Result = dict[str, Any]
+
+
+class StreamResult(dict[str, Any]):
+    """A result after which the connection is a stream of bytes from the device, until the client ends it."""
+
+    def __init__(self, result: Result, run: Callable[[asyncio.WriteTransport], Awaitable[None]]) -> None:
+        """`run` writes the stream once the answer has been written, and is cancelled when the client has gone."""
+        super().__init__(result)
+        self.run = run
+
+
 Handler = Callable[[dict[str, Any]], Result | Awaitable[Result]]
 """Takes the arguments of a request, gives its result or what becomes it; ValueError for bad arguments.
 
@@ -132,8 +144,12 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write((await answer(line, self._handlers, self._unless_gone)).encode())
+                answered = await answer(line, self._handlers, self._unless_gone)
+                writer.write(answered.encode())
                 await writer.drain()
+                if isinstance(answered.result, StreamResult):
+                    await self._unless_gone(answered.result.run(writer.transport))
+                    break
         except ValueError:
             text = f"line exceeds {MAX_LINE_BYTES} bytes"
             writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
@@ -142,7 +158,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         finally:
             writer.close()
 
-    async def _unless_gone(self, awaitable: Awaitable[Result]) -> Result:
+    async def _unless_gone(self, awaitable: Awaitable[T]) -> T:
         """What is awaited, if it is there without waiting or the client stays; ConnectionAbortedError."""
         task = asyncio.ensure_future(awaitable)
         try:

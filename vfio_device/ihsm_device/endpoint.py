@@ -152,7 +152,9 @@ class Endpoint:
             try:
                 if self._context.attach(self._stop_fd):
                     _log.info("client attached to %s", self.path)
+                    pid = self._client_came()
                     self._context.run(self._stop_fd)
+                    self.function.trace.client_gone(pid)
                     _log.info("client of %s gone", self.path)
             except OSError as error:
                 # of this process or of the system, such as too many open files: the next attempt may do
@@ -161,6 +163,13 @@ class Endpoint:
             except Exception:
                 _log.exception("serving %s failed", self.path)
                 self._stopping.wait(RETRY_DELAY_S)
+
+    def _client_came(self) -> int:
+        """Record it; its process id, 0 if that is not known."""
+        client = self._context.client
+        pid = (client.pid if client else None) or 0
+        self.function.trace.client_came(pid, (client.name if client else None) or "")
+        return pid
 
     def _reset(self, kind: vfu.ResetType) -> None:
         _log.info("%s: %s", self.path, kind.name)

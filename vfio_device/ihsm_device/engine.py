@@ -80,6 +80,11 @@ class Engine:
         return int(lib.ihsm_engine_page_fd(self.handle))
 
     @property
+    def host(self) -> Host:
+        """Whose memory and vectors these are."""
+        return self._host
+
+    @property
     def kick_fd(self) -> int:
         """Eventfd that wakes the poller of doorbell pages (`ihsm_abi.doorbells.POLLER_ASLEEP_OFFSET`)."""
         return int(lib.ihsm_engine_kick_fd(self.handle))

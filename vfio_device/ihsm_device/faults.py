@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ihsm_abi.fault_actions import DmaPart, FaultAction
+from ihsm_abi.fault_words import to_text
 from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.registers import Register
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command, RingClass
 from ihsm_device.engine import Engine
+from ihsm_device.trace import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +92,16 @@ class FaultSet:
         *,
         execute: Callable[[Command], None] = lambda command: None,
         reset: Callable[[], None] = lambda: None,
+        trace: Trace | None = None,
     ) -> None:
-        """`execute` carries out a command that was held; `reset` resets the function, with its mutex held."""
+        """`execute` carries out a command that was held; `reset` resets the function, with its mutex held.
+
+        `trace` is told of faults that come and go.
+        """
         self._engine = engine
         self._execute = execute
         self._reset = reset
+        self._trace = trace
         self._lock = threading.Lock()
         self._faults: dict[int, Fault] = {}
         self._held: list[tuple[int, Command]] = []
@@ -122,6 +129,8 @@ class FaultSet:
                 raise TooManyFaultsError(f"the function shows {len(self._faults)} faults already")
             self._faults[number] = fault
             self._note_actions()
+        if self._trace is not None:
+            self._trace.fault_added(number, to_text(fault))
         _log.info("fault %d added: %s", number, fault.to_json())
         return number
 
@@ -140,6 +149,8 @@ class FaultSet:
                 del self._faults[number]
             self._note_actions()
         for number in cleared:
+            if self._trace is not None:
+                self._trace.fault_cleared(number)
             _log.info("fault %d cleared", number)
         return len(cleared)
 

@@ -21,6 +21,7 @@ from ihsm_device.controller import FunctionController, ResetModule
 from ihsm_device.engine import Engine, KeyTable
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
+from ihsm_device.trace import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class Function:
         if module.bulk_table is not None:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
-        self.faults = FaultSet(engine, execute=self._execute_held, reset=lambda: self.controller.reset())
+        self.trace = Trace(engine, index, (ADMIN_QUEUE_ID, *hsm_queue_ids(resources), *aes_queue_ids(resources)))
+        self.faults = FaultSet(engine, execute=self._execute_held, reset=self._reset_by_fault, trace=self.trace)
         self.controller = FunctionController(
             engine,
             module,
@@ -101,6 +103,10 @@ class Function:
             private_memory=private_memory,
             faults=self.faults,
         )
+
+    def _reset_by_fault(self) -> None:
+        self.trace.reset()
+        self.controller.reset()
 
     def _execute_held(self, command: Command) -> None:
         if command.ring is RingClass.ADMIN:
@@ -124,6 +130,8 @@ class Function:
     def execute_hsm(self, command: Command) -> None:
         """Execute and complete an HSM command; the completion of one whose queue has gone meanwhile is dropped."""
         logs.concern(self.index)
+        if self.trace.messages:
+            self.trace.request(command)
         try:
             completion = self._call_module(command)
         except Exception:
@@ -147,6 +155,8 @@ class Function:
         return self.module.execute(request) if command.request else self.module.flush(request)
 
     def _post(self, command: Command, completion: HsmCompletion) -> Outcome:
+        if self.trace.messages:
+            self.trace.response(command, completion.message)
         return self.engine.complete_hsm(
             command,
             completion.message,

@@ -22,6 +22,7 @@ from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import SocketFile, default_paths, listen
+from ihsm_device.trace_commands import TraceCommands
 from ihsm_device.unreachable_log import UnreachableLog
 from ihsm_device.workers import WorkerPool
 
@@ -104,7 +105,8 @@ class Server:
         self._control_files.append(file)
         faults = FaultCommands(endpoint.function.faults)
         handlers: dict[str, Handler] = {ControlCommand.STATUS: lambda arguments: self._status(endpoint, faults)}
-        self._control.add(listener, handlers | dict(faults.handlers))
+        traces = TraceCommands(endpoint.function.trace, endpoint.function.faults.list, os.fspath(path))
+        self._control.add(listener, handlers | dict(faults.handlers) | dict(traces.handlers))
 
     def _index_of(self, engine: CommandSource) -> int | None:
         function = self._by_engine.get(id(engine))

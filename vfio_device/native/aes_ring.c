@@ -54,6 +54,8 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
+    ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe,
+                                          cqe->psf));
     publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 
@@ -102,6 +104,7 @@ static bool fetch(struct server *server) {
     }
     for (uint32_t i = 0; i < count; i++) {
         memcpy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
+        ihsm_trace_entry(&ring->engine->host->trace, ring->id, head, &ring->fetched[i], sizeof(struct aes_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
     /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */

@@ -24,14 +24,26 @@ static bool head_is_legal(struct ihsm_ring *ring, uint32_t value) {
     return consumed <= used;
 }
 
+static void record(struct ihsm_ring *ring, bool is_cq_head, uint32_t value, enum ihsm_doorbell_outcome outcome) {
+    uint64_t offset = (UINT64_C(2) * ring->id + is_cq_head) * IHSM_STRIDE_BYTES;
+    ihsm_trace_doorbell(&ring->engine->host->trace, offset, value, ring->id, is_cq_head, outcome);
+}
+
 /* Ring lock held. */
 static bool take_over(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
     struct ihsm_engine *engine = ring->engine;
-    if (ihsm_inject_armed(&engine->inject, IHSM_ACTION_BIT(ALL_ONES)) && ihsm_inject_gone(&engine->inject, 0))
+    if (ihsm_inject_armed(&engine->inject, IHSM_ACTION_BIT(ALL_ONES)) && ihsm_inject_gone(&engine->inject, 0)) {
+        record(ring, is_cq_head, value, IHSM_DOORBELL_OUTCOME_GONE);
         return false;
+    }
     bool known = is_cq_head ? ring->cq_live : ring->sq_live;
     bool legal = known && (is_cq_head ? head_is_legal(ring, value) : tail_is_legal(ring, value));
     ihsm_count(&engine->counters.doorbells, 1);
+    /* Before the new value has an effect. */
+    record(ring, is_cq_head, value,
+           legal   ? IHSM_DOORBELL_OUTCOME_TAKEN
+           : known ? IHSM_DOORBELL_OUTCOME_BAD_VALUE
+                   : IHSM_DOORBELL_OUTCOME_UNKNOWN_QUEUE);
     if (legal)
         atomic_store(is_cq_head ? &ring->cq_head : &ring->sq_tail, value);
     else
@@ -54,6 +66,8 @@ void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t 
     if (ring == NULL || offset % IHSM_STRIDE_BYTES != 0 || offset >= IHSM_BAR_BYTES) {
         ihsm_count(&engine->counters.doorbells, 1);
         ihsm_count(&engine->counters.doorbells_unknown_queue, 1);
+        ihsm_trace_doorbell(&engine->host->trace, offset, value, IHSM_NO_QUEUE, false,
+                            IHSM_DOORBELL_OUTCOME_UNKNOWN_QUEUE);
         return;
     }
     if (ihsm_page_store(&engine->page, offset, value))

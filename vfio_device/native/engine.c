@@ -31,7 +31,7 @@ struct ihsm_engine *ihsm_engine_new(struct ihsm_scheduler *scheduler, struct ihs
     engine->unreachable = &scheduler->unreachable;
     engine->host = host;
     engine->id = id;
-    ihsm_inject_init(&engine->inject);
+    ihsm_inject_init(&engine->inject, &host->trace);
     ihsm_host_set_inject(host, &engine->inject);
     engine->inline_aes = inline_aes;
     init_ring(engine, IHSM_ADMIN_QUEUE_ID, IHSM_CLASS_ADMIN);

@@ -207,6 +207,18 @@ void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data,
 void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t *data, size_t len);
 void ihsm_host_set_function_mask(struct ihsm_host *host, bool masked);
 
+/*
+ * Records of a trace: hooks.h, ihsm_abi/trace.py. One thread prepares, selects and drains.
+ * Make the ring of a function, once or more often; -ENOMEM, -EOPNOTSUPP: built without.
+ */
+int ihsm_trace_prepare(struct ihsm_host *host, unsigned function);
+/* Record these kinds from now on, by bit; after ihsm_trace_prepare. */
+void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds);
+/* Record what Python tells: a body and payload. Whether it was recorded. */
+bool ihsm_trace_put(struct ihsm_host *host, unsigned kind, const uint8_t *content, size_t length);
+/* Take whole records, each from a multiple of 8 bytes on; how many bytes, and in *count how many records. */
+size_t ihsm_trace_drain(struct ihsm_host *host, uint8_t *to, size_t room, uint64_t *count);
+
 struct ihsm_host *ihsm_loopback_new(void);
 void ihsm_loopback_free(struct ihsm_host *host);
 int ihsm_loopback_map(struct ihsm_host *host, uint64_t iova, uint64_t size, uint8_t *memory, bool writable);

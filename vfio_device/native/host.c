@@ -22,6 +22,27 @@
 #define TABLE_BYTES ((uint64_t)IHSM_MSIX_VECTORS * IHSM_MSIX_ENTRY_BYTES)
 #define CONTROL_OFFSET 12 /* vector control, bit 0 masks the vector; all other bits are reserved */
 
+/* A record of memory that goes comes when it has gone: nothing that has used it is recorded behind. */
+int ihsm_host_map(struct ihsm_host *host, const struct ihsm_region *region) {
+    uint32_t prot = (region->readable ? IHSM_DMA_PROT_READ : 0) | (region->writable ? IHSM_DMA_PROT_WRITE : 0) |
+                    (region->vaddr != NULL ? IHSM_DMA_PROT_REACHABLE : 0);
+    struct ihsm_record record = ihsm_trace_dma(&host->trace, IHSM_TRACE_KIND_DMA_MAP, region->iova,
+                                               region->last - region->iova + 1, prot);
+    int error = ihsm_regions_add(&host->regions, region);
+    if (error == 0)
+        ihsm_record_end(record);
+    else
+        ihsm_record_drop(record);
+    return error;
+}
+
+int ihsm_host_unmap(struct ihsm_host *host, uint64_t iova, uint64_t size) {
+    int error = ihsm_regions_remove(&host->regions, iova, size);
+    if (error == 0)
+        ihsm_record_end(ihsm_trace_dma(&host->trace, IHSM_TRACE_KIND_DMA_UNMAP, iova, size, 0));
+    return error;
+}
+
 static bool entry_masked(const struct ihsm_msix *msix, unsigned vector) {
     return msix->table[vector * IHSM_MSIX_ENTRY_BYTES + CONTROL_OFFSET] & 1;
 }
@@ -57,6 +78,7 @@ int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host,
 }
 
 void ihsm_host_destroy(struct ihsm_host *host) {
+    ihsm_trace_destroy(&host->trace);
     ihsm_regions_destroy(&host->regions);
     pthread_mutex_destroy(&host->mutex);
 }
@@ -107,6 +129,16 @@ void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious) {
     ihsm_host_unlock(host);
 }
 
+static bool raise_vector(struct ihsm_host *host, unsigned vector) {
+    struct trace_interrupt *body;
+    struct ihsm_record record = ihsm_record_begin(&host->trace, IHSM_TRACE_KIND_INTERRUPT, sizeof *body);
+    bool raised = host->raise(host, vector);
+    if ((body = record.body) != NULL)
+        *body = (struct trace_interrupt){.vector = (uint16_t)vector, .delivered = raised};
+    ihsm_record_end(record);
+    return raised;
+}
+
 void ihsm_host_deliver(struct ihsm_host *host) {
     struct ihsm_msix *msix = &host->msix;
     /* First what is retired, then what is new: a vector may have got a new queue since. */
@@ -122,7 +154,7 @@ void ihsm_host_deliver(struct ihsm_host *host) {
         if (masked(msix, vector))
             continue;
         msix->latched &= ~(UINT32_C(1) << vector);
-        if (host->raise(host, vector))
+        if (raise_vector(host, vector))
             atomic_fetch_add_explicit(&host->interrupts, 1, memory_order_relaxed);
     }
 }

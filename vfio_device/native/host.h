@@ -9,6 +9,7 @@
 
 #include "abi.h"
 #include "engine.cdef.h"
+#include "hooks.h"
 #include "regions.h"
 
 #define IHSM_NO_VECTOR (-1)
@@ -31,6 +32,7 @@ struct ihsm_host {
     uint32_t late;              /* vectors that a fault has put off; below pending, so that they go with their queues */
     struct ihsm_inject *inject; /* the engine's faults; NULL: there is no engine */
     _Atomic uint64_t interrupts;
+    struct ihsm_trace trace;
     /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
     bool (*raise)(struct ihsm_host *host, unsigned vector);
 };
@@ -50,6 +52,9 @@ void ihsm_host_raise(struct ihsm_host *host, uint32_t late, uint32_t spurious);
 /* With the function mutex held: these are not delivered any more, whether latched or put off. */
 void ihsm_host_forget_vectors(struct ihsm_host *host, uint32_t vectors);
 void ihsm_host_reset_msix(struct ihsm_host *host);
+/* As ihsm_regions_add and ihsm_regions_remove, with the function mutex held. */
+int ihsm_host_map(struct ihsm_host *host, const struct ihsm_region *region);
+int ihsm_host_unmap(struct ihsm_host *host, uint64_t iova, uint64_t size);
 
 static inline void ihsm_host_request_vector(struct ihsm_host *host, int vector) {
     if (vector != IHSM_NO_VECTOR)

@@ -41,14 +41,14 @@ int ihsm_loopback_map(struct ihsm_host *host, uint64_t iova, uint64_t size, uint
     ihsm_host_lock(host);
     const struct ihsm_region region = {
         .iova = iova, .last = iova + (size - 1), .vaddr = memory, .readable = true, .writable = writable};
-    int result = size == 0 ? -EINVAL : ihsm_regions_add(&host->regions, &region);
+    int result = size == 0 ? -EINVAL : ihsm_host_map(host, &region);
     ihsm_host_unlock(host);
     return result;
 }
 
 int ihsm_loopback_unmap(struct ihsm_host *host, uint64_t iova, uint64_t size) {
     ihsm_host_lock(host);
-    int result = ihsm_regions_remove(&host->regions, iova, size);
+    int result = ihsm_host_unmap(host, iova, size);
     ihsm_host_unlock(host);
     return result;
 }

@@ -31,6 +31,11 @@
 #define IHSM_IOEVENTFD_MORE /* further arguments that the library's revision wants, set by meson.build */
 #endif
 #define REGIONS VFU_PCI_DEV_NUM_REGIONS
+_Static_assert(IHSM_CONFIG_REGION == VFU_PCI_DEV_CFG_REGION_IDX, "configuration space as a region");
+_Static_assert((int)IHSM_TRACE_RESET_DEVICE == (int)VFU_RESET_DEVICE &&
+                   (int)IHSM_TRACE_RESET_LOST_CONNECTION == (int)VFU_RESET_LOST_CONN &&
+                   (int)IHSM_TRACE_RESET_FUNCTION_LEVEL == (int)VFU_RESET_PCI_FLR,
+               "resets as the library has them");
 /* Failures of the connection in a row after which the client is dropped. */
 #define MAX_FAILURES 8
 
@@ -70,7 +75,11 @@ static void doorbells(struct ihsm_vfu *vfu, const char *data, size_t count, uint
 
 static ssize_t on_access(vfu_ctx_t *context, int index, char *data, size_t count, loff_t offset, bool is_write) {
     struct ihsm_vfu *vfu = of(context);
+    struct ihsm_trace *trace = &vfu->host.trace;
     int64_t done = (int64_t)count;
+    /* Before what it sets off; whole doorbells are recorded where their queue is known. */
+    if (is_write && (vfu->access[index] != IHSM_VFU_DOORBELLS || count % sizeof(uint32_t) != 0))
+        ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_WRITE, index, (uint64_t)offset, data, count);
     switch (vfu->access[index]) {
     case IHSM_VFU_DOORBELLS:
         if (is_write)
@@ -93,6 +102,8 @@ static ssize_t on_access(vfu_ctx_t *context, int index, char *data, size_t count
     }
     if (done < 0)
         errno = EIO;
+    else if (!is_write)
+        ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_READ, index, (uint64_t)offset, data, count);
     return (ssize_t)done;
 }
 
@@ -111,6 +122,7 @@ static vfu_region_access_cb_t *const bar_access[] = {access_0, access_1, access_
 
 static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     struct ihsm_vfu *vfu = of(context);
+    ihsm_trace_reset(&vfu->host.trace, (int)type);
     /* Before anybody hears of it: no client finds what another has left, and none of ours runs with its settings. */
     ihsm_config_space_reset(&vfu->config);
     vfu->host.msix.function_mask = false;
@@ -126,10 +138,13 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
 /* Every access to configuration space; the library has compared it with the region's size. */
 static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {
     struct ihsm_vfu *vfu = of(context);
+    struct ihsm_trace *trace = &vfu->host.trace;
     if (!is_write) {
         memcpy(data, vfu->config.bytes + offset, count);
+        ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_READ, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
         return (ssize_t)count;
     }
+    ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_WRITE, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
     bool level_reset = ihsm_config_space_write(&vfu->config, (size_t)offset, (const uint8_t *)data, count);
     vfu->host.msix.function_mask = ihsm_config_space_function_mask(&vfu->config);
     if (level_reset && on_reset(context, VFU_RESET_PCI_FLR) < 0)
@@ -140,15 +155,14 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
 static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    int error = ihsm_regions_add(&vfu->host.regions,
-                                 &(struct ihsm_region){
-                                     .iova = iova,
-                                     .last = iova + (info->iova.iov_len - 1),
-                                     .vaddr = info->vaddr,
-                                     .readable = info->prot & PROT_READ,
-                                     .writable = info->prot & PROT_WRITE,
-                                     .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
-                                 });
+    int error = ihsm_host_map(&vfu->host, &(struct ihsm_region){
+                                              .iova = iova,
+                                              .last = iova + (info->iova.iov_len - 1),
+                                              .vaddr = info->vaddr,
+                                              .readable = info->prot & PROT_READ,
+                                              .writable = info->prot & PROT_WRITE,
+                                              .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
+                                          });
     if (error == 0)
         ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev,
                     vfu->file.st_ino);
@@ -157,7 +171,7 @@ static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
 static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    if (ihsm_regions_remove(&vfu->host.regions, iova, info->iova.iov_len) == 0)
+    if (ihsm_host_unmap(&vfu->host, iova, info->iova.iov_len) == 0)
         ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
 }
 

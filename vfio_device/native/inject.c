@@ -12,7 +12,8 @@
 #define NEVER INT64_MAX
 #define NS_PER_MS INT64_C(1000000)
 
-void ihsm_inject_init(struct ihsm_inject *inject) {
+void ihsm_inject_init(struct ihsm_inject *inject, struct ihsm_trace *trace) {
+    inject->trace = trace;
     pthread_mutex_init(&inject->lock, NULL);
     pthread_cond_init(&inject->changed, NULL);
 }
@@ -141,6 +142,7 @@ bool ihsm_inject_hit(struct ihsm_inject *inject, uint32_t actions, const struct 
         *fault = state->fault;
     }
     if (hit) {
+        ihsm_trace_fault(inject->trace, fault->id, event->queue, event->vector);
         renew_flags(inject);
         tell(inject, fault->action == IHSM_ACTION_RESET_FUNCTION ? IHSM_HAPPENED_CHANGE | IHSM_HAPPENED_RESET
                                                                  : IHSM_HAPPENED_CHANGE);
@@ -262,6 +264,7 @@ static void take_times(struct ihsm_inject *inject, int64_t now, struct ihsm_due 
         if (state->fault.action == IHSM_ACTION_SPURIOUS_INTERRUPT && state->hits == 0) {
             if (now >= state->begin_ns) {
                 state->hits = 1;
+                ihsm_trace_fault(inject->trace, state->fault.id, -1, state->fault.value);
                 due->vectors_spurious |= UINT32_C(1) << state->fault.value;
                 due->happened |= IHSM_HAPPENED_CHANGE;
             } else {

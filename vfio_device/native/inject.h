@@ -16,6 +16,7 @@
 
 #include "abi.h"
 #include "engine.cdef.h"
+#include "hooks.h"
 
 #define IHSM_FAULTS 64
 #define IHSM_ACTION_BIT(name) (UINT32_C(1) << IHSM_ACTION_##name)
@@ -47,6 +48,7 @@ struct ihsm_fault_state {
 
 struct ihsm_inject {
     _Atomic uint32_t flags; /* actions that a fault may still take, by bit */
+    struct ihsm_trace *trace;
     pthread_mutex_t lock;   /* a leaf; guards the rest */
     pthread_cond_t changed; /* something has happened that ihsm_engine_faults_wait tells or does */
     uint32_t last_id;
@@ -65,7 +67,7 @@ struct ihsm_due {
     unsigned happened;
 };
 
-void ihsm_inject_init(struct ihsm_inject *inject);
+void ihsm_inject_init(struct ihsm_inject *inject, struct ihsm_trace *trace);
 /* No thread waits any more, and none will. */
 void ihsm_inject_close(struct ihsm_inject *inject);
 void ihsm_inject_destroy(struct ihsm_inject *inject);

@@ -64,6 +64,7 @@ bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {
         atomic_store(&ring->stopped, true);
         return false;
     }
+    ihsm_trace_entry(&ring->engine->host->trace, ring->id, head, sqe, size);
     atomic_store(&ring->sq_head, head + 1 == ring->sq_entries ? 0 : head + 1);
     ring->in_flight++;
     return true;
@@ -125,10 +126,14 @@ bool ihsm_ring_post_as(struct ihsm_ring *ring, void *cqe, uint16_t sqhd, bool ph
         goto unwritable;
     /* The tail moves before the entry becomes visible: a client may answer with a head doorbell at once. */
     atomic_store(&ring->cq_tail, wraps ? 0 : tail + 1);
+    struct ihsm_record record =
+        ihsm_trace_completion(&engine->host->trace, ring->id, tail, ring->vector, cqe, size, psf);
     if (!write_phase(regions, iova + size - sizeof psf, psf)) {
+        ihsm_record_drop(record);
         atomic_store(&ring->cq_tail, tail);
         goto unwritable;
     }
+    ihsm_record_end(record);
     if (wraps)
         ring->cq_phase = !ring->cq_phase;
     return true;

@@ -13,7 +13,7 @@ class EccSignReq(MborMap):
     """1062 EccSign request."""
 
     key_id: Annotated[int, U16(1)]
-    digest: Annotated[bytes, Octets(2, 96)]
+    digest: Annotated[bytes, Octets(2, 96, secret=True)]
     digest_algo: Annotated[HashAlgorithm, Enum32(3)]
 
 
@@ -27,14 +27,14 @@ class RsaModExpReq(MborMap):
     """1031 RsaModExp request."""
 
     key_id: Annotated[int, U16(1)]
-    y: Annotated[bytes, Octets(2, 512)]
+    y: Annotated[bytes, Octets(2, 512, secret=True)]
     op_type: Annotated[RsaOpType, Enum32(3)]
 
 
 class RsaModExpResp(MborMap):
     """1031 RsaModExp response."""
 
-    x: Annotated[bytes, Octets(1, 512)]
+    x: Annotated[bytes, Octets(1, 512, secret=True)]
 
 
 class AesEncryptDecryptReq(MborMap):
@@ -42,14 +42,14 @@ class AesEncryptDecryptReq(MborMap):
 
     key_id: Annotated[int, U16(1)]
     op: Annotated[AesOp, Enum32(2)]
-    msg: Annotated[bytes, Octets(3, 1024)]
+    msg: Annotated[bytes, Octets(3, 1024, secret=True)]
     iv: Annotated[bytes, Octets(4, 16)]
 
 
 class AesEncryptDecryptResp(MborMap):
     """1072 AesEncryptDecrypt response."""
 
-    msg: Annotated[bytes, Octets(1, 1024)]
+    msg: Annotated[bytes, Octets(1, 1024, secret=True)]
     iv: Annotated[bytes, Octets(2, 16)]
 
 
@@ -57,13 +57,13 @@ class HmacReq(MborMap):
     """1077 Hmac request."""
 
     key_id: Annotated[int, U16(1)]
-    msg: Annotated[bytes, Octets(2, 1024)]
+    msg: Annotated[bytes, Octets(2, 1024, secret=True)]
 
 
 class HmacResp(MborMap):
     """1077 Hmac response."""
 
-    tag: Annotated[bytes, Octets(1, 64)]
+    tag: Annotated[bytes, Octets(1, 64, secret=True)]
 
 
 class EcdhKeyExchangeReq(MborMap):
@@ -88,7 +88,7 @@ class HkdfDeriveReq(MborMap):
 
     key_id: Annotated[int, U16(1)]
     hash_algorithm: Annotated[HashAlgorithm, Enum32(2)]
-    salt: Annotated[bytes | None, Octets(3, 256)] = None
+    salt: Annotated[bytes | None, Octets(3, 256, secret=True)] = None
     info: Annotated[bytes | None, Octets(4, 256)] = None
     key_type: Annotated[KeyType, Enum32(5)]
     key_tag: Annotated[int | None, U16(6)] = None

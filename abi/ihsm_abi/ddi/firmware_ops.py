@@ -152,7 +152,7 @@ class ResetFunctionResp(MborMap):
 class DerKeyImportReq(MborMap):
     """2002 DerKeyImport request."""
 
-    der: Annotated[bytes, Octets(1, 3072)]
+    der: Annotated[bytes, Octets(1, 3072, secret=True)]
     key_class: Annotated[KeyClass, Enum32(2)]
     key_tag: Annotated[int | None, U16(3)] = None
     key_properties: Annotated[TargetKeyProperties, Nested(4)]
@@ -214,20 +214,20 @@ class GetPrivKeyResp(MborMap):
     """2005 GetPrivKey response."""
 
     key_kind: Annotated[KeyType, Enum32(1)]
-    key_data: Annotated[bytes, Octets(2, 2564)]
+    key_data: Annotated[bytes, Octets(2, 2564, secret=True)]
 
 
 class ShaDigestGenerateReq(MborMap):
     """2006 ShaDigest request."""
 
     sha_mode: Annotated[HashAlgorithm, Enum32(1)]
-    msg: Annotated[bytes, Octets(2, 1024)]
+    msg: Annotated[bytes, Octets(2, 1024, secret=True)]
 
 
 class ShaDigestGenerateResp(MborMap):
     """2006 ShaDigest response."""
 
-    digest: Annotated[bytes, Octets(1, 64)]
+    digest: Annotated[bytes, Octets(1, 64, secret=True)]
 
 
 class GetRngGenerateReq(MborMap):
@@ -239,13 +239,13 @@ class GetRngGenerateReq(MborMap):
 class GetRngGenerateResp(MborMap):
     """2007 GetRandomNumber response."""
 
-    rng_number: Annotated[bytes, Octets(1, 64)]
+    rng_number: Annotated[bytes, Octets(1, 64, secret=True)]
 
 
 class RawKeyImportReq(MborMap):
     """2008 RawKeyImport request."""
 
-    raw: Annotated[bytes, Octets(1, 3072)]
+    raw: Annotated[bytes, Octets(1, 3072, secret=True)]
     key_kind: Annotated[KeyType, Enum32(2)]
     key_tag: Annotated[int | None, U16(3)] = None
     key_properties: Annotated[TargetKeyProperties, Nested(4)]
@@ -262,15 +262,15 @@ class RawKeyImportResp(MborMap):
 class SoftAesReq(MborMap):
     """2009 SoftAes request."""
 
-    key: Annotated[bytes, Octets(1, 32)]
-    inout: Annotated[bytes, Octets(2, 1024)]
+    key: Annotated[bytes, Octets(1, 32, secret=True)]
+    inout: Annotated[bytes, Octets(2, 1024, secret=True)]
     op: Annotated[SoftAesOp, Enum32(3)]
 
 
 class SoftAesResp(MborMap):
     """2009 SoftAes response."""
 
-    plaintext: Annotated[bytes, Octets(1, 1024)]
+    plaintext: Annotated[bytes, Octets(1, 1024, secret=True)]
 
 
 class RsaUnwrapKekReq(MborMap):
@@ -285,4 +285,4 @@ class RsaUnwrapKekReq(MborMap):
 class RsaUnwrapKekResp(MborMap):
     """2010 RsaUnwrapKekTest response."""
 
-    kek: Annotated[bytes, Octets(1, 256)]
+    kek: Annotated[bytes, Octets(1, 256, secret=True)]

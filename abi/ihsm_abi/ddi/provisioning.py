@@ -11,7 +11,7 @@ from ihsm_abi.mbor import FixedOctets, MborMap, Nested, Octets
 class InitBk3Req(MborMap):
     """1111 InitBk3 request."""
 
-    bk3: Annotated[bytes, Octets(1, 48)]
+    bk3: Annotated[bytes, Octets(1, 48, secret=True)]
 
 
 class InitBk3Resp(MborMap):
@@ -28,13 +28,13 @@ class GetSealedBk3Req(MborMap):
 class GetSealedBk3Resp(MborMap):
     """1112 GetSealedBk3 response."""
 
-    sealed_bk3: Annotated[bytes, Octets(1, 1024)]
+    sealed_bk3: Annotated[bytes, Octets(1, 1024, secret=True)]
 
 
 class SetSealedBk3Req(MborMap):
     """1113 SetSealedBk3 request."""
 
-    sealed_bk3: Annotated[bytes, Octets(1, 1024)]
+    sealed_bk3: Annotated[bytes, Octets(1, 1024, secret=True)]
 
 
 class SetSealedBk3Resp(MborMap):
