@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm.guest.runner import _carry_in, _carry_out
+from ihsm.guest.streams import carry_in, carry_out
 from support.waiting import ended
 
 MARK = b"\0end-0123\n"
@@ -26,7 +26,7 @@ def test_output_arrives_up_to_the_mark_however_it_is_cut(data: bytes, cuts: list
     ours, theirs = socket.socketpair()
     sink = io.BytesIO()
     with ours, theirs:
-        carrier = threading.Thread(target=_carry_out, args=(ours, sink, MARK, []))
+        carrier = threading.Thread(target=carry_out, args=(ours, sink, MARK, []))
         carrier.start()
         rest = data + MARK + b"too late"
         for cut in cuts:
@@ -43,7 +43,7 @@ def test_output_without_a_mark_ends_with_the_connection() -> None:
     with ours:
         with theirs:
             theirs.sendall(b"half a mark" + MARK[:4])
-        _carry_out(ours, sink, MARK, [])
+        carry_out(ours, sink, MARK, [])
     assert sink.getvalue() == b"half a mark" + MARK[:4]
 
 
@@ -52,7 +52,7 @@ def test_output_that_cannot_be_written_is_taken_all_the_same_and_told() -> None:
     ours, theirs = socket.socketpair()
     lost: list[OSError] = []
     with ours, theirs, open("/dev/full", "wb", buffering=0) as full:
-        carrier = threading.Thread(target=_carry_out, args=(ours, full, MARK, lost))
+        carrier = threading.Thread(target=carry_out, args=(ours, full, MARK, lost))
         carrier.start()
         theirs.sendall(b"one")
         theirs.sendall(b"two" + MARK)
@@ -71,7 +71,7 @@ def test_a_folder_for_standard_input_is_an_empty_one(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     try:
         with ours, theirs:
-            _carry_in(ours, Folder(), listening)
+            carry_in(ours, Folder(), listening)
             assert theirs.recv(1) == b""
     finally:
         os.close(descriptor)

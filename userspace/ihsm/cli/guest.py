@@ -14,8 +14,10 @@ from ihsm.cli.common import Number
 from ihsm.guest import Accelerator, GuestConfig, Iommu, Streams
 from ihsm.guest.errors import system_errors
 from ihsm.guest.kernel import find_kernel
-from ihsm.guest.session import Session
+from ihsm.guest.session import Finding, Session
 
+COMPLAINED = 126
+"""Exit status for a complaint of the guest's kernel."""
 _EXISTING = click.Path(exists=True, path_type=Path)
 
 
@@ -31,7 +33,8 @@ def _words(text: str) -> tuple[str, ...]:
     help="""Start the device and a QEMU guest that has it; run a command there and return its exit status.
 
     The guest sees the host's files at their own paths, read-only underneath: what it writes is lost with it, save
-    below --share. Exit status: the command's; 125 if the guest could not run it; 124 after a time limit.
+    below --share. What its kernel complained of meanwhile is named on standard error. Exit status: the command's; 125
+    if the guest could not run it; 124 after a time limit; 126 for a complaint, with --fail-on-warn.
     """,
 )
 @click.option("--exec", "shell", metavar="CMD", help="Shell command to run in the guest; without it, a shell.")
@@ -95,6 +98,7 @@ def _words(text: str) -> tuple[str, ...]:
     metavar="SECONDS",
     help="Time limit of the command; 0 for none.",
 )
+@click.option("--fail-on-warn", is_flag=True, help="Exit with status 126 if the guest's kernel complained of anything.")
 @click.option("--progress/--quiet", default=None, help="Say what is going on. [default: on a terminal only]")
 def guest(
     shell: str | None,
@@ -113,11 +117,18 @@ def guest(
     qemu_args: tuple[str, ...],
     kernel_args: str,
     timeout: float,
+    fail_on_warn: bool,
     progress: bool | None,
 ) -> None:
     """Run `ihsm guest`."""
     show = sys.stderr.isatty() if progress is None else progress
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer) if shell is not None else None
+    findings: list[Finding] = []
+
+    def report(finding: Finding) -> None:
+        findings.append(finding)
+        click.echo(f"guest: kernel: {finding}", err=True)
+
     with system_errors():
         session = Session(
             config=GuestConfig(
@@ -139,6 +150,7 @@ def guest(
             devices=(0 if sockets else 1) if devices is None else devices,
             device_arguments=device_args,
             progress=(lambda text: click.echo(text, err=True)) if show else (lambda text: None),
+            report=report,
         )
         status = session.run(streams)
-    sys.exit(status)
+    sys.exit(COMPLAINED if findings and fail_on_warn else status)

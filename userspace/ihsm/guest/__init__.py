@@ -4,6 +4,7 @@
 
 from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.machine import Accelerator, Iommu
-from ihsm.guest.runner import Guest, GuestConfig, Streams
+from ihsm.guest.runner import Guest, GuestConfig
+from ihsm.guest.streams import Streams
 
 __all__ = ["Accelerator", "Guest", "GuestCommand", "GuestConfig", "GuestModule", "Iommu", "Streams"]

@@ -20,8 +20,9 @@ from ihsm.guest.accel import kvm_verdict
 from ihsm.guest.errors import ToolchainError
 from ihsm.guest.initramfs import BOOT_MODULES
 from ihsm.guest.kernel import find_kernel
-from ihsm.guest.runner import GuestConfig, Streams
+from ihsm.guest.runner import GuestConfig
 from ihsm.guest.session import Session
+from ihsm.guest.streams import Streams
 from ihsm.guest.toolchain import find_busybox, find_qemu
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 

@@ -60,15 +60,44 @@ class ModuleLoadError(GuestError):
         self.lines = tuple(lines)
 
 
+class ModuleUnloadError(GuestError):
+    """A module does not unload in a kept guest, so that the next run cannot load the new one."""
+
+    def __init__(self, module: str, lines: Sequence[str]) -> None:
+        """`lines`: what rmmod says."""
+        super().__init__("\n".join([f"{module}: does not unload in the kept guest:", *_indented(lines)]))
+        self.lines = tuple(lines)
+
+
 class ConsoleError(GuestError):
     """A failure that QEMU's own words and the end of the guest's console explain."""
 
-    def __init__(self, what: str, console: Sequence[str], qemu: Sequence[str] = ()) -> None:
-        """`console`, `qemu`: the last lines of the guest's console, and of what QEMU itself printed."""
-        words = ["the last lines of QEMU:", *_indented(qemu)] if qemu else []
-        text = ["the last lines of its console:", *_indented(console)] if console else ["its console is empty"]
-        super().__init__("\n".join([what, *words, *text]))
-        self.console, self.qemu = tuple(console), tuple(qemu)
+    def __init__(
+        self,
+        what: str,
+        console: Sequence[str],
+        qemu: Sequence[str] = (),
+        output: Sequence[str] = (),
+        blocked: Sequence[str] = (),
+    ) -> None:
+        """All of them lines.
+
+        Args:
+            what: what went wrong.
+            console: the last of the guest's console.
+            qemu: the last of what QEMU itself printed.
+            output: the last of what the command wrote.
+            blocked: the kernel's list of tasks that wait for something and cannot be interrupted.
+        """
+        parts = [
+            what,
+            *_part("the last lines of the command:", output),
+            *_part("tasks that are blocked:", blocked),
+            *_part("the last lines of QEMU:", qemu),
+            *(_part("the last lines of its console:", console) or ["its console is empty"]),
+        ]
+        super().__init__("\n".join(parts))
+        self.console, self.qemu, self.output, self.blocked = map(tuple, (console, qemu, output, blocked))
 
 
 class GuestPanicError(ConsoleError):
@@ -83,6 +112,10 @@ class GuestTimeoutError(ConsoleError):
 
 class GuestEndedError(ConsoleError):
     """QEMU ended although the command had not."""
+
+
+def _part(heading: str, lines: Sequence[str]) -> list[str]:
+    return [heading, *_indented(lines)] if lines else []
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

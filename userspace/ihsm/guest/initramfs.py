@@ -10,26 +10,41 @@ import shlex
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ihsm.guest.kernel import GuestKernel, module_bytes
+from ihsm.guest.kernel import GuestKernel, module_bytes, module_name
 from ihsm.guest.toolchain import find_busybox
 
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
-_APPLETS = tuple("cat chroot dmesg echo insmod ln ls mkdir mount poweroff sed setsid sh sleep sync tail wc".split())  # noqa: SIM905
-_FOLDERS = ("proc", "sys", "host", "low", "ram", "ihsm", "ihsm/boot", "ihsm/modules")
+_APPLETS = (
+    *("cat", "chroot", "dd", "dmesg", "echo", "insmod", "ln", "ls", "mkdir", "mkfifo", "mount", "poweroff", "rmmod"),
+    *("sed", "setsid", "sh", "sleep", "stty", "sync", "tail", "wc"),
+)
+_FOLDERS = ("proc", "sys", "host", "low", "ram", "runs", "ihsm", "ihsm/boot", "ihsm/modules")
 _CONSOLE = (5, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class GuestModule:
-    """A module to load after the root file system is there: `data` is its ELF file."""
+    """A module to load after the root file system is there: `data` is its ELF file.
+
+    `tested`: it is what the guest is for, so that each run unloads and loads it anew, and what the kernel's log says of
+    it counts. `file` is where it lies on the host, if it does.
+    """
 
     name: str
     data: bytes
     parameters: str = ""
+    tested: bool = False
+    file: Path | None = None
+
+    @property
+    def kernel_name(self) -> str:
+        """What the kernel calls it."""
+        return module_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +96,70 @@ def busybox_root(init: bytes) -> list[Entry]:
     ]
 
 
-def build(
-    kernel: GuestKernel,
-    command: GuestCommand,
-    modules: Sequence[GuestModule],
-    shares: Sequence[Path],
-    cache: str,
-    end: bytes,
-) -> bytes:
-    """The archive for one run.
+class Mode(StrEnum):
+    """What a guest does: one command, one command after the other, or a shell at our terminal."""
 
-    `shares`: host folders that are writable in the guest; `cache`: 9p cache mode; `end`: what init writes to a stream
-    of the command when it is complete.
+    EXEC = "exec"
+    KEPT = "kept"
+    INTERACTIVE = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What init is told. `end`: what it writes to a stream of a command when that is complete.
+
+    `shares`: host folders that are writable in the guest; `sections`: report where modules lie in memory; `size`: rows
+    and columns of the terminal.
     """
-    boot = [(path.name.partition(".ko")[0], module_bytes(path)) for path in kernel.load_order([*BOOT_MODULES])]
-    entries = [
-        *busybox_root(resources.files("ihsm.guest").joinpath("init.sh").read_bytes()),
-        *(Entry(name, stat.S_IFDIR | 0o755) for name in _FOLDERS),
-        *(_file(f"ihsm/boot/{index:02}-{name}.ko", data) for index, (name, data) in enumerate(boot)),
-        _file("ihsm/command", os.fsencode(command.script())),
-        _file("ihsm/mode", b"interactive" if command.shell is None else b"exec"),
-        _file("ihsm/cache", cache.encode()),
-        _file("ihsm/end", end),
-        _file("ihsm/shares", os.fsencode("".join(f"share{i} {path}\n" for i, path in enumerate(shares)))),
-        _file("ihsm/kernel-modules", os.fsencode(kernel.modules.parent if kernel.modules else "")),
-    ]
+
+    mode: Mode
+    end: bytes
+    shares: Sequence[Path] = ()
+    sections: bool = False
+    size: tuple[int, int] = (24, 80)
+
+    @property
+    def cache(self) -> str:
+        """9p cache mode: a loose one would hide edits of the host's files from guests that live long."""
+        return "loose" if self.mode is Mode.EXEC else "none"
+
+
+def run_files(command: GuestCommand, modules: Sequence[GuestModule]) -> dict[str, bytes]:
+    """What init finds in the folder of one run: path below it -> content."""
+    files = {"command": os.fsencode(command.script())}
     for index, module in enumerate(modules):
-        entries.append(_file(f"ihsm/modules/{index:03}.ko", module.data))
-        entries.append(_file(f"ihsm/modules/{index:03}.name", os.fsencode(module.name)))
-        entries.append(_file(f"ihsm/modules/{index:03}.parameters", os.fsencode(module.parameters)))
-    return newc(entries)
+        stem = f"modules/{index:03}"
+        files[f"{stem}.ko"] = module.data
+        files[f"{stem}.name"] = os.fsencode(module.name)
+        files[f"{stem}.module"] = os.fsencode(module.kernel_name)
+        files[f"{stem}.parameters"] = os.fsencode(module.parameters)
+        if module.tested:
+            files[f"{stem}.tested"] = b""
+    return files
+
+
+def build(kernel: GuestKernel, command: GuestCommand, modules: Sequence[GuestModule], boot_as: Boot) -> bytes:
+    """The archive for a guest, with its first run."""
+    boot = [(path.name.partition(".ko")[0], module_bytes(path)) for path in kernel.load_order([*BOOT_MODULES])]
+    files = {
+        "mode": boot_as.mode.encode(),
+        "cache": boot_as.cache.encode(),
+        "end": boot_as.end,
+        "rows": str(boot_as.size[0]).encode(),
+        "columns": str(boot_as.size[1]).encode(),
+        "shares": os.fsencode("".join(f"share{i} {path}\n" for i, path in enumerate(boot_as.shares))),
+        "kernel-modules": os.fsencode(kernel.modules.parent if kernel.modules else ""),
+        **({"sections": b""} if boot_as.sections else {}),
+        **{f"boot/{index:02}-{name}.ko": data for index, (name, data) in enumerate(boot)},
+        **run_files(command, modules),
+    }
+    return newc(
+        [
+            *busybox_root(resources.files("ihsm.guest").joinpath("init.sh").read_bytes()),
+            *(Entry(name, stat.S_IFDIR | 0o755) for name in _FOLDERS),
+            *(_file(f"ihsm/{name}", data) for name, data in files.items()),
+        ]
+    )
 
 
 def _file(name: str, data: bytes) -> Entry:

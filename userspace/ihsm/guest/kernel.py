@@ -22,6 +22,8 @@ class GuestKernel:
     release: str
     image: Path
     modules: Path | None
+    arguments: str = ""
+    """Words that its command line needs."""
 
     @property
     def headers(self) -> Path:

@@ -91,6 +91,7 @@ class MachineConfig:
     cpus: int = 2
     sockets: tuple[Path, ...] = ()
     shares: tuple[Path, ...] = ()
+    runs: Path | None = None
     channels: tuple[Channel, ...] = ()
     terminal: bool = False
     gdb_port: int | None = None
@@ -110,6 +111,8 @@ class MachineConfig:
         words += [*_filesystem("ihsm.root", Path("/"), writable=False)]
         for index, share in enumerate(self.shares):
             words += _filesystem(f"ihsm.share{index}", share, writable=True)
+        if self.runs:
+            words += _filesystem("ihsm.runs", self.runs, writable=True)
         words += ["-device", "virtio-serial-pci,max_ports=8"]
         for channel in self.channels:
             name = channel.name

@@ -17,7 +17,7 @@ _MAKEFILES = ("Kbuild", "Makefile")
 
 
 def build_modules(source: Path, kernel: GuestKernel, work: Path) -> list[Path]:
-    """Build a copy of `source` in `work` and return its modules (.ko).
+    """Build a copy of `source` in `work` and return its modules (.ko), with debug information that names `source`.
 
     Raises ModuleBuildError with the end of make's output.
     """
@@ -33,7 +33,7 @@ def build_modules(source: Path, kernel: GuestKernel, work: Path) -> list[Path]:
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "ARCH", "CROSS_COMPILE")
     }
     done = subprocess.run(
-        ["make", "-C", str(headers), f"M={copy}", "modules"],
+        ["make", "-C", str(headers), f"M={copy}", f"KCFLAGS=-g -ffile-prefix-map={copy}={source.resolve()}", "modules"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,13 +1,11 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's life: QEMU started, the command's streams carried, its exit status or the reason there is none."""
+"""A guest's life: QEMU started, streams of commands carried, their exit statuses or the reason there is none."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import select
 import signal
 import socket
 import threading
@@ -15,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
+from ihsm.closing import Closing
 from ihsm.errors import OutputError
 from ihsm.guest import accel, initramfs
 from ihsm.guest.errors import (
@@ -25,24 +23,40 @@ from ihsm.guest.errors import (
     GuestPanicError,
     GuestTimeoutError,
     ModuleLoadError,
+    ModuleUnloadError,
 )
-from ihsm.guest.initramfs import GuestCommand, GuestModule
+from ihsm.guest.initramfs import Boot, GuestCommand, GuestModule, Mode
 from ihsm.guest.kernel import GuestKernel, find_kernel
+from ihsm.guest.kernel_log import Complaint, find_complaints, parse_dmesg, parse_kmemleak, taint_complaints
+from ihsm.guest.log_port import LogPort
 from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
+from ihsm.guest.sections import Sections
+from ihsm.guest.streams import Streams, Tail, carry_in, carry_out
+from ihsm.guest.terminal import follow_size, terminal_size
 from ihsm.guest.toolchain import Qemu, find_qemu
 from ihsm.kept import Kept
 from ihsm_abi.sockets import SOCKET_SUFFIX, is_utf8
 
 CONSOLE_LINES = 30
 QEMU_LINES = 15
+OUTPUT_LINES = 15
+BLOCKED_LINES = 60
 _PANIC = "Kernel panic"
 _TROUBLE = ("BUG:", "Oops", "general protection fault", _PANIC)
 _CHUNK = 1 << 16
 _CHECK_INTERVAL_S = 0.5
 _QUIT_LIMIT_S = 20.0
+_LOG_LIMIT_S = 20.0
+"""How long the log may take to tell what was logged before: it comes over a port of its own."""
+_BLOCKED_LIMIT_S = 10.0
 _QEMU_LOG = "qemu.log"
 _CONSOLE = "console"
-_CHANNELS = ("control", "stdin", "stdout", "stderr")
+_RUNS = "runs"
+_CHANNELS = {
+    Mode.INTERACTIVE: ("control", "log"),
+    Mode.KEPT: ("control", "log", "stdout", "stderr"),
+    Mode.EXEC: ("control", "log", "stdin", "stdout", "stderr"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +81,6 @@ class GuestConfig:
     """A ready guest that reports no sign of life for this long is taken for hung; it reports every two seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Where the command's streams go; `stdin` None is an empty one."""
-
-    stdin: BinaryIO | None
-    stdout: BinaryIO
-    stderr: BinaryIO
-
-
 class Guest:
     """One run of one guest."""
 
@@ -85,167 +90,322 @@ class Guest:
         """`progress` is told, a line at a time, what is going on."""
         self.config = config
         self.command = command
+        self.complaints: list[Complaint] = []
+        """What the guest's kernel complained of, from the loading of the modules to the end of the command."""
         self._progress = progress
-        self._status: int | None = None
-        self._texts: list[str] = []
-        # Ends stdout and stderr: ports have no end of their own that the host could see.
-        self._end = b"\0ihsm-end-" + secrets.token_hex(16).encode() + b"\n"
-        self._partial = b""
-        self._failed: str | None = None
-        self._ready_at: float | None = None
-        self._listening = threading.Event()
-        self._last_sign = 0.0
-        self._lost: list[OSError] = []
 
     def run(self, streams: Streams | None) -> int:
         """Boot, run the command, return its exit status; `streams` None gives the guest our terminal.
 
         Raises GuestError or one of its kind: ModuleLoadError, GuestPanicError, GuestTimeoutError, GuestEndedError.
         """
-        accelerator = accel.choose(self.config.accelerator, self.config.qemu, self.config.kernel)
-        version = self.config.qemu.version_text
-        self._progress(f"guest: booting Linux {self.config.kernel.release} in QEMU {version} ({accelerator})")
-        with contextlib.ExitStack() as stack:
-            names = ("control",) if streams is None else _CHANNELS
-            ours: dict[str, socket.socket] = {}
-            theirs: dict[str, socket.socket] = {}
-            for channel in names:
-                ours[channel], theirs[channel] = map(stack.enter_context, socket.socketpair())
-            descriptors = [end.fileno() for end in theirs.values()]
-            qemu = stack.enter_context(Kept("ihsm-guest-", descriptors, terminal=streams is None))
-            folder = qemu.folder
-            sockets = tuple(_named_in_utf8(self.config.sockets, stack))
-            machine = self._machine(folder, accelerator, theirs, sockets, terminal=streams is None)
-            logged = (1, 2) if streams else (2,)
-            qemu.start([self.config.qemu.program, *machine.arguments()], logged=logged, log=_QEMU_LOG)
-            for end in theirs.values():
-                end.close()
-            outputs, feed = self._carry(ours, streams) if streams else ([], None)
+        mode = Mode.EXEC if streams else Mode.INTERACTIVE
+        with RunningGuest(self.config, self.command, mode, self._progress) as guest:
             try:
-                self._attend(ours["control"], folder)
-                if self._status is not None:
-                    for carrier in outputs:
-                        carrier.join(_QUIT_LIMIT_S)
-                    qemu.send_signal(signal.SIGTERM)
-                qemu.wait(_QUIT_LIMIT_S)
+                return guest.first(streams)
             finally:
-                qemu.send_signal(signal.SIGKILL)
-                status = qemu.wait()
-                self._listening.set()
-                for carrier in (*outputs, *([feed] if feed else [])):
-                    carrier.join()
-            assert status is not None  # it was started
-            verdict = self._verdict(status, folder)
-            if self._lost:
-                raise OutputError(f"output of the command: {self._lost[0].strerror}")
-            return verdict
+                self.complaints = guest.complaints()
+
+
+class _Run:
+    """What is known of one run of a command."""
+
+    def __init__(self, number: int, modules: Sequence[GuestModule]) -> None:
+        self.name = str(number) if number else "ihsm"
+        self.modules = modules
+        self.began_at = time.monotonic()
+        self.ready_at: float | None = None
+        self.status: int | None = None
+        self.failed: str | None = None
+        self.examined = False
+        self.texts: list[str] = []
+        self.leaks: list[str] = []
+        self.taints: list[int] = []
+        self.tail = Tail()
+
+
+class RunningGuest(Closing):
+    """A guest that was started and lives until it is closed, or ends by itself.
+
+    After the first run, a guest in the mode KEPT takes further ones. One thread uses it.
+    """
+
+    def __init__(
+        self,
+        config: GuestConfig,
+        command: GuestCommand,
+        mode: Mode,
+        progress: Callable[[str], None] = lambda text: None,
+        loaded: Callable[[Sections], None] = lambda sections: None,
+    ) -> None:
+        """Start QEMU; `command` is what the first run will do.
+
+        `progress` is told, a line at a time, what is going on, `loaded` where the modules under test lie in memory
+        whenever they were loaded into a guest that has a debugger.
+
+        Raises GuestError, OSError.
+        """
+        self.config = config
+        self._mode = mode
+        self._progress = progress
+        self._loaded = loaded
+        self._run = _Run(0, config.modules)
+        self._runs = 0
+        self._alive = True
+        # Ends stdout and stderr: ports have no end of their own that the host could see.
+        self._end = b"\0ihsm-end-" + secrets.token_hex(16).encode() + b"\n"
+        self._partial = b""
+        self._listening = threading.Event()
+        self._last_sign = time.monotonic()
+        self._lost: list[OSError] = []
+        self._feed: threading.Thread | None = None
+        self._outputs: list[threading.Thread] = []
+        self._ours: dict[str, socket.socket] = {}
+        self._sections = Sections()
+        accelerator = accel.choose(config.accelerator, config.qemu, config.kernel)
+        version = config.qemu.version_text
+        progress(f"guest: booting Linux {config.kernel.release} in QEMU {version} ({accelerator})")
+        with contextlib.ExitStack() as stack:
+            self._start(stack, accelerator, command)
+            self._closing = stack.pop_all()
+
+    def _start(self, stack: contextlib.ExitStack, accelerator: Accelerator, command: GuestCommand) -> None:
+        theirs: dict[str, socket.socket] = {}
+        for channel in _CHANNELS[self._mode]:
+            self._ours[channel], theirs[channel] = map(stack.enter_context, socket.socketpair())
+        terminal = self._mode is Mode.INTERACTIVE
+        descriptors = [end.fileno() for end in theirs.values()]
+        self._qemu = stack.enter_context(Kept("ihsm-guest-", descriptors, terminal=terminal))
+        self._folder = self._qemu.folder
+        if self._mode is Mode.KEPT:
+            (self._folder / _RUNS).mkdir()
+        sockets = tuple(_named_in_utf8(self.config.sockets, stack))
+        machine = self._machine(accelerator, command, theirs, sockets)
+        logged = (2,) if terminal else (1, 2)
+        self._log = LogPort(self._ours["log"])
+        stack.callback(self._end_qemu)
+        self._qemu.start([self.config.qemu.program, *machine.arguments()], logged=logged, log=_QEMU_LOG)
+        for end in theirs.values():
+            end.close()
 
     def _machine(
         self,
-        folder: Path,
         accelerator: Accelerator,
+        command: GuestCommand,
         ends: dict[str, socket.socket],
         sockets: tuple[Path, ...],
-        *,
-        terminal: bool,
     ) -> MachineConfig:
         config = self.config
-        # Interactive guests live long enough to meet edits of the host's files, which a loose cache would miss.
-        cache = "none" if terminal else "loose"
-        archive = folder / "initramfs"
-        archive.write_bytes(
-            initramfs.build(config.kernel, self.command, config.modules, config.shares, cache, self._end)
-        )
+        archive = self._folder / "initramfs"
+        boot = Boot(self._mode, self._end, config.shares, config.gdb_port is not None, terminal_size())
+        archive.write_bytes(initramfs.build(config.kernel, command, config.modules, boot))
         return MachineConfig(
             kernel=config.kernel.bootable(),
             initramfs=archive,
-            console=folder / _CONSOLE,
+            console=self._folder / _CONSOLE,
             accelerator=accelerator,
             iommu=config.iommu,
             memory=config.memory,
             cpus=config.cpus,
             sockets=sockets,
             shares=config.shares,
+            runs=self._folder / _RUNS if self._mode is Mode.KEPT else None,
             channels=tuple(Channel(f"ihsm.{name}", end.fileno()) for name, end in ends.items()),
-            terminal=terminal,
+            terminal=self._mode is Mode.INTERACTIVE,
             gdb_port=config.gdb_port,
             extra=config.extra,
-            kernel_arguments=config.kernel_arguments,
+            kernel_arguments=f"{config.kernel.arguments} {config.kernel_arguments}".strip(),
         )
 
-    def _carry(
-        self, ends: dict[str, socket.socket], streams: Streams
-    ) -> tuple[list[threading.Thread], threading.Thread]:
-        """Start a thread per stream of the command; the ones for output end with the command, all with QEMU."""
-        pairs = ((ends["stdout"], streams.stdout), (ends["stderr"], streams.stderr))
-        threads = [
-            threading.Thread(target=_carry_out, args=(*pair, self._end, self._lost), daemon=True) for pair in pairs
-        ]
-        feed = threading.Thread(target=_carry_in, args=(ends["stdin"], streams.stdin, self._listening), daemon=True)
-        for thread in (*threads, feed):
-            thread.start()
-        return threads, feed
+    @property
+    def alive(self) -> bool:
+        """Whether it takes a further run: it is kept, and every run before has ended by itself."""
+        return self._alive and self._mode is Mode.KEPT
 
-    def _attend(self, control: socket.socket, folder: Path) -> None:
-        """Listen to the guest until it reports an exit status or is gone; enforce the time limits."""
-        start = self._last_sign = time.monotonic()
+    def first(self, streams: Streams | None) -> int:
+        """Wait for the boot and the end of the first command; its exit status. Errors as `Guest.run`."""
+        with contextlib.ExitStack() as stack:
+            if self._mode is Mode.INTERACTIVE:
+                stack.enter_context(follow_size(self._tell))
+            elif streams and "stdin" in self._ours:
+                source = streams.stdin
+                self._feed = threading.Thread(
+                    target=carry_in, args=(self._ours["stdin"], source, self._listening), daemon=True
+                )
+                self._feed.start()
+            return self._perform(streams)
+
+    def again(self, command: GuestCommand, modules: Sequence[GuestModule], streams: Streams) -> int:
+        """Load the modules anew and run a command; its exit status. Errors as `Guest.run`, and ModuleUnloadError."""
+        self._runs += 1
+        self._run = _Run(self._runs, modules)
+        folder = self._folder / _RUNS / self._run.name
+        for name, data in initramfs.run_files(command, modules).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        self._last_sign = time.monotonic()
+        self._tell(f"run {self._run.name}")
+        return self._perform(streams)
+
+    def _tell(self, line: str) -> None:
+        """Ask init for something; it is not there any more if its end is closed."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._ours["control"].sendall(f"{line}\n".encode())
+
+    def _perform(self, streams: Streams | None) -> int:
+        run = self._run
+        if streams:
+            self._outputs = [
+                threading.Thread(
+                    target=carry_out, args=(self._ours[name], sink, self._end, self._lost, run.tail.add), daemon=True
+                )
+                for name, sink in (("stdout", streams.stdout), ("stderr", streams.stderr))
+            ]
+            for carrier in self._outputs:
+                carrier.start()
+        try:
+            self._attend(run)
+            if run.status is not None:
+                for carrier in self._outputs:
+                    carrier.join(_QUIT_LIMIT_S)
+                self._log.wait_for(f"end {run.name}", _LOG_LIMIT_S)
+            else:
+                self._alive = False
+        except BaseException:
+            self._alive = False
+            raise
+        if run.status is None and run.failed is None:
+            self._qemu.wait(_QUIT_LIMIT_S)
+        verdict = self._verdict(run)
+        if self._lost:
+            raise OutputError(f"output of the command: {self._lost[0].strerror}")
+        return verdict
+
+    def complaints(self) -> list[Complaint]:
+        """What the kernel complained of in the latest run, up to now."""
+        run = self._run
+        tested = [module.kernel_name for module in run.modules if module.tested]
+        found = find_complaints(self._log.since(f"begin {run.name}"), tested)
+        # What a kernel said when it died may be on its console alone.
+        titles = {complaint.title for complaint in found}
+        dying = find_complaints(parse_dmesg("\n".join(_trouble(self._folder / _CONSOLE))), tested)
+        found += [complaint for complaint in dying if complaint.title not in titles]
+        found += [leak for leak in parse_kmemleak("\n".join(run.leaks)) if leak.first_in(tested)]
+        if len(run.taints) > 1:
+            found += taint_complaints(run.taints[0], run.taints[-1])
+        return found
+
+    def close(self) -> None:
+        """End the guest, whatever it does; harmless the second time."""
+        self._alive = False
+        self._closing.close()
+
+    def _end_qemu(self) -> None:
+        if self._run.status is not None:
+            self._qemu.send_signal(signal.SIGTERM)
+            self._qemu.wait(_QUIT_LIMIT_S)
+        self._qemu.send_signal(signal.SIGKILL)
+        self._qemu.wait()
+        self._listening.set()
+        for carrier in (*self._outputs, *([self._feed] if self._feed else [])):
+            carrier.join()
+        self._log.join()
+
+    def _attend(self, run: _Run) -> None:
+        """Listen to the guest until it has reported all of a run or is gone; enforce the time limits."""
+        control = self._ours["control"]
         control.settimeout(_CHECK_INTERVAL_S)
-        while self._status is None:
+        while not run.examined:
             try:
                 data = control.recv(_CHUNK)
             except TimeoutError:
                 data = None
+            except ConnectionResetError:
+                data = b""
             if data == b"":
                 return
             if data:
                 self._last_sign = time.monotonic()
-                self._hear(data, start)
-            self._check_limits(start, folder)
+                self._hear(data, run)
+            self._check_limits(run)
 
-    def _hear(self, data: bytes, start: float) -> None:
-        """Take in lines of the guest's init: alive, ready, text LINE, failed WHAT, exit STATUS."""
+    def _hear(self, data: bytes, run: _Run) -> None:
+        """Take in lines of the guest's init, a word and what it is about."""
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "ready":
-                self._ready_at = time.monotonic()
+                run.ready_at = time.monotonic()
                 self._listening.set()
-                self._progress(f"guest: ready after {self._ready_at - start:.1f} s")
+                if self._sections:
+                    self._loaded(self._sections)
+                self._progress(f"guest: ready after {run.ready_at - run.began_at:.1f} s")
             elif word == "text":
-                self._texts.append(rest)
+                run.texts.append(rest)
+            elif word == "leak":
+                run.leaks.append(rest)
+            elif word == "taint" and rest.isdigit():
+                run.taints.append(int(rest))
+            elif word == "section":
+                self._sections.hear(rest)
             elif word == "failed":
-                self._failed = rest
+                run.failed = rest
+                run.examined = not rest.startswith(("module ", "unload "))
             elif word == "exit" and rest.isdigit():
-                self._status = int(rest)
+                run.status = int(rest)
+            elif word == "examined":
+                run.examined = True
 
-    def _check_limits(self, start: float, folder: Path) -> None:
+    def _check_limits(self, run: _Run) -> None:
         """Raise GuestTimeoutError when a limit is exceeded."""
-        if self.config.gdb_port is not None:
+        if self.config.gdb_port is not None or run.status is not None:
             return
         now = time.monotonic()
         boot, command = self.config.boot_limit_s, self.config.command_limit_s
-        if self._ready_at is None:
-            if boot is not None and now - start > boot:
-                raise GuestTimeoutError(f"the guest was not ready within {boot:.0f} s", *_last_words(folder))
+        if run.ready_at is None:
+            if boot is not None and now - run.began_at > boot:
+                raise GuestTimeoutError(f"the guest was not ready within {boot:.0f} s", *self._last_words())
         elif now - self._last_sign > self.config.silence_limit_s:
             silence = f"no sign of life for {self.config.silence_limit_s:.0f} s"
-            raise GuestTimeoutError(f"the guest hangs: {silence}", *_last_words(folder))
-        elif command is not None and now - self._ready_at > command:
-            raise GuestTimeoutError(f"the command did not end within {command:.0f} s", *_last_words(folder))
+            raise self._timed_out(f"the guest hangs: {silence}", run, [])
+        elif command is not None and now - run.ready_at > command:
+            raise self._timed_out(f"the command did not end within {command:.0f} s", run, self._blocked())
 
-    def _verdict(self, qemu_status: int, folder: Path) -> int:
+    def _timed_out(self, what: str, run: _Run, blocked: list[str]) -> GuestTimeoutError:
+        return GuestTimeoutError(what, *self._last_words(), run.tail.lines(OUTPUT_LINES), blocked)
+
+    def _blocked(self) -> list[str]:
+        """The kernel's list of blocked tasks; empty if it has none, or does not answer."""
+        self._tell("blocked")
+        if not self._log.wait_for("blocked", _BLOCKED_LIMIT_S):
+            return []
+        lines = [line.text for line in self._log.since(f"begin {self._run.name}")]
+        begins = [index for index, text in enumerate(lines) if "sysrq: Show Blocked State" in text]
+        return lines[begins[-1] + 1 :][:BLOCKED_LINES] if begins else []
+
+    def _last_words(self) -> tuple[list[str], list[str]]:
+        """The last lines of the guest's console, and those of QEMU."""
+        return _lines(self._folder / _CONSOLE)[-CONSOLE_LINES:], _lines(self._folder / _QEMU_LOG)[-QEMU_LINES:]
+
+    def _verdict(self, run: _Run) -> int:
         """The command's exit status, or the exception that says why there is none."""
-        if self._status is not None:
-            return self._status
-        if self._failed is not None:
-            what, _, detail = self._failed.partition(" ")
+        if run.failed is not None:
+            what, _, detail = run.failed.partition(" ")
             if what == "module":
-                raise ModuleLoadError(detail, self._texts)
-            raise ConsoleError(f"the guest could not mount {detail or what}", *_last_words(folder))
-        console, qemu = _last_words(folder)
-        if trouble := _trouble(folder / _CONSOLE):
+                raise ModuleLoadError(detail, run.texts)
+            if what == "unload":
+                raise ModuleUnloadError(detail, run.texts)
+            raise ConsoleError(f"the guest could not mount {detail or what}", *self._last_words())
+        if run.status is not None:
+            return run.status
+        # Closed here, for the end of QEMU is part of the answer.
+        self._qemu.send_signal(signal.SIGKILL)
+        qemu_status = self._qemu.wait()
+        assert qemu_status is not None  # it was started
+        console, qemu = self._last_words()
+        if trouble := _trouble(self._folder / _CONSOLE):
             raise GuestPanicError("the guest's kernel panicked", trouble, qemu)
-        if qemu_status == 0 and self._ready_at is not None:
+        if qemu_status == 0 and run.ready_at is not None:
             raise GuestEndedError("the guest shut down before its command ended", console, qemu)
         raise GuestEndedError(f"QEMU {_how(qemu_status)} before the command did", console, qemu)
 
@@ -272,58 +432,9 @@ def _how(status: int) -> str:
         return f"was ended by signal {-status}"
 
 
-def _carry_out(end: socket.socket, sink: BinaryIO, mark: bytes, lost: list[OSError]) -> None:
-    held, complete = b"", False
-    while not complete:
-        data = end.recv(_CHUNK)
-        held += data
-        passed, complete = held.find(mark), True
-        if passed < 0:
-            passed, complete = len(held) - (_overlap(held, mark) if data else 0), not data
-        try:
-            sink.write(held[:passed])
-            sink.flush()
-        except BrokenPipeError:
-            pass  # a sink that was closed early (a pager, head) must not stop the guest
-        except OSError as error:
-            lost.append(error)  # nor must one that is full, but somebody shall know
-        held = held[passed:]
-
-
-def _overlap(data: bytes, mark: bytes) -> int:
-    """Length of the longest proper beginning of `mark` that `data` ends with."""
-    start = data.rfind(mark[:1], -len(mark) + 1)
-    return len(data) - start if start >= 0 and mark.startswith(data[start:]) else 0
-
-
-def _carry_in(end: socket.socket, source: BinaryIO | None, listening: threading.Event) -> None:
-    # QEMU drops what a port was sent if the other end closes before the guest has opened it.
-    listening.wait()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        while source is not None:
-            # The guest's end becomes readable when QEMU goes.
-            ready, _, _ = select.select([source.fileno(), end.fileno()], [], [])
-            if end.fileno() in ready:
-                return
-            try:
-                data = os.read(source.fileno(), _CHUNK)
-            except OSError:
-                data = b""  # a folder, a terminal that is gone: as an empty one
-            if not data:
-                break
-            end.sendall(data)
-        # Closing the socket would make QEMU drop what the guest has not read yet; this is an end after the data.
-        end.shutdown(socket.SHUT_WR)
-
-
 def _lines(file: Path) -> list[str]:
     text = file.read_text(errors="replace") if file.exists() else ""
     return [line.rstrip() for line in text.splitlines() if line.strip()]
-
-
-def _last_words(folder: Path) -> tuple[list[str], list[str]]:
-    """The last lines of the guest's console, and those of QEMU."""
-    return _lines(folder / _CONSOLE)[-CONSOLE_LINES:], _lines(folder / _QEMU_LOG)[-QEMU_LINES:]
 
 
 def _trouble(console: Path) -> list[str]:

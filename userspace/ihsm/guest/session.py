@@ -18,8 +18,11 @@ from ihsm.errors import EmbeddedDeviceError
 from ihsm.guest.errors import GuestError
 from ihsm.guest.initramfs import GuestCommand, GuestModule
 from ihsm.guest.kernel import GuestKernel, module_bytes
+from ihsm.guest.kernel_log import Complaint
 from ihsm.guest.modbuild import build_modules
-from ihsm.guest.runner import Guest, GuestConfig, Streams
+from ihsm.guest.runner import Guest, GuestConfig
+from ihsm.guest.streams import Streams
+from ihsm.guest.symbols import SourceLines
 from ihsm.kept import Kept
 from ihsm.uri import GUEST_VARIABLE
 
@@ -28,10 +31,24 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that the guest's kernel complained of, and where in a module under test it comes from, if it does."""
+
+    complaint: Complaint
+    source: str | None
+
+    def __str__(self) -> str:
+        """One line."""
+        place = self.source or (f"at {self.complaint.place}" if self.complaint.place else None)
+        return f"{self.complaint} ({place})" if place else str(self.complaint)
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """What `ihsm guest` was asked for.
 
-    `modules` are "KO [NAME=VALUE ...]", where KO is a file or the name of a module of the guest's kernel.
+    `modules` are "KO [NAME=VALUE ...]", where KO is a file or the name of a module of the guest's kernel. `report` is
+    told what the guest's kernel complained of, after the command and before what `run` returns or raises.
     """
 
     config: GuestConfig
@@ -41,21 +58,42 @@ class Session:
     devices: int = 1
     device_arguments: Sequence[str] = ()
     progress: Callable[[str], None] = lambda text: None
+    report: Callable[[Finding], None] = lambda finding: None
 
     def run(self, streams: Streams | None) -> int:
         """Run it; the command's exit status. Raises GuestError or one of its kind."""
-        config = self.config
         with contextlib.ExitStack() as stack:
-            modules = self._modules(stack)
-            sockets = config.sockets
-            if self.devices:
-                device = stack.enter_context(_start_device(self.device_arguments, self.devices))
-                self.progress(f"device: listening on {', '.join(map(str, device.socket_paths))}")
-                sockets = (*sockets, *device.socket_paths)
-            command = GuestCommand(self.shell, _current_folder(), guest_environment())
-            return Guest(replace(config, sockets=sockets, modules=tuple(modules)), command, self.progress).run(streams)
+            modules = self.built(stack)
+            guest = Guest(self.ready(stack, modules), self.command(), self.progress)
+            try:
+                return guest.run(streams)
+            finally:
+                self.tell(guest.complaints, modules)
 
-    def _modules(self, stack: contextlib.ExitStack) -> list[GuestModule]:
+    def command(self) -> GuestCommand:
+        """What the guest runs, as things stand now."""
+        return GuestCommand(self.shell, _current_folder(), guest_environment())
+
+    def ready(self, stack: contextlib.ExitStack, modules: Sequence[GuestModule]) -> GuestConfig:
+        """The guest to run, whose devices are there until `stack` ends."""
+        sockets = self.config.sockets
+        if self.devices:
+            device = stack.enter_context(_start_device(self.device_arguments, self.devices))
+            self.progress(f"device: listening on {', '.join(map(str, device.socket_paths))}")
+            sockets = (*sockets, *device.socket_paths)
+        return replace(self.config, sockets=sockets, modules=tuple(modules))
+
+    def tell(self, complaints: Sequence[Complaint], modules: Sequence[GuestModule]) -> None:
+        """Report complaints, each with its place in the source."""
+        lines = SourceLines(modules)
+        for complaint in complaints:
+            self.report(Finding(complaint, lines.place(complaint)))
+
+    def built(self, stack: contextlib.ExitStack) -> list[GuestModule]:
+        """The modules to load, some built now; what was built is there until `stack` ends.
+
+        Raises GuestError.
+        """
         modules: list[GuestModule] = []
         for source in self.build:
             self.progress(f"module: building {source} against Linux {self.config.kernel.release}")
@@ -100,7 +138,7 @@ def read_module(text: str, kernel: GuestKernel) -> list[GuestModule]:
     needed = kernel.load_order(_needs(file))
     return [
         *(GuestModule(path.name, module_bytes(path)) for path in needed),
-        GuestModule(str(file), module_bytes(file), parameters),
+        GuestModule(str(file), module_bytes(file), parameters, tested=True, file=file),
     ]
 
 
