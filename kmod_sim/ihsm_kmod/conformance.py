@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Final
 import ihsm_kmod.hsm
 from ihsm.bus import VfioUserFunction
 from ihsm.closing import Closing
-from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import BusError
 from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
 from ihsm_kmod.hsm.module import HsmModule
@@ -46,19 +45,18 @@ class _Watched(VfioUserFunction):
 
 
 class ModelMachine(Closing):
-    """A machine with the driver, on a clock that stands still, and a device of its own."""
+    """A machine with the driver, on a clock that stands still."""
 
-    def __init__(self, module: type[HsmModule], dma: str) -> None:
+    def __init__(self, module: type[HsmModule], dma: str, socket_path: Path) -> None:
         """Boot; the driver is loaded and has probed the function.
 
         Raises:
-            IhsmError: the device cannot be started.
+            IhsmError: the device cannot be reached.
         """
+        self.socket_path = socket_path
         self._bdf = bdf_of_slot(4)
         self._clock = StillClock(REAL_LIMIT_S)
         with contextlib.ExitStack() as stack:
-            self._device = stack.enter_context(EmbeddedDevice())
-            self.socket_path = self._device.socket_path
             self._function = self._connected()
             stack.callback(self._disconnect)
             settings: dict[str, Any] = {"dma": dma, "module_class": module}
@@ -91,13 +89,16 @@ class ModelMachine(Closing):
         pci = self._machine.kernel.pci
         acts = {
             "bind": lambda: pci.bind(self._bdf), "unbind": lambda: pci.unbind(self._bdf),
-            "function-reset": lambda: pci.reset(self._bdf), "remove": lambda: pci.remove(self._bdf),
-            "return": self._return, "shutdown": self._machine.kernel.power_off,
+            "function-reset": lambda: pci.reset(self._bdf), "remove": self._remove, "return": self._return, "shutdown": self._machine.kernel.power_off,
         }  # fmt: skip
         try:
             acts[act]()
         except Errno as error:
             raise OSError(error.errno, str(error)) from None
+
+    def _remove(self) -> None:
+        self._machine.kernel.pci.remove(self._bdf, surprise=False)
+        self._function.close()
 
     def _return(self) -> None:
         try:
@@ -171,6 +172,10 @@ class ModelDriver:
             "module.sha256": digest.hexdigest(),
         }  # fmt: skip
 
-    def machine(self, variant: Mapping[str, Any]) -> ModelMachine:
-        """Boot one; errors as `ModelMachine`."""
-        return ModelMachine(self._module, variant.get("dma", "shared"))
+    def names(self) -> Sequence[str]:
+        """By which the log calls it."""
+        return (self._module.name,)
+
+    def machine(self, variant: Mapping[str, Any], socket_path: Path) -> ModelMachine:
+        """Boot one that has the device; errors as `ModelMachine`."""
+        return ModelMachine(self._module, variant.get("dma", "shared"), socket_path)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from ihsm.conformance.fault_scenarios import fault_scenarios
+from ihsm.conformance.fault_scenarios import UNANNOUNCED, fault_scenarios
 from ihsm.conformance.scenario import (
     Act,
     AwaitHit,
@@ -106,9 +106,11 @@ def _deaths() -> Sequence[Scenario]:
 def _resets() -> Sequence[Scenario]:
     scenarios = [
         Scenario("reset/function-idle", "function level reset while nothing is under way", "01 §8.6",
-                 (Run(Program(Op.INFORMATION)), Run(Act.RESET), Run(Program(Op.COMMAND), Ends.ANYHOW))),
+                 (Run(Program(Op.INFORMATION)), Run(Act.RESET), Run(Program(Op.COMMAND), Ends.ANYHOW)),
+                 tolerates=UNANNOUNCED),
         Scenario("reset/function-loaded", "function level reset under commands", "01 §8.6",
-                 _under_way("hold-command", Run(Act.RESET), Clear(), Finish("program", Ends.ANYHOW))),
+                 _under_way("hold-command", Run(Act.RESET), Clear(), Finish("program", Ends.ANYHOW)),
+                 tolerates=UNANNOUNCED),
     ]  # fmt: skip
     for op in (Op.RESET, Op.SUBSYSTEM_RESET):
         name = "controller" if op is Op.RESET else "subsystem"

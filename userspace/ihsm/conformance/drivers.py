@@ -10,7 +10,7 @@ this process: threads of ours are its programs, and its clock is ours to move (`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +34,6 @@ class DriverOptions:
     """The driver's `.ko`, for one that has a file."""
     exercise: Path | None = None
     """A program to use the driver with instead of ours."""
-    variant: Mapping[str, Any] = field(default_factory=dict)
-    """What the machine is to be like, one of the driver's `variants`."""
 
 
 class Running(Protocol):
@@ -79,9 +77,6 @@ class Rig(Protocol):
     def crashed(self) -> str:
         """What the machine has ended of; "" while it has not."""
 
-    def moves(self) -> Sequence[tuple[int, float]]:
-        """Where the driver's time does not run by itself: when it was moved (ns since the epoch) and by what (s)."""
-
     def close(self) -> None:
         """End all of it."""
 
@@ -98,8 +93,11 @@ class GuestDriver(Protocol):
     def properties(self) -> Mapping[str, str]:
         """What the report says of it: kernel, hash."""
 
-    def rig(self, options: DriverOptions) -> Rig:
-        """Boot a machine.
+    def names(self) -> Sequence[str]:
+        """By which the kernel's log calls it."""
+
+    def rig(self, variant: Mapping[str, Any], socket_path: Path) -> Rig:
+        """Boot a machine that has the device.
 
         Raises:
             IhsmError: it does not come up, and that is not the driver's fault.
@@ -125,9 +123,9 @@ class LocalProcess(Protocol):
 class LocalMachine(Protocol):
     """A machine in this process."""
 
-    socket_path: Path
-    nodes: Sequence[str]
-    """Nodes of the driver that are there now."""
+    @property
+    def nodes(self) -> Sequence[str]:
+        """Nodes of the driver that are there now."""
 
     def process(self) -> LocalProcess:
         """A new program."""
@@ -178,8 +176,15 @@ class LocalDriver(Protocol):
     def properties(self) -> Mapping[str, str]:
         """As of a `GuestDriver`."""
 
-    def machine(self, variant: Mapping[str, Any]) -> LocalMachine:
-        """Boot one, with a device of its own."""
+    def names(self) -> Sequence[str]:
+        """As of a `GuestDriver`."""
+
+    def machine(self, variant: Mapping[str, Any], socket_path: Path) -> LocalMachine:
+        """Boot one that has the device.
+
+        Raises:
+            IhsmError: it does not come up.
+        """
 
 
 Driver = GuestDriver | LocalDriver

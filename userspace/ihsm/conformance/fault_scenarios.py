@@ -66,6 +66,20 @@ _HARMLESS: Final = frozenset(
 """Nothing is wrong that a driver could not wait for."""
 
 
+UNANNOUNCED: Final[Mapping[str, str]] = {
+    "doorbell-queue": "nobody tells a driver that has no reset_prepare that its function was reset"
+}
+"""What any driver does that learns of a reset by its commands' time-outs."""
+TOLERATED: Final[Mapping[FaultAction, Mapping[str, str]]] = {
+    FaultAction.WRONG_PHASE: {"recovery-cause": "to the driver the command is not answered"},
+    FaultAction.RESET_FUNCTION: UNANNOUNCED,
+    FaultAction.ALL_ONES: {"cc-bits-kept": "what is written to a device that is gone changes nothing"},
+}
+"""By action: rules of the trace that a right driver breaks when it is hit."""
+REBOUND: Final = frozenset({FaultAction.WRONG_PHASE})
+"""The completion ring cannot be trusted any more, and recovery by level 1 keeps it (01 §8.2)."""
+
+
 def _ends(action: FaultAction) -> Ends:
     return Ends.TOLD if action in _TOLD else Ends.WELL if action in _HARMLESS else Ends.ANYHOW
 
@@ -96,12 +110,15 @@ def _fault(spec: ActionSpec, values: Mapping[str, int | str], **more: int | str)
 def _of_commands(spec: ActionSpec) -> Iterator[Scenario]:
     """What happens to a command: on an HSM queue, on an AES queue, and to an admin command of the bring-up."""
     ends = _ends(spec.action)
+    tolerates = TOLERATED.get(spec.action, {})
+    recovery = Recovery.REBIND if spec.action in REBOUND else Recovery.ITSELF
     released: tuple[Step, ...] = (Clear(),) if spec.action is FaultAction.HOLD_COMMAND else ()
     for name, values in _names(spec, _values(spec)):
         hsm = _fault(spec, values, queue=FIRST_HSM_QUEUE_ID)
         yield Scenario(
             f"fault/{name}", f"HSM command: {spec.meaning}", spec.spec,
             (Inject(hsm, among=_LOAD.calls), Start("load", _LOAD), AwaitHit(), *released, Finish("load", ends)),
+            recovery=recovery, tolerates=tolerates,
         )  # fmt: skip
         if released:
             yield Scenario(
@@ -113,14 +130,14 @@ def _of_commands(spec: ActionSpec) -> Iterator[Scenario]:
         yield Scenario(
             f"fault/{name}-aes", f"AES command: {spec.meaning}", spec.spec,
             (Inject(aes), Start("load", Program(Op.AES, count=2)), AwaitHit(), *released, Finish("load", Ends.ANYHOW)),
-            needs=_AES, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_PHASE),
+            recovery=recovery, tolerates=tolerates, needs=_AES, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_PHASE),
         )  # fmt: skip
         admin = _fault(spec, values, queue=ADMIN_QUEUE_ID)
         yield Scenario(
             f"fault/{name}-admin", f"admin command of a bind: {spec.meaning}", spec.spec,
             (Run(Act.UNBIND), Inject(admin, among=4), Start("bind", Act.BIND), AwaitHit(), *released,
              Finish("bind", Ends.ANYHOW)),
-            recovery=Recovery.REBIND, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_STATUS),
+            recovery=Recovery.REBIND, tolerates=tolerates, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_STATUS),
         )  # fmt: skip
 
 
@@ -149,12 +166,12 @@ def _of_registers(spec: ActionSpec) -> Iterator[Scenario]:
             f"fault/{name}", f"while idle: {spec.meaning}", spec.spec,
             (Inject(fault), Elapse(_MONITOR_S), AwaitHit(), Run(Program(Op.COMMAND), Ends.ANYHOW), Clear(),
              Elapse(_MONITOR_S)),
-            recovery=Recovery.REBIND,
+            recovery=Recovery.REBIND, tolerates=TOLERATED.get(spec.action, {}),
         )  # fmt: skip
         yield Scenario(
             f"fault/{name}-bind", f"in a bind: {spec.meaning}", spec.spec,
             (Run(Act.UNBIND), Inject(fault), Start("bind", Act.BIND), AwaitHit(), Finish("bind", Ends.ANYHOW)),
-            recovery=Recovery.REBIND,
+            recovery=Recovery.REBIND, tolerates=TOLERATED.get(spec.action, {}),
         )  # fmt: skip
 
 

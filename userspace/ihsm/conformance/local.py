@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ihsm.chardev import Calls
@@ -143,17 +144,33 @@ class _Threads:
 class LocalRig:
     """A rig over a machine in this process."""
 
-    def __init__(self, driver: LocalDriver, variant: Mapping[str, Any]) -> None:
-        """Boot one; errors as `LocalDriver.machine`."""
+    def __init__(
+        self,
+        driver: LocalDriver,
+        variant: Mapping[str, Any],
+        socket_path: Path,
+        on_move: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """Boot one.
+
+        Args:
+            driver: whose machine it is.
+            variant: of the driver's.
+            socket_path: of the device.
+            on_move: told of each move of the clock, before it: by how many seconds.
+
+        Raises:
+            IhsmError: it does not come up.
+        """
         self._stack = contextlib.ExitStack()
-        self._machine = self._stack.enter_context(driver.machine(variant))
-        self.socket_path = self._machine.socket_path
-        self._control = self._stack.enter_context(ControlClient(self.socket_path))
+        self.socket_path = socket_path
+        self._on_move = on_move
+        self._control = self._stack.enter_context(ControlClient(socket_path))
+        self._machine = self._stack.enter_context(driver.machine(variant, socket_path))
         self._seen: object = None
         self._since = time.monotonic()
         self._lines = 0
         self._started: list[_Threads] = []
-        self._moves: list[tuple[int, float]] = []
 
     def start(self, what: Program | Act) -> _Threads:
         """As of `Rig`."""
@@ -185,7 +202,7 @@ class LocalRig:
         self._seen = None
         due = [seconds for seconds in self._machine.timers() if seconds > 0]
         step_s = min([POLL_STEP_S if is_polling else IDLE_STEP_S, *due[:1]])
-        self._moves.append((time.time_ns(), step_s))
+        self._on_move(step_s)
         self._machine.advance(step_s)
 
     def _device(self) -> tuple[object, bool]:
@@ -218,10 +235,6 @@ class LocalRig:
     def crashed(self) -> str:
         """As of `Rig`."""
         return self._machine.crashed()
-
-    def moves(self) -> Sequence[tuple[int, float]]:
-        """As of `Rig`."""
-        return self._moves
 
     def close(self) -> None:
         """As of `Rig`: programs that still wait end with their kernel."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,6 +60,8 @@ class Performance:
     rig: Rig
     seed: int
     findings: list[Finding] = field(default_factory=list)
+    after_binds: list[Mapping[str, int]] = field(default_factory=list)
+    """What the kernel had given away after each bind that was a step, and what came after it."""
     is_healthy: bool = True
     """Whether the driver works afterwards, so that others may be tried on the same machine."""
 
@@ -76,13 +78,14 @@ class Performance:
         self._is_over = False
         with DeviceFaults(self.rig.socket_path) as self._faults:
             try:
-                for step in self.scenario.steps:
-                    self._step(step)
-                    if self._is_over:
-                        break
+                self._all_steps()
                 self._faults.clear()
                 if not self._is_over:
                     self._recovers()
+            except SkippedError:
+                self._faults.clear()
+                self._give_up()
+                raise
             except BaseException:
                 self.is_healthy = False
                 raise
@@ -95,6 +98,18 @@ class Performance:
         self.findings.append(Finding(Witness.PROGRAM, rule, self.scenario.section, message, tuple(shown[:SHOWN])))
 
     # Steps.
+
+    def _all_steps(self) -> None:
+        is_bound = False
+        for step in self.scenario.steps:
+            if is_bound and step == Run(Act.UNBIND):
+                self.after_binds.append(self.rig.resources())
+            self._step(step)
+            is_bound = is_bound or step == Run(Act.BIND)
+            if self._is_over:
+                return
+        if is_bound:
+            self.after_binds.append(self.rig.resources())
 
     def _step(self, step: Step) -> None:
         match step:
@@ -179,6 +194,12 @@ class Performance:
             self._find("failure-is-told", f"{name}: all calls succeeded, though one was not carried out", results)
 
     # Afterwards.
+
+    def _give_up(self) -> None:
+        """The scenario ends here: what it has begun comes to its end, and others may follow if the driver works."""
+        for name, running in self._started.items():
+            self._end(name, running, Ends.ANYHOW)
+        self.is_healthy = not self._is_over and self._works_soon() is None
 
     def _recovers(self) -> None:
         """See that the driver works, with no more help than it may need."""

@@ -8,6 +8,7 @@ and how much help the driver may need to work again; what a driver does wrong on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -40,7 +41,7 @@ class Act(StrEnum):
     UNBIND = "unbind"
     RESET = "function-reset"
     REMOVE = "remove"
-    """The function goes; where the machine can have it, without a word to the driver before."""
+    """The function goes, after its driver has let go of it. That it goes before, devices do (`FaultAction`)."""
     RETURN = "return"
     """It comes back, and is probed."""
     SHUTDOWN = "shutdown"
@@ -174,6 +175,8 @@ class Scenario:
     """Whether `--quick` has it."""
     spoils: bool = False
     """The driver may not be healthy afterwards, however right it is: nothing else is tried on the same machine."""
+    tolerates: Mapping[str, str] = field(default_factory=dict)
+    """Rules of the trace that a right driver breaks here, each with the reason why it cannot but do so."""
     needs: frozenset[Op] = field(default_factory=lambda: frozenset({Op.COMMAND}))
     """What the driver must offer."""
 
