@@ -45,8 +45,8 @@ class Running(Protocol):
     def kill(self, number: int) -> bool:
         """Send all its processes a signal; False where this machine has no such signals."""
 
-    def progress(self) -> str:
-        """How far it has come, for people."""
+    def ended(self) -> int:
+        """How many of its calls have ended."""
 
 
 class Rig(Protocol):

@@ -25,8 +25,11 @@ from ihsm.errors import IhsmError
 LOOK_S: Final = 0.005
 SETTLE_S: Final = 0.03
 """Real seconds without any change, after a fault was hit: what the device was to do it has done."""
-ANSWERED_S: Final = 0.5
-"""The same where no fault was hit and every command has an answer: a driver that sleeps has missed it."""
+ANSWERED_S: Final = 6.0
+"""The same where no fault was hit and every command has an answer: a driver that sleeps has missed it. Longer than the
+rules give a driver to take what was announced (`ihsm.trace.rules.Limits.head_s`)."""
+AGAIN_S: Final = 0.1
+"""The same once it is known that this driver misses answers."""
 PATIENCE_S: Final = 10.0
 """The same where the device still has commands: it is slow."""
 POLLS: Final = 200
@@ -134,11 +137,10 @@ class _Threads:
             process.kill()
         return True
 
-    def progress(self) -> str:
+    def ended(self) -> int:
         """As of `Running`."""
-        calls = self._what.calls if isinstance(self._what, Program) else 1
         with self._lock:
-            return f"{len(self._results)} of {calls} ended"
+            return len(self._results)
 
 
 class LocalRig:
@@ -170,6 +172,7 @@ class LocalRig:
         self._seen: object = None
         self._since = time.monotonic()
         self._lines = 0
+        self._has_missed = False
         self._started: list[_Threads] = []
 
     def start(self, what: Program | Act) -> _Threads:
@@ -194,12 +197,13 @@ class LocalRig:
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
-        usual_s = ANSWERED_S if is_answered else PATIENCE_S
+        usual_s = (AGAIN_S if self._has_missed else ANSWERED_S) if is_answered else PATIENCE_S
         patience_s = usual_s if settle_s is None else SETTLE_S + settle_s
         if now - self._since < patience_s:
             time.sleep(LOOK_S)
             return
         self._seen = None
+        self._has_missed = self._has_missed or (settle_s is None and is_answered and not is_polling)
         due = [seconds for seconds in self._machine.timers() if seconds > 0]
         step_s = min([POLL_STEP_S if is_polling else IDLE_STEP_S, *due[:1]])
         self._on_move(step_s)

@@ -172,12 +172,23 @@ class Performance:
 
     def _end(self, name: str, running: Running, ends: Ends) -> None:
         """Wait for what was started, and judge how its calls ended."""
-        if not self._wait(lambda: running.results() is not None, self.scenario.limit_s):
-            self._find("call-ends", f"{name}: {running.progress()} within {self.scenario.limit_s:g} s")
-            self._is_over = True
+        if not self._ended(name, running):
             return
         results = running.results() or ()
         self._judge(name, results, ends)
+
+    def _ended(self, name: str, running: Running) -> bool:
+        """Whether all calls end, none later than the limit after the one before."""
+        ended = -1
+        while running.results() is None:
+            if running.ended() == ended:
+                text = f"{name}: {ended} calls have ended, and no other within {self.scenario.limit_s:g} s"
+                self._find("call-ends", text)
+                self._is_over = True
+                return False
+            ended = before = running.ended()
+            self._wait(lambda: running.results() is not None or running.ended() != before, self.scenario.limit_s)
+        return True
 
     def _judge(self, name: str, results: Sequence[CallResult], ends: Ends) -> None:
         if results and all(result.is_unsupported for result in results):
@@ -234,9 +245,7 @@ class Performance:
     def _tried(self, what: Program | Act) -> CallResult | None:
         """None if it succeeds, otherwise how it failed."""
         running = self.rig.start(what)
-        if not self._wait(lambda: running.results() is not None, self.scenario.limit_s):
-            self._find("call-ends", f"afterwards, {what}: {running.progress()} within {self.scenario.limit_s:g} s")
-            self._is_over = True
+        if not self._ended(f"afterwards, {what}", running):
             return CallResult(str(what), CallEnd.FAILED, "does not end")
         for result in running.results() or ():
             if result.end is not CallEnd.SUCCEEDED:
