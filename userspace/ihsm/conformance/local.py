@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ihsm.chardev import Calls
 from ihsm.conformance.calls import CallEnd, CallResult, User, failed
 from ihsm.conformance.drivers import LocalDriver, LocalMachine, LocalProcess
-from ihsm.conformance.scenario import Act, Op, Program
+from ihsm.conformance.recorder import Recorder
+from ihsm.conformance.scenario import Act, Program
 from ihsm.control import ControlClient
 from ihsm.errors import IhsmError
 
@@ -151,7 +152,7 @@ class LocalRig:
         driver: LocalDriver,
         variant: Mapping[str, Any],
         socket_path: Path,
-        on_move: Callable[[float], None] = lambda seconds: None,
+        recorder: Recorder,
     ) -> None:
         """Boot one.
 
@@ -159,14 +160,14 @@ class LocalRig:
             driver: whose machine it is.
             variant: of the driver's.
             socket_path: of the device.
-            on_move: told of each move of the clock, before it: by how many seconds.
+            recorder: of the device; it is told how the clock is moved.
 
         Raises:
             IhsmError: it does not come up.
         """
         self._stack = contextlib.ExitStack()
         self.socket_path = socket_path
-        self._on_move = on_move
+        self._recorder = recorder
         self._control = self._stack.enter_context(ControlClient(socket_path))
         self._machine = self._stack.enter_context(driver.machine(variant, socket_path))
         self._seen: object = None
@@ -206,25 +207,20 @@ class LocalRig:
         self._has_missed = self._has_missed or (settle_s is None and is_answered and not is_polling)
         due = [seconds for seconds in self._machine.timers() if seconds > 0]
         step_s = min([POLL_STEP_S if is_polling else IDLE_STEP_S, *due[:1]])
-        self._on_move(step_s)
+        self._recorder.clock_moves(step_s)
         self._machine.advance(step_s)
 
     def _device(self) -> tuple[object, bool]:
-        """What the device does, to compare; and whether every command seems to have an answer."""
+        """What the device does, to compare; and whether every command has an answer."""
         try:
             status = self._control.status()
         except IhsmError as error:
             return str(error), True
         queues = status["queues"]
         seen = [(queue["queue_id"], queue["sq_head"], queue["sq_tail"], queue["cq_tail"]) for queue in queues]
-        is_answered = all(
-            queue["sq_head"] == queue["sq_tail"]
-            and queue["sq_entries"]
-            and (queue["sq_tail"] - queue["cq_tail"]) % queue["sq_entries"] == 0
-            for queue in queues
-        )
-        counters = status["counters"]
-        return (seen, counters["interrupts"], counters["doorbells"], status["registers"]), is_answered
+        outstanding = self._recorder.outstanding
+        is_answered = not len(outstanding) and all(queue["sq_head"] == queue["sq_tail"] for queue in queues)
+        return (seen, outstanding.records, status["registers"]), is_answered
 
     def log(self) -> Sequence[str]:
         """As of `Rig`."""

@@ -41,9 +41,11 @@ def _complaints(lines: Sequence[str], drivers: Sequence[str]) -> Iterator[Compla
     known = {line for complaint in found for line in complaint.lines}
     for line in parsed:
         if line.text.startswith(_REPORT) and line.text not in known:
-            yield Complaint(Kind.WARNING, line.text.removeprefix(_REPORT), lines=(line.text,))
+            bare = line._replace(text=line.text.removeprefix(_REPORT))
+            kind = next((one.kind for one in find_complaints([bare])), Kind.WARNING)
+            yield Complaint(kind, bare.text, lines=(line.text,))
 
 
 def _finding(complaint: Complaint) -> Finding:
-    rule = "log-" + str(complaint.kind).replace(" ", "-").replace("'", "")
+    rule = "log-" + complaint.kind.name.lower().replace("_", "-")
     return Finding(Witness.LOG, rule, SECTION, complaint.title, complaint.lines or (complaint.title,))

@@ -12,6 +12,7 @@ from typing import Final
 
 from ihsm.closing import Closing
 from ihsm.conformance.findings import Finding, Witness
+from ihsm.conformance.outstanding import Outstanding
 from ihsm.control import ControlClient
 from ihsm.errors import IhsmError
 from ihsm.trace.live import TraceReader
@@ -40,7 +41,9 @@ class Recorder(Closing):
         """Begin; errors as `TraceReader`."""
         self._reader = TraceReader(socket_path)
         self._control = ControlClient(socket_path)
-        self._pieces: list[bytes] = []
+        self._records: list[Record] = []
+        self.outstanding = Outstanding()
+        """Commands that wait for an answer now."""
         self._failure = ""
         self._is_over = False
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -50,7 +53,10 @@ class Recorder(Closing):
         try:
             while not self._reader.ended:
                 found = self._reader.read(_LOOK_S)
-                self._pieces += found
+                for piece in found:
+                    record = decode(piece)
+                    self._records.append(record)
+                    self.outstanding.follow(record)
                 if self._is_over and not found:
                     return
         except (IhsmError, OSError) as error:
@@ -71,12 +77,8 @@ class Recorder(Closing):
             self._failure = self._failure or str(error)
 
     def judged(self) -> list[Judged]:
-        """The breaches of what was recorded until `close`.
-
-        Raises:
-            TraceError: what was recorded are no records.
-        """
-        records = [decode(piece) for piece in self._pieces]
+        """The breaches of what was recorded until `close`."""
+        records = self._records
         starts = [number for number, record in enumerate(records, 1) if _scenario_of(record)]
         names = [_scenario_of(records[number - 1]) for number in starts]
 

@@ -130,7 +130,7 @@ class _Shared:
 
     def _rig(self, device: EmbeddedDevice, recorder: Recorder) -> Rig:
         if isinstance(self.driver, LocalDriver):
-            return LocalRig(self.driver, self.variant, device.socket_path, recorder.clock_moves)
+            return LocalRig(self.driver, self.variant, device.socket_path, recorder)
         return self.driver.rig(self.variant, device.socket_path)
 
     def _boot_failed(self, suite: Suite, scenario: Scenario, error: IhsmError) -> None:
