@@ -129,21 +129,26 @@ static void make_ready(struct trace_header *header, union ready_word ready) {
     __atomic_store_n((uint64_t *)(void *)&header->length, ready.word, __ATOMIC_RELEASE);
 }
 
-/* Say that records are missing, where they are missing. False: there is still no room. */
-static bool tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring) {
-    struct trace_lost body = {.where = IHSM_LOST_WHERE_RING};
-    uint8_t *at = take(ring, stride(sizeof body));
-    if (at == NULL)
-        return false;
+/* Fill a place with what is missing before it. */
+static void tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint8_t *at) {
     struct trace_header *header = (struct trace_header *)(void *)at;
-    body.count = atomic_exchange(&ring->lost, 0);
+    struct trace_lost body = {.count = atomic_exchange(&ring->lost, 0), .where = IHSM_LOST_WHERE_RING};
     header->time_ns = now();
     memcpy(header + 1, &body, sizeof body);
     /* Another thread may have told the same losses: then there is nothing to tell. */
     make_ready(header, (union ready_word){.length = sizeof body,
                                           .kind = body.count > 0 ? IHSM_TRACE_KIND_LOST : IHSM_TRACE_KIND_SKIP,
                                           .function = trace->function});
-    return true;
+}
+
+/* Room for a record behind records that had none: both places at once, so that a full ring is not filled with these. */
+static uint8_t *take_behind_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint64_t size) {
+    uint64_t lost_size = stride(sizeof(struct trace_lost));
+    uint8_t *at = take(ring, lost_size + size);
+    if (at == NULL)
+        return NULL;
+    tell_lost(trace, ring, at);
+    return at + lost_size;
 }
 
 struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
@@ -151,8 +156,9 @@ struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size
     if (ring == NULL) /* the word of kinds has been seen before the ring */
         return (struct ihsm_record){0};
     uint64_t time = now();
-    bool told = atomic_load_explicit(&ring->lost, memory_order_relaxed) == 0 || tell_lost(trace, ring);
-    uint8_t *at = told ? take(ring, stride(length)) : NULL;
+    uint8_t *at = atomic_load_explicit(&ring->lost, memory_order_relaxed) == 0
+                      ? take(ring, stride(length))
+                      : take_behind_lost(trace, ring, stride(length));
     if (at == NULL) {
         atomic_fetch_add_explicit(&ring->lost, 1, memory_order_relaxed);
         return (struct ihsm_record){0};
@@ -198,8 +204,11 @@ size_t ihsm_trace_drain(struct ihsm_host *host, uint8_t *to, size_t room, uint64
     if (ring == NULL)
         return 0;
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed), begin = tail;
-    if (atomic_load(&ring->lost) > 0)
-        tell_lost(&host->trace, ring); /* nobody may come by who would */
+    if (atomic_load(&ring->lost) > 0 && tail == atomic_load_explicit(&ring->head, memory_order_relaxed)) {
+        uint8_t *at = take(ring, stride(sizeof(struct trace_lost))); /* nobody may come by who would tell */
+        if (at != NULL)
+            tell_lost(&host->trace, ring, at);
+    }
     /* A record at a time is given free, so that there is room soon; never more than a ring. */
     while (tail - begin < RING_BYTES) {
         uint8_t *at = ring->bytes + tail % RING_BYTES;

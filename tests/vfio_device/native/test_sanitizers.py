@@ -63,6 +63,7 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], storm: str, doorbells: st
         "test_config_space.py",
         "fastpath",
         "faults",
+        "trace",
         "test_storm.py",
         "test_msix.py",
         "test_controller.py",
