@@ -9,19 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
+from ihsm.trace.records import Entry
+from ihsm.trace.replay import Replay, resources_for
 from support.devices import HOSTS, function_level_reset, open_device
 from support.process import serve
-from support.replay import Replay, load
-
-DATA: Final = Path(__file__).parents[1] / "data"
-PROBE_REMOVE: Final = "linux-driver-3.2.0-probe-remove-probe-remove.jsonl"
-COMMANDS: Final = "linux-driver-3.2.0-commands.jsonl"
+from support.replay_checks import Checks
+from support.traces import BINDS, COMMANDS, load, records_of
+from support.waiting import HANG_S
 
 
 class Target(NamedTuple):
@@ -47,14 +47,22 @@ def target(host: str, resources: int) -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("host", [*HOSTS, "process"])
-@pytest.mark.parametrize(("trace", "resources"), [(PROBE_REMOVE, 2), (COMMANDS, 1)])
-def test_every_step_is_answered(trace: str, resources: int, host: str) -> None:
-    events = load(DATA / trace)
-    with target(host, resources) as device:
-        replay = Replay(device.function, device.map_dma, device.level_reset, events, resources)
-        try:
-            answered = replay.run()
-        finally:
-            replay.close()
-    recorded = Counter(event["sqid"] for event in events if event["op"] == "sqe")
+@pytest.mark.parametrize(("trace", "resources"), [(BINDS, 2), (COMMANDS, 1)], ids=lambda value: str(value)[-14:])
+def test_every_step_is_answered(trace: Path, resources: int, host: str) -> None:
+    records = records_of(load(trace))
+    assert resources_for(records) == resources
+    checks = Checks(resources)
+    with (
+        target(host, resources) as device,
+        Replay(
+            device.function,
+            device.map_dma,
+            records,
+            audience=checks,
+            level_reset=device.level_reset,
+            timeout_s=HANG_S,
+        ) as replay,
+    ):
+        answered = replay.run()
+    recorded = Counter(record.queue for _, record in records if isinstance(record, Entry))
     assert Counter(queue_id for queue_id, _, _ in answered) == recorded

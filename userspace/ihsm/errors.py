@@ -113,6 +113,14 @@ class TraceCutError(TraceError):
     """A trace that ends in the middle of a record; what is before it is whole."""
 
 
+class ReplayError(IhsmError):
+    """A recording that cannot be played, or a device that answers what nobody has asked."""
+
+
+class ReplayTimeoutError(ReplayError, TimeoutError):
+    """The device does not answer a recorded command, or does not become ready, in time."""
+
+
 class FaultNotHitError(IhsmError, TimeoutError):
     """A fault was not hit so often within the time that was given."""
 

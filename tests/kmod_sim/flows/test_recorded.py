@@ -7,11 +7,9 @@ From its first look at CSTS on, for the doorbells before tell how many commands 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -25,9 +23,8 @@ from support.flow import ABORTED, LOST, Flow, answers, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF
 from support.hsm_program import reset
 from support.process import ServeProcess
-from support.traces import comparable
+from support.traces import COMMANDS, comparable, load
 
-TRACE: Final = Path(__file__).parents[2] / "data" / "linux-driver-3.2.0-commands.jsonl"
 PERIOD_S: Final = 6
 """Of the health monitor."""
 Lines = list[tuple[Any, ...]]
@@ -68,7 +65,7 @@ def recorded(server: ServeProcess) -> Iterator[Recorded]:
 
 def step(name: str) -> Lines:
     """What the driver did in the step whose name begins so."""
-    lines = [json.loads(line) for line in TRACE.read_text().splitlines()]
+    lines = load(COMMANDS)
     starts = [number for number, line in enumerate(lines) if line["op"] == "step"]
     start = next(number for number in starts if lines[number]["name"].startswith(name))
     end = next((number for number in starts if number > start), len(lines))

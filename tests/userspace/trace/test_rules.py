@@ -11,12 +11,24 @@ from typing import Final
 import pytest
 
 from ihsm.trace.files import numbered
-from ihsm.trace.records import Doorbell, FaultHit, Interrupt, Lost, Mark, Queue, Record, RegisterWrite, Reset, Start
+from ihsm.trace.records import (
+    Connect,
+    Doorbell,
+    FaultHit,
+    Interrupt,
+    Lost,
+    Mark,
+    Queue,
+    Record,
+    RegisterWrite,
+    Reset,
+    Start,
+)
 from ihsm.trace.rules import RULES, Limits, check, clock_mark, judge
 from ihsm_abi.admin import AdminOpcode, CreateCqDw11, Feature
 from ihsm_abi.hsm_queue import ControlKind, SessionControl
 from ihsm_abi.pci import PAGE_BYTES, Bar
-from ihsm_abi.registers import Aqa, Register
+from ihsm_abi.registers import GONE, Aqa, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 from ihsm_abi.trace import FORMAT_VERSION, NO_QUEUE, DoorbellKind, LostWhere, TraceReset
 from support.trace_life import AES, ENTRIES, HSM, SIZES, Life, Place, good_life, sqe
@@ -359,10 +371,10 @@ BREAKS: Final[dict[str, dict[str, Step]]] = {
         "never created": up(lambda life: life.doorbell(2, TAIL, 1)),
         "before its answer": identified(rung_before_answer),
         "after disable": up(rung_after_disable),
-        "after a reset": up(rung_after_a_reset),
         "head, long after disable": up(head_after_ready_was_seen_0),
         "after its deletion": up(lambda life: (life.delete_sq(HSM), life.doorbell(HSM, TAIL, 1))[-1]),
     },
+    "reset-noticed": {"by its next doorbell": up(rung_after_a_reset)},
     "doorbell-range": {
         "tail": up(lambda life: life.doorbell(HSM, TAIL, ENTRIES)),
         "head": up(lambda life: life.doorbell(HSM, HEAD, ENTRIES)),
@@ -495,8 +507,48 @@ def interrupt_lost(life: Life) -> None:
 def answered_with_a_wrong_phase(life: Life) -> None:
     """It seems not to be there; the queue is recovered, and the next answer overwrites nothing."""
     life.answer(HSM, life.submit(HSM, **NO_BUFFERS), phase=0)
-    life.wait(6.4)
-    life.recover(HSM)
+    for _ in range(2):
+        life.wait(6.4)
+        life.recover(HSM)
+        life.answer(HSM, life.submit(HSM, **NO_BUFFERS))  # behind the one that is not there
+
+
+def client_dies(life: Life) -> None:
+    """Its memory goes before the connection is seen to be lost."""
+    page = life.map()
+    life.submit(HSM, source=page, destination=page)
+    life.unmap(page)
+    life.release(HSM)
+    life.release(ADMIN_QUEUE_ID)
+    life.add(Reset(reset=TraceReset.LOST_CONNECTION))
+    life.disconnect()
+    life.wait(20)
+    life.add(Connect(pid=2, program="driver"))
+
+
+def device_is_gone_for_a_while(life: Life) -> None:
+    """What is written then is what was read: ones."""
+    life.read(Register.CSTS, GONE)
+    life.read(Register.CC, GONE)
+    life.write(Register.CC, GONE & ~1)
+    life.read(Register.CSTS, GONE)
+    life.write(Register.AQA, 0x0003_0003)
+    life.write(Register.CC, GONE)
+    life.disable()
+    life.bring_up(SIZES)
+    life.command(HSM)
+
+
+def driver_leaves_a_device_that_answers_nothing(life: Life) -> None:
+    """Each command that deletes a queue takes its 30 s."""
+    life.submit(HSM, **NO_BUFFERS)
+    for opcode in (AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ):
+        life.submit(ADMIN_QUEUE_ID, opc=opcode, dw10=AES)
+        life.wait(30)
+        life.look(ready=1)
+    life.submit(ADMIN_QUEUE_ID, opc=AdminOpcode.DELETE_SQ, dw10=HSM)
+    life.wait(30)
+    life.disable()
 
 
 def answered_twice(life: Life) -> None:
@@ -564,6 +616,9 @@ def failed_and_reset(life: Life) -> None:
         interrupt_lost,
         answered_with_a_wrong_phase,
         answered_twice,
+        client_dies,
+        device_is_gone_for_a_while,
+        driver_leaves_a_device_that_answers_nothing,
         answered_late,
         several_taken_at_once,
         subsystem_reset,

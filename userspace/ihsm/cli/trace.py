@@ -18,6 +18,8 @@ import click
 from ihsm.arguments import MAX_WAIT_S
 from ihsm.cli.common import Number, device_option, printable
 from ihsm.cli.streams import silence_stdout
+from ihsm.cli.trace_check import check, rules
+from ihsm.cli.trace_diff import diff
 from ihsm.control import ControlClient
 from ihsm.errors import DeviceNotFoundError, OutputError
 from ihsm.trace import dissector
@@ -223,3 +225,7 @@ def dissector_command(install: bool) -> None:
         click.echo(dissector.text(), nl=False)
         return
     click.echo(dissector.install())
+
+
+for _command in (check, diff, rules):
+    trace.add_command(_command)

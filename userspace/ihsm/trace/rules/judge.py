@@ -96,8 +96,9 @@ class _Court:
         for state in states:
             for rule in self._by_type.get(type(record), ()):
                 self._apply(rule, rule.judge, record.function, state, seen)
+            was_alive = state.alive
             state.follow(seen)
-            if isinstance(record, Lost):
+            if isinstance(record, Lost) or (state.alive and not was_alive):
                 self._note_all(state, seen)
 
     def finish(self) -> None:
@@ -114,7 +115,7 @@ class _Court:
                 self._apply(rule, rule.clock, function, state, now)
 
     def _apply(self, rule: Rule, judged_by: Judge | None, function: int, state: FunctionState, seen: Seen) -> None:
-        if judged_by is None or self._lacks(rule, state, seen, noted=state.alive or judged_by is rule.judge):
+        if judged_by is None or self._lacks(rule, state, seen, noted=judged_by is rule.judge):
             return
         for proof in judged_by(state, seen):
             self._found(rule, function, proof)
@@ -134,7 +135,7 @@ class _Court:
         return False
 
     def _note_all(self, state: FunctionState, seen: Seen) -> None:
-        """Rules that cannot be decided now are told even if nothing comes that they would look at."""
+        """Rules that cannot be decided are told even if nothing comes that they would look at."""
         for rule in self._rules:
             self._lacks(rule, state, seen)
 

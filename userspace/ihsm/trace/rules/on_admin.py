@@ -11,7 +11,7 @@ from ihsm.trace.commands import AdminCommand, admin_command, form_of
 from ihsm.trace.records import Doorbell, Entry
 from ihsm.trace.rules.memory import Extent
 from ihsm.trace.rules.seen import Proof, Seen
-from ihsm.trace.rules.state import FunctionState
+from ihsm.trace.rules.state import DELETES, FunctionState
 from ihsm_abi.admin import IDENTIFY_SIZES, AdminOpcode, CreateCqDw11, CreateSqDw11, Feature
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS, PAGE_BYTES
 from ihsm_abi.registers import Cc
@@ -25,7 +25,6 @@ from ihsm_abi.resources import (
 from ihsm_abi.trace import DoorbellKind
 
 CREATES: Final = (AdminOpcode.CREATE_CQ, AdminOpcode.CREATE_SQ)
-DELETES: Final = (AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
 _SIZES: Final = {
     "cp_iosqes": IDENTIFY_SIZES["cp_sqes"] & 0xF,
     "cp_iocqes": IDENTIFY_SIZES["cp_cqes"] & 0xF,

@@ -35,7 +35,7 @@ def exists(state: FunctionState, seen: Seen) -> Iterator[Proof]:
         return
     pair = state.pair(doorbell.queue)
     ring = None if pair is None else pair.cq if doorbell.which == DoorbellKind.CQ_HEAD else pair.sq
-    if ring is not None:
+    if ring is not None or state.reset_unseen:
         return
     old = state.gone.get(doorbell.queue)
     if doorbell.which == DoorbellKind.CQ_HEAD and old is not None and old.cq is not None and old.cq.waiting:
@@ -48,6 +48,14 @@ def exists(state: FunctionState, seen: Seen) -> Iterator[Proof]:
         why = "no such queue was created"
     before = (state.changed,) if state.changed is not None else ()
     yield Proof(f"{_name(doorbell)}: {why}", (*before, seen))
+
+
+def reset_noticed(state: FunctionState, seen: Seen) -> Iterator[Proof]:
+    """Who learns of a reset by somebody else rings no more."""
+    doorbell = seen.record
+    assert isinstance(doorbell, Doorbell)
+    if state.reset_unseen and state.changed is not None:
+        yield Proof(f"{_name(doorbell)}: the function has been reset", (state.changed, seen))
 
 
 def _ring_of(state: FunctionState, doorbell: Doorbell) -> tuple[Pair, int | None] | None:

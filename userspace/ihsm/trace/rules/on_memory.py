@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ihsm.trace.commands import admin_command, form_of
-from ihsm.trace.records import DmaUnmap, Entry, RegisterWrite
+from ihsm.trace.records import Entry, RegisterWrite
 from ihsm.trace.rules.memory import Extent, named_by
 from ihsm.trace.rules.on_admin import CREATES
 from ihsm.trace.rules.seen import Proof, Seen
@@ -34,17 +34,13 @@ def reachable(state: FunctionState, seen: Seen) -> Iterator[Proof]:
             yield Proof(f"an entry of queue {entry.queue} names {extent}: {gap:#x} is not mapped", (seen,))
 
 
-def rings_mapped(state: FunctionState, seen: Seen) -> Iterator[Proof]:
-    """Rings stay mapped until their queues are deleted or the controller is disabled."""
-    unmap = seen.record
-    assert isinstance(unmap, DmaUnmap)
-    for extent, created in state.live_rings():
-        if extent.overlaps(unmap.iova, unmap.size):
-            yield Proof(f"{extent} is unmapped: {_why_live(state)}", (created, seen))
+def rings_kept(state: FunctionState, seen: Seen) -> Iterator[Proof]:
+    """Rings stay mapped until their queues are deleted or the controller is disabled, unless the client goes away."""
+    return map(_suspicion_of_ring, state.ring_suspects)
 
 
-def _why_live(state: FunctionState) -> str:
-    return "CSTS was not read since the disable" if state.gone else "the queue exists"
+def _suspicion_of_ring(suspect: Suspect) -> Proof:
+    return Proof(f"{suspect.extent} was unmapped while the device had it", (suspect.given, suspect.unmap))
 
 
 def in_use(state: FunctionState, seen: Seen) -> Iterator[Proof]:
@@ -61,7 +57,7 @@ def in_use_at_the_end(state: FunctionState, seen: Seen) -> Iterator[Proof]:
 
 def _suspicion(suspect: Suspect) -> Proof:
     message = f"{suspect.extent} was unmapped while its command was outstanding"
-    return Proof(message, (suspect.entry, suspect.unmap))
+    return Proof(message, (suspect.given, suspect.unmap))
 
 
 def left_behind(state: FunctionState, seen: Seen) -> Iterator[Proof]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ihsm.trace.commands import admin_command
 from ihsm.trace.records import Entry
 from ihsm.trace.rules.seen import Proof, Seen
-from ihsm.trace.rules.state import FunctionState
+from ihsm.trace.rules.state import DELETES, FunctionState
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 
@@ -28,11 +28,14 @@ def head_moves(state: FunctionState, now: Seen) -> Iterator[Proof]:
 
 def recovers(state: FunctionState, now: Seen) -> Iterator[Proof]:
     """A command that is not answered is not waited for for ever."""
+    if any(command.opcode in DELETES for _, command in state.commands.values()):
+        return  # one queue is deleted after the other, and each may take the time of an admin command
     for pair in state.pairs.values():
         if pair.id == ADMIN_QUEUE_ID or (pair.sq is not None and pair.sq.deleting):
             continue
         for seen in pair.outstanding.values():
-            late_s = now.at_s - seen.at_s
+            since_s = max(seen.at_s, state.deleting.at_s if state.deleting is not None else 0.0)
+            late_s = now.at_s - since_s
             if late_s > state.limits.answer_s:
                 message = f"a command of queue {pair.id} was not answered for {late_s:.3f} s, and nothing was done"
                 yield Proof(message, (seen,))

@@ -51,14 +51,35 @@ class Completions:
     """The one that is awaited at the head; None: not known."""
     slots: dict[int, Seen] = field(default_factory=dict)
     """The last completion in each slot."""
+    ahead: tuple[int, int] = (0, 1)
+    """Slot and phase of the first entry from the head on that is not there yet."""
     waiting: deque[Seen] = field(default_factory=deque)
-    """Completions with the right phase that the head has not passed, in the order of their coming."""
+    """Completions that a driver at the head finds there, one behind the other."""
     signalled: Seen | None = None
     """The first interrupt since the head last moved while completions waited."""
     quiet: int = 0
     """How many of those that wait came after the last interrupt."""
     rung: Seen | None = None
     deleting: Seen | None = None
+
+    def post(self, seen: Seen) -> list[Seen]:
+        """Take a completion; those that a driver finds there now and did not before."""
+        slot, _ = _place(seen)
+        self.slots[slot] = seen
+        found: list[Seen] = []
+        if self.phase is None or self.entries is None:
+            found.append(seen)
+        else:
+            while self.visible(*self.ahead) and len(found) < self.entries:
+                found.append(self.slots[self.ahead[0]])
+                self.ahead = self._after(*self.ahead)
+        self.waiting.extend(found)
+        self.quiet += len(found)
+        return found
+
+    def _after(self, slot: int, phase: int) -> tuple[int, int]:
+        """The next slot, and the phase that is awaited there."""
+        return (0, phase ^ 1) if slot + 1 == self.entries else (slot + 1, phase)
 
     def _catch_up(self, value: int) -> int:
         """Learn the phase of a ring that was there before the recording, from a head behind its last completion."""
@@ -68,6 +89,7 @@ class Completions:
         if (slot + 1) % self.entries != value:
             return 0
         self.head, self.phase = value, phase ^ (value == 0)
+        self.ahead = self.head, self.phase
         return len(self.waiting)
 
     def visible(self, head: int, phase: int) -> bool:
@@ -81,24 +103,24 @@ class Completions:
         head, phase = self.head, self.phase
         while head != value:
             yield head, phase
-            head += 1
-            if head == self.entries:
-                head, phase = 0, phase ^ 1
+            head, phase = self._after(head, phase)
 
-    def advance(self, value: int) -> int:
-        """Move the head; how many entries it has passed that were there."""
-        passed = 0
+    def advance(self, value: int) -> None:
+        """Move the head."""
         if self.phase is None:
             passed = self._catch_up(value)
-        for slot, phase in list(self.steps_to(value)):
-            passed += self.visible(slot, phase)
-            self.phase = phase ^ (slot + 1 == self.entries)
+        else:
+            steps = list(self.steps_to(value))
+            passed = len(steps)
+            if steps:
+                _, self.phase = self._after(*steps[-1])
         self.head = value
+        if passed > len(self.waiting) and self.phase is not None:
+            self.ahead = value, self.phase
         for _ in range(min(passed, len(self.waiting))):
             self.waiting.popleft()
         self.quiet = min(self.quiet, len(self.waiting))
         self.signalled = None
-        return passed
 
 
 @dataclass(slots=True)

@@ -37,15 +37,20 @@ from ihsm_abi.registers import GONE, NSSR_MAGIC, Aqa, Cc, Csts, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 from ihsm_abi.trace import DoorbellKind, LostWhere, TraceReset
 
+DELETES: Final = (AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
 RING_REGISTERS: Final = (Register.AQA, Register.ASQ, Register.ACQ)
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Memory that was unmapped while a command had it: permitted if the command ends by a disable at once."""
+    """Memory that was unmapped while the device could use it.
+
+    Of a command it is permitted if that ends by a disable at once; and a client that goes away unmaps all it has.
+    """
 
     unmap: Seen
-    entry: Seen
+    given: Seen
+    """What gave it to the device."""
     extent: Extent
 
 
@@ -72,10 +77,14 @@ class FunctionState:
         """CC.EN is set, and nothing has taken that back."""
         self.changed: Seen | None = None
         """What made it so."""
+        self.reset_unseen = False
+        """It was reset by somebody else, of which the driver need not have been told."""
         self.settled = False
         """CSTS.RDY has been read as it must be since then."""
         self.csts: Seen | None = None
         """The last read of CSTS since then."""
+        self.has_gone = False
+        """CC or CSTS was read as all ones, and not otherwise since."""
         self.fatal: Seen | None = None
         """The first read of CSTS.CFS of a controller that had become ready."""
         self.cc: int | None = None
@@ -89,6 +98,8 @@ class FunctionState:
         """Queue pairs that there are, by feature; once told, it is known until the client goes."""
         self.commands: dict[int, tuple[Seen, AdminCommand]] = {}
         """Admin commands that were fetched and not answered, by command id."""
+        self.deleting: Seen | None = None
+        """When a DELETE_SQ or DELETE_CQ was last sent or answered."""
         self.driven = False
         """A register has been read since the client came: the driver works."""
         self.deleted = False
@@ -96,6 +107,8 @@ class FunctionState:
         self.torn_down: Seen | None = None
         """The disable of a controller whose queues had all been deleted."""
         self.suspects: list[Suspect] = []
+        """Of commands."""
+        self.ring_suspects: list[Suspect] = []
 
     # What rules ask for.
 
@@ -129,7 +142,7 @@ class FunctionState:
             case Entry():
                 self._fetched(seen, seen.record)
             case Completion():
-                self._answered(seen, seen.record)
+                self._answered(seen)
             case Interrupt():
                 self._interrupted(seen, seen.record)
             case DmaMap(iova=iova, size=size):
@@ -159,19 +172,29 @@ class FunctionState:
     def _accessed(self, seen: Seen, access: RegisterAccess) -> None:
         if isinstance(access, RegisterRead):
             self.driven = True
-            if access.offset == Register.CC and access.value != GONE:
-                self.cc = access.value
-            elif access.offset == Register.CSTS:
-                self._read_csts(seen, Csts(access.value))
-        elif isinstance(access, RegisterWrite):
+            self._read(seen, access)
+        elif isinstance(access, RegisterWrite) and not self.has_gone:
             self._written(seen, access)
+
+    def _read(self, seen: Seen, access: RegisterRead) -> None:
+        if access.offset not in (Register.CC, Register.CSTS):
+            return
+        self.has_gone = access.value == GONE
+        if self.has_gone:
+            # Whether it has what is written now nobody knows.
+            self.certain = False
+            self.gone.clear()
+            if access.offset == Register.CSTS:
+                self.fatal = self.fatal or (seen if self.settled else None)
+        elif access.offset == Register.CSTS:
+            self._read_csts(seen, Csts(access.value))
+        else:
+            self.cc = access.value
+            if self.alive and not Cc(access.value).en:
+                self._end(seen)
 
     def _read_csts(self, seen: Seen, csts: Csts) -> None:
         self.csts = seen
-        if csts == GONE:
-            self.gone.clear()
-            self.fatal = self.fatal or (seen if self.settled else None)
-            return
         if csts.cfs and self.settled and self.alive and self.fatal is None:
             self.fatal = seen
         if not self.alive:
@@ -219,7 +242,7 @@ class FunctionState:
         self.commands.clear()
         self.suspects.clear()
         self.identified = self.fatal = self.csts = None
-        self.alive = self.settled = self.began_late = False
+        self.alive = self.settled = self.began_late = self.reset_unseen = False
         self.changed = seen
         self.certain = True
 
@@ -256,6 +279,8 @@ class FunctionState:
 
     def _deleting(self, seen: Seen, command: AdminCommand) -> None:
         """A queue's end begins when the device has the command."""
+        if command.opcode in DELETES:
+            self.deleting = seen
         pair = self.pairs.get(command.queue.id)
         if command.opcode == AdminOpcode.DELETE_SQ and pair is not None and pair.sq is not None:
             pair.sq.deleting = pair.last_delete = seen
@@ -265,31 +290,24 @@ class FunctionState:
         elif command.opcode == AdminOpcode.DELETE_CQ and pair is not None and pair.cq is not None:
             pair.cq.deleting = seen
 
-    def _answered(self, seen: Seen, completion: Completion) -> None:
-        pair = self.pairs.get(completion.queue)
-        found = answer(completion.queue, completion.data)
-        if pair is None or pair.cq is None or found is None:
+    def _answered(self, completion: Seen) -> None:
+        assert isinstance(completion.record, Completion)
+        pair = self.pairs.get(completion.record.queue)
+        if pair is None or pair.cq is None or answer(pair.id, completion.record.data) is None:
             return
-        ring = pair.cq
-        ring.slots[completion.slot] = seen
-        if not self._is_awaited(ring, completion):
-            return
-        ring.waiting.append(seen)
-        ring.quiet += 1
-        pair.outstanding.pop(found.cid, None)
-        if pair.sq is not None:
-            pair.sq.told_head = found.sqhd
-        if pair.id == ADMIN_QUEUE_ID and found.cid in self.commands:
-            fetched, command = self.commands.pop(found.cid)
-            self._carried_out(fetched, command, found, int(np.frombuffer(completion.data, ADMIN_CQE)["dw0"][0]))
-
-    @staticmethod
-    def _is_awaited(ring: Completions, completion: Completion) -> bool:
-        """Whether a driver that takes one entry after the other comes to find this one there."""
-        if ring.phase is None or ring.head is None:
-            return True
-        expected = ring.phase ^ (completion.slot < ring.head)
-        return completion.phase == expected
+        for seen in pair.cq.post(completion):
+            assert isinstance(seen.record, Completion)
+            data = seen.record.data
+            found = answer(pair.id, data)
+            assert found is not None
+            pair.outstanding.pop(found.cid, None)
+            if pair.sq is not None:
+                pair.sq.told_head = found.sqhd
+            if pair.id == ADMIN_QUEUE_ID and found.cid in self.commands:
+                fetched, command = self.commands.pop(found.cid)
+                if command.opcode in DELETES:
+                    self.deleting = seen
+                self._carried_out(fetched, command, found, int(np.frombuffer(data, ADMIN_CQE)["dw0"][0]))
 
     def _carried_out(self, fetched: Seen, command: AdminCommand, found: Answer, dw0: int) -> None:
         """What an admin command has changed, now that the driver is told."""
@@ -343,17 +361,18 @@ class FunctionState:
             pair.settle(seen)
 
     def _unmapped(self, seen: Seen, iova: int, size: int) -> None:
-        for extent, entry in self.memory_in_use():
-            if extent.overlaps(iova, size):
-                self.suspects.append(Suspect(seen, entry, extent))
+        for found, named in ((self.suspects, self.memory_in_use()), (self.ring_suspects, self.live_rings())):
+            found += [Suspect(seen, given, extent) for extent, given in named if extent.overlaps(iova, size)]
         self.mappings.remove(iova, size)
 
     def _reset(self, seen: Seen, reset: Reset) -> None:
+        was_alive = self.alive
         self._end(seen)
         self.gone.clear()
         self.written.clear()
         self.fresh.clear()
         self.cc = 0
+        self.reset_unseen = was_alive
         if reset.reset == TraceReset.DEVICE:
             self.torn_down = None
 
@@ -364,7 +383,9 @@ class FunctionState:
         self.written.clear()
         self.fresh.clear()
         self.mappings.clear()
-        self.mappings_known = isinstance(seen.record, Connect)
+        self.mappings_known = True
         self.shared_mappings = False
         self.granted.clear()
+        self.suspects.clear()
+        self.ring_suspects.clear()
         self.cc, self.torn_down, self.driven, self.deleted = None, None, False, False

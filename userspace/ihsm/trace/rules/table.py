@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ihsm.trace.records import Disconnect, DmaUnmap, Doorbell, Entry, RegisterRead, RegisterWrite
+from ihsm.trace.records import Disconnect, Doorbell, Entry, RegisterRead, RegisterWrite
 from ihsm.trace.rules import on_admin, on_doorbells, on_entries, on_memory, on_registers, on_time
 from ihsm.trace.rules.rule import Need, Rule
 
@@ -156,12 +156,21 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "doorbell-queue",
-        "01 §3, §14.5",
+        "01 §3, §8.3",
         "No doorbell is rung of a queue that does not exist: before its CREATE was answered, after its DELETE was, or"
-        " from a disable or reset to the next CREATE.",
+        " from a disable or NSSR to the next CREATE.",
         on_doorbells.exists,
         (Doorbell,),
         needs=_HISTORY,
+    ),
+    Rule(
+        "reset-noticed",
+        "01 §8.6",
+        "After a reset of the function by somebody else no doorbell is rung before the controller is enabled again.",
+        on_doorbells.reset_noticed,
+        (Doorbell,),
+        needs=_HISTORY,
+        excuse="it has no handlers by which the kernel would tell it of a reset",
     ),
     Rule(
         "doorbell-range",
@@ -306,8 +315,9 @@ RULES: Final[tuple[Rule, ...]] = (
         "ring-kept",
         "01 §13",
         "Rings stay mapped until their queue is deleted, or the controller disabled and CSTS read.",
-        on_memory.rings_mapped,
-        (DmaUnmap,),
+        on_memory.rings_kept,
+        (RegisterRead, RegisterWrite, Doorbell),
+        finish=on_memory.rings_kept,
         needs=_MAPPED,
     ),
     # Teardown
