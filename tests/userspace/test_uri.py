@@ -21,6 +21,7 @@ from ihsm import uri as uri_module
 from ihsm.bus import VfioUserFunction, vfio_user_wire
 from ihsm.bus.discovery import FoundFunction, find_all
 from ihsm.bus.holder import Holder, find_holder
+from ihsm.bus.vfio_bind import GUEST_VARIABLE
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import (
     AmbiguousDeviceError,
@@ -33,7 +34,6 @@ from ihsm.errors import (
 )
 from ihsm.uri import (
     DEVICE_VARIABLE,
-    GUEST_VARIABLE,
     DeviceUri,
     Scheme,
     choose_device,

@@ -22,7 +22,7 @@ from typing import Final, Self, TypeVar
 from ihsm.arguments import waiting_time
 from ihsm.bus import PciFunction, VfioUserFunction
 from ihsm.bus.discovery import FoundFunction, find_all
-from ihsm.bus.vfio_bind import VFIO_PCI
+from ihsm.bus.vfio_bind import GUEST_VARIABLE, VFIO_PCI
 from ihsm.chardev import NodeDevice
 from ihsm.driver import Controller, DriverOptions, OpenDevice
 from ihsm.embedded import EmbeddedDevice
@@ -34,8 +34,6 @@ BDF: Final = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7
 AUTO: Final = "auto"
 DEVICE_VARIABLE: Final = "IHSM_DEVICE"
 """Environment variable with the URI of the device that `auto` takes; empty, or itself auto, it says nothing."""
-GUEST_VARIABLE: Final = "IHSM_GUEST"
-"""Environment variable that `ihsm guest` sets in its guests: whoever started the guest started its functions, too."""
 RETRY_S: Final = 0.25
 """How often a device is looked at that others have, where nothing tells when they leave."""
 

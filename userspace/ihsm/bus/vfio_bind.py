@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Final
@@ -16,8 +18,37 @@ _log = logging.getLogger(__name__)
 SYSFS_PCI: Final = Path("/sys/bus/pci")
 VFIO_DEV: Final = Path("/dev/vfio")
 VFIO_PCI: Final = "vfio-pci"
+GUEST_VARIABLE: Final = "IHSM_GUEST"
+"""Environment variable that `ihsm guest` sets in its guests: whoever started the guest started its functions, too, and
+no other machine's kernel is changed by loading what they need."""
+MODULES: Final = (VFIO_PCI, "vfio_iommu_type1")
 NODE_TIMEOUT_S: Final = 5.0
 """How long udev may take to make the group's node."""
+
+
+def _loaded() -> bool:
+    return (SYSFS_PCI / "drivers" / VFIO_PCI).is_dir()
+
+
+def _load() -> None:
+    """Load what VFIO needs, as far as it can be loaded; who binds looks whether it is there."""
+    try:
+        done = subprocess.run(
+            ["/sbin/modprobe", "-a", *MODULES],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        _log.warning("modprobe: %s", error.strerror)
+        return
+    if done.returncode != 0:
+        _log.warning("modprobe: %s", done.stderr.strip())
+    else:
+        _log.info("loaded %s", " and ".join(MODULES))
 
 
 class VfioBinding:
@@ -52,7 +83,9 @@ class VfioBinding:
         return link.resolve().name if link.exists() else None
 
     def _bind(self) -> None:
-        if not (SYSFS_PCI / "drivers" / VFIO_PCI).is_dir():
+        if not _loaded() and GUEST_VARIABLE in os.environ:
+            _load()
+        if not _loaded():
             raise BindError(f"pci:{self._bdf}: the driver {VFIO_PCI} is not loaded (modprobe {VFIO_PCI})")
         # driver_override names one function; new_id would claim every function with these ids.
         self._write(self._device / "driver_override", VFIO_PCI)

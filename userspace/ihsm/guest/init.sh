@@ -82,7 +82,7 @@ if [ -n "$modules" ]; then
   mount -o bind "/host$modules" /host/lib/modules
 fi
 mkdir -p /host/run/ihsm /host/run/user
-if [ "$(cat /ihsm/mode)" = kept ]; then
+if [ "$(cat /ihsm/mode)" = kept ] || [ -e /ihsm/sections ]; then
   mount -t 9p -o "$options" ihsm.runs /runs || fail runs
 fi
 
@@ -168,6 +168,7 @@ perform() {
   status=1
   if unload && load "$1"; then
     cat "$1/command" >/host/run/ihsm/command
+    if [ -e /ihsm/sections ]; then cat /proc/kallsyms >/runs/kallsyms; fi
     echo ready >&9
     if [ "$(cat /ihsm/mode)" = interactive ]; then
       setsid -c chroot /host /bin/sh /run/ihsm/command </dev/hvc0 >/dev/hvc0 2>&1 9>&-

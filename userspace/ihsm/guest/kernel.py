@@ -24,6 +24,8 @@ class GuestKernel:
     modules: Path | None
     arguments: str = ""
     """Words that its command line needs."""
+    unpacks: bool = False
+    """Whether only the image boots, which unpacks itself: the other entry point ends a kernel with KASAN."""
 
     @property
     def headers(self) -> Path:
@@ -67,6 +69,8 @@ class GuestKernel:
 
     def bootable(self) -> Path:
         """What QEMU is given: the ELF kernel out of the image (kept in the cache), or the image itself."""
+        if self.unpacks:
+            return self.image
         stat = self.image.stat()
         try:
             target = cache_root() / "vmlinux" / f"{self.release}-{stat.st_size:x}-{stat.st_mtime_ns:x}"

@@ -30,7 +30,7 @@ from ihsm.guest.kernel import GuestKernel, find_kernel
 from ihsm.guest.kernel_log import Complaint, find_complaints, parse_dmesg, parse_kmemleak, taint_complaints
 from ihsm.guest.log_port import LogPort
 from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
-from ihsm.guest.sections import Sections
+from ihsm.guest.sections import Loaded, Sections
 from ihsm.guest.streams import Streams, Tail, carry_in, carry_out
 from ihsm.guest.terminal import follow_size, terminal_size
 from ihsm.guest.toolchain import Qemu, find_qemu
@@ -85,14 +85,19 @@ class Guest:
     """One run of one guest."""
 
     def __init__(
-        self, config: GuestConfig, command: GuestCommand, progress: Callable[[str], None] = lambda text: None
+        self,
+        config: GuestConfig,
+        command: GuestCommand,
+        progress: Callable[[str], None] = lambda text: None,
+        loaded: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
-        """`progress` is told, a line at a time, what is going on."""
+        """`progress` and `loaded` as of a RunningGuest."""
         self.config = config
         self.command = command
         self.complaints: list[Complaint] = []
         """What the guest's kernel complained of, from the loading of the modules to the end of the command."""
         self._progress = progress
+        self._loaded = loaded
 
     def run(self, streams: Streams | None) -> int:
         """Boot, run the command, return its exit status; `streams` None gives the guest our terminal.
@@ -100,7 +105,7 @@ class Guest:
         Raises GuestError or one of its kind: ModuleLoadError, GuestPanicError, GuestTimeoutError, GuestEndedError.
         """
         mode = Mode.EXEC if streams else Mode.INTERACTIVE
-        with RunningGuest(self.config, self.command, mode, self._progress) as guest:
+        with RunningGuest(self.config, self.command, mode, self._progress, self._loaded) as guest:
             try:
                 return guest.first(streams)
             finally:
@@ -136,7 +141,7 @@ class RunningGuest(Closing):
         command: GuestCommand,
         mode: Mode,
         progress: Callable[[str], None] = lambda text: None,
-        loaded: Callable[[Sections], None] = lambda sections: None,
+        loaded: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
         """Start QEMU; `command` is what the first run will do.
 
@@ -177,7 +182,7 @@ class RunningGuest(Closing):
         descriptors = [end.fileno() for end in theirs.values()]
         self._qemu = stack.enter_context(Kept("ihsm-guest-", descriptors, terminal=terminal))
         self._folder = self._qemu.folder
-        if self._mode is Mode.KEPT:
+        if self._shares_runs:
             (self._folder / _RUNS).mkdir()
         sockets = tuple(_named_in_utf8(self.config.sockets, stack))
         machine = self._machine(accelerator, command, theirs, sockets)
@@ -209,13 +214,18 @@ class RunningGuest(Closing):
             cpus=config.cpus,
             sockets=sockets,
             shares=config.shares,
-            runs=self._folder / _RUNS if self._mode is Mode.KEPT else None,
+            runs=self._folder / _RUNS if self._shares_runs else None,
             channels=tuple(Channel(f"ihsm.{name}", end.fileno()) for name, end in ends.items()),
             terminal=self._mode is Mode.INTERACTIVE,
             gdb_port=config.gdb_port,
             extra=config.extra,
             kernel_arguments=f"{config.kernel.arguments} {config.kernel_arguments}".strip(),
         )
+
+    @property
+    def _shares_runs(self) -> bool:
+        """Whether it has a folder in common with us, for what further runs need, or a debugger."""
+        return self._mode is Mode.KEPT or self.config.gdb_port is not None
 
     @property
     def alive(self) -> bool:
@@ -295,6 +305,11 @@ class RunningGuest(Closing):
             found += taint_complaints(run.taints[0], run.taints[-1])
         return found
 
+    def kill(self) -> None:
+        """End QEMU, from any thread; whoever waits for a run gets GuestEndedError."""
+        self._alive = False
+        self._qemu.send_signal(signal.SIGKILL)
+
     def close(self) -> None:
         """End the guest, whatever it does; harmless the second time."""
         self._alive = False
@@ -337,8 +352,9 @@ class RunningGuest(Closing):
             if word == "ready":
                 run.ready_at = time.monotonic()
                 self._listening.set()
-                if self._sections:
-                    self._loaded(self._sections)
+                if self.config.gdb_port is not None:
+                    kallsyms = self._folder / _RUNS / "kallsyms"
+                    self._loaded(Loaded(self._sections.addresses, run.modules, kallsyms))
                 self._progress(f"guest: ready after {run.ready_at - run.began_at:.1f} s")
             elif word == "text":
                 run.texts.append(rest)

@@ -5,8 +5,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ihsm.guest.initramfs import GuestModule
 
 _LINE = re.compile(r"(\w+) (\S+) (0x[0-9a-f]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Modules that a guest has loaded: `addresses` by kernel's name of the module and by section.
+
+    `kallsyms`: where the guest has put a copy of its /proc/kallsyms.
+    """
+
+    addresses: Mapping[str, Mapping[str, int]]
+    modules: Sequence[GuestModule]
+    kallsyms: Path
 
 
 class Sections:
@@ -15,10 +32,6 @@ class Sections:
     def __init__(self) -> None:
         """None yet."""
         self.addresses: dict[str, dict[str, int]] = {}
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self.addresses)
 
     def hear(self, line: str) -> None:
         """Take in "MODULE SECTION ADDRESS"; what is no such line says nothing."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ihsm.bus.vfio_bind import GUEST_VARIABLE
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import EmbeddedDeviceError
 from ihsm.guest.errors import GuestError
@@ -21,10 +22,10 @@ from ihsm.guest.kernel import GuestKernel, module_bytes
 from ihsm.guest.kernel_log import Complaint
 from ihsm.guest.modbuild import build_modules
 from ihsm.guest.runner import Guest, GuestConfig
+from ihsm.guest.sections import Loaded
 from ihsm.guest.streams import Streams
 from ihsm.guest.symbols import SourceLines
 from ihsm.kept import Kept
-from ihsm.uri import GUEST_VARIABLE
 
 _KEPT_VARIABLES = ("HOME", "TERM", "LANG", "COLUMNS", "LINES", "USER", "LOGNAME", "NO_COLOR")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,7 +49,8 @@ class Session:
     """What `ihsm guest` was asked for.
 
     `modules` are "KO [NAME=VALUE ...]", where KO is a file or the name of a module of the guest's kernel. `report` is
-    told what the guest's kernel complained of, after the command and before what `run` returns or raises.
+    told what the guest's kernel complained of, after the command and before what `run` returns or raises, `loaded`
+    where modules lie in a guest that has a debugger.
     """
 
     config: GuestConfig
@@ -59,12 +61,13 @@ class Session:
     device_arguments: Sequence[str] = ()
     progress: Callable[[str], None] = lambda text: None
     report: Callable[[Finding], None] = lambda finding: None
+    loaded: Callable[[Loaded], None] = lambda loaded: None
 
     def run(self, streams: Streams | None) -> int:
         """Run it; the command's exit status. Raises GuestError or one of its kind."""
         with contextlib.ExitStack() as stack:
             modules = self.built(stack)
-            guest = Guest(self.ready(stack, modules), self.command(), self.progress)
+            guest = Guest(self.ready(stack, modules), self.command(), self.progress, self.loaded)
             try:
                 return guest.run(streams)
             finally:
@@ -72,7 +75,7 @@ class Session:
 
     def command(self) -> GuestCommand:
         """What the guest runs, as things stand now."""
-        return GuestCommand(self.shell, _current_folder(), guest_environment())
+        return GuestCommand(self.shell, current_folder(), guest_environment())
 
     def ready(self, stack: contextlib.ExitStack, modules: Sequence[GuestModule]) -> GuestConfig:
         """The guest to run, whose devices are there until `stack` ends."""
@@ -106,7 +109,7 @@ class Session:
         return list({module.name: module for module in modules}.values())
 
 
-def _current_folder() -> Path:
+def current_folder() -> Path:
     """Where the command starts; the root for a folder that was removed meanwhile."""
     try:
         return Path.cwd()
