@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, runtime_checkable
 
 from ihsm.conformance.calls import CallResult
-from ihsm.conformance.scenario import Act, Program
+from ihsm.conformance.scenario import Act, Op, Program
 from ihsm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ class Rig(Protocol):
 
     def start(self, what: Program | Act) -> Running:
         """Begin something."""
+
+    def offers(self, op: Op) -> bool:
+        """Whether programs here can do that at all; what the driver says to it is another matter."""
+
+    def begins(self, sleep_limit_s: float) -> None:
+        """A scenario in which a task that sleeps for longer, uninterruptibly, is one that hangs."""
 
     def pass_time(self, settle_s: float | None) -> None:
         """A little time passes.

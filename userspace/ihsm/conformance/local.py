@@ -19,7 +19,7 @@ from ihsm.chardev import Calls
 from ihsm.conformance.calls import CallEnd, CallResult, User, failed
 from ihsm.conformance.drivers import LocalDriver, LocalMachine, LocalProcess
 from ihsm.conformance.recorder import Recorder
-from ihsm.conformance.scenario import Act, Program
+from ihsm.conformance.scenario import Act, Op, Program
 from ihsm.control import ControlClient
 from ihsm.errors import IhsmError
 
@@ -182,6 +182,13 @@ class LocalRig:
         self._started.append(started)
         return started
 
+
+    def offers(self, op: Op) -> bool:
+        """As of `Rig`: ours do everything."""
+        return True
+
+    def begins(self, sleep_limit_s: float) -> None:
+        """As of `Rig`: the machine's kernel has a limit of its own."""
 
     def now_s(self) -> float:
         """As of `Rig`."""

@@ -76,6 +76,9 @@ class Performance:
         self._fault: DeviceFault | None = None
         self._settle_s: float | None = None
         self._is_over = False
+        for op in sorted(self.scenario.needs):
+            if not self.rig.offers(op):
+                raise SkippedError(f"the program that uses the driver does not do it: {op}")
         with DeviceFaults(self.rig.socket_path) as self._faults:
             try:
                 self._all_steps()

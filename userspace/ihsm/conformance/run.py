@@ -19,7 +19,7 @@ from ihsm.conformance.drivers import Driver, LocalDriver, Rig
 from ihsm.conformance.findings import Finding, Result, Suite, Witness
 from ihsm.conformance.leaks import leak_findings
 from ihsm.conformance.local import LocalRig
-from ihsm.conformance.log import log_findings
+from ihsm.conformance.log import is_quiet, log_findings
 from ihsm.conformance.perform import Performance, SkippedError
 from ihsm.conformance.recorder import Recorder
 from ihsm.conformance.scenario import Scenario
@@ -27,6 +27,10 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import IhsmError
 from ihsm_abi.uapi import DRIVER_NAME
 
+SLEEP_LIMIT_S: Final = 20.0
+"""A task that sleeps for so long, while nothing is wrong with the device, hangs."""
+DISTURBED_SLEEP_LIMIT_S: Final = 60.0
+"""The same where a driver may wait for an answer that does not come: an admin command has 30 s."""
 FAILED_BOOTS: Final = 2
 """So many machines in a row that do not come up end the run."""
 
@@ -154,6 +158,7 @@ class _Shared:
 
     def _perform(self, rig: Rig, scenario: Scenario) -> tuple[Result, bool]:
         """One scenario; whether the machine is fit for another."""
+        rig.begins(SLEEP_LIMIT_S if is_quiet(scenario) else DISTURBED_SLEEP_LIMIT_S)
         performance = Performance(scenario, rig, self.options.seed)
         result = Result(scenario.name)
         try:
