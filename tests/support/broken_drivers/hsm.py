@@ -46,16 +46,6 @@ class LostWakeUp(IoQueue):
         command.done = done
 
 
-class OneAMessage(IoQueue):
-    """Takes one completion a message, though a message may stand for several."""
-
-    def drain(self) -> None:
-        with self.completion_lock:
-            cqe = self._next_completion()
-            if cqe is not None:
-                self._consume(cqe)
-
-
 class DoubleCompletion(IoQueue):
     """Goes on after an entry as if it had been two."""
 
@@ -126,15 +116,19 @@ class Broken:
     name: str
     module: type[HsmModule]
     rule: str
+    scenario: str
+    """One that provokes it."""
+    dma: str = "shared"
+    """Kind of machine on which it shows."""
 
 
 BROKEN = (
-    Broken("lost wake-up", module_with(LostWakeUp), "recovery-cause"),
-    Broken("lost message", module_with(OneAMessage), "head-moves"),
-    Broken("missing time-out", module_with(controller=MissingTimeOut), "timeout-recovers"),
-    Broken("double completion", module_with(DoubleCompletion), "head-posted"),
-    Broken("phase ignored", module_with(PhaseIgnored), "head-posted"),
-    Broken("queue used after reset", module_with(controller=UsedAfterReset), "doorbell-queue"),
-    Broken("an unmap forgotten", module_with(UnmapForgotten), "mapping-left"),
-    Broken("wrong teardown order", module_with(WrongTeardownOrder), "delete-order"),
+    Broken("lost wake-up", module_with(LostWakeUp), "recovery-cause", "load/one"),
+    Broken("missing time-out", module_with(controller=MissingTimeOut), "timeout-recovers", "fault/drop-completion"),
+    Broken("double completion", module_with(DoubleCompletion), "head-posted", "fault/drop-completion"),
+    Broken("phase ignored", module_with(PhaseIgnored), "head-posted", "fault/spurious-interrupt"),
+    Broken("queue used after reset", module_with(controller=UsedAfterReset), "doorbell-queue", "reset/controller-idle"),
+    Broken("an unmap forgotten", module_with(UnmapForgotten), "mapping-left", "bind/used", "strict"),
+    Broken("an unmap forgotten, seen by the kernel", module_with(UnmapForgotten), "log-dma", "bind/used"),
+    Broken("wrong teardown order", module_with(WrongTeardownOrder), "delete-order", "bind/used"),
 )

@@ -22,13 +22,15 @@ from ihsm.conformance.recorder import Recorder
 from ihsm.conformance.scenario import Act, Op, Program
 from ihsm.control import ControlClient
 from ihsm.errors import IhsmError
+from ihsm.trace.rules import Limits
 
 LOOK_S: Final = 0.005
 SETTLE_S: Final = 0.03
 """Real seconds without any change, after a fault was hit: what the device was to do it has done."""
-ANSWERED_S: Final = 6.0
-"""The same where no fault was hit and every command has an answer: a driver that sleeps has missed it. Longer than the
-rules give a driver to take what was announced (`ihsm.trace.rules.Limits.head_s`)."""
+ANSWERED_S: Final = 0.5
+"""The same where no fault was hit, and every command has an answer that the driver has taken: it does not know it."""
+ANNOUNCED_S: Final = Limits().head_s + 1
+"""The same where the driver has left an answer where it is: rules give it that long."""
 AGAIN_S: Final = 0.1
 """The same once it is known that this driver misses answers."""
 PATIENCE_S: Final = 10.0
@@ -201,11 +203,12 @@ class LocalRig:
             self._seen = None
             time.sleep(LOOK_S)
             return
-        seen, is_answered = self._device()
+        seen, is_answered, is_taken = self._device()
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
-        usual_s = (AGAIN_S if self._has_missed else ANSWERED_S) if is_answered else PATIENCE_S
+        missed_s = AGAIN_S if self._has_missed else ANSWERED_S if is_taken else ANNOUNCED_S
+        usual_s = missed_s if is_answered else PATIENCE_S
         patience_s = usual_s if settle_s is None else SETTLE_S + settle_s
         if now - self._since < patience_s:
             time.sleep(LOOK_S)
@@ -217,17 +220,18 @@ class LocalRig:
         self._recorder.clock_moves(step_s)
         self._machine.advance(step_s)
 
-    def _device(self) -> tuple[object, bool]:
-        """What the device does, to compare; and whether every command has an answer."""
+    def _device(self) -> tuple[object, bool, bool]:
+        """What the device does, to compare; whether every command has an answer; whether the driver has taken all."""
         try:
             status = self._control.status()
         except IhsmError as error:
-            return str(error), True
+            return str(error), True, True
         queues = status["queues"]
         seen = [(queue["queue_id"], queue["sq_head"], queue["sq_tail"], queue["cq_tail"]) for queue in queues]
         outstanding = self._recorder.outstanding
         is_answered = not len(outstanding) and all(queue["sq_head"] == queue["sq_tail"] for queue in queues)
-        return (seen, outstanding.records, status["registers"]), is_answered
+        is_taken = all(queue["cq_head"] == queue["cq_tail"] for queue in queues)
+        return (seen, outstanding.records, status["registers"]), is_answered, is_taken
 
     def log(self) -> Sequence[str]:
         """As of `Rig`."""

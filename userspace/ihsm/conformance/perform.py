@@ -38,6 +38,8 @@ AFTERWARDS_S: Final = 60.0
 """Seconds of the driver's time in which it recovers by itself from what has ended: its health monitor looks each 6 s."""
 LOOKS: Final = 12
 """How often a program looks in that time whether it works again."""
+HIT_S: Final = 10.0
+"""Until a fault is hit that no program makes the driver meet."""
 DELAYS: Final = 3
 """Times its delay, until what a device puts off has surely been done."""
 SHOWN: Final = 12
@@ -141,7 +143,8 @@ class Performance:
         """Wait for a hit; a program that ends before has not come there."""
         fault = self._fault
         assert fault is not None, f"{self.scenario.name}: no fault to wait for"
-        self._wait(lambda: fault.hits >= hits or self._all_ended(), self.scenario.limit_s)
+        limit_s = self.scenario.limit_s if self._started else HIT_S
+        self._wait(lambda: fault.hits >= hits or self._all_ended(), limit_s)
         if fault.hits < hits:
             raise SkippedError(f"the driver did not come to where the device does it: {to_text(fault.fault)}")
 
@@ -213,7 +216,8 @@ class Performance:
         """The scenario ends here: what it has begun comes to its end, and others may follow if the driver works."""
         for name, running in self._started.items():
             self._end(name, running, Ends.ANYHOW)
-        self.is_healthy = not self._is_over and self._works_soon() is None
+        self._started.clear()
+        self.is_healthy = not self._is_over and (self._tried(self._probe) is None or self._rebinds() is None)
 
     def _recovers(self) -> None:
         """See that the driver works, with no more help than it may need."""
@@ -221,7 +225,7 @@ class Performance:
         if scenario.recovery is Recovery.NONE:
             return
         before = len(self.findings)
-        last = self._works_soon()
+        last = self._works_soon() if scenario.recovery is Recovery.ITSELF else self._tried(self._probe)
         if last is None:
             return
         if self._is_over or len(self.findings) > before:
@@ -238,12 +242,17 @@ class Performance:
         """None if a command succeeds, or one soon after; otherwise how the last one failed."""
         end_s = self.rig.now_s() + AFTERWARDS_S
         while True:
-            last = self._tried(Program(Op.COMMAND) if Op.COMMAND in self.scenario.needs else Program(Op.INFORMATION))
+            last = self._tried(self._probe)
             if last is None or self._is_over or self.rig.now_s() >= end_s:
                 return last
             if last.end is not CallEnd.FAILED:
                 return last
             self._elapse(AFTERWARDS_S / LOOKS)
+
+    @property
+    def _probe(self) -> Program:
+        """What shows whether the driver works."""
+        return Program(Op.COMMAND if Op.COMMAND in self.scenario.needs else Op.INFORMATION)
 
     def _tried(self, what: Program | Act) -> CallResult | None:
         """None if it succeeds, otherwise how it failed."""
