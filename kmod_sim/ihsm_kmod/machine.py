@@ -54,6 +54,7 @@ class Machine(Closing):
         test_hooks: bool = False,
         console: TextIO | None = None,
         bdfs: Sequence[str] | None = None,
+        module_class: type[HsmModule] = HsmModule,
         **module_parameters: int | bool,
     ) -> None:
         """Boot, load the driver, and plug the functions in.
@@ -69,6 +70,7 @@ class Machine(Closing):
             test_hooks: whether the driver is built with its test hooks.
             console: where the kernel's log goes at once; None for nowhere.
             bdfs: where the functions are to be on the bus; None for 0000:00:04.0, 05.0, and so on.
+            module_class: the driver, or one derived from it.
             module_parameters: of the driver.
 
         Raises:
@@ -76,7 +78,7 @@ class Machine(Closing):
         """
         self.kernel = Kernel(clock, dma=dma, panic_on_warn=panic_on_warn, console=console)
         try:
-            build = HsmModule.built_with(quirks=quirks, test_hooks=test_hooks)
+            build = module_class.built_with(quirks=quirks, test_hooks=test_hooks)
             self.module = self.kernel.load(build, **module_parameters)
             self.bdfs = list(bdfs or (bdf_of_slot(FIRST_SLOT + number) for number in range(len(functions))))
             for function, bdf in zip(functions, self.bdfs, strict=True):

@@ -147,6 +147,14 @@ class DeviceFaults(Closing):
             raise ArgumentError(
                 f"{_OPERATION}.add", "action", f"{action} is possible from the start alone: faulty_device"
             )
+        return self.add_fault(fault)
+
+    def add_fault(self, fault: Fault) -> DeviceFault:
+        """The same for a fault that was made before.
+
+        Raises:
+            ControlError: the device has too many, or knows none of the kind.
+        """
         with ControlClient(self.socket_path) as client:
             added = DeviceFault(self.socket_path, client.add_fault(fault), fault)
         self._added.append(added)

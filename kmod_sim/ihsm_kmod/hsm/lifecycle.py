@@ -54,13 +54,15 @@ class Lifecycle(HsmFunction):
 
     hsm_device: UserSide
     """Set by the probe, before `initialize`."""
+    pool: type[QueuePool] = QueuePool
+    """Of its HSM and of its AES queues."""
 
     def __init__(self, pdev: PciDev, module: HsmParameters, registers: IoMem, doorbells: IoMem, vectors: int) -> None:
         """As `HsmFunction`."""
         super().__init__(pdev, module, registers, doorbells, vectors)
         self._register_page = registers
-        self.hsm_pool = QueuePool(self, HSM_POOL, module.num_hsm_slots)
-        self.aes_pool = QueuePool(self, AES_POOL, module.num_aes_slots)
+        self.hsm_pool = self.pool(self, HSM_POOL, module.num_hsm_slots)
+        self.aes_pool = self.pool(self, AES_POOL, module.num_aes_slots)
         self._admin_queue: AdminQueue | None = None
         self._admin_vector: Vector | None = None
         self._identify_page: IdentifyPage | None = None

@@ -15,6 +15,9 @@ from ihsm_kmod.kernel.pci import pci_register_driver, pci_unregister_driver
 class HsmModule(HsmParameters):
     """`azihsm.ko`."""
 
+    pci_driver: type[HsmPciDriver] = HsmPciDriver
+    """What it registers; a driver derived from this one has another."""
+
     def init(self) -> None:
         """Load: classes and numbers, then the driver, whose probes make use of them."""
         with ExitStack() as undo:
@@ -22,7 +25,7 @@ class HsmModule(HsmParameters):
             undo.callback(self.hsm_nodes.destroy)
             self.mgmt_nodes = mgmt_nodes()
             undo.callback(self.mgmt_nodes.destroy)
-            driver = HsmPciDriver(self, self.hsm_nodes, self.mgmt_nodes).driver
+            driver = self.pci_driver(self, self.hsm_nodes, self.mgmt_nodes).driver
             pci_register_driver(driver)
             undo.callback(pci_unregister_driver, driver)
             self._undo = undo.pop_all()

@@ -62,6 +62,9 @@ class BoundFunction:
 class HsmPciDriver:
     """The callbacks that the PCI core calls; one for all functions of the module."""
 
+    controller: type[Controller] = Controller
+    """Of a function that it is bound to."""
+
     def __init__(self, module: HsmParameters, hsm_nodes: NodeClass, mgmt_nodes: NodeClass) -> None:
         """Callbacks of this module, which make nodes of these classes."""
         self._module = module
@@ -93,7 +96,7 @@ class HsmPciDriver:
             registers, doorbells, _ = (_map(pdev, bar, undo) for bar in Bar)
             vectors = pci_alloc_irq_vectors(pdev, MIN_VECTORS, MSIX_VECTORS)
             undo.callback(pci_free_irq_vectors, pdev)
-            controller = Controller(pdev, self._module, registers, doorbells, vectors)
+            controller = self.controller(pdev, self._module, registers, doorbells, vectors)
             controller.hsm_device = HsmDevice(controller, self._hsm_nodes)
             bound = BoundFunction(controller, HealthMonitor(controller), undo)
             pci_set_drvdata(pdev, bound)

@@ -52,6 +52,9 @@ def vector_limit(kind: PoolKind, granted: int) -> int:
 class QueuePool:
     """All queues of one kind; `count` of them were granted by the device."""
 
+    queue: type[IoQueue] = IoQueue
+    """What its queues are."""
+
     def __init__(self, function: HsmFunction, kind: PoolKind, slots: int) -> None:
         """An empty pool, nothing allocated."""
         self.function = function
@@ -81,7 +84,7 @@ class QueuePool:
         """
         for index in range(self.count):
             vector = self._vectors[index % len(self._vectors)]
-            queue = IoQueue(self.function, self.kind.first_id + index, self.slots, self.kind.form, vector)
+            queue = self.queue(self.function, self.kind.first_id + index, self.slots, self.kind.form, vector)
             try:
                 queue.create(admin)
             except Errno:

@@ -92,6 +92,7 @@ class Interrupts:
         self._by_event: dict[int, _Vector] = {}
         self._next = FIRST_IRQ
         self._tasklets: deque[Tasklet] = deque()
+        self._tasklet_runs = False
         self._cpu: KThread | None = None
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -157,6 +158,30 @@ class Interrupts:
         if not in_hardirq():  # behind the handler the CPU looks for tasklets anyway
             self._kick()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no message waits for its handler, and neither a handler nor a tasklet runs or is to run."""
+        with self._kernel.sched.lock:
+            vectors = tuple(self._vectors.values())
+            events = [vector.event for vector in vectors if vector.action is not None]
+            if self._tasklets or self._tasklet_runs or any(vector.owner is not None for vector in vectors):
+                return False
+        poll = select.poll()
+        for event in events:
+            poll.register(event, select.POLLIN)
+        return not poll.poll(0)
+
+    @property
+    def requested(self) -> int:
+        """How many have a handler."""
+        with self._kernel.sched.lock:
+            return sum(vector.action is not None for vector in self._vectors.values())
+
+    @property
+    def cpus(self) -> int:
+        """How many tasks stand for a CPU, and so wait for messages instead of sleeping."""
+        return int(self._cpu is not None)
+
     def count(self, irq: int) -> int:
         """How often an interrupt was handled (/proc/interrupts); 0 for one that does not exist."""
         vector = self._vectors.get(irq)
@@ -213,12 +238,12 @@ class Interrupts:
         for _ in range(len(self._tasklets)):
             with self._kernel.sched.lock:
                 tasklet = self._tasklets.popleft()
-                tasklet.scheduled, tasklet.owner = False, task
+                tasklet.scheduled, tasklet.owner, self._tasklet_runs = False, task, True
             try:
                 _guarded(task, task.softirq(), tasklet, tasklet.function, tasklet.data)
             finally:
                 with self._kernel.sched.lock:
-                    tasklet.owner = None
+                    tasklet.owner, self._tasklet_runs = None, False
                     self._kernel.sched.wake(tasklet)
 
 

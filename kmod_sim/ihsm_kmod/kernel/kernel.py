@@ -78,6 +78,12 @@ class Kernel(Core):
         halted = self.sched.halted
         return None if halted is None or halted.kind is ReportKind.HALTED else Oops(halted)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and nothing will before the device raises a vector, a program calls or time passes."""
+        with self.sched.lock:
+            return self.sched.asleep + self.interrupts.cpus >= len(self.tasks) and self.interrupts.is_idle
+
     def dmesg(self) -> str:
         """The log as text."""
         return "\n".join(map(str, self.log))

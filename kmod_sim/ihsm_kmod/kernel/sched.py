@@ -28,6 +28,8 @@ class _Sleeper:
 
     def __init__(self) -> None:
         self.is_woken = False
+        self.is_asleep = False
+        """Whether it waits and nobody has woken it."""
         self._gate = threading.Lock()
         """Open while it is woken, and has not gone through."""
         self._gate.acquire()
@@ -35,7 +37,7 @@ class _Sleeper:
     def wake(self) -> None:
         """Let it look again; under the scheduler's lock."""
         if not self.is_woken:
-            self.is_woken = True
+            self.is_woken, self.is_asleep = True, False
             self._gate.release()
 
     def lie_down(self) -> None:
@@ -72,6 +74,12 @@ class Scheduler:
             for sleepers in self._sleepers.values() if on is None else (self._sleepers.get(id(on), ()),):
                 for sleeper in sleepers:
                     sleeper.wake()
+
+    @property
+    def asleep(self) -> int:
+        """How many tasks sleep, and nothing has happened that any of them would look at."""
+        with self.lock:
+            return sum(sleeper.is_asleep for sleepers in self._sleepers.values() for sleeper in sleepers)
 
     def check(self) -> None:
         """Raise `Oops` if the kernel has ended."""
@@ -163,6 +171,7 @@ class Scheduler:
         with self.lock:
             task.waits_for = waits_for
             cycle = _cycle(task)
+            sleeper.is_asleep = not sleeper.is_woken
         try:
             if cycle:
                 oops(ReportKind.DEADLOCK, cycle)
@@ -171,7 +180,7 @@ class Scheduler:
             if may_hang and not sleeper.is_woken and self.clock.has_stopped(since_s):
                 self._hung(task, "and nobody moves the clock", waits_for)
         finally:
-            task.waits_for = None
+            task.waits_for, sleeper.is_asleep = None, False
 
     def _hung(self, task: Task, how: str, waits_for: Blocker | None) -> None:
         text = f"{task} sleeps {how}"
