@@ -317,3 +317,32 @@ def test_a_driver_model_on_the_device(pytester: pytest.Pytester) -> None:
         "--strict-markers",
     )
     result.assert_outcomes(passed=2)
+
+
+def test_a_kernel_that_crashes_fails_its_own_test_alone(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import pytest
+        from ihsm.chardev import Calls, NodeDevice
+        from ihsm.ddi import Partition
+        from ihsm_kmod.machine import StillClock
+
+        @pytest.fixture
+        def hsm(ihsm_kmod):
+            app = ihsm_kmod.process("app")
+            with NodeDevice("/dev/azihsm0", calls=Calls(app.open, app.ioctl, app.close)) as node:
+                yield Partition(node)
+
+        @pytest.mark.ihsm_kmod(clock=StillClock(0.1))
+        def test_hung(hsm, ihsm_faults, ihsm_trace):
+            ihsm_faults.add("drop-completion", queue=1)
+            hsm.api_revisions()
+
+        def test_good(hsm, ihsm_faults, ihsm_trace):
+            hsm.api_revisions()
+            assert len(ihsm_faults.standing()) == 0
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    assert "the kernel of ihsm_kmod has crashed: task blocked for too long" in result.stdout.str()
