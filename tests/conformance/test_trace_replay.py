@@ -16,8 +16,8 @@ import pytest
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
 from ihsm.trace.records import Entry
-from ihsm.trace.replay import Replay, resources_for
-from support.devices import HOSTS, function_level_reset, open_device
+from ihsm.trace.replay import Replay, function_level_reset, resources_for
+from support.devices import HOSTS, open_device
 from support.process import serve
 from support.replay_checks import Checks
 from support.traces import BINDS, COMMANDS, load, records_of
