@@ -47,7 +47,11 @@ def target(host: str, resources: int) -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("host", [*HOSTS, "process"])
-@pytest.mark.parametrize(("trace", "resources"), [(BINDS, 2), (COMMANDS, 1)], ids=lambda value: value.stem if isinstance(value, Path) else str(value))
+@pytest.mark.parametrize(
+    ("trace", "resources"),
+    [(BINDS, 2), (COMMANDS, 1)],
+    ids=lambda value: value.stem if isinstance(value, Path) else str(value),
+)
 def test_every_step_is_answered(trace: Path, resources: int, host: str) -> None:
     records = records_of(load(trace))
     assert resources_for(records) == resources
