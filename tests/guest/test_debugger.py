@@ -58,7 +58,7 @@ def test_a_breakpoint_in_a_module_is_hit_at_its_source(tmp_path: Path) -> None:
         line = read_to(guest.stderr, r"to debug it, type: gdb (-x \S+)")[1]
         gdb = subprocess.Popen(["gdb", "-q", "-nx", *line.split()], **pipes)  # type: ignore[call-overload]
         try:
-            # Where the kernel's symbols are known already it has stopped at start_kernel; from the reset vector otherwise.
+            # From start_kernel, or from the first instruction where the kernel's symbols are not known yet.
             gdb.stdin.write("info threads\ncontinue\n")
             gdb.stdin.flush()
             read_to(guest.stderr, "modules are loaded")
