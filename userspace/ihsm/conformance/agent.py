@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm.chardev import SYSTEM
+from ihsm.conformance.leaks import OBJECTS
 from ihsm.conformance.calls import CallEnd, CallResult, User, failed, nodes
 from ihsm.conformance.scenario import Act, Op, Program
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
@@ -38,6 +39,9 @@ _HUNG: Final = Path("/proc/sys/kernel/hung_task_timeout_secs")
 _NODE_S: Final = 5.0
 """What makes device nodes may take so long after a bind."""
 _NODE_LOOK_S: Final = 0.02
+_SAMPLES: Final = 4
+_SAMPLE_S: Final = 0.05
+"""What is freed after a grace period of RCU is freed meanwhile."""
 _POWER_OFF: Final = 0x4321FEDC
 _CHUNK: Final = 1 << 16
 
@@ -61,10 +65,13 @@ def bound_driver(bdf: str) -> str:
 def resources(driver: str) -> dict[str, int]:
     """What the kernel has given away, by kind."""
     counts: dict[str, int] = {}
-    for cache in Path("/sys/kernel/slab").glob("kmalloc-*"):
-        with contextlib.suppress(OSError, ValueError):
-            (cache / "shrink").write_text("1")  # else free objects of each processor count as used
-            counts[f"objects of {cache.name}"] = int((cache / "objects").read_text().split()[0])
+    for _ in range(_SAMPLES):
+        for cache in Path("/sys/kernel/slab").glob("kmalloc-*"):
+            with contextlib.suppress(OSError, ValueError):
+                (cache / "shrink").write_text("1")  # else free objects of each processor count as used
+                name, objects = f"{OBJECTS}{cache.name}", int((cache / "objects").read_text().split()[0])
+                counts[name] = min(objects, counts.get(name, objects))
+        time.sleep(_SAMPLE_S)
     counts["interrupts"] = len([line for line in _lines("/proc/interrupts") if line.lstrip()[:1].isdigit()])
     counts["I/O regions"] = len(_lines("/proc/iomem"))
     for line in _lines("/proc/modules"):

@@ -67,13 +67,12 @@ _HARMLESS: Final = frozenset(
 
 
 UNANNOUNCED: Final[Mapping[str, str]] = {
-    "doorbell-queue": "nobody tells a driver that has no reset_prepare that its function was reset"
+    "reset-noticed": "nobody tells a driver that has no reset_prepare that its function was reset"
 }
 """What any driver does that learns of a reset by its commands' time-outs."""
 TOLERATED: Final[Mapping[FaultAction, Mapping[str, str]]] = {
-    FaultAction.WRONG_PHASE: {"recovery-cause": "to the driver the command is not answered"},
-    FaultAction.RESET_FUNCTION: UNANNOUNCED,
-    FaultAction.ALL_ONES: {"cc-bits-kept": "what is written to a device that is gone changes nothing"},
+    FaultAction.RESET_FUNCTION: UNANNOUNCED
+    | {"entry-queue": "the command with which the function is reset was fetched before, and is told after"},
 }
 """By action: rules of the trace that a right driver breaks when it is hit."""
 REBOUND: Final = frozenset({FaultAction.WRONG_PHASE})

@@ -231,7 +231,7 @@ class LocalRig:
         outstanding = self._recorder.outstanding
         is_answered = not len(outstanding) and all(queue["sq_head"] == queue["sq_tail"] for queue in queues)
         is_taken = all(queue["cq_head"] == queue["cq_tail"] for queue in queues)
-        return (seen, outstanding.records, status["registers"]), is_answered, is_taken
+        return (seen, outstanding.events, status["registers"]), is_answered, is_taken
 
     def log(self) -> Sequence[str]:
         """As of `Rig`."""
