@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What fields the queue entries in a trace have, by the names that people and Wireshark see them under.
+"""What fields a trace's records and the queue entries in them have, by the names that people and Wireshark see.
 
 A field of an entry is `LAYOUT.FIELD`, such as `hsm_sqe.session_id`; a bit field of a word in it `LAYOUT.FIELD.BITS`,
 such as `hsm_sqe.control.kind`; a field of a structure in it likewise, as `gcm_sqe.src.addr`.
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ihsm_abi import admin, aes_queue, hsm_queue
+from ihsm_abi import admin, aes_queue, hsm_queue, trace
 from ihsm_abi.bits import Bits, Word
 from ihsm_abi.resources import ADMIN_QUEUE_ID, is_hsm_queue_id
 
@@ -113,6 +113,41 @@ AES_CQE: Final = Layout(
     {"attr.cipher": aes_queue.Cipher, "psf.status": aes_queue.AesStatus},
     status="psf.status",
 )
+_FAULT: Final = Layout("fault", trace.FAULT_BODY)
+_MESSAGE: Final = Layout("message", trace.MESSAGE_BODY)
+_REGISTER: Final = Layout("register", trace.REGISTER_BODY)
+_DMA: Final = Layout("dma", trace.DMA_BODY)
+_PROCESS: Final = Layout("process", trace.PROCESS_BODY)
+HEADER: Final = Layout("header", trace.TRACE_HEADER, enums={"kind": trace.TraceKind})
+BODIES: Final = MappingProxyType(
+    {
+        trace.TraceKind.REGISTER_READ: _REGISTER,
+        trace.TraceKind.REGISTER_WRITE: _REGISTER,
+        trace.TraceKind.DOORBELL: Layout(
+            "doorbell",
+            trace.DOORBELL_BODY,
+            enums={"which": trace.DoorbellKind, "outcome": trace.DoorbellOutcome},
+        ),
+        trace.TraceKind.ENTRY: Layout("entry", trace.ENTRY_BODY),
+        trace.TraceKind.COMPLETION: Layout("completion", trace.COMPLETION_BODY),
+        trace.TraceKind.REQUEST: _MESSAGE,
+        trace.TraceKind.RESPONSE: _MESSAGE,
+        trace.TraceKind.INTERRUPT: Layout("interrupt", trace.INTERRUPT_BODY),
+        trace.TraceKind.DMA_MAP: _DMA,
+        trace.TraceKind.DMA_UNMAP: _DMA,
+        trace.TraceKind.RESET: Layout("reset", trace.RESET_BODY, enums={"reset": trace.TraceReset}),
+        trace.TraceKind.FAULT_HIT: _FAULT,
+        trace.TraceKind.MARK: Layout("mark", trace.MARK_BODY),
+        trace.TraceKind.LOST: Layout("lost", trace.LOST_BODY, enums={"where": trace.LostWhere}),
+        trace.TraceKind.CONNECT: _PROCESS,
+        trace.TraceKind.DISCONNECT: _PROCESS,
+        trace.TraceKind.START: Layout("start", trace.START_BODY),
+        trace.TraceKind.QUEUE: Layout("queue", trace.QUEUE_BODY),
+        trace.TraceKind.FAULT_ADDED: _FAULT,
+        trace.TraceKind.FAULT_CLEARED: _FAULT,
+    }
+)
+"""Layout of each kind's body."""
 LAYOUTS: Final = MappingProxyType(
     {layout.name: layout for layout in (ADMIN_SQE, ADMIN_CQE, HSM_SQE, HSM_CQE, GCM_SQE, XTS_SQE, AES_CQE)}
 )

@@ -20,9 +20,9 @@ from ihsm.errors import BusError
 from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
 from ihsm_kmod.hsm.module import HsmModule
 from ihsm_kmod.kernel.errors import Errno
-from ihsm_kmod.machine import Machine, StillClock, bdf_of_slot
 from ihsm_kmod.kernel.process import Process
 from ihsm_kmod.kernel.report import UNKNOWN, Report, ReportKind
+from ihsm_kmod.machine import Machine, StillClock, bdf_of_slot
 
 REAL_LIMIT_S: Final = 300.0
 """Real seconds after which a call of the bus, or a task for which nobody moves the clock, is given up."""
@@ -60,7 +60,9 @@ class ModelMachine(Closing):
             self._function = self._connected()
             stack.callback(self._disconnect)
             settings: dict[str, Any] = {"dma": dma, "module_class": module}
-            self._machine = stack.enter_context(Machine(self._function, clock=self._clock, bdfs=[self._bdf], **settings))
+            self._machine = stack.enter_context(
+                Machine(self._function, clock=self._clock, bdfs=[self._bdf], **settings)
+            )
             self._stack = stack.pop_all()
 
     def _connected(self) -> _Watched:

@@ -54,8 +54,9 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe,
-                                          cqe->psf));
+    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION))
+        ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe,
+                                              sizeof *cqe, cqe->psf));
     publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 
@@ -102,11 +103,13 @@ static bool fetch(struct server *server) {
             ring->fetched_count++;
         return ring->fetched_count > 0;
     }
+    uint32_t first = head;
     for (uint32_t i = 0; i < count; i++) {
         memcpy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
-        ihsm_trace_entry(&ring->engine->host->trace, ring->id, head, &ring->fetched[i], sizeof(struct aes_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
+    ihsm_trace_entries(&ring->engine->host->trace, ring->id, first, ring->sq_entries, ring->fetched,
+                       sizeof(struct aes_sqe), count);
     /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */
     for (uint32_t i = 0, next = head; i < IHSM_AES_FETCH && i < pending - count; i++) {
         const uint8_t *at = server->sq + (size_t)next * sizeof(struct aes_sqe);

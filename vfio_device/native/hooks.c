@@ -4,10 +4,10 @@
  * The ring of a trace.
  *
  * Its memory is mapped twice, one behind the other, so that no record is in two pieces. `head` is where room is taken
- * next: a compare-and-swap moves it, if what is between it and `tail` leaves room. Memory between head and tail is zeros
- * when room is taken. The second word of a header (length, kind, function) is never 0, and is stored last, with release:
- * the reader takes records in their order until it finds a 0 there, which is a record that is still being filled, or
- * none. It copies them, zeroes the place, and moves tail.
+ * next: a compare-and-swap moves it, if what is between it and `tail` leaves room. Memory between head and tail is
+ * zeros when room is taken. The second word of a header (length, kind, function) is never 0, and is stored last, with
+ * release: the reader takes records in their order until it finds a 0 there, which is a record that is still being
+ * filled, or none. It copies them, zeroes the place, and moves tail.
  */
 #include "host.h"
 
@@ -21,10 +21,12 @@
 #include "hooks.h"
 
 #define RING_BYTES (UINT64_C(8) << 20)
+#define HEADER_WORDS 2
+#define READY_WORD 1 /* of the header: what is stored last */
 #define LINE_BYTES 64
 
 struct ihsm_trace_ring {
-    uint8_t *bytes;
+    uint64_t *words;
     _Alignas(LINE_BYTES) _Atomic uint64_t head;
     _Atomic uint64_t lost; /* since the last record of kind LOST; beside head, for who moves that looks here */
     _Alignas(LINE_BYTES) _Atomic uint64_t tail;
@@ -41,7 +43,10 @@ union ready_word {
 _Static_assert(offsetof(struct trace_header, length) == 8 && sizeof(struct trace_header) == 16 &&
                    offsetof(struct trace_header, kind) == 12 && offsetof(struct trace_header, function) == 14,
                "length, kind and function are the second word of a header");
-_Static_assert(sizeof(union ready_word) == IHSM_ALIGNMENT_BYTES, "one word");
+_Static_assert(sizeof(union ready_word) == IHSM_ALIGNMENT_BYTES && sizeof(uint64_t) == IHSM_ALIGNMENT_BYTES, "a word");
+_Static_assert(offsetof(struct trace_header, time_ns) == 0 &&
+                   sizeof(struct trace_header) == HEADER_WORDS * sizeof(uint64_t),
+               "the first word of a header is its time");
 
 static uint64_t stride(size_t length) {
     return (sizeof(struct trace_header) + length + IHSM_ALIGNMENT_BYTES - 1) & ~(uint64_t)(IHSM_ALIGNMENT_BYTES - 1);
@@ -55,8 +60,8 @@ static uint64_t now(void) {
 
 /* -- its life */
 
-static uint8_t *map_twice(void) {
-    uint8_t *bytes = MAP_FAILED;
+static void *map_twice(void) {
+    char *bytes = MAP_FAILED;
     int fd = memfd_create("ihsm-trace", MFD_CLOEXEC);
     if (fd < 0)
         return NULL;
@@ -78,8 +83,8 @@ static struct ihsm_trace_ring *new_ring(void) {
     if (ring == NULL)
         return NULL;
     memset(ring, 0, sizeof *ring);
-    ring->bytes = map_twice();
-    if (ring->bytes == NULL) {
+    ring->words = map_twice();
+    if (ring->words == NULL) {
         free(ring);
         return NULL;
     }
@@ -89,13 +94,14 @@ static struct ihsm_trace_ring *new_ring(void) {
 void ihsm_trace_destroy(struct ihsm_trace *trace) {
     struct ihsm_trace_ring *ring = atomic_load(&trace->ring);
     if (ring != NULL)
-        munmap(ring->bytes, 2 * RING_BYTES);
+        munmap(ring->words, 2 * RING_BYTES);
     free(ring);
 }
 
 int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
-#ifdef IHSM_TRACE_HOOKS
     struct ihsm_trace *trace = &host->trace;
+    if (!IHSM_HAS_TRACE_HOOKS)
+        return -EOPNOTSUPP;
     if (atomic_load(&trace->ring) != NULL)
         return 0;
     struct ihsm_trace_ring *ring = new_ring();
@@ -104,37 +110,31 @@ int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
     trace->function = (uint16_t)function;
     atomic_store(&trace->ring, ring);
     return 0;
-#else
-    (void)host;
-    (void)function;
-    return -EOPNOTSUPP;
-#endif
 }
 
 void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds) { atomic_store(&host->trace.kinds, kinds); }
 
 /* -- writing */
 
-static uint8_t *take(struct ihsm_trace_ring *ring, uint64_t size) {
+static uint64_t *take(struct ihsm_trace_ring *ring, uint64_t size) {
     uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
     do {
         if (head + size - atomic_load_explicit(&ring->tail, memory_order_acquire) > RING_BYTES)
             return NULL;
     } while (!atomic_compare_exchange_weak_explicit(&ring->head, &head, head + size, memory_order_relaxed,
                                                     memory_order_relaxed));
-    return ring->bytes + head % RING_BYTES;
+    return ring->words + head % RING_BYTES / IHSM_ALIGNMENT_BYTES;
 }
 
-static void make_ready(struct trace_header *header, union ready_word ready) {
-    __atomic_store_n((uint64_t *)(void *)&header->length, ready.word, __ATOMIC_RELEASE);
+static void make_ready(uint64_t *header, union ready_word ready) {
+    __atomic_store_n(header + READY_WORD, ready.word, __ATOMIC_RELEASE);
 }
 
 /* Fill a place with what is missing before it. */
-static void tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint8_t *at) {
-    struct trace_header *header = (struct trace_header *)(void *)at;
+static void tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint64_t *header) {
     struct trace_lost body = {.count = atomic_exchange(&ring->lost, 0), .where = IHSM_LOST_WHERE_RING};
-    header->time_ns = now();
-    memcpy(header + 1, &body, sizeof body);
+    header[0] = now();
+    memcpy(header + HEADER_WORDS, &body, sizeof body);
     /* Another thread may have told the same losses: then there is nothing to tell. */
     make_ready(header, (union ready_word){.length = sizeof body,
                                           .kind = body.count > 0 ? IHSM_TRACE_KIND_LOST : IHSM_TRACE_KIND_SKIP,
@@ -142,34 +142,35 @@ static void tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, ui
 }
 
 /* Room for a record behind records that had none: both places at once, so that a full ring is not filled with these. */
-static uint8_t *take_behind_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint64_t size) {
+static uint64_t *take_behind_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint64_t size) {
     uint64_t lost_size = stride(sizeof(struct trace_lost));
-    uint8_t *at = take(ring, lost_size + size);
+    uint64_t *at = take(ring, lost_size + size);
     if (at == NULL)
         return NULL;
     tell_lost(trace, ring, at);
-    return at + lost_size;
+    return at + lost_size / IHSM_ALIGNMENT_BYTES;
 }
 
-struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
+static struct ihsm_record take_record(struct ihsm_trace *trace, uint16_t kind, size_t length, uint64_t time) {
     struct ihsm_trace_ring *ring = atomic_load_explicit(&trace->ring, memory_order_acquire);
     if (ring == NULL) /* the word of kinds has been seen before the ring */
         return (struct ihsm_record){0};
-    uint64_t time = now();
-    uint8_t *at = atomic_load_explicit(&ring->lost, memory_order_relaxed) == 0
-                      ? take(ring, stride(length))
-                      : take_behind_lost(trace, ring, stride(length));
+    uint64_t *at = atomic_load_explicit(&ring->lost, memory_order_relaxed) == 0
+                       ? take(ring, stride(length))
+                       : take_behind_lost(trace, ring, stride(length));
     if (at == NULL) {
         atomic_fetch_add_explicit(&ring->lost, 1, memory_order_relaxed);
         return (struct ihsm_record){0};
     }
-    struct trace_header *header = (struct trace_header *)(void *)at;
-    header->time_ns = time;
-    return (struct ihsm_record){.header = header,
-                                .body = header + 1,
-                                .ready = ((union ready_word){
-                                              .length = (uint32_t)length, .kind = kind, .function = trace->function})
-                                             .word};
+    at[0] = time;
+    return (struct ihsm_record){
+        .header = at,
+        .body = at + HEADER_WORDS,
+        .ready = ((union ready_word){.length = (uint32_t)length, .kind = kind, .function = trace->function}).word};
+}
+
+struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
+    return take_record(trace, kind, length, now());
 }
 
 void ihsm_record_end(struct ihsm_record record) {
@@ -205,14 +206,14 @@ size_t ihsm_trace_drain(struct ihsm_host *host, uint8_t *to, size_t room, uint64
         return 0;
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed), begin = tail;
     if (atomic_load(&ring->lost) > 0 && tail == atomic_load_explicit(&ring->head, memory_order_relaxed)) {
-        uint8_t *at = take(ring, stride(sizeof(struct trace_lost))); /* nobody may come by who would tell */
+        uint64_t *at = take(ring, stride(sizeof(struct trace_lost))); /* nobody may come by who would tell */
         if (at != NULL)
             tell_lost(&host->trace, ring, at);
     }
     /* A record at a time is given free, so that there is room soon; never more than a ring. */
     while (tail - begin < RING_BYTES) {
-        uint8_t *at = ring->bytes + tail % RING_BYTES;
-        union ready_word ready = {.word = __atomic_load_n((uint64_t *)(void *)(at + 8), __ATOMIC_ACQUIRE)};
+        uint64_t *at = ring->words + tail % RING_BYTES / IHSM_ALIGNMENT_BYTES;
+        union ready_word ready = {.word = __atomic_load_n(at + READY_WORD, __ATOMIC_ACQUIRE)};
         if (ready.word == 0)
             break;
         size_t size = stride(ready.length);
@@ -257,14 +258,20 @@ void ihsm_trace_doorbell(struct ihsm_trace *trace, uint64_t offset, uint32_t val
     ihsm_record_end(record);
 }
 
-void ihsm_trace_entry(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, const void *entry, size_t size) {
-    struct ihsm_record record = ihsm_record_begin(trace, IHSM_TRACE_KIND_ENTRY, sizeof(struct trace_entry) + size);
-    if (record.header == NULL)
+void ihsm_trace_entries(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, uint32_t slots, const void *entries,
+                        size_t size, unsigned count) {
+    if (!ihsm_traced(trace, IHSM_TRACE_KIND_ENTRY))
         return;
-    struct trace_entry *body = record.body;
-    *body = (struct trace_entry){.queue = queue, .slot = (uint16_t)slot};
-    memcpy(body + 1, entry, size);
-    ihsm_record_end(record);
+    uint64_t time = now(); /* read once: the clock is most of what a record costs */
+    for (unsigned i = 0; i < count; i++, slot = slot + 1 == slots ? 0 : slot + 1) {
+        struct ihsm_record record = take_record(trace, IHSM_TRACE_KIND_ENTRY, sizeof(struct trace_entry) + size, time);
+        if (record.header == NULL)
+            continue;
+        struct trace_entry *body = record.body;
+        *body = (struct trace_entry){.queue = queue, .slot = (uint16_t)slot};
+        memcpy(body + 1, (const uint8_t *)entries + i * size, size);
+        ihsm_record_end(record);
+    }
 }
 
 struct ihsm_record ihsm_trace_completion(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, int vector,

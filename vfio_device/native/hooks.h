@@ -20,6 +20,12 @@
 #include "abi.h"
 #include "engine.cdef.h"
 
+#ifdef IHSM_TRACE_HOOKS
+#define IHSM_HAS_TRACE_HOOKS true
+#else
+#define IHSM_HAS_TRACE_HOOKS false
+#endif
+
 struct ihsm_trace_ring;
 
 struct ihsm_trace {
@@ -30,9 +36,9 @@ struct ihsm_trace {
 
 /* A place in the ring that is being filled. */
 struct ihsm_record {
-    struct trace_header *header; /* NULL: it is not recorded */
+    uint64_t *header; /* its two words; NULL: it is not recorded */
     void *body;
-    uint64_t ready; /* length, kind and function, as they will be */
+    uint64_t ready; /* the second of them, as it will be */
 };
 
 void ihsm_trace_destroy(struct ihsm_trace *trace);
@@ -45,13 +51,8 @@ void ihsm_record_end(struct ihsm_record record);
 void ihsm_record_drop(struct ihsm_record record);
 
 static inline bool ihsm_traced(struct ihsm_trace *trace, enum ihsm_trace_kind kind) {
-#ifdef IHSM_TRACE_HOOKS
-    return __builtin_expect(atomic_load_explicit(&trace->kinds, memory_order_relaxed) >> kind & 1, 0);
-#else
-    (void)trace;
-    (void)kind;
-    return false;
-#endif
+    return IHSM_HAS_TRACE_HOOKS &&
+           __builtin_expect(atomic_load_explicit(&trace->kinds, memory_order_relaxed) >> kind & 1, 0);
 }
 
 /* As ihsm_trace_take, if the kind is recorded. */
@@ -64,7 +65,9 @@ void ihsm_trace_access(struct ihsm_trace *trace, enum ihsm_trace_kind kind, int 
                        const void *data, size_t width);
 void ihsm_trace_doorbell(struct ihsm_trace *trace, uint64_t offset, uint32_t value, uint16_t queue, bool is_cq_head,
                          enum ihsm_doorbell_outcome outcome);
-void ihsm_trace_entry(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, const void *entry, size_t size);
+/* Entries that were fetched at once from a ring of so many slots, the first from `slot`. */
+void ihsm_trace_entries(struct ihsm_trace *trace, uint16_t queue, uint32_t slot, uint32_t slots, const void *entries,
+                        size_t size, unsigned count);
 void ihsm_trace_fault(struct ihsm_trace *trace, uint32_t fault, int queue, int vector);
 void ihsm_trace_reset(struct ihsm_trace *trace, int reset);
 

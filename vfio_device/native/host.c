@@ -26,8 +26,8 @@
 int ihsm_host_map(struct ihsm_host *host, const struct ihsm_region *region) {
     uint32_t prot = (region->readable ? IHSM_DMA_PROT_READ : 0) | (region->writable ? IHSM_DMA_PROT_WRITE : 0) |
                     (region->vaddr != NULL ? IHSM_DMA_PROT_REACHABLE : 0);
-    struct ihsm_record record = ihsm_trace_dma(&host->trace, IHSM_TRACE_KIND_DMA_MAP, region->iova,
-                                               region->last - region->iova + 1, prot);
+    struct ihsm_record record =
+        ihsm_trace_dma(&host->trace, IHSM_TRACE_KIND_DMA_MAP, region->iova, region->last - region->iova + 1, prot);
     int error = ihsm_regions_add(&host->regions, region);
     if (error == 0)
         ihsm_record_end(record);

@@ -155,14 +155,15 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
 static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    int error = ihsm_host_map(&vfu->host, &(struct ihsm_region){
-                                              .iova = iova,
-                                              .last = iova + (info->iova.iov_len - 1),
-                                              .vaddr = info->vaddr,
-                                              .readable = info->prot & PROT_READ,
-                                              .writable = info->prot & PROT_WRITE,
-                                              .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
-                                          });
+    int error =
+        ihsm_host_map(&vfu->host, &(struct ihsm_region){
+                                      .iova = iova,
+                                      .last = iova + (info->iova.iov_len - 1),
+                                      .vaddr = info->vaddr,
+                                      .readable = info->prot & PROT_READ,
+                                      .writable = info->prot & PROT_WRITE,
+                                      .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
+                                  });
     if (error == 0)
         ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev,
                     vfu->file.st_ino);

@@ -64,7 +64,7 @@ bool ihsm_ring_fetch(struct ihsm_ring *ring, void *sqe) {
         atomic_store(&ring->stopped, true);
         return false;
     }
-    ihsm_trace_entry(&ring->engine->host->trace, ring->id, head, sqe, size);
+    ihsm_trace_entries(&ring->engine->host->trace, ring->id, head, ring->sq_entries, sqe, size, 1);
     atomic_store(&ring->sq_head, head + 1 == ring->sq_entries ? 0 : head + 1);
     ring->in_flight++;
     return true;

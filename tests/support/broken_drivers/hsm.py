@@ -26,7 +26,9 @@ def module_with(queue: type[IoQueue] = IoQueue, controller: type[Controller] = C
     pool = type("Pool", (QueuePool,), {"queue": queue})
     derived = type("Derived", (controller,), {"pool": pool})
     pci_driver = type("PciDriver", (HsmPciDriver,), {"controller": derived})
-    return type(queue.__name__ if queue is not IoQueue else controller.__name__, (HsmModule,), {"pci_driver": pci_driver})
+    return type(
+        queue.__name__ if queue is not IoQueue else controller.__name__, (HsmModule,), {"pci_driver": pci_driver}
+    )
 
 
 class LostWakeUp(IoQueue):

@@ -31,6 +31,7 @@ from ihsm.bench.setups import (
     library_runner,
     proportional_bytes,
 )
+from ihsm.bench.trace import trace
 from ihsm.bench.workloads import DdiWork, aes_work, recorded
 from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
@@ -284,4 +285,4 @@ def _one_after_the_other(device: BenchDevice, controllers: Sequence[Controller],
     )
 
 
-SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "api": api, "kmod": kmod, "scale": scale}
+SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "api": api, "kmod": kmod, "scale": scale, "trace": trace}

@@ -85,6 +85,8 @@ TARGETS: Final = (
     Target("kmod-preload", "an ioctl of the driver model over an exchange, by preload", "exchange", 0.25),
     Target("kmod-notify-way", "an ioctl of a driver that does nothing, CPU of both sides, µs", "value", 60.0, True),
     Target("kmod-preload-way", "an ioctl of a driver that does nothing, CPU of both sides, µs", "value", 25.0, True),
+    Target("trace-gcm-64", "hooks without a reader over a build without hooks", "off", 1.03, at_most=True),
+    Target("trace-gcm-64", "more per command with a trace's reader, ns", "on_extra_ns", 150.0, at_most=True),
     Target("api-open", "Hsm.open on a running device, ms", "value", 150.0, at_most=True),
 )
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm.chardev import SYSTEM
-from ihsm.conformance.leaks import OBJECTS
 from ihsm.conformance.calls import CallEnd, CallResult, User, failed, nodes
+from ihsm.conformance.leaks import OBJECTS
 from ihsm.conformance.scenario import Act, Op, Program
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 

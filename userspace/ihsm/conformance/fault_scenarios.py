@@ -93,7 +93,9 @@ def _values(spec: ActionSpec) -> Sequence[Mapping[str, int | str]]:
     return VALUES.get(spec.action, (least,))
 
 
-def _names(spec: ActionSpec, values: Sequence[Mapping[str, int | str]]) -> Iterator[tuple[str, Mapping[str, int | str]]]:
+def _names(
+    spec: ActionSpec, values: Sequence[Mapping[str, int | str]]
+) -> Iterator[tuple[str, Mapping[str, int | str]]]:
     """The name of each scenario: the action's, and what distinguishes it where there are several."""
     for one in values:
         tail = "-".join(f"{name}-{value}" if isinstance(value, int) else value for name, value in one.items())

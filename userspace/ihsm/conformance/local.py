@@ -94,8 +94,7 @@ class _Threads:
             self._note(self._broken("open", error))
             return
         others = [
-            threading.Thread(target=self._thread, args=(user, program), daemon=True)
-            for _ in range(program.threads - 1)
+            threading.Thread(target=self._thread, args=(user, program), daemon=True) for _ in range(program.threads - 1)
         ]
         for other in others:
             other.start()
@@ -183,7 +182,6 @@ class LocalRig:
         started = _Threads(self._machine, what)
         self._started.append(started)
         return started
-
 
     def offers(self, op: Op) -> bool:
         """As of `Rig`: ours do everything."""

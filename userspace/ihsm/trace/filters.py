@@ -117,11 +117,6 @@ class Filters:
             if kind in ALWAYS or all((kind in each.values) is not each.negated for each in by_kind)
         ]
 
-    @property
-    def by_kind_alone(self) -> bool:
-        """Whether `kinds` says it all."""
-        return all(each.name == "kind" for each in self._filters)
-
     def fit(self, record: Record) -> bool:
         """Whether a record is meant."""
         kind: Any = getattr(record, "kind", None)
