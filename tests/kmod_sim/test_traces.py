@@ -14,12 +14,15 @@ from pathlib import Path
 from ihsm.bus import VfioUserFunction
 from ihsm.testing import DeviceFaults
 from ihsm.trace.diff import differences
+from ihsm.trace.files import numbered
+from ihsm.trace.rules import judge
 from ihsm_abi.registers import Register
 from ihsm_kmod.kernel.clock import StillClock
 from ihsm_kmod.machine import Machine
 from support.driver_side import Recorder
 from support.fake_function import FakeFunction
 from support.hsm_driver import BDF
+from support.live_recording import LiveRecording
 from support.playback import Playback
 from support.process import serve
 from support.prototype import Event, Prototype
@@ -60,6 +63,7 @@ def test_two_binds_of_a_device_that_grants_two_aes_queues(socket_folder: Path) -
     """The recorded device had as many queues of either kind; the second bind finds CC as the first has left it."""
     with (
         serve("--socket", str(socket_folder / "s"), "--resources", "2") as server,
+        LiveRecording(server.paths[0]) as recording,
         VfioUserFunction(server.paths[0], timeout_s=HANG_S) as function,
         DeviceFaults(server.paths[0]) as faults,
     ):
@@ -74,3 +78,7 @@ def test_two_binds_of_a_device_that_grants_two_aes_queues(socket_folder: Path) -
             assert bus.probe_error(BDF) == 0
         assert differences(records_of(load(BINDS)), records_of(recorder.take())) == []
         assert machine.kernel.reports == []
+    # The device has seen the same.
+    live = numbered(recording.records)
+    assert differences(records_of(load(BINDS)), live) == []
+    assert judge(live).breaches == []

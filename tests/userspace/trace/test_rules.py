@@ -699,15 +699,42 @@ def test_without_times_rules_of_time_are_undecided() -> None:
     assert {"head-moves", "timeout-recovers"} <= {one.rule.name for one in verdict.undecided}
 
 
+def moved(life: Life, *seconds: float) -> None:
+    for each in seconds:
+        life.add(replace(Mark(text=clock_mark(each)), function=NO_QUEUE))
+
+
 def test_a_clock_that_is_moved_is_time() -> None:
     life = Life()
     life.bring_up()
     life.submit(HSM, **NO_BUFFERS)
-    life.add(Mark(text=clock_mark(6)))
-    assert broken_rules(life.records) == []
-    life.add(replace(Mark(text=clock_mark(6.4)), function=NO_QUEUE))
-    life.look(ready=1)
+    moved(life, 6, 0.4, 30)
+    assert broken_rules(life.records) == [], "its reaction may be recorded behind the mark"
+    moved(life, 6)
+    assert broken_rules(life.records) == ["timeout-recovers"], "the end of the recording"
+    life.disable()
     assert broken_rules(life.records) == ["timeout-recovers"]
+
+
+def test_a_wake_up_that_is_lost_on_a_clock_that_is_moved() -> None:
+    life = Life()
+    life.bring_up()
+    life.command(HSM)
+    moved(life, 6, 0.4)
+    life.recover(HSM)
+    assert broken_rules(life.records) == ["recovery-cause"]
+
+
+def test_a_recovery_that_is_recorded_behind_the_mark_is_in_time() -> None:
+    life = Life()
+    life.bring_up()
+    life.submit(HSM, **NO_BUFFERS)
+    moved(life, 6, 0.4)
+    life.look(ready=1)
+    moved(life, 30)
+    life.delete_sq(HSM)
+    life.create_sq(HSM)
+    assert broken_rules(life.records) == []
 
 
 def test_limits_are_given() -> None:

@@ -9,10 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from ihsm.trace.records import Record, RegisterWrite
 from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE, Psf, QueueDw10
 from ihsm_abi.aes_queue import AES_CQE, AES_SQE
 from ihsm_abi.entries import reader
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
+from ihsm_abi.pci import Bar
+from ihsm_abi.registers import NSSR_MAGIC, Cc, Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 
 
@@ -96,3 +99,11 @@ def completion_phase(queue: int, data: bytes) -> int | None:
     """Phase bit of a completion; None if it has not the length of one."""
     found = answer(queue, data)
     return found.psf.phase if found is not None else None
+
+
+def ends_queues(record: Record) -> bool:
+    """Whether it disables the controller or resets the subsystem, so that all queues are gone (spec 01 §4.2, §4.5)."""
+    if not isinstance(record, RegisterWrite) or record.region != Bar.REGISTERS:
+        return False
+    is_disable = record.offset == Register.CC and not Cc(record.value).en
+    return is_disable or (record.offset == Register.NSSR and record.value == NSSR_MAGIC)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ihsm.trace.commands import admin_command, command_id
+from ihsm.trace.commands import admin_command, command_id, ends_queues
 from ihsm.trace.decoding import layout_of
 from ihsm.trace.files import Numbered
 from ihsm.trace.jsonl import Fetched, Place
@@ -26,7 +26,7 @@ from ihsm_abi.aes_queue import SGL_DESCRIPTOR, SglType
 from ihsm_abi.ddi import decode_request_header
 from ihsm_abi.mbor import MborDecodeError
 from ihsm_abi.pci import PAGE_BYTES, Bar
-from ihsm_abi.registers import NSSR_MAGIC, Cc, Register
+from ihsm_abi.registers import Register
 from ihsm_abi.resources import ADMIN_QUEUE_ID
 from ihsm_abi.trace import CONFIG_REGION, DoorbellKind, TraceReset
 from ihsm_abi.trace_fields import COMMAND_IDS, bit_fields, fields_of
@@ -270,22 +270,12 @@ class _Overlaps:
                 self._heads[queue] = 0
             elif command.opcode == AdminOpcode.DELETE_SQ:
                 self._outstanding.pop(queue, None)
-        elif isinstance(record, Reset) or _disables(step):
+        elif isinstance(record, Reset) or ends_queues(record):
             self._outstanding.clear()
 
 
 def _is_head(step: Step) -> bool:
     return isinstance(step.record, Doorbell) and step.record.which == DoorbellKind.CQ_HEAD
-
-
-def _disables(step: Step) -> bool:
-    verb, *place = step.subject
-    value = step.fields.get("value")
-    if verb != "write" or not isinstance(value, int):
-        return False
-    return (place == [Bar.REGISTERS, Register.CC] and not Cc(value).en) or (
-        place == [Bar.REGISTERS, Register.NSSR] and value == NSSR_MAGIC
-    )
 
 
 def _io_queue(step: Step) -> int | None:

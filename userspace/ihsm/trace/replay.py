@@ -23,7 +23,7 @@ from ihsm.bus.config_space import capabilities
 from ihsm.bus.function import PciFunction, drain_event
 from ihsm.closing import Closing
 from ihsm.errors import ReplayError, ReplayTimeoutError
-from ihsm.trace.commands import admin_command, answer, command_id, form_of
+from ihsm.trace.commands import admin_command, answer, command_id, ends_queues, form_of
 from ihsm.trace.files import Numbered
 from ihsm.trace.guest_memory import GuestMemory, MapDma, named_memory
 from ihsm.trace.jsonl import Fetched, Place
@@ -45,7 +45,7 @@ from ihsm_abi import doorbells
 from ihsm_abi.admin import AdminOpcode, CreateCqDw11, Psf
 from ihsm_abi.hsm_queue import HSM_SQE, MAX_DST_BYTES
 from ihsm_abi.pci import ADMIN_VECTOR, Bar, Capability
-from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
+from ihsm_abi.registers import Aqa, Cc, Csts, Register
 from ihsm_abi.resources import (
     ADMIN_QUEUE_ID,
     AES_QUEUES_PER_RESOURCE,
@@ -270,7 +270,7 @@ class Replay(Closing):
         is_enabled = Cc(self._registers.get(Register.CC, 0)).en and ADMIN_QUEUE_ID in self._queues
         self._registers[offset] = value
         self._function.write_bar(Bar.REGISTERS, offset, access.width, value)
-        if _ends_queues(access):
+        if ends_queues(access):
             self._forget()
         elif offset == Register.CC and not is_enabled:
             self._enabled()
@@ -463,12 +463,6 @@ def _entries_by_life(records: Sequence[Numbered]) -> dict[tuple[int, Life], list
                     lives.begin(command.queue.id)
             case Reset() | Connect():
                 lives.end()
-            case RegisterWrite(region=Bar.REGISTERS) if _ends_queues(record):
+            case RegisterWrite() if ends_queues(record):
                 lives.end()
     return found
-
-
-def _ends_queues(access: RegisterWrite) -> bool:
-    """Whether a write disables the controller or resets the subsystem."""
-    is_disable = access.offset == Register.CC and not Cc(access.value).en
-    return is_disable or (access.offset == Register.NSSR and access.value == NSSR_MAGIC)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm.trace.files import Numbered, numbered
-from ihsm.trace.records import Lost, Mark, Record
+from ihsm.trace.records import Lost, Record
 from ihsm.trace.rules.rule import Breach, Judge, Need, Rule
-from ihsm.trace.rules.seen import CLOCK_MARK, Limits, Proof, Seen
+from ihsm.trace.rules.seen import Limits, Proof, Seen, added_by
 from ihsm.trace.rules.state import FunctionState
 from ihsm.trace.rules.table import RULES
 from ihsm_abi.trace import NO_QUEUE
@@ -39,6 +39,7 @@ class Verdict:
     breaches: list[Breach]
     """In the order in which they were found."""
     undecided: list[Undecided]
+    """In the order of the rules."""
 
 
 def check(records: Iterable[Record], limits: Limits | None = None) -> list[Breach]:
@@ -58,12 +59,12 @@ def judge(records: Sequence[Numbered], limits: Limits | None = None, rules: Sequ
     begin_ns = next((record.time_ns for _, record in records if record.time_ns), 0)
     skipped_s = 0.0
     for number, record in records:
-        if isinstance(record, Mark) and (mark := CLOCK_MARK.fullmatch(record.text)):
-            skipped_s += float(mark[1])
+        skipped_s += added_by(record)
         real_s = max(0, record.time_ns - begin_ns) / 1e9
         court.hear(Seen(number, record, real_s + skipped_s, real_s))
     court.finish()
-    return Verdict(len(records), court.breaches, list(court.undecided.values()))
+    undecided = [court.undecided[rule.name] for rule in rules if rule.name in court.undecided]
+    return Verdict(len(records), court.breaches, undecided)
 
 
 class _Court:
@@ -85,6 +86,9 @@ class _Court:
     def hear(self, seen: Seen) -> None:
         """Judge a record, then take it."""
         record = seen.record
+        if added_by(record):
+            for state in self._states.values():
+                state.moved = seen
         if seen.at_s - self._looked_s >= _LOOK_S:
             self._looked_s = seen.at_s
             self._look(seen)

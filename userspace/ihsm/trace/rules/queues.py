@@ -142,6 +142,8 @@ class Pair:
     """The DELETE_SQ that ended the SQ before."""
     last_idle: Seen | None = None
     """`idle_since` at that time."""
+    idle_s: float = 0.0
+    """Seconds between the two."""
 
     @property
     def sqe_bytes(self) -> int:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ihsm.trace.records import Record
+from ihsm.trace.records import Mark, Record
 
 CLOCK_MARK: Final = re.compile(r"clock \+(\d{1,9}(?:\.\d{1,9})?) s")
 """Mark of somebody who has moved the clock of a driver, whose time does not pass by itself."""
@@ -17,6 +17,12 @@ CLOCK_MARK: Final = re.compile(r"clock \+(\d{1,9}(?:\.\d{1,9})?) s")
 def clock_mark(seconds: float) -> str:
     """Text of a mark that tells rules: the driver's clock was moved on by so much. Limits count it as time."""
     return f"clock +{seconds:.9f} s"
+
+
+def added_by(record: Record) -> float:
+    """Seconds that a record adds to time."""
+    found = CLOCK_MARK.fullmatch(record.text) if isinstance(record, Mark) else None
+    return float(found[1]) if found is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from ihsm.trace.records import (
 )
 from ihsm.trace.rules.memory import Extent, Mapping, Mappings, named_by
 from ihsm.trace.rules.queues import Completions, Pair, Submission, ahead, pair_of
-from ihsm.trace.rules.seen import Limits, Seen
+from ihsm.trace.rules.seen import Limits, Seen, added_by
 from ihsm_abi.admin import ADMIN_CQE, AdminOpcode, CreateCqDw11, FeatureDw10, QueueCounts
 from ihsm_abi.pci import ADMIN_VECTOR, Bar
 from ihsm_abi.registers import GONE, NSSR_MAGIC, Aqa, Cc, Csts, Register
@@ -98,6 +98,8 @@ class FunctionState:
         """Queue pairs that there are, by feature; once told, it is known until the client goes."""
         self.commands: dict[int, tuple[Seen, AdminCommand]] = {}
         """Admin commands that were fetched and not answered, by command id."""
+        self.moved: Seen | None = None
+        """The last mark that added time: the driver has a clock that somebody moves."""
         self.deleting: Seen | None = None
         """When a DELETE_SQ or DELETE_CQ was last sent or answered."""
         self.driven = False
@@ -129,6 +131,15 @@ class FunctionState:
                 assert isinstance(seen.record, Entry)
                 found += [(extent, seen) for extent in named_by(pair.id, seen.record.data)]
         return found
+
+    def passed_s(self, since: Seen, until: Seen) -> float:
+        """Seconds between two records that have certainly passed for the driver between them.
+
+        A mark and what a driver does come to the device by two ways: what it did before its clock was moved may be
+        recorded behind the mark, so the last one does not count.
+        """
+        is_between = self.moved is not None and since.number < self.moved.number <= until.number
+        return until.at_s - since.at_s - (added_by(self.moved.record) if self.moved and is_between else 0.0)
 
     # What records do.
 
@@ -285,6 +296,7 @@ class FunctionState:
         if command.opcode == AdminOpcode.DELETE_SQ and pair is not None and pair.sq is not None:
             pair.sq.deleting = pair.last_delete = seen
             pair.last_idle = pair.idle_since
+            pair.idle_s = self.passed_s(pair.idle_since, seen) if pair.idle_since is not None else 0.0
             if pair.cq is not None:
                 pair.cq.signalled = None
         elif command.opcode == AdminOpcode.DELETE_CQ and pair is not None and pair.cq is not None:

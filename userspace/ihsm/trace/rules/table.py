@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from ihsm.trace.records import Disconnect, Doorbell, Entry, RegisterRead, RegisterWrite
+from ihsm.trace.records import Disconnect, Doorbell, Entry, Record, RegisterRead, RegisterWrite, Reset
 from ihsm.trace.rules import on_admin, on_doorbells, on_entries, on_memory, on_registers, on_time
 from ihsm.trace.rules.rule import Need, Rule
 
 _HISTORY: Final = (Need.HISTORY,)
 _TIMED: Final = (Need.HISTORY, Need.TIMES)
 _MAPPED: Final = (Need.HISTORY, Need.MAPPINGS)
+_ENDS: Final[tuple[type[Record], ...]] = (Entry, RegisterWrite, Reset, Disconnect)
+"""Records with which a queue can end: what comes too late is told then."""
 
 RULES: Final[tuple[Rule, ...]] = (
     # Registers
@@ -276,7 +278,10 @@ RULES: Final[tuple[Rule, ...]] = (
         "01 §8.1, §9",
         "A command that is not answered leads to the end of its queue or of the controller within the limit: DELETE_SQ,"
         " CC.EN cleared, NSSR or a reset. A look at CSTS alone is not enough, for a health monitor looks anyway.",
-        clock=on_time.recovers,
+        on_time.recovers_in_time,
+        _ENDS,
+        clock=on_time.recovers_by_now,
+        finish=on_time.recovers,
         needs=_TIMED,
     ),
     Rule(
@@ -291,7 +296,10 @@ RULES: Final[tuple[Rule, ...]] = (
         "fatal-heeded",
         "01 §8.4",
         "A ready controller whose CSTS.CFS was read is disabled or reset within the limit.",
-        clock=on_time.fatal_heeded,
+        on_time.fatal_heeded_in_time,
+        _ENDS,
+        clock=on_time.fatal_heeded_by_now,
+        finish=on_time.fatal_heeded,
         needs=_TIMED,
     ),
     # Memory
