@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -28,8 +32,13 @@ def read_until(terminal: int, text: str, seen: str) -> str:
     return seen
 
 
+def set_size(terminal: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 def test_a_shell_with_job_control_and_its_status() -> None:
     ours, theirs = pty.openpty()
+    set_size(theirs, 33, 101)
     guest = subprocess.Popen(
         [sys.executable, "-m", "ihsm", "guest", "--devices", "0", "--accel", "tcg"],
         stdin=theirs,
@@ -44,6 +53,11 @@ def test_a_shell_with_job_control_and_its_status() -> None:
         seen = read_until(ours, "/dev/hvc0", seen)
         seen = read_until(ours, "sleeps", seen)
         os.write(ours, b"\x03")  # ends the sleep, not the guest
+        os.write(ours, b"stty size; until stty size | grep '44 122'; do sleep 0.1; done\n")
+        seen = read_until(ours, "33 101", seen)
+        set_size(ours, 44, 122)
+        guest.send_signal(signal.SIGWINCH)  # the kernel's goes to whoever has the terminal, and here that is nobody
+        seen = read_until(ours, "44 122", seen)
         os.write(ours, b"echo answer $((6*7)); exit 5\n")
         seen = read_until(ours, "answer 42", seen)
         assert "no job control" not in seen

@@ -64,7 +64,12 @@ def test_a_module_that_never_finishes_loading_meets_the_boot_limit(probe: Path) 
         run_guest("true", modules=[f"{probe} action=sleep"], boot_limit_s=15.0)
 
 
-def test_a_command_that_does_not_end_meets_its_limit() -> None:
+def test_a_command_that_does_not_end_meets_its_limit_and_shows_what_it_waits_for(probe: Path) -> None:
+    hang = f"echo '<2>the last words' > /dev/kmsg; echo said last; /sbin/insmod {probe} action=sleep"
     with pytest.raises(GuestTimeoutError, match="did not end within 15 s") as caught:
-        run_guest("echo '<2>the last words' > /dev/kmsg; sleep 600", command_limit_s=15.0)
+        run_guest(hang, command_limit_s=15.0)
     assert any("the last words" in line for line in caught.value.console)
+    assert caught.value.output == ("said last",)
+    assert any("task:insmod" in line for line in caught.value.blocked)
+    assert any("probe_init" in line for line in caught.value.blocked)
+    assert "tasks that are blocked:" in str(caught.value)

@@ -189,6 +189,7 @@ def test_leaks_of_kmemleak() -> None:
     [<00000000abcdef01>] forget_memory+0x20/0x50 [bench_leak]
 unreferenced object 0xffff888012345700 (size 8):
   backtrace:
+    [<0000000012345678>] 0xffffffffa0001020
 """
     first, second = parse_kmemleak(text)
     assert (first.kind, first.title, second.title) == (
@@ -196,6 +197,7 @@ unreferenced object 0xffff888012345700 (size 8):
         "unreferenced object of 192 bytes",
         "unreferenced object of 8 bytes",
     )
+    assert (first.in_gone_code, second.in_gone_code) == (False, True)
     place = first.first_in(["bench_leak"])
     assert place
     assert (place.function, place.offset, place.returns) == ("forget_memory", 0x20, True)

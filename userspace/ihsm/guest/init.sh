@@ -171,7 +171,7 @@ perform() {
     if [ -e /ihsm/sections ]; then cat /proc/kallsyms >/runs/kallsyms; fi
     echo ready >&9
     if [ "$(cat /ihsm/mode)" = interactive ]; then
-      setsid -c chroot /host /bin/sh /run/ihsm/command </dev/hvc0 >/dev/hvc0 2>&1 9>&-
+      setsid -c chroot /host /bin/sh /run/ihsm/command </dev/hvc0 >/dev/hvc0 2>&1 4>&- 9>&-
     else
       chroot /host /bin/sh /run/ihsm/command <&6 >&7 2>&8 6<&- 7>&- 8>&- 9>&-
     fi
@@ -190,7 +190,11 @@ perform() {
 }
 
 case $(cat /ihsm/mode) in
-  interactive) stty -F /dev/hvc0 rows "$(cat /ihsm/rows)" cols "$(cat /ihsm/columns)" ;;
+  interactive)
+    # Held open, for a terminal that nobody has open forgets its size.
+    exec 4<>/dev/hvc0
+    stty -F /dev/hvc0 rows "$(cat /ihsm/rows)" cols "$(cat /ihsm/columns)"
+    ;;
   kept) exec 6</dev/null ;;
   *)
     port ihsm.stdin

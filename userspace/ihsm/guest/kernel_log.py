@@ -89,6 +89,11 @@ class Complaint:
         """One line."""
         return f"{self.kind}: {self.title}"
 
+    @property
+    def in_gone_code(self) -> bool:
+        """Whether it has a place that the kernel knows no name of any more: a module's that was unloaded since."""
+        return any(_GONE.fullmatch(line.strip()) for line in self.lines)
+
     def first_in(self, modules: Iterable[str]) -> Frame | None:
         """The innermost place that lies in one of the named modules."""
         names = {_canonical(name) for name in modules}
@@ -356,6 +361,7 @@ def _frames(lines: Iterable[str]) -> Iterator[Frame]:
             yield Frame(match[1], int(match[2], 16), int(match[3], 16), match[4], returns)
 
 
+_GONE = re.compile(r"\[<[0-9a-f]+>\] 0x[0-9a-f]+", re.ASCII)
 _LEAK = re.compile(r"unreferenced object (0x[0-9a-f]+) \(size (\d+)\)")
 
 

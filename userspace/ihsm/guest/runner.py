@@ -27,7 +27,7 @@ from ihsm.guest.errors import (
 )
 from ihsm.guest.initramfs import Boot, GuestCommand, GuestModule, Mode
 from ihsm.guest.kernel import GuestKernel, find_kernel
-from ihsm.guest.kernel_log import Complaint, find_complaints, parse_dmesg, parse_kmemleak, taint_complaints
+from ihsm.guest.kernel_log import Complaint, Kind, find_complaints, parse_dmesg, parse_kmemleak, taint_complaints
 from ihsm.guest.log_port import LogPort
 from ihsm.guest.machine import Accelerator, Channel, Iommu, MachineConfig
 from ihsm.guest.sections import Loaded, Sections
@@ -300,7 +300,10 @@ class RunningGuest(Closing):
         titles = {complaint.title for complaint in found}
         dying = find_complaints(parse_dmesg("\n".join(_trouble(self._folder / _CONSOLE))), tested)
         found += [complaint for complaint in dying if complaint.title not in titles]
-        found += [leak for leak in parse_kmemleak("\n".join(run.leaks)) if leak.first_in(tested)]
+        leaks = parse_kmemleak("\n".join(run.leaks))
+        if leaks:  # which say more than that there are some, and some are the kernel's own
+            found = [complaint for complaint in found if complaint.kind is not Kind.LEAK]
+        found += [leak for leak in leaks if leak.first_in(tested) or leak.in_gone_code]
         if len(run.taints) > 1:
             found += taint_complaints(run.taints[0], run.taints[-1])
         return found

@@ -33,15 +33,20 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that the guest's kernel complained of, and where in a module under test it comes from, if it does."""
+    """One thing that the guest's kernel complained of, and where in a module under test it comes from, if it does.
+
+    `times`: how often, the same thing from the same place.
+    """
 
     complaint: Complaint
     source: str | None
+    times: int = 1
 
     def __str__(self) -> str:
         """One line."""
         place = self.source or (f"at {self.complaint.place}" if self.complaint.place else None)
-        return f"{self.complaint} ({place})" if place else str(self.complaint)
+        often = f", {self.times} times" if self.times > 1 else ""
+        return f"{self.complaint} ({place}){often}" if place else f"{self.complaint}{often}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,15 @@ class Session:
         return replace(self.config, sockets=sockets, modules=tuple(modules))
 
     def tell(self, complaints: Sequence[Complaint], modules: Sequence[GuestModule]) -> None:
-        """Report complaints, each with its place in the source."""
+        """Report complaints, each with its place in the source, and the same one once."""
         lines = SourceLines(modules)
+        found: dict[tuple[str, str | None], Finding] = {}
         for complaint in complaints:
-            self.report(Finding(complaint, lines.place(complaint)))
+            finding = Finding(complaint, lines.place(complaint))
+            key = str(complaint), finding.source
+            found[key] = replace(found[key], times=found[key].times + 1) if key in found else finding
+        for finding in found.values():
+            self.report(finding)
 
     def built(self, stack: contextlib.ExitStack) -> list[GuestModule]:
         """The modules to load, some built now; what was built is there until `stack` ends.

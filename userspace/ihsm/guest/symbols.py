@@ -41,6 +41,10 @@ class ModuleSymbols:
                 table[name, int(size, 16)] = section, int(value, 16)
         return table
 
+    def functions(self) -> list[tuple[str, int]]:
+        """Names and sizes in bytes of what has a symbol."""
+        return list(self._symbols)
+
     def line(self, frame: Frame) -> str | None:
         """FILE:LINE of a place, None if it is not known."""
         start = self._symbols.get((frame.function, frame.size)) or self._by_name(frame.function)
