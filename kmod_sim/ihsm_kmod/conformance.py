@@ -90,9 +90,13 @@ class ModelMachine(Closing):
         """
         pci = self._machine.kernel.pci
         acts = {
-            "bind": lambda: pci.bind(self._bdf), "unbind": lambda: pci.unbind(self._bdf),
-            "function-reset": lambda: pci.reset(self._bdf), "remove": self._remove, "return": self._return, "shutdown": self._machine.kernel.power_off,
-        }  # fmt: skip
+            "bind": lambda: pci.bind(self._bdf),
+            "unbind": lambda: pci.unbind(self._bdf),
+            "function-reset": lambda: pci.reset(self._bdf),
+            "remove": self._remove,
+            "return": self._return,
+            "shutdown": self._machine.kernel.power_off,
+        }
         try:
             acts[act]()
         except Errno as error:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The driver model with one mistake each, as drivers of this kind have them. What is derived has what is wrong alone."""
+"""The driver model with one mistake each, as drivers of this kind have them."""
 
 from __future__ import annotations
 

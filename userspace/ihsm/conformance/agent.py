@@ -6,7 +6,7 @@ Each program's process and each act is a child: what a driver does to it, it doe
 
 | Asked | Answered |
 |---|---|
-| `{"start": n, "program": {…}}` or `{"start": n, "act": name}` | `{"ended": n, "result": {…}}` for each call, `{"over": n}` |
+| `{"start": n, "program": {…}}`, `{"start": n, "act": name}` | `{"ended": n, "result": {…}}` a call, `{"over": n}` |
 | `{"kill": n, "signal": s}` | – |
 | `{"begins": limit}`: a scenario in which tasks may sleep for so many seconds | – |
 | `{"look": true}` | `{"log": [lines], "resources": {…}, "driver": name}`, of the log what is new |
@@ -242,9 +242,12 @@ class Agent:
     def _act(self, act: Act) -> Iterator[CallResult]:
         device, driver = _PCI / "devices" / self.bdf, _PCI / "drivers" / (self.bound or self.driver)
         files = {
-            Act.BIND: (driver / "bind", self.bdf), Act.UNBIND: (driver / "unbind", self.bdf),
-            Act.RESET: (device / "reset", "1"), Act.REMOVE: (device / "remove", "1"), Act.RETURN: (_PCI / "rescan", "1"),
-        }  # fmt: skip
+            Act.BIND: (driver / "bind", self.bdf),
+            Act.UNBIND: (driver / "unbind", self.bdf),
+            Act.RESET: (device / "reset", "1"),
+            Act.REMOVE: (device / "remove", "1"),
+            Act.RETURN: (_PCI / "rescan", "1"),
+        }
         if act is Act.SHUTDOWN:
             ctypes.CDLL(None, use_errno=True).reboot(_POWER_OFF)
             yield failed(act, ctypes.get_errno())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -31,7 +32,7 @@ def leak_findings(section: str, after_binds: Sequence[Mapping[str, int]]) -> lis
 
 
 def _grown(section: str, kind: str, numbers: Sequence[int]) -> Finding | None:
-    steps = [later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)]
+    steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
     if len(steps) < (FEWEST_OBJECTS if kind.startswith(OBJECTS) else FEWEST) or min(steps) <= 0:
         return None
     text = f"{kind}: {numbers[0]} to {numbers[-1]} in {len(steps)} binds, more after each"
