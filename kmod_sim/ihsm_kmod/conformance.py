@@ -171,7 +171,9 @@ class ModelDriver:
     def properties(self) -> Mapping[str, str]:
         """Kernel and hash, as of a driver with a file."""
         folder = Path(ihsm_kmod.hsm.__file__).parent
-        files = [*sorted(folder.glob("*.py")), Path(inspect.getfile(self._module))]
+        files = sorted(folder.glob("*.py"))
+        with contextlib.suppress(OSError, TypeError):  # of a class that has no file
+            files.append(Path(inspect.getfile(self._module)))
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
         return {
             "driver": f"model of {DRIVER_NAME}", "kernel": f"ihsm_kmod, Python {platform.python_version()}",
