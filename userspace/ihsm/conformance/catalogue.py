@@ -56,7 +56,7 @@ def _under_way(action: str, *then: Step) -> tuple[Step, ...]:
 def _binds() -> Sequence[Scenario]:
     information = Program(Op.INFORMATION)
     return (
-        Scenario("bind/again", "unbound and bound, again and again", "01 §12, §13", _rebinds(3, information),
+        Scenario("bind/again", "unbound and bound, again and again", "01 §12, §13", _rebinds(7, information),
                  needs=_INFORMATION),
         Scenario("bind/many", "the same, twenty times", "01 §12, §13", _rebinds(20, information), is_quick=False,
                  needs=_INFORMATION),

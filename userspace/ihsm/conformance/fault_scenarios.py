@@ -67,15 +67,19 @@ _HARMLESS: Final = frozenset(
 
 
 UNANNOUNCED: Final[Mapping[str, str]] = {
-    "doorbell-queue": "nobody tells a driver that has no reset_prepare that its function was reset"
+    "reset-noticed": "nobody tells a driver that has no reset_prepare that its function was reset"
 }
 """What any driver does that learns of a reset by its commands' time-outs."""
 TOLERATED: Final[Mapping[FaultAction, Mapping[str, str]]] = {
-    FaultAction.WRONG_PHASE: {"recovery-cause": "to the driver the command is not answered"},
-    FaultAction.RESET_FUNCTION: UNANNOUNCED,
-    FaultAction.ALL_ONES: {"cc-bits-kept": "what is written to a device that is gone changes nothing"},
+    FaultAction.RESET_FUNCTION: {
+        **UNANNOUNCED,
+        "entry-queue": "the command with which the function is reset was fetched before, and is told after",
+    },
 }
 """By action: rules of the trace that a right driver breaks when it is hit."""
+_QUICK_ON_AES: Final = frozenset({FaultAction.DROP_COMPLETION, FaultAction.WRONG_PHASE})
+_QUICK_IN_BIND: Final = frozenset({FaultAction.DROP_COMPLETION, FaultAction.WRONG_STATUS})
+"""Those that `--quick` has there, too."""
 REBOUND: Final = frozenset({FaultAction.WRONG_PHASE})
 """The completion ring cannot be trusted any more, and recovery by level 1 keeps it (01 §8.2)."""
 
@@ -94,7 +98,9 @@ def _values(spec: ActionSpec) -> Sequence[Mapping[str, int | str]]:
     return VALUES.get(spec.action, (least,))
 
 
-def _names(spec: ActionSpec, values: Sequence[Mapping[str, int | str]]) -> Iterator[tuple[str, Mapping[str, int | str]]]:
+def _names(
+    spec: ActionSpec, values: Sequence[Mapping[str, int | str]]
+) -> Iterator[tuple[str, Mapping[str, int | str]]]:
     """The name of each scenario: the action's, and what distinguishes it where there are several."""
     for one in values:
         tail = "-".join(f"{name}-{value}" if isinstance(value, int) else value for name, value in one.items())
@@ -130,14 +136,14 @@ def _of_commands(spec: ActionSpec) -> Iterator[Scenario]:
         yield Scenario(
             f"fault/{name}-aes", f"AES command: {spec.meaning}", spec.spec,
             (Inject(aes), Start("load", Program(Op.AES, count=2)), AwaitHit(), *released, Finish("load", Ends.ANYHOW)),
-            recovery=recovery, tolerates=tolerates, needs=_AES, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_PHASE),
+            recovery=recovery, tolerates=tolerates, needs=_AES, is_quick=spec.action in _QUICK_ON_AES,
         )  # fmt: skip
         admin = _fault(spec, values, queue=ADMIN_QUEUE_ID)
         yield Scenario(
             f"fault/{name}-admin", f"admin command of a bind: {spec.meaning}", spec.spec,
             (Run(Act.UNBIND), Inject(admin, among=4), Start("bind", Act.BIND), AwaitHit(), *released,
              Finish("bind", Ends.ANYHOW)),
-            recovery=Recovery.REBIND, tolerates=tolerates, is_quick=spec.action in (FaultAction.DROP_COMPLETION, FaultAction.WRONG_STATUS),
+            recovery=Recovery.REBIND, tolerates=tolerates, is_quick=spec.action in _QUICK_IN_BIND,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from ihsm.testing import DeviceFault, DeviceFaults
 from ihsm_abi.fault_words import to_text
 
 AFTERWARDS_S: Final = 60.0
-"""Seconds of the driver's time in which it recovers by itself from what has ended: its health monitor looks each 6 s."""
+"""Seconds of the driver's time in which it recovers by itself: its health monitor looks each 6 s."""
 LOOKS: Final = 12
 """How often a program looks in that time whether it works again."""
 HIT_S: Final = 10.0
@@ -48,6 +49,11 @@ _BAD_ENDS: Final = {
     CallEnd.WRONG: ("answer-is-right", "succeeded with a wrong answer"),
     CallEnd.CRASHED: ("kernel-survives", "ended with its kernel"),
 }
+
+
+def _has_moved(running: Running, ended: int) -> bool:
+    """Whether more calls than so many have ended, or all."""
+    return running.results() is not None or running.ended() != ended
 
 
 class SkippedError(IhsmError):
@@ -192,8 +198,8 @@ class Performance:
                 self._find("call-ends", text)
                 self._is_over = True
                 return False
-            ended = before = running.ended()
-            self._wait(lambda: running.results() is not None or running.ended() != before, self.scenario.limit_s)
+            ended = running.ended()
+            self._wait(functools.partial(_has_moved, running, ended), self.scenario.limit_s)
         return True
 
     def _judge(self, name: str, results: Sequence[CallResult], ends: Ends) -> None:
