@@ -156,9 +156,12 @@ class DeviceFaults(Closing):
             ControlError: the device has too many, or knows none of the kind.
         """
         with ControlClient(self.socket_path) as client:
-            added = DeviceFault(self.socket_path, client.add_fault(fault), fault)
+            added = self._make(client.add_fault(fault), fault)
         self._added.append(added)
         return added
+
+    def _make(self, number: int, fault: Fault) -> DeviceFault:
+        return DeviceFault(self.socket_path, number, fault)
 
     def standing(self) -> Sequence[StandingFault]:
         """All faults that the function shows now, those of others and of its start too."""
