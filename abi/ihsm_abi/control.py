@@ -50,6 +50,7 @@ class ControlErrorCode(StrEnum):
     TOO_MANY_FAULTS = "too-many-faults"
     TOO_MANY_READERS = "too-many-readers"
     NO_TRACES = "no-traces"
+    COMMAND_SEEN = "command-seen"
 
 
 class ControlRefusal(Exception):

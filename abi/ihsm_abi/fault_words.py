@@ -9,7 +9,8 @@ action has two values of one name.
 from collections.abc import Mapping
 from typing import Any
 
-from ihsm_abi.fault_actions import ACTIONS, ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_actions import ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that a device is told to show: what it does wrong, to which events, when and how often.
 
-A fault is data; what its action is and takes is declared in `ihsm_abi.fault_actions`. As JSON a fault is an object::
+A fault is data; what its action is and takes is declared in `ihsm_abi.fault_table`. As JSON a fault is an object::
 
     {"action": "delay-completion", "match": {"queue": 1, "operation": "EccSign"}, "when": {"nth": 2, "count": 1},
      "parameters": {"ms": 7000}}
@@ -20,15 +20,17 @@ from typing import Any, Final, Self
 
 from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.fault_actions import (
-    ACTIONS,
     MAX_COUNT,
     MAX_MS,
+    MAX_SEED,
+    PER_MILLE,
     ActionSpec,
     FaultAction,
     FaultError,
     FaultPoint,
     check_integer,
 )
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.pci import MSIX_VECTORS
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID, LAST_AES_QUEUE_ID, LAST_HSM_QUEUE_ID
@@ -87,7 +89,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
-    """Which of the matching events are hit: `count` of them from the `nth` on. None is counted outside the time."""
+    """Which of the matching events are hit: `count` of them from the `nth` on. None is counted outside the time.
+
+    What is left to chance depends on `seed` and on the event's number alone: the same events are hit every time.
+    """
 
     nth: int = 1
     """The first matching event is number 1."""
@@ -97,6 +102,10 @@ class When:
     """Milliseconds from when the fault was added to when it begins."""
     for_ms: int | None = None
     """Milliseconds from its beginning to its end, None for no end."""
+    per_mille: int | None = None
+    """How many of a thousand events are hit on average, by chance; all if None."""
+    seed: int = 0
+    """Of the chance."""
 
     def __post_init__(self) -> None:
         """Check the limits; raises FaultError."""
@@ -106,6 +115,9 @@ class When:
         check_integer("when.after_ms", self.after_ms, 0, MAX_MS)
         if self.for_ms is not None:
             check_integer("when.for_ms", self.for_ms, 1, MAX_MS)
+        if self.per_mille is not None:
+            check_integer("when.per_mille", self.per_mille, 1, PER_MILLE)
+        check_integer("when.seed", self.seed, 0, MAX_SEED)
 
     def to_json(self) -> dict[str, Any]:
         """The object, without what is as it is by default."""
@@ -150,6 +162,7 @@ class Fault:
         if spec.any_parameter and not values:
             takes = " or ".join(parameter.name for parameter in spec.parameters)
             raise FaultError("parameters", f"{self.action} needs {takes}")
+        spec.check(values)
         object.__setattr__(self, "parameters", MappingProxyType(values))
 
     @property

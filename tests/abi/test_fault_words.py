@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm_abi.fault_actions import ACTIONS, ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_actions import ActionSpec, FaultAction, FaultError
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import from_words, places, to_text
 from ihsm_abi.faults import Fault, Match, When
 
@@ -23,7 +24,8 @@ def value_of(spec: ActionSpec, name: str) -> int | str:
     """A value that the action can have under this name."""
     parameter = spec.parameter(name)
     if parameter is not None:
-        return parameter.choices[0] if parameter.choices else parameter.maximum
+        least = spec.action in (FaultAction.WRONG_IDENTIFY, FaultAction.WRONG_BAR_SIZE)
+        return parameter.choices[0] if parameter.choices else parameter.minimum if least else parameter.maximum
     return VALUES.get(name, 2)
 
 

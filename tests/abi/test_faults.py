@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_actions import MAX_COUNT, MAX_MS, ActionSpec, DmaPart, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, StandingFault, When
 from ihsm_abi.registers import Register
 
@@ -29,6 +30,8 @@ WHEN_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "count": st.integers(1, MAX_COUNT),
     "after_ms": st.integers(0, MAX_MS),
     "for_ms": st.integers(1, MAX_MS),
+    "per_mille": st.integers(1, 1000),
+    "seed": st.integers(0, 0xFFFF_FFFF),
 }
 
 
@@ -46,6 +49,10 @@ def parameters_of(spec: ActionSpec) -> st.SearchStrategy[dict[str, Any]]:
     required = {each.name: value_of(each) for each in spec.parameters if each.required}
     optional = {each.name: value_of(each) for each in spec.parameters if not each.required}
     given_some = st.fixed_dictionaries(required, optional=optional)
+    if spec.action is FaultAction.WRONG_BAR_SIZE:
+        return given_some.map(lambda values: values | {"size": values["size"] and 1 << values["size"] % 17 + 4})
+    if spec.action is FaultAction.WRONG_IDENTIFY:
+        return given_some.map(lambda values: values | {"value": values["value"] % 256})
     return given_some.filter(bool) if spec.any_parameter else given_some
 
 
@@ -130,6 +137,18 @@ def test_what_is_no_object_is_refused(value: Any) -> None:
         ({"action": "fail-dma", "parameters": {"part": "none"}}, "parameters.part"),
         ({"action": "late-ready"}, "parameters"),
         ({"action": "grant-queues", "parameters": {}}, "parameters"),
+        ({"action": "all-ones", "when": {"per_mille": 0}}, "when.per_mille"),
+        ({"action": "all-ones", "when": {"per_mille": 1001}}, "when.per_mille"),
+        ({"action": "all-ones", "when": {"seed": 1 << 32}}, "when.seed"),
+        ({"action": "never", "when": {"count": 1}}, "when.count"),
+        ({"action": "reorder-completions"}, "parameters.behind"),
+        ({"action": "pause-process", "when": {"for_ms": 1}, "parameters": {"ms": 1}}, "when.for_ms"),
+        ({"action": "wrong-bar-size", "parameters": {"bar": "msix", "size": 15}}, "parameters.size"),
+        ({"action": "wrong-bar-size", "parameters": {"bar": "msix", "size": 4097}}, "parameters.size"),
+        ({"action": "wrong-bar-size", "parameters": {"bar": "4", "size": 4096}}, "parameters.bar"),
+        ({"action": "wrong-identify", "parameters": {"field": "cp_sqes", "value": 256}}, "parameters.value"),
+        ({"action": "wrong-identify", "parameters": {"field": "sn", "value": 1}}, "parameters.field"),
+        ({"action": "wrong-cap-to", "when": {"nth": 2}, "parameters": {"to": 1}}, "when.nth"),
     ],
 )
 def test_the_member_that_is_wrong_is_named(record: dict[str, Any], field: str) -> None:
@@ -161,7 +180,8 @@ def test_the_table_has_every_action() -> None:
     for spec in ACTIONS.values():
         assert set(spec.matches) <= set(MATCH_VALUES)
         assert set(spec.whens) <= set(WHEN_VALUES)
-        assert "\n" not in spec.meaning
+        assert "\n" not in spec.meaning + spec.driver
+        assert not spec.at_start_only or (spec.matches, spec.whens) == ((), ())
         assert spec.spec
         for parameter in spec.parameters:
             assert parameter.choices or parameter.minimum < parameter.maximum

@@ -4,7 +4,8 @@
 
 A test names the rows it covers through the `covers` fixture. Those of `ddi-conditions.json` are "Operation/row" (rows
 that apply to several operations with scope `operation`: "Operation/row" for each; scope `message`: "any/row"; queue
-entry: "completion/row"; fast path: "gcm/row", "xts/row"), those of `kmod-conditions.json` "kmod/section/row". With
+entry: "completion/row"; fast path: "gcm/row", "xts/row"), those of `kmod-conditions.json` "kmod/section/row". What a
+device can be told to do wrong are rows as well, "fault/action", for tests that see it from the driver's side. With
 `--conditions` the run ends with the list of rows without a test, and fails if there is one; `--conditions-of` looks at
 a part of the rows.
 """
@@ -19,6 +20,8 @@ from typing import Any, Final
 
 import pytest
 
+from ihsm_abi.fault_table import ACTIONS
+
 DATA: Final = Path(__file__).parents[1] / "data"
 TABLE: Final[dict[str, Any]] = json.loads((DATA / "ddi-conditions.json").read_text())
 KMOD_TABLE: Final[dict[str, Any]] = json.loads((DATA / "kmod-conditions.json").read_text())
@@ -26,6 +29,9 @@ PROPERTY: Final = "condition"
 ANY: Final = "any"
 COMPLETION: Final = "completion"
 KMOD: Final = "kmod"
+FAULT: Final = "fault"
+DRIVER_SIDE: Final = ("tests/kmod_sim/", "tests/vfio_device/faults/")
+"""Where tests have a driver that meets what the device does."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Row:
     id: str
     order: int
     status: str
-    """DDI status, or `sc` of the completion, or sts/err of the fast path, or what an ioctl answers."""
+    """DDI status, or `sc` of the completion, or sts/err of the fast path, or what an ioctl answers, or a fault does."""
     kinds: tuple[str, ...]
     """Device kinds in which the condition exists; empty: every kind."""
     reachable: bool
@@ -67,6 +73,8 @@ def rows() -> Iterator[Row]:
     for section, entries in KMOD_TABLE["sections"].items():
         for entry in entries:
             yield _row(f"{KMOD}/{section}", entry)
+    for action, spec in ACTIONS.items():
+        yield Row(FAULT, action, 0, spec.meaning, (), reachable=True)
 
 
 def rows_of(operation: str, kind: str | None = None) -> list[Row]:
@@ -85,6 +93,8 @@ def covers(request: pytest.FixtureRequest) -> Callable[..., None]:
     def note(*names: str) -> None:
         for name in names:
             assert name in _NAMES, f"{name} is no row of the tables of conditions"
+            is_fault = name.startswith(f"{FAULT}/")
+            assert not is_fault or request.node.nodeid.startswith(DRIVER_SIDE), f"{name} is for a driver's tests"
             request.node.user_properties.append((PROPERTY, name))
 
     return note

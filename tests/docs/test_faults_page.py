@@ -15,10 +15,13 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import fault_tables
 from ihsm import Hsm
 from ihsm.api import EcPrivateKey
 from ihsm.embedded import EmbeddedDevice
-from ihsm_abi.fault_actions import ACTIONS, ActionSpec, Parameter
+from ihsm.testing import DeviceFaults
+from ihsm_abi import fault_file
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, When
 from support.commands import run, uri
 
@@ -32,23 +35,18 @@ def table(heading: str) -> list[list[str]]:
     return [row.split(" | ") for row in rows[1:]]
 
 
-def cell(parameter: Parameter) -> str:
-    """A parameter as the page has it."""
-    choices = " or ".join(f"`{choice}`" for choice in parameter.choices)
-    limits = choices or f"{parameter.minimum} to {parameter.maximum}"
-    optional = "" if parameter.required else ", may be left out"
-    return f"`{parameter.name}` ({limits}{optional}): {parameter.meaning}"
-
-
-def row(spec: ActionSpec) -> list[str]:
-    """An action as the page has it."""
-    matches = ", ".join(f"`{name}`" for name in spec.matches)
-    parameters = "; ".join(map(cell, spec.parameters))
-    return [f"`{spec.action}`", spec.meaning, matches or "–", parameters or "–", spec.spec]
+def test_its_tables_are_those_of_the_declarations() -> None:
+    assert fault_tables.written(PAGE) == PAGE
 
 
 def test_every_action_has_its_row() -> None:
-    assert table("Actions") == [row(spec) for spec in ACTIONS.values()]
+    """Whatever writes them."""
+    names = [row[0] for heading in ("Actions", "From the start") for row in table(heading)]
+    assert {*names} >= {f"`{action}`" for action in ACTIONS}
+    for spec in ACTIONS.values():
+        (line,) = re.findall(rf"^\| `{spec.action}` \|.*$", PAGE, re.MULTILINE)
+        assert all(text in line for text in (spec.meaning, spec.driver, spec.spec))
+        assert all(f"`{name}`" in line for name in (*spec.matches, *(each.name for each in spec.parameters)))
 
 
 @pytest.mark.parametrize(("heading", "kind"), [("Which events", Match), ("When", When)])
@@ -56,9 +54,30 @@ def test_every_value_has_its_row(heading: str, kind: type[Match | When]) -> None
     assert [name for name, _ in table(heading)] == [f"`{field.name}`" for field in dataclasses.fields(kind)]
 
 
-def test_the_object_it_shows_is_a_fault() -> None:
-    (text,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+def test_the_objects_it_shows_are_faults() -> None:
+    of_the_start, text = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     assert Fault.from_json(json.loads(text)).to_json() == json.loads(text)
+    assert [fault.to_json() for fault in fault_file.parse(of_the_start)] == json.loads(of_the_start)
+
+
+def test_a_device_begins_with_the_file_it_shows(tmp_path: Path) -> None:
+    text = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[0]
+    file = tmp_path / "faults.json"
+    file.write_text(text)
+    with EmbeddedDevice(["--faults", str(file)]) as device, DeviceFaults(device) as faults:
+        assert [standing.fault.to_json() for standing in faults.standing()] == json.loads(text)
+
+
+def test_a_command_that_must_not_be_seen(device: EmbeddedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IHSM_DEVICE", uri(device))
+    section = PAGE.partition("\n## A command that must not be seen\n")[2]
+    add, wait = re.findall(r"^\$ ihsm (.*?)(?:\s+#.*)?$", section.partition("\n## ")[0], re.MULTILINE)
+    shown = re.findall(r"^fault (\d+): (.*)$", section, re.MULTILINE)[0]
+    for _ in range(int(shown[0]) - 1):
+        run("fault", "add", "hold-command")
+    assert run(*add.split()).output == f"fault {shown[0]}: {shown[1]}\n"
+    done = run(*wait.replace("--timeout 10", "--timeout 0").split())
+    assert (done.exit_code, done.output) == (0, f"fault {shown[0]}: 0 hits\n")
 
 
 @pytest.fixture

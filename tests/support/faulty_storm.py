@@ -29,19 +29,33 @@ COMMANDS: Final[dict[FaultAction, dict[str, Any]]] = {
     FaultAction.WRONG_PHASE: {},
     FaultAction.WRONG_SQHD: {"sqhd": 0},
     FaultAction.WRONG_STATUS: {"status": 7},
+    FaultAction.REORDER_COMPLETIONS: {"behind": 2},
+    FaultAction.CORRUPT_RESPONSE: {},
+    FaultAction.CUT_RESPONSE: {"bytes": 3, "told": 0xFFFF},
     FaultAction.HOLD_COMMAND: {},
     FaultAction.FAIL_DMA: {"part": DmaPart.ENTRY},
     FaultAction.RESET_FUNCTION: {},
+    FaultAction.NEVER: {},
 }
 VECTORS: Final[dict[FaultAction, dict[str, Any]]] = {
     FaultAction.LOSE_INTERRUPT: {},
     FaultAction.DELAY_INTERRUPT: {"ms": 1},
 }
+TIMES: Final[dict[FaultAction, dict[str, Any]]] = {
+    FaultAction.SPURIOUS_INTERRUPT: {},
+    FaultAction.STORM_INTERRUPT: {"us": 10},
+    FaultAction.REMOVE_FUNCTION: {},
+}
+"""By the clock; a pause would stop the storm as well."""
+STORMY_VECTOR: Final = 31
+"""Raised whenever a fault wants it."""
 MOST_FAULTS: Final = 4
 
 
 class FaultyStorm(Storm):
     """Each round begins with some faults and ends with none, and with queues made anew."""
+
+    silent_vectors = range(STORMY_VECTOR)
 
     def __init__(self, store: KeyStore, seed: int, *, doorbell_page: bool = False) -> None:
         super().__init__(store, seed, doorbell_page=doorbell_page)
@@ -68,12 +82,24 @@ class FaultyStorm(Storm):
     def fault(self) -> Fault:
         """Any, for any queue or vector."""
         choice = self.random.choice
-        when = When(nth=choice([1, 2, 5]), count=choice([None, 1, 3]), for_ms=choice([None, None, 1]))
+        if self.random.random() < 0.15:
+            action = choice(list(TIMES))
+            takes_vector = action is not FaultAction.REMOVE_FUNCTION
+            return Fault(action, parameters=TIMES[action] | ({"vector": STORMY_VECTOR} if takes_vector else {}))
+        when = When(
+            nth=choice([1, 2, 5]),
+            count=choice([None, 1, 3]),
+            for_ms=choice([None, None, 1]),
+            per_mille=choice([None, None, 500]),
+            seed=self.random.randrange(1 << 32),
+        )
         if self.random.random() < 0.2:
             action = choice(list(VECTORS))
             return Fault(action, Match(vector=choice([None, *QUEUES.values()])), when, VECTORS[action])
         action = choice(list(COMMANDS))
-        parameters = COMMANDS[action] or {}
+        parameters = COMMANDS[action]
+        if action is FaultAction.NEVER:
+            when = When(nth=when.nth)
         if action is FaultAction.FAIL_DMA:
             parameters = {"part": choice(list(DmaPart))}
         return Fault(action, Match(queue=choice([None, *QUEUES])), when, parameters)
@@ -100,7 +126,7 @@ class FaultyStorm(Storm):
 
     def run(self, rounds: int) -> None:
         super().run(rounds)
-        missing = [action for action in (*COMMANDS, *VECTORS) if not self.hits[action]]
+        missing = [action for action in (*COMMANDS, *VECTORS, *TIMES) if not self.hits[action]]
         assert not missing, f"never hit: {missing}"
 
     def close(self) -> None:

@@ -114,9 +114,9 @@ class Flow:
         hit.wait()
         return lost
 
-    def lose_aes(self, action: str = "drop-completion", queue: int = 256) -> KThread:
+    def lose_aes(self, action: str = "drop-completion", queue: int = 256, **values: int | str) -> KThread:
         """The same for an AES queue; the command is one that the device refuses."""
-        hit = self.faults.add(action, queue=queue, count=1)
+        hit = self.faults.add(action, queue=queue, count=1, **values)
         lost = self.driver.start_aes()
         hit.wait()
         return lost

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
+from ihsm_abi.fault_actions import Resource
 from ihsm_abi.hsm_queue import SessionControl
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 from support.waiting import HANG_S
@@ -55,6 +57,9 @@ class ReversingModule:
 
     def lane(self, message: bytes) -> Lane:
         return Lane.SLOW if message.startswith(SLOW_PREFIX) else Lane.FAST
+
+    def on_shortage(self, is_short_of: Callable[[Resource], bool]) -> None:
+        """There is always room."""
 
     def nssr(self) -> None:
         self.resets.append("nssr")

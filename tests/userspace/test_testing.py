@@ -16,8 +16,15 @@ from ihsm.bus import VfioUserFunction
 from ihsm.control import ControlClient
 from ihsm.driver import Controller
 from ihsm.embedded import EmbeddedDevice
-from ihsm.errors import ArgumentError, ArgumentTypeError, DeviceNotFoundError, FaultNotFoundError, FaultNotHitError
-from ihsm.testing import DeviceFaults
+from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CommandSeenError,
+    DeviceNotFoundError,
+    FaultNotFoundError,
+    FaultNotHitError,
+)
+from ihsm.testing import DeviceFaults, faulty_device
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register
 from support.process import serve
@@ -125,9 +132,65 @@ def test_a_device_that_ends_takes_its_faults_with_it(socket_folder: Path) -> Non
         assert server.stop() == 0
 
 
+def identify(device: EmbeddedDevice) -> None:
+    """Have the device see admin commands."""
+    with VfioUserFunction(device.socket_path, timeout_s=HANG_S) as function, Controller(function):
+        pass
+
+
+def test_a_command_that_must_not_be_seen_fails_the_block(device: EmbeddedDevice) -> None:
+    def run() -> None:
+        with DeviceFaults(device) as faults:
+            faults.add("never", queue=0, opcode=6)
+            faults.add("never", queue=1)
+            faults.add("never", queue=0, opcode=6, nth=2)
+            identify(device)
+
+    with pytest.raises(CommandSeenError, match="never queue=0 opcode=6: such a command came") as caught:
+        run()
+    assert isinstance(caught.value, AssertionError)
+    assert str(caught.value).count("fault ") == 1
+    with ControlClient(device.socket_path) as client:
+        assert client.faults() == [], "and all have ended"
+
+
+def test_another_failure_stays_and_gets_a_note(device: EmbeddedDevice) -> None:
+    def run() -> None:
+        with DeviceFaults(device) as faults:
+            faults.add("never", queue=0)
+            identify(device)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run()
+    (note,) = caught.value.__notes__
+    assert "such a command came" in note
+
+
+def test_one_that_is_not_seen_fails_nothing(device: EmbeddedDevice) -> None:
+    with DeviceFaults(device) as faults:
+        never = faults.add("never", queue=0, opcode=0xC3)
+        identify(device)
+        assert never.wait(timeout_s=NO_TIME_S) == 0
+
+
+def test_what_a_device_is_wrong_in_from_its_start() -> None:
+    wrong = {"action": "wrong-identify", "field": "ctrl_id", "value": 77}, {"action": "all-ones", "register": "FWCAP"}
+    with faulty_device(*wrong, arguments=["--resources", "2"]) as device, DeviceFaults(device) as faults:
+        assert [str(standing.fault.action) for standing in faults.standing()] == ["wrong-identify", "all-ones"]
+        with VfioUserFunction(device.socket_path, timeout_s=HANG_S) as function:
+            assert function.read_bar(Bar.REGISTERS, Register.FWCAP, 4) == ALL_ONES
+            with Controller(function) as controller:
+                assert controller.identity.controller_id == 77
+    for bad in ({"action": "wrong-identify", "field": "ctrl_id"}, {"field": "ctrl_id"}):
+        with pytest.raises(ArgumentError), faulty_device(bad):
+            pass
+
+
 @pytest.mark.parametrize(
     ("action", "values", "argument", "text"),
     [
+        ("wrong-cap-to", {"to": 1}, "action", "from the start alone: faulty_device"),
         ("dance", {}, "action", "drop-completion"),
         ("drop-completion", {"vector": 1}, "vector", "takes only queue"),
         ("drop-completion", {"queue": "one"}, "queue", "no integer"),

@@ -16,6 +16,7 @@ import pytest
 from ihsm.control import ControlClient
 from ihsm.errors import FaultNotFoundError, FaultNotHitError
 from ihsm_abi.control import MAX_FAULT_WAIT_S, SUFFIX, ControlCommand, ControlErrorCode, ControlRefusal
+from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.faults import Fault, StandingFault
 from ihsm_device.control_socket import ControlServer
 from ihsm_device.fault_commands import FaultCommands
@@ -35,6 +36,7 @@ class Faults:
         self.added = 0
         self.looks = 0
         self.tell: Callable[[], None] = lambda: None
+        self.is_returning = False
 
     def on_hit(self, callback: Callable[[], None]) -> None:
         self.tell = callback
@@ -55,6 +57,12 @@ class Faults:
             self.hits(each)
             del self.standing[each]
         return len(cleared)
+
+    def seen(self) -> list[StandingFault]:
+        return [entry for entry in self.list() if self.is_never(entry.number) and entry.hits]
+
+    def is_never(self, number: int) -> bool:
+        return self.standing[number][0].action is FaultAction.NEVER
 
     def hits(self, number: int) -> int:
         self.looks += 1
@@ -247,3 +255,49 @@ def test_what_ends_a_client_s_wait(path: Path, faults: Faults) -> None:
 def clear(path: Path) -> None:
     with ControlClient(path) as client:
         assert client.clear_faults() == 1
+
+
+NEVER = {"action": "never", "match": {"queue": 0, "opcode": 0}}
+
+
+def test_a_command_that_must_not_be_seen_ends_every_wait(commands: FaultCommands, faults: Faults) -> None:
+    never = call(commands, ControlCommand.FAULT_ADD, **NEVER)["id"]
+    other = call(commands, ControlCommand.FAULT_ADD, **DROP)["id"]
+
+    async def waits() -> list[BaseException | Any]:
+        waiting = [asyncio.ensure_future(call(commands, ControlCommand.FAULT_WAIT, id=each)) for each in (never, other)]
+        await until_async(lambda: faults.looks == 2, "both to wait")
+        assert not any(task.done() for task in waiting)
+        faults.hit(never)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    for ended_by in asyncio.run(waits()):
+        assert isinstance(ended_by, ControlRefusal)
+        assert ended_by.code is ControlErrorCode.COMMAND_SEEN
+        assert str(ended_by) == f"fault {never}, never queue=0 opcode=0: such a command came, 1 hits"
+    assert call(commands, ControlCommand.FAULT_CLEAR, id=other) == {"cleared": 1}
+    cleared = call(commands, ControlCommand.FAULT_CLEAR)
+    assert cleared["cleared"] == 1
+    assert len(cleared["seen"]) == 1
+
+
+def test_one_that_does_not_come_is_waited_for_in_vain(commands: FaultCommands) -> None:
+    never = call(commands, ControlCommand.FAULT_ADD, **NEVER)["id"]
+    result = asyncio.run(call(commands, ControlCommand.FAULT_WAIT, id=never, timeout_s=0))
+    assert result == {"id": never, "hits": 0, "reached": True}
+
+
+def test_clearing_waits_until_a_function_is_back(commands: FaultCommands, faults: Faults) -> None:
+    """Who has it cleared finds it there."""
+    call(commands, ControlCommand.FAULT_ADD, action="remove-function")
+    faults.is_returning = True
+
+    async def clear() -> Any:
+        task = asyncio.ensure_future(call(commands, ControlCommand.FAULT_CLEAR))
+        await until_async(lambda: bool(commands._waiting), "one who waits")
+        assert not task.done()
+        faults.is_returning = False
+        faults.tell()
+        return await task
+
+    assert asyncio.run(clear()) == {"cleared": 1}

@@ -22,7 +22,8 @@ from ihsm_abi.control import SUFFIX
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, decode_response, encode_request
 from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.faults import Fault, Match
-from ihsm_abi.registers import Register
+from ihsm_abi.pci import Bar
+from ihsm_abi.registers import GONE, Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support.polled import PolledDriver, admin_sqe
 from support.process import json_lines, run_serve, serve
@@ -244,3 +245,46 @@ def test_memory_without_pointer(socket_folder: Path) -> None:
             assert driver.csts == 0
         assert server.stop() == 0
     assert sum("share=on" in line for line in server.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not JSON: "),
+        ("{}", "an array of faults is required"),
+        ('[{"action": "wrong-cap-to"}]', "fault 1: parameters.to: wrong-cap-to needs it"),
+        ('[{"action": "wrong-bar-size", "parameters": {"bar": "msix", "size": 3}}]', "fault 1: parameters.size: 3 is"),
+    ],
+)
+def test_a_file_of_faults_that_is_wrong(socket_folder: Path, text: str, reason: str) -> None:
+    file = socket_folder / "faults.json"
+    file.write_text(text)
+    refused = run_serve("--socket", str(socket_folder / "s"), "--faults", str(file))
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"Error: faults '{file}': {reason}")
+    assert [entry.name for entry in socket_folder.iterdir()] == ["faults.json"]
+
+
+def test_a_file_of_faults_that_cannot_be_read(socket_folder: Path) -> None:
+    refused = run_serve("--socket", str(socket_folder / "s"), "--faults", str(socket_folder / "none.json"))
+    assert refused.returncode == 2
+    assert "does not exist" in refused.stderr.splitlines()[-1]
+
+
+def test_each_function_begins_with_the_faults_of_the_file(socket_folder: Path) -> None:
+    file = socket_folder / "faults.json"
+    file.write_text('[{"action": "wrong-vectors", "parameters": {"vectors": 4}}, {"action": "all-ones"}]')
+    with serve("--socket", str(socket_folder / "s"), "--count", "2", "--faults", str(file)) as server:
+        for index, path in enumerate(server.paths):
+            texts = [entry["text"] for entry in server.status(index)["faults"]]
+            assert texts == ["wrong-vectors vectors=4", "all-ones"]
+            with VfioUserFunction(path) as function:
+                assert function.vectors == 4
+                assert function.read_bar(Bar.REGISTERS, Register.CSTS, 4) == GONE
+        cleared = server.control("fault.clear").result
+        assert cleared is not None
+        assert cleared["cleared"] == 1
+        refused = server.control("fault.clear", id=1)
+        assert (refused.error_code, "is of the start" in refused.message) == ("bad-request", True)
+        assert server.control("fault.add", action="wrong-cap-to", parameters={"to": 1}).error_code == "bad-request"

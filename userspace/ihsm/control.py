@@ -16,6 +16,7 @@ from ihsm.closing import Closing
 from ihsm.errors import (
     ArgumentError,
     ArgumentTypeError,
+    CommandSeenError,
     ControlError,
     DeviceNotFoundError,
     FaultNotFoundError,
@@ -151,19 +152,29 @@ class ControlClient(Closing):
         """End a fault.
 
         Raises:
+            CommandSeenError: it is a command that must never be seen, and was; the fault has ended.
             FaultNotFoundError: there is none of this number.
         """
         number = integer("ControlClient.clear_fault", "number", number, 1, MAX_COUNT)
-        self._of_fault(ControlCommand.FAULT_CLEAR, {"id": number}, self._timeout_s)
+        _refuse_seen(self._of_fault(ControlCommand.FAULT_CLEAR, {"id": number}, self._timeout_s))
 
     def clear_faults(self) -> int:
-        """End all faults; how many there were."""
-        return _number(self.call(ControlCommand.FAULT_CLEAR), "cleared")
+        """End all faults but those of the device's start; how many there were.
+
+        Raises:
+            CommandSeenError: one was a command that must never be seen, and was; the faults have ended.
+        """
+        result = self.call(ControlCommand.FAULT_CLEAR)
+        _refuse_seen(result)
+        return _number(result, "cleared")
 
     def wait_fault(self, number: int, hits: int = 1, timeout_s: float = DEFAULT_FAULT_WAIT_S) -> int:
         """Wait until a fault has been hit so often since it was added; how often it has.
 
+        Of a command that must never be seen, wait for so long that it is not.
+
         Raises:
+            CommandSeenError: one of the function's commands that must never be seen was, whichever fault is waited for.
             FaultNotHitError: it was hit less often within `timeout_s` seconds.
             FaultNotFoundError: there is none of this number, or not any more.
         """
@@ -176,7 +187,7 @@ class ControlClient(Closing):
         arguments = {"id": number, "hits": hits, "timeout_s": timeout_s}
         result = self._of_fault(ControlCommand.FAULT_WAIT, arguments, self._timeout_s + timeout_s)
         seen = _number(result, "hits")
-        if seen < hits:
+        if seen < hits and not result.get("reached"):
             raise FaultNotHitError(f"fault {number}: {seen} of {hits} hits within {timeout_s:g} s")
         return seen
 
@@ -216,6 +227,8 @@ class ControlClient(Closing):
         try:
             return self._call(command, arguments, timeout_s)
         except ControlError as error:
+            if error.code == ControlErrorCode.COMMAND_SEEN:
+                raise CommandSeenError(error.message) from None
             if error.code != ControlErrorCode.NO_SUCH_FAULT:
                 raise
         raise FaultNotFoundError(f"{self.path}: there is no fault {arguments['id']}")
@@ -237,6 +250,12 @@ class ControlClient(Closing):
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+
+def _refuse_seen(result: dict[str, Any]) -> None:
+    """Raise CommandSeenError for what an answer has of commands that must never be seen."""
+    if seen := result.get("seen"):
+        raise CommandSeenError("; ".join(map(str, seen)))
 
 
 def _number(result: dict[str, Any], name: str) -> int:

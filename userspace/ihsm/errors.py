@@ -99,6 +99,7 @@ class ControlError(IhsmError):
         """`code` is one of `ihsm_abi.control.ControlErrorCode`, or "protocol" for an answer that is none."""
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.message = message
 
 
 class FaultNotFoundError(IhsmError, LookupError):
@@ -125,6 +126,10 @@ class FaultNotHitError(IhsmError, TimeoutError):
     """A fault was not hit so often within the time that was given."""
 
     exit_code = 124
+
+
+class CommandSeenError(IhsmError, AssertionError):
+    """A device has seen a command that it must never see, as someone has told it with the fault `never`."""
 
 
 class BusError(IhsmError):

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from ihsm.api.hsm import Hsm
@@ -14,15 +18,22 @@ from ihsm.closing import Closing
 from ihsm.control import ControlClient
 from ihsm.driver import Controller
 from ihsm.embedded import EmbeddedDevice
-from ihsm.errors import ArgumentError, ArgumentTypeError, DeviceNotFoundError, FaultNotFoundError
+from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CommandSeenError,
+    DeviceNotFoundError,
+    FaultNotFoundError,
+)
 from ihsm.uri import DeviceUri, Scheme
+from ihsm_abi import fault_file
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S
 from ihsm_abi.fault_actions import FaultError
 from ihsm_abi.fault_words import from_words, to_text
 from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.registers import Register
 
-__all__ = ["DeviceFault", "DeviceFaults"]
+__all__ = ["DeviceFault", "DeviceFaults", "faulty_device"]
 
 Device = str | os.PathLike[str] | EmbeddedDevice | PciFunction | Controller | Hsm
 _OPERATION: Final = "DeviceFaults"
@@ -49,11 +60,14 @@ class DeviceFault:
     def wait(self, hits: int = 1, timeout_s: float = DEFAULT_FAULT_WAIT_S) -> int:
         """Wait until it has been hit so often since it was added; how often it has.
 
+        One with the action "never" is waited for so long as `timeout_s` says, and shall not come.
+
         Args:
             hits: number of hits; those that were there before the call count.
             timeout_s: longest wait, in seconds.
 
         Raises:
+            CommandSeenError: a command came that must never be seen, by this fault or another of the function.
             FaultNotHitError: it was hit less often in that time.
             FaultNotFoundError: it was cleared.
         """
@@ -75,7 +89,11 @@ class DeviceFault:
         return self._standing().left
 
     def clear(self) -> None:
-        """End it: what it holds up goes on. Harmless if it has ended."""
+        """End it: what it holds up goes on. Harmless if it has ended.
+
+        Raises:
+            CommandSeenError: its command must never be seen, and was; it has ended.
+        """
         with contextlib.suppress(FaultNotFoundError), ControlClient(self._socket_path) as client:
             client.clear_fault(self.number)
 
@@ -89,6 +107,9 @@ class DeviceFault:
 
 class DeviceFaults(Closing):
     """Faults of a device, which end with the block. May be used from any thread.
+
+    The end of the block raises CommandSeenError if a command has come that must never be seen (`add("never", ...)`),
+    but not in the place of another exception, which gets a note.
 
     >>> with DeviceFaults("/tmp/hsm.sock") as faults:
     ...     hit = faults.add("drop-completion", queue=1, nth=2)
@@ -118,13 +139,14 @@ class DeviceFaults(Closing):
             values: which events are meant, when, and how, such as `queue=1, nth=2`; all that fit, if nothing is given.
 
         Raises:
-            ArgumentError: there is no such action, or it has no such value; the message says what there is.
+            ArgumentError: there is no such action, or it has no such value; the message says what there is. Or a device
+                can have it from its start alone.
         """
-        given = {name: value.name if isinstance(value, Register) else value for name, value in values.items()}
-        try:
-            fault = from_words(action, given)
-        except FaultError as error:
-            raise ArgumentError(f"{_OPERATION}.add", error.field, error.reason) from None
+        fault = _fault(f"{_OPERATION}.add", action, values)
+        if fault.spec.at_start_only:
+            raise ArgumentError(
+                f"{_OPERATION}.add", "action", f"{action} is possible from the start alone: faulty_device"
+            )
         return self.add_fault(fault)
 
     def add_fault(self, fault: Fault) -> DeviceFault:
@@ -138,15 +160,78 @@ class DeviceFaults(Closing):
         self._added.append(added)
         return added
 
+    def standing(self) -> Sequence[StandingFault]:
+        """All faults that the function shows now, those of others and of its start too."""
+        with ControlClient(self.socket_path) as client:
+            return client.faults()
+
     def clear(self) -> None:
-        """End all faults that were added here; those of others stay."""
+        """End all faults that were added here; those of others stay.
+
+        Raises:
+            CommandSeenError: one was a command that must never be seen, and was; all have ended.
+        """
+        seen: list[str] = []
         while self._added:
             with contextlib.suppress(DeviceNotFoundError):  # the device has ended, and its faults with it
-                self._added.pop().clear()
+                try:
+                    self._added.pop().clear()
+                except CommandSeenError as error:
+                    seen.insert(0, str(error))
+        if seen:
+            raise CommandSeenError("; ".join(seen))
 
     def close(self) -> None:
         """As `clear`."""
         self.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Clear the faults."""
+        try:
+            self.clear()
+        except CommandSeenError as seen:
+            if error is None:
+                raise
+            error.add_note(str(seen))
+
+
+@contextlib.contextmanager
+def faulty_device(*faults: Mapping[str, int | str], arguments: Sequence[str] = ()) -> Iterator[EmbeddedDevice]:
+    """A private device for the block that does something wrong from its start.
+
+    >>> with faulty_device({"action": "wrong-bar-size", "bar": "registers", "size": 8192}) as device:
+    ...     ...
+
+    Args:
+        faults: of each its action and its values, as `DeviceFaults.add` takes them; those of docs/faults.md that a
+            device can have from its start alone, and all others.
+        arguments: further options of `ihsm serve`.
+
+    Raises:
+        ArgumentError: there is no such action, or it has no such value.
+        EmbeddedDeviceError: the device cannot be started.
+    """
+    operation = "faulty_device"
+    made = [
+        _fault(operation, str(each.get("action")), {name: each[name] for name in each if name != "action"})
+        for each in faults
+    ]
+    with tempfile.TemporaryDirectory(prefix="ihsm-") as folder:
+        file = Path(folder) / "faults.json"
+        file.write_text(fault_file.dump(made))
+        with EmbeddedDevice(["--faults", os.fspath(file), *arguments]) as device:
+            yield device
+
+
+def _fault(operation: str, action: str, values: Mapping[str, int | str]) -> Fault:
+    """The fault of an action and its values; ArgumentError, as of the operation, if there is none like that."""
+    given = {name: value.name if isinstance(value, Register) else value for name, value in values.items()}
+    try:
+        return from_words(action, given)
+    except FaultError as error:
+        raise ArgumentError(operation, error.field, error.reason) from None
 
 
 def _socket_of(device: Device) -> str:

@@ -9,7 +9,7 @@ refuses the live-migration commands.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +30,8 @@ from ihsm_abi.admin import (
     QueueCounts,
     QueueDw10,
 )
-from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.fault_actions import FaultAction, Resource
+from ihsm_abi.fault_table import IDENTIFY_FIELDS
 from ihsm_abi.pci import AES_VECTORS, HSM_VECTORS, SUBSYSTEM_VENDOR_ID, VENDOR_ID
 from ihsm_abi.registers import Register
 from ihsm_abi.resources import AES_QUEUES_PER_RESOURCE, MAX_CONTROLLER_ID, is_hsm_queue_id
@@ -55,8 +56,8 @@ class ControllerIdentity:
     controller_id: int
     svn: int = 0
 
-    def page(self) -> bytes:
-        """The 102 bytes that IDENTIFY transfers (spec 01 §6.4)."""
+    def page(self, wrong: Mapping[str, int]) -> bytes:
+        """The 102 bytes that IDENTIFY transfers (spec 01 §6.4), but for the fields that are told wrongly."""
         page = np.zeros((), IDENTIFY)
         page["vid"], page["ssvid"] = VENDOR_ID, SUBSYSTEM_VENDOR_ID
         page["sn"] = _padded(f"{self.serial:016X}", IDENTIFY["sn"].itemsize)
@@ -67,6 +68,8 @@ class ControllerIdentity:
             page[name] = value
         page["cp_maxcmd"], page["fp_maxcmd"] = HSM_MAX_COMMANDS, AES_MAX_COMMANDS
         page["svn"], page["ver"], page["ctrl_type"] = self.svn, Register.VS.reset, CONTROLLER_TYPE_IO
+        for name, told in wrong.items():
+            page[name] = told
         return page.tobytes()
 
 
@@ -154,7 +157,17 @@ class AdminCommands:
     def _identify(self, sqe: np.void) -> AdminResult:
         """CNS and controller id are ignored, as firmware does."""
         _require(sqe["prp1"], AdminStatus.INTERNAL_ERROR)
-        return AdminResult(data=self._identity.page())
+        return AdminResult(data=self._identity.page(self._wrong_fields() if self._faults.shown else {}))
+
+    def _wrong_fields(self) -> dict[str, int]:
+        """Fields that faults have the function tell wrongly, with what it tells."""
+        hits = ((name, self._faults.ask(FaultAction.WRONG_IDENTIFY, part=name)) for name in IDENTIFY_FIELDS)
+        return {name: int(hit.fault.parameters["value"]) for name, hit in hits if hit is not None}
+
+    def _require_queue(self) -> None:
+        """A fault may leave no queues."""
+        hit = self._faults.ask(FaultAction.EXHAUST_RESOURCE, part=Resource.QUEUES) if self._faults.shown else None
+        _require(hit is None, AdminStatus.INTERNAL_ERROR)
 
     def _set_features(self, sqe: np.void) -> AdminResult:
         _require(self._resources, AdminStatus.INVALID_FIELD)
@@ -174,7 +187,7 @@ class AdminCommands:
         """dw0 of a queue-count feature: what the function owns, 0's based, whatever was asked for."""
         kind, factor = ("hsm", 1) if feature is Feature.HSM_QUEUE_COUNT else ("aes", AES_QUEUES_PER_RESOURCE)
         count = factor * self._resources
-        if (hit := self._faults.ask(FaultAction.GRANT_QUEUES, opcode=opcode, counts=kind)) is not None:
+        if (hit := self._faults.ask(FaultAction.GRANT_QUEUES, opcode=opcode, part=kind)) is not None:
             count = int(hit.fault.parameters[kind])
         last = (count - 1) % _COUNT_RANGE
         return QueueCounts.of(sqs=last, cqs=last)
@@ -188,6 +201,7 @@ class AdminCommands:
         _require(not flags.ien or flags.ivec in vectors, AdminStatus.INVALID_INTERRUPT_VECTOR)
         self._require_owned(queue.id)
         _require(not self._engine.cq_exists(queue.id), AdminStatus.INTERNAL_ERROR)
+        self._require_queue()
         self._engine.create_cq(queue.id, int(sqe["prp1"]), queue.size + 1, flags.ivec if flags.ien else None)
         return AdminResult()
 
@@ -203,6 +217,7 @@ class AdminCommands:
         _require(not self._engine.sq_exists(queue.id), AdminStatus.INTERNAL_ERROR)
         # cqid is only checked for existence: completions go to the CQ with the SQ's id, without it the core refuses
         _require(self._engine.cq_exists(queue.id), AdminStatus.INTERNAL_ERROR)
+        self._require_queue()
         self._engine.create_sq(queue.id, int(sqe["prp1"]), queue.size + 1, queue.id)
         return AdminResult()
 

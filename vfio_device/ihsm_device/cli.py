@@ -74,6 +74,10 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     show_default=True,
     help="With --doorbell page: microseconds without work until the thread sleeps; inf: never.",
 )
+@click.option(
+    "--faults", "fault_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="JSON array of faults that each function has from its start, some of which it can have only so.",
+)  # fmt: skip
 @click.option("--log-level", type=click.Choice(LEVELS), help="Least severe to log. [default: that of `ihsm`]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines. [default: that of `ihsm`]")
 @click.pass_context
@@ -89,6 +93,7 @@ def serve(
     validation_hooks: bool,
     doorbell: str,
     spin_us: float,
+    fault_file: Path | None,
     log_level: str | None,
     log_format: logs.LogFormat | None,
 ) -> None:
@@ -109,11 +114,13 @@ def serve(
             writer.start()
             # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
             from ihsm_abi.ddi import DeviceKind
+            from ihsm_device.fault_file import read_faults
             from ihsm_device.hsm.device import DeviceOptions, HsmDevice
             from ihsm_device.hsm.module import SecurityModule
             from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
             from ihsm_device.server import Server, chosen_paths, tune_process
 
+            faults = () if fault_file is None else read_faults(fault_file)
             tune_process()
             options = DeviceOptions(
                 kind=DeviceKind[kind.capitalize()],
@@ -130,6 +137,7 @@ def serve(
                     resources=resources,
                     doorbell_page=doorbell == "page",
                     spin_us=spin_us,
+                    faults=faults,
                 )
             running.callback(server.stop)
             server.start()

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.fault_actions import FaultAction
-from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cc, Csts, Register
+from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cap, Cc, Csts, Register
 from ihsm_device.admin import AdminCommands, AdminError, AdminResult, ControllerIdentity
 from ihsm_device.commands import Command, Outcome
 from ihsm_device.engine import NoPointerError
@@ -153,8 +153,10 @@ class FunctionController:
         """Bytes of BAR0 at `offset`; any width and alignment, reserved offsets read 0."""
         if self._faults.shown or self._delay is not None:
             registers = registers_at(offset, size)
-            if self._faults.ask(FaultAction.ALL_ONES, registers=registers) is not None:
+            if self._faults.removed or self._faults.ask(FaultAction.ALL_ONES, registers=registers) is not None:
                 return b"\xff" * size
+            if Register.CAP in registers:
+                self._see_cap()
             if Register.CSTS in registers:
                 self._see_csts()
         csts = self.csts
@@ -162,6 +164,13 @@ class FunctionController:
             return csts.to_bytes(size, "little")
         self._registers.set(Register.CSTS, csts)
         return self._registers.read(offset, size)
+
+    def _see_cap(self) -> None:
+        """CAP is read, which is nowhere looked at but here."""
+        cap = Register.CAP.reset
+        if (hit := self._faults.ask(FaultAction.WRONG_CAP_TO)) is not None:
+            cap = Cap(cap).replace(to=int(hit.fault.parameters["to"]))
+        self._registers.set(Register.CAP, cap)
 
     def _see_csts(self) -> None:
         """CSTS is read: what a fault has put off may be over, and one may be seen."""
@@ -183,7 +192,8 @@ class FunctionController:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes of BAR0; a part of a register changes that part, as byte enables do (NSSR takes whole writes)."""
-        if self._faults.shown and self._faults.gone(registers_at(offset, len(data))):
+        faults = self._faults
+        if faults.shown and (faults.removed or faults.gone(registers_at(offset, len(data)))):
             return
         with self._lock:
             for register, value in self._registers.write(offset, data):

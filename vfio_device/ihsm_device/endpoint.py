@@ -8,10 +8,13 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ihsm_abi import logs
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.faults import Fault
 from ihsm_abi.pci import (
     BAR_BYTES,
     CLASS_CODE,
@@ -40,6 +43,21 @@ RETRY_DELAY_S: Final = 0.1
 """Pause after an error of the owner thread itself, so that a lasting one does not fill the log."""
 
 
+def _wrong_sizes(faults: Sequence[Fault]) -> dict[Bar, int]:
+    """Sizes of BARs in bytes, where faults have others than there are."""
+    return {
+        Bar[str(fault.parameters["bar"]).upper()]: int(fault.parameters["size"])
+        for fault in faults
+        if fault.action is FaultAction.WRONG_BAR_SIZE
+    }
+
+
+def _vectors(faults: Sequence[Fault]) -> int:
+    """How many vectors clients are told of."""
+    wrong = (int(fault.parameters["vectors"]) for fault in faults if fault.action is FaultAction.WRONG_VECTORS)
+    return next(wrong, MSIX_VECTORS)
+
+
 class Endpoint:
     """One function that clients reach at a socket path, one client at a time."""
 
@@ -52,8 +70,11 @@ class Endpoint:
         index: int = 0,
         resources: int = 1,
         doorbell_page: bool = False,
+        faults: Sequence[Fault] = (),
     ) -> None:
         """Listens at `path` (mode 0600) from now on, serves from `start` on; `doorbell_page`: BAR2 can be mapped.
+
+        `faults` are what the function is told to do wrong from the start.
 
         Raises:
             OSError, MemoryError: the system gives no more descriptors or memory; nothing is left behind.
@@ -68,7 +89,7 @@ class Endpoint:
             undone.callback(self._file.remove)
             self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undone.callback(os.close, self._stop_fd)
-            self._set_up(scheduler, module, index, resources, doorbell_page, undone)
+            self._set_up(scheduler, module, index, resources, doorbell_page, faults, undone)
             undone.pop_all()
         self._stopping = threading.Event()
         self._disconnected = False
@@ -81,13 +102,15 @@ class Endpoint:
         index: int,
         resources: int,
         doorbell_page: bool,
+        faults: Sequence[Fault],
         undone: contextlib.ExitStack,
     ) -> None:
         self._context.set_ids(VENDOR_ID, DEVICE_ID, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)
         self._context.set_class(CLASS_CODE, REVISION_ID)
-        for block in pci.capabilities(module.serial):
+        sizes, vectors = _wrong_sizes(faults), _vectors(faults)
+        for block in pci.capabilities(module.serial, vectors):
             self._context.add_capability(block.data, block.position, extended=block.extended)
-        self.engine = Engine(scheduler, VfuHost(self._context), doorbell_page=doorbell_page)
+        self.engine = Engine(scheduler, VfuHost(self._context, sizes), doorbell_page=doorbell_page)
         undone.callback(self.engine.close)
         self._memory = ClientMemory()
         self.function = Function(
@@ -97,10 +120,13 @@ class Endpoint:
             resources=resources,
             bus_master=self._is_bus_master,
             private_memory=self._private_memory,
+            faults=faults,
         )
+        undone.callback(self.function.faults.close)
         controller = self.function.controller
-        self._context.region(Bar.REGISTERS, BAR_BYTES, read=controller.read, write=controller.write)
-        self._context.irqs(MSIX_VECTORS)
+        if register_bytes := sizes.get(Bar.REGISTERS, BAR_BYTES):
+            self._context.region(Bar.REGISTERS, register_bytes, read=controller.read, write=controller.write)
+        self._context.irqs(vectors)
         self._context.on_reset(self._reset)
         self._context.on_dma(self._mapped, self._memory.unmapped)
         self._context.realize()

@@ -269,6 +269,10 @@ class Engine:
         """Mask all vectors, as bit 14 of the MSI-X capability's message control does."""
         lib.ihsm_host_set_function_mask(self._host.handle, masked)
 
+    def set_removed(self, removed: bool) -> None:
+        """The function is gone for its client, or there again; what its configuration space held is forgotten."""
+        lib.ihsm_host_set_removed(self._host.handle, removed)
+
     @property
     def admin_stopped(self) -> bool:
         """True once an admin entry could not be read or an admin completion not be written: CSTS.CFS."""

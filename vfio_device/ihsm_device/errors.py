@@ -42,6 +42,14 @@ class SocketPathUnusable(DeviceError):
         super().__init__(f"socket path {path!r} cannot be used: {reason}")
 
 
+class FaultFileUnusable(DeviceError):
+    """A file of faults that cannot be read, or holds something else."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        """`reason` says what is wrong, and with which of the faults."""
+        super().__init__(f"faults {path!r}: {reason}")
+
+
 class StartError(DeviceError):
     """The process could not get what it needs from the system: threads, descriptors, memory."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Any
 
 from ihsm_abi.control import (
@@ -18,7 +18,7 @@ from ihsm_abi.control import (
 )
 from ihsm_abi.fault_actions import MAX_COUNT, check_integer
 from ihsm_abi.fault_words import to_text
-from ihsm_abi.faults import Fault
+from ihsm_abi.faults import Fault, StandingFault
 from ihsm_device.control_socket import Handler, Result
 from ihsm_device.faults import FaultSet, TooManyFaultsError, UnknownFaultError
 
@@ -60,13 +60,28 @@ class FaultCommands:
         _require_only(arguments, ())
         return {"faults": [standing.to_json() for standing in self._faults.list()]}
 
-    def _clear(self, arguments: dict[str, Any]) -> Result:
+    def _clear(self, arguments: dict[str, Any]) -> Result | Awaitable[Result]:
         _require_only(arguments, ("id",))
         number = check_integer("id", arguments["id"], 1, MAX_COUNT) if "id" in arguments else None
+        seen = [standing for standing in self._faults.seen() if number in (None, standing.number)]
         with _named(number):
             cleared = self._faults.clear(number)
         self._hit()
-        return {"cleared": cleared}
+        result: Result = {"cleared": cleared}
+        if seen:
+            result["seen"] = [_was_seen(standing) for standing in seen]
+        return self._when_back(result) if self._faults.is_returning else result
+
+    async def _when_back(self, result: Result) -> Result:
+        """The result, when a function that was gone is there again: who asks next finds it."""
+        waiting = _Waiting()
+        self._waiting.add(waiting)
+        try:
+            while self._faults.is_returning:
+                await waiting.woken()
+        finally:
+            self._waiting.discard(waiting)
+        return result
 
     async def _wait(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ("id", "hits", "timeout_s"))
@@ -82,12 +97,14 @@ class FaultCommands:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    while self._hits(number) < wanted:
+                    while not self._faults.seen() and self._hits(number) < wanted:
                         await waiting.woken()
             hits = self._hits(number)
         finally:
             self._waiting.discard(waiting)
-        return {"id": number, "hits": hits, "reached": hits >= wanted}
+        if seen := self._faults.seen():
+            raise ControlRefusal(ControlErrorCode.COMMAND_SEEN, "; ".join(map(_was_seen, seen)))
+        return {"id": number, "hits": hits, "reached": hits >= wanted or self._faults.is_never(number)}
 
     def _hits(self, number: int) -> int:
         with _named(number):
@@ -97,6 +114,11 @@ class FaultCommands:
         """Something may have been hit; called from any thread, and quick."""
         for waiting in tuple(self._waiting):
             waiting.wake()
+
+
+def _was_seen(standing: StandingFault) -> str:
+    """What is said of a command that must never be seen."""
+    return f"fault {standing.number}, {to_text(standing.fault)}: such a command came, {standing.hits} hits"
 
 
 class _Waiting:

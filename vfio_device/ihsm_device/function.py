@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from ihsm_abi import logs
 from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
+from ihsm_abi.fault_actions import FaultAction, Resource
+from ihsm_abi.faults import Fault
 from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
@@ -58,6 +60,9 @@ class Module(ResetModule, Protocol):
     def lane(self, message: bytes) -> Lane:
         """Which worker threads may execute a request."""
 
+    def on_shortage(self, is_short_of: Callable[[Resource], bool]) -> None:
+        """Ask so before something of a resource is taken: where none is left, the command is refused."""
+
     def status(self) -> dict[str, Any]:
         """State for the control socket; nothing secret."""
 
@@ -84,8 +89,12 @@ class Function:
         resources: int = 1,
         bus_master: Callable[[], bool] = lambda: True,
         private_memory: Callable[[], int | None] = lambda: None,
+        faults: Sequence[Fault] = (),
     ) -> None:
-        """`index`: number of the function in its process, from 0; it reports controller id `index` + 1 as a VF does."""
+        """`index`: number of the function in its process, from 0; it reports controller id `index` + 1 as a VF does.
+
+        `faults` are what it is told to do wrong from the start.
+        """
         self.index = index
         self.engine = engine
         self.module = module
@@ -103,6 +112,12 @@ class Function:
             private_memory=private_memory,
             faults=self.faults,
         )
+        module.on_shortage(self._is_short_of)
+        self.faults.begin(faults)
+
+    def _is_short_of(self, resource: Resource) -> bool:
+        """Whether a fault leaves none of it to who wants some now."""
+        return self.faults.shown and self.faults.ask(FaultAction.EXHAUST_RESOURCE, part=resource) is not None
 
     def _reset_by_fault(self) -> None:
         self.trace.reset()
@@ -132,6 +147,9 @@ class Function:
         logs.concern(self.index)
         if self.trace.messages:
             self.trace.request(command)
+        if self._is_short_of(Resource.REQUESTS):
+            self.refuse_hsm(command)
+            return
         try:
             completion = self._call_module(command)
         except Exception:

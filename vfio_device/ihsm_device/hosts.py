@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import weakref
+from collections.abc import Mapping
 from typing import Protocol
 
 from ihsm_abi.pci import BAR_BYTES, Bar
@@ -101,17 +102,23 @@ class LoopbackHost:
 class VfuHost:
     """A vfio-user client as host: its mappings are the memory, its eventfds the vectors."""
 
-    def __init__(self, context: vfu.Context) -> None:
-        """`context` must not be realised yet."""
+    def __init__(self, context: vfu.Context, wrong_sizes: Mapping[Bar, int] | None = None) -> None:
+        """`context` must not be realised yet; of the BARs in `wrong_sizes` the client is told other sizes, in bytes."""
         self._context = context
+        self._sizes = {**dict.fromkeys(Bar, BAR_BYTES), **(wrong_sizes or {})}
         self.handle = lib.ihsm_vfu_host(context.handle)
 
     def attach(self, engine: DoorbellTarget) -> None:
         """BAR2 rings the engine's doorbells, BAR4 is its MSI-X table, both without entering Python."""
         lib.ihsm_vfu_set_engine(self._context.handle, engine.handle)
-        self._context.native_region(Bar.DOORBELLS, BAR_BYTES, lib.IHSM_VFU_DOORBELLS, mmap_fd=engine.page_fd)
-        self._context.native_region(Bar.MSIX, BAR_BYTES, lib.IHSM_VFU_MSIX)
-        if engine.page_fd is not None:
+        doorbells, msix = self._sizes[Bar.DOORBELLS], self._sizes[Bar.MSIX]
+        # The page is one page: of another size the BAR cannot be mapped, and doorbells come as accesses.
+        page_fd = engine.page_fd if doorbells == BAR_BYTES else None
+        if doorbells:
+            self._context.native_region(Bar.DOORBELLS, doorbells, lib.IHSM_VFU_DOORBELLS, mmap_fd=page_fd)
+        if msix:
+            self._context.native_region(Bar.MSIX, msix, lib.IHSM_VFU_MSIX)
+        if page_fd is not None:
             self._context.io_event(Bar.DOORBELLS, engine.kick_fd, BAR_BYTES)
 
     def detach(self) -> None:

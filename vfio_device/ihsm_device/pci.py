@@ -82,11 +82,11 @@ def pci_express() -> CapabilityBlock:
     return CapabilityBlock(PCI_EXPRESS_POSITION, data)
 
 
-def msix() -> CapabilityBlock:
-    """Table and pending bits in BAR4."""
+def msix(vectors: int) -> CapabilityBlock:
+    """Table and pending bits in BAR4, for at least one vector."""
     table = BarAddress.of(bar=Bar.MSIX, offset_units=MSIX_TABLE_OFFSET // 8)
     pba = BarAddress.of(bar=Bar.MSIX, offset_units=MSIX_PBA_OFFSET // 8)
-    data = struct.pack("<BBHII", Capability.MSIX, 0, MsixControl.of(last_entry=MSIX_VECTORS - 1), table, pba)
+    data = struct.pack("<BBHII", Capability.MSIX, 0, MsixControl.of(last_entry=vectors - 1), table, pba)
     return CapabilityBlock(MSIX_POSITION, data)
 
 
@@ -96,6 +96,7 @@ def serial_number(serial: int) -> CapabilityBlock:
     return CapabilityBlock(SERIAL_NUMBER_POSITION, struct.pack("<IQ", header, serial), extended=True)
 
 
-def capabilities(serial: int) -> tuple[CapabilityBlock, ...]:
-    """Every capability of a function, in the order of the linked list."""
-    return power_management(), pci_express(), msix(), serial_number(serial)
+def capabilities(serial: int, vectors: int = MSIX_VECTORS) -> tuple[CapabilityBlock, ...]:
+    """Every capability of a function, in the order of the linked list; without vectors there is no MSI-X."""
+    of_vectors = (msix(vectors),) if vectors else ()
+    return power_management(), pci_express(), *of_vectors, serial_number(serial)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
+from ihsm_abi.faults import Fault
 from ihsm_abi.sockets import numbered_path
 from ihsm_device.commands import Command, CommandSource
 from ihsm_device.control_socket import ControlServer, Handler
@@ -68,11 +69,13 @@ class Server:
         resources: int = 1,
         doorbell_page: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
+        faults: Sequence[Fault] = (),
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
         With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
-        microseconds after the last work (`math.inf`: always), then sleeps for short times.
+        microseconds after the last work (`math.inf`: always), then sleeps for short times. `faults` are what each
+        function is told to do wrong from the start.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -80,6 +83,7 @@ class Server:
         """
         self._scheduler = Scheduler(aes_workers=min(MAX_AES_THREADS, os.cpu_count() or 1), spin_us=spin_us)
         self._doorbell_page = doorbell_page
+        self._faults = tuple(faults)
         self._endpoints: list[Endpoint] = []
         self._control = ControlServer()
         self._control_files: list[SocketFile] = []
@@ -97,7 +101,13 @@ class Server:
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
         endpoint = Endpoint(
-            self._scheduler, module, path, index=index, resources=resources, doorbell_page=self._doorbell_page
+            self._scheduler,
+            module,
+            path,
+            index=index,
+            resources=resources,
+            doorbell_page=self._doorbell_page,
+            faults=self._faults,
         )
         self._endpoints.append(endpoint)
         control_path = path.with_name(path.name + SUFFIX)

@@ -171,7 +171,10 @@ static bool try_faults(struct ihsm_ring *ring, union ihsm_aes_entry *entry) {
     uint32_t held_by;
     switch (ihsm_faulty_command(ring, entry, NULL, &held_by)) {
     case IHSM_FATE_HELD: /* without memory it is lost, which a driver cannot tell from held */
-        ihsm_inject_put_off(&ring->engine->inject, ring, ring->generation, entry, sizeof *entry, 0, held_by);
+        ihsm_inject_put_off(
+            &ring->engine->inject,
+            &(struct ihsm_late){.ring = ring, .generation = ring->generation, .is_command = true, .held_by = held_by},
+            entry, sizeof *entry);
         return false;
     case IHSM_FATE_UNREADABLE:
         ring->fetched_next--;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "deadline.h"
+#include "faulty.h"
 #include "scheduler.h"
 #include "seam.h"
 
@@ -190,13 +191,14 @@ int ihsm_engine_delete_sq(struct ihsm_engine *engine, unsigned id, int64_t timeo
     uint32_t generation = ring->generation;
     if (ring->sq_live && !ring->sq_deleting) {
         ring->sq_deleting = true; /* what is not fetched by now is dropped without a CQE */
-        if (ring->class == IHSM_CLASS_AES) {
+        if (ring->class == IHSM_CLASS_AES)
             wait_for_server(ring);
-            if (ring->generation == generation) {
-                ihsm_regions_read_lock(&engine->host->regions);
+        if (ring->generation == generation) {
+            ihsm_regions_read_lock(&engine->host->regions);
+            if (ring->class == IHSM_CLASS_AES)
                 ihsm_aes_drain(ring);
-                ihsm_regions_unlock(&engine->host->regions);
-            }
+            ihsm_faulty_end(ring);
+            ihsm_regions_unlock(&engine->host->regions);
         }
         /* Of an AES queue only what a fault has put off is in flight now. */
         while (ring->generation == generation && ring->in_flight > 0 &&

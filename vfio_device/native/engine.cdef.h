@@ -31,7 +31,7 @@ struct ihsm_command {
     uint32_t held_by; /* of a held command: the fault */
 };
 
-/* Faults that a function is told to show: inject.h. What each action is stands in ihsm_abi/fault_actions.py. */
+/* Faults that a function is told to show: inject.h. What each action is stands in ihsm_abi/fault_table.py. */
 enum ihsm_action {
     IHSM_ACTION_DROP_COMPLETION,
     IHSM_ACTION_DELAY_COMPLETION,
@@ -40,19 +40,31 @@ enum ihsm_action {
     IHSM_ACTION_WRONG_PHASE,
     IHSM_ACTION_WRONG_SQHD,
     IHSM_ACTION_WRONG_STATUS,
+    IHSM_ACTION_REORDER_COMPLETIONS,
+    IHSM_ACTION_CORRUPT_RESPONSE,
+    IHSM_ACTION_CUT_RESPONSE,
     IHSM_ACTION_HOLD_COMMAND,
     IHSM_ACTION_FAIL_DMA,
     IHSM_ACTION_RESET_FUNCTION,
+    IHSM_ACTION_NEVER,
+    IHSM_ACTION_EXHAUST_RESOURCE,
     IHSM_ACTION_LOSE_INTERRUPT,
     IHSM_ACTION_DELAY_INTERRUPT,
     IHSM_ACTION_SPURIOUS_INTERRUPT,
+    IHSM_ACTION_STORM_INTERRUPT,
     IHSM_ACTION_SET_CFS,
     IHSM_ACTION_NEVER_READY,
     IHSM_ACTION_LATE_READY,
     IHSM_ACTION_NEVER_DISABLED,
     IHSM_ACTION_NEVER_RESET,
     IHSM_ACTION_ALL_ONES,
+    IHSM_ACTION_REMOVE_FUNCTION,
+    IHSM_ACTION_PAUSE_PROCESS,
     IHSM_ACTION_GRANT_QUEUES,
+    IHSM_ACTION_WRONG_BAR_SIZE,
+    IHSM_ACTION_WRONG_VECTORS,
+    IHSM_ACTION_WRONG_IDENTIFY,
+    IHSM_ACTION_WRONG_CAP_TO,
 };
 /* Parts of a command that can be put out of reach, by bit. */
 enum ihsm_part { IHSM_PART_ENTRY = 1, IHSM_PART_SOURCE = 2, IHSM_PART_DESTINATION = 4, IHSM_PART_LIST = 8 };
@@ -63,9 +75,12 @@ struct ihsm_fault {
     uint32_t registers, parts;
     uint64_t nth, count;       /* the first event that is hit, from 1; how many are, 0: all */
     uint64_t after_ms, for_ms; /* 0: for ever */
-    uint64_t delay_ms;
-    int32_t value, err; /* cid, sqhd, status or vector; -1: unchanged */
-    uint32_t id;        /* filled in */
+    uint64_t delay_ms, every_us;
+    uint32_t per_mille, seed; /* of the events, by chance; 0: all */
+    int32_t value, err;       /* cid, sqhd, status, vector, bits, bytes or answers; byte count told; -1: unchanged */
+    int32_t at;               /* a byte; -1: by chance */
+    uint32_t id;              /* filled in, as is the next of each hit */
+    uint64_t chance;
 };
 /* What faults are compared with; -1 or 0: the event has none. */
 struct ihsm_event {
@@ -78,6 +93,7 @@ enum ihsm_happened {
     IHSM_HAPPENED_CHANGE = 1, /* a fault was hit, or has ended */
     IHSM_HAPPENED_RESET = 2,  /* a fault resets the function */
     IHSM_HAPPENED_CLOSE = 4,  /* the engine is being closed */
+    IHSM_HAPPENED_TIME = 8,   /* it is time for a fault that Python shows */
 };
 
 /* What could not be reached in guest memory, and why. */
@@ -206,6 +222,8 @@ void ihsm_engine_unlock_function(struct ihsm_engine *engine);
 void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data, size_t len);
 void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t *data, size_t len);
 void ihsm_host_set_function_mask(struct ihsm_host *host, bool masked);
+/* The function is gone, with what its configuration space and MSI-X table held, or there again as at power-on. */
+void ihsm_host_set_removed(struct ihsm_host *host, bool removed);
 
 /*
  * Records of a trace: hooks.h, ihsm_abi/trace.py. One thread prepares, selects and drains.

@@ -92,7 +92,10 @@ enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint
     struct ihsm_inject *inject = &ring->engine->inject;
     struct ihsm_event event = describe(ring, sqe, request);
     struct ihsm_fault fault;
-    if (!ihsm_inject_hit(inject, IHSM_FETCH_ACTIONS, &event, &fault))
+    /* By itself: it takes an event from no other fault. */
+    if (ihsm_inject_armed(inject, IHSM_ACTION_BIT(NEVER)))
+        ihsm_inject_hit(inject, IHSM_ACTION_BIT(NEVER), &event, &fault);
+    if (!ihsm_inject_hit(inject, IHSM_FATE_ACTIONS, &event, &fault))
         return IHSM_FATE_GO_ON;
     switch (fault.action) {
     case IHSM_ACTION_HOLD_COMMAND:
@@ -109,6 +112,34 @@ enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint
         atomic_store(&ring->stopped, true);
         return IHSM_FATE_UNREADABLE;
     }
+}
+
+void ihsm_faulty_seen(struct ihsm_ring *ring, const void *sqe, const uint8_t *request) {
+    struct ihsm_event event = describe(ring, sqe, request);
+    struct ihsm_fault fault;
+    ihsm_inject_hit(&ring->engine->inject, IHSM_ACTION_BIT(NEVER), &event, &fault);
+}
+
+/* -- responses */
+
+bool ihsm_faulty_write(struct ihsm_ring *ring, uint64_t iova, const uint8_t *bytes, size_t len, void *cqe,
+                       const void *sqe, const uint8_t *request) {
+    const struct ihsm_regions *regions = &ring->engine->host->regions;
+    struct ihsm_event event = describe(ring, sqe, request);
+    struct ihsm_fault fault;
+    if (!ihsm_inject_hit(&ring->engine->inject, IHSM_RESPONSE_ACTIONS, &event, &fault))
+        return ihsm_regions_write(regions, iova, bytes, len);
+    if (fault.action == IHSM_ACTION_CUT_RESPONSE) {
+        if (len > (size_t)fault.value)
+            len = (size_t)fault.value;
+        if (ring->class == IHSM_CLASS_HSM)
+            ((struct hsm_cqe *)cqe)->byte_count = (uint16_t)(fault.err >= 0 ? (size_t)fault.err : len);
+        return ihsm_regions_write(regions, iova, bytes, len);
+    }
+    size_t at = fault.at >= 0 && (size_t)fault.at < len ? (size_t)fault.at : fault.chance % len;
+    uint8_t byte = (uint8_t)(bytes[at] ^ (fault.value >= 0 ? fault.value : 0xFF));
+    /* The client looks at none of it before its completion. */
+    return ihsm_regions_write(regions, iova, bytes, len) && ihsm_regions_write(regions, iova + at, &byte, 1);
 }
 
 /* -- completions */
@@ -147,29 +178,61 @@ static void post_again(struct ihsm_ring *ring, void *cqe, uint16_t sqhd) {
     post_as(ring, cqe, sqhd, ring->cq_phase);
 }
 
-bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request) {
-    struct ihsm_inject *inject = &ring->engine->inject;
-    struct ihsm_event event = describe(ring, sqe, request);
-    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
-    struct ihsm_fault fault;
-    if (!ihsm_inject_hit(inject, IHSM_COMPLETION_ACTIONS, &event, &fault))
-        return post_as(ring, cqe, sqhd, ring->cq_phase);
-    switch (fault.action) {
+static uint16_t head_of(struct ihsm_ring *ring) {
+    return (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
+}
+
+void ihsm_faulty_end(struct ihsm_ring *ring) {
+    uint8_t cqe[sizeof(struct aes_cqe)];
+    if (ihsm_inject_take_overtaken(&ring->engine->inject, ring, true, cqe, ihsm_ring_cqe_bytes(ring)))
+        post_as(ring, cqe, head_of(ring), ring->cq_phase);
+}
+
+/*
+ * What may hit a completion of the ring. None waits for others that cannot come: the admin queue has one command at a
+ * time, and one that waits has its turn before the next begins to wait.
+ */
+static uint64_t actions_for(struct ihsm_ring *ring) {
+    bool may_wait = ring->class != IHSM_CLASS_ADMIN && !ring->sq_deleting &&
+                    !ihsm_inject_has_overtaken(&ring->engine->inject, ring);
+    return may_wait ? IHSM_COMPLETION_ACTIONS : IHSM_COMPLETION_ACTIONS & ~IHSM_ACTION_BIT(REORDER_COMPLETIONS);
+}
+
+/* Keep a completion for later; false: there is no memory. */
+static bool put_off(struct ihsm_ring *ring, const void *cqe, const struct ihsm_fault *fault) {
+    bool reorder = fault->action == IHSM_ACTION_REORDER_COMPLETIONS;
+    return ihsm_inject_put_off(&ring->engine->inject,
+                               &(struct ihsm_late){.ring = ring,
+                                                   .generation = ring->generation,
+                                                   .held_by = reorder ? fault->id : 0,
+                                                   .behind = reorder ? (uint32_t)fault->value : 0,
+                                                   .due_ns = ihsm_inject_after_ms(fault->delay_ms)},
+                               cqe, ihsm_ring_cqe_bytes(ring));
+}
+
+/* Post a completion, or what the fault does instead. *written: there is an entry in the client's memory. */
+static bool post_by_fault(struct ihsm_ring *ring, void *cqe, const struct ihsm_fault *fault, bool *written) {
+    uint16_t sqhd = head_of(ring);
+    *written = true;
+    switch (fault->action) {
     case IHSM_ACTION_DROP_COMPLETION:
         ring->in_flight--;
+        *written = false;
         return true;
     case IHSM_ACTION_DELAY_COMPLETION:
-        if (ihsm_inject_put_off(inject, ring, ring->generation, cqe, ihsm_ring_cqe_bytes(ring), fault.delay_ms, 0))
+    case IHSM_ACTION_REORDER_COMPLETIONS:
+        *written = !put_off(ring, cqe, fault);
+        if (!*written)
             return true;
         break;
     case IHSM_ACTION_WRONG_CID:
-        set_cid(ring, cqe, (uint16_t)fault.value);
+        set_cid(ring, cqe, (uint16_t)fault->value);
         break;
     case IHSM_ACTION_WRONG_STATUS:
-        set_status(ring, cqe, &fault);
+        set_status(ring, cqe, fault);
         break;
     case IHSM_ACTION_WRONG_SQHD:
-        return post_as(ring, cqe, (uint16_t)fault.value, ring->cq_phase);
+        return post_as(ring, cqe, (uint16_t)fault->value, ring->cq_phase);
     case IHSM_ACTION_WRONG_PHASE:
         return post_as(ring, cqe, sqhd, !ring->cq_phase);
     default: /* twice */
@@ -179,4 +242,19 @@ bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const 
         return true;
     }
     return post_as(ring, cqe, sqhd, ring->cq_phase);
+}
+
+bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request) {
+    struct ihsm_inject *inject = &ring->engine->inject;
+    struct ihsm_event event = describe(ring, sqe, request);
+    struct ihsm_fault fault;
+    uint8_t waiting[sizeof(struct aes_cqe)];
+    bool posted, written = true;
+    if (ihsm_inject_hit(inject, actions_for(ring), &event, &fault))
+        posted = post_by_fault(ring, cqe, &fault, &written);
+    else
+        posted = post_as(ring, cqe, head_of(ring), ring->cq_phase);
+    if (posted && written && ihsm_inject_take_overtaken(inject, ring, false, waiting, ihsm_ring_cqe_bytes(ring)))
+        post_as(ring, waiting, head_of(ring), ring->cq_phase);
+    return posted;
 }

@@ -20,5 +20,18 @@ enum ihsm_fate {
  */
 enum ihsm_fate ihsm_faulty_command(struct ihsm_ring *ring, void *sqe, const uint8_t *request, uint32_t *held_by);
 
+/* A command that is refused as it stands has been fetched; nothing becomes of it but that it has been seen. */
+void ihsm_faulty_seen(struct ihsm_ring *ring, const void *sqe, const uint8_t *request);
+
+/*
+ * As ihsm_regions_write for the data that answer an admin or HSM command, or what a fault writes instead; of an HSM
+ * command cqe gets another byte count then.
+ */
+bool ihsm_faulty_write(struct ihsm_ring *ring, uint64_t iova, const uint8_t *bytes, size_t len, void *cqe,
+                       const void *sqe, const uint8_t *request);
+
+/* No more completions of the ring will come: post the one that waits for them. */
+void ihsm_faulty_end(struct ihsm_ring *ring);
+
 /* As ihsm_ring_post and asking for the vector, or what a fault does instead. True: as good as posted. */
 bool ihsm_faulty_post(struct ihsm_ring *ring, void *cqe, const void *sqe, const uint8_t *request);

@@ -143,6 +143,8 @@ void ihsm_host_deliver(struct ihsm_host *host) {
     struct ihsm_msix *msix = &host->msix;
     /* First what is retired, then what is new: a vector may have got a new queue since. */
     forget_retired(host);
+    if (host->removed)
+        ihsm_host_forget_vectors(host, UINT32_MAX);
     if (atomic_load_explicit(&host->pending, memory_order_relaxed) != 0) {
         uint32_t asked = atomic_exchange(&host->pending, 0);
         if (host->inject != NULL && ihsm_inject_armed(host->inject, IHSM_INTERRUPT_ACTIONS))
@@ -179,7 +181,9 @@ void ihsm_host_unlock(struct ihsm_host *host) {
 void ihsm_host_msix_read(struct ihsm_host *host, uint64_t offset, uint8_t *data, size_t len) {
     ihsm_host_lock(host);
     uint32_t pending = host->msix.latched | atomic_load(&host->pending);
-    for (size_t i = 0; i < len; i++) {
+    if (host->removed)
+        memset(data, 0xFF, len);
+    for (size_t i = 0; i < len && !host->removed; i++) {
         uint64_t at = offset + i;
         if (at < TABLE_BYTES)
             data[i] = host->msix.table[at];
@@ -197,12 +201,25 @@ void ihsm_host_msix_write(struct ihsm_host *host, uint64_t offset, const uint8_t
     if ((len != 4 && len != 8) || offset % len != 0 || offset + len > TABLE_BYTES)
         return;
     ihsm_host_lock(host);
+    if (host->removed) {
+        ihsm_host_unlock(host);
+        return;
+    }
     for (size_t i = 0; i < len; i++) {
         size_t in_entry = (offset + i) % IHSM_MSIX_ENTRY_BYTES;
         if (in_entry <= CONTROL_OFFSET)
             msix->table[offset + i] = in_entry == CONTROL_OFFSET ? data[i] & 1 : data[i];
     }
     msix->written |= UINT32_C(1) << (offset / IHSM_MSIX_ENTRY_BYTES);
+    ihsm_host_unlock(host);
+}
+
+void ihsm_host_set_removed(struct ihsm_host *host, bool removed) {
+    ihsm_host_lock(host);
+    ihsm_host_reset_msix(host);
+    if (host->restore_config != NULL)
+        host->restore_config(host);
+    host->removed = removed;
     ihsm_host_unlock(host);
 }
 

@@ -31,10 +31,13 @@ struct ihsm_host {
     _Atomic uint32_t retired;   /* vectors whose last queue went: what is latched of them is forgotten */
     uint32_t late;              /* vectors that a fault has put off; below pending, so that they go with their queues */
     struct ihsm_inject *inject; /* the engine's faults; NULL: there is no engine */
+    bool removed;               /* a fault has pulled the function out; under the mutex */
     _Atomic uint64_t interrupts;
     struct ihsm_trace trace;
     /* Deliver a vector; called with the function mutex held. Returns whether somebody was listening. */
     bool (*raise)(struct ihsm_host *host, unsigned vector);
+    /* Configuration space as at power-on, with the function mutex held; NULL: there is none. */
+    void (*restore_config)(struct ihsm_host *host);
 };
 
 int ihsm_host_init(struct ihsm_host *host, bool (*raise)(struct ihsm_host *host, unsigned vector));

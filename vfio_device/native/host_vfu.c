@@ -139,9 +139,13 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
 static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {
     struct ihsm_vfu *vfu = of(context);
     struct ihsm_trace *trace = &vfu->host.trace;
-    if (!is_write) {
-        memcpy(data, vfu->config.bytes + offset, count);
-        ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_READ, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
+    if (!is_write || vfu->host.removed) {
+        if (!is_write && vfu->host.removed)
+            memset(data, 0xFF, count);
+        else if (!is_write)
+            memcpy(data, vfu->config.bytes + offset, count);
+        if (!is_write)
+            ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_READ, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
         return (ssize_t)count;
     }
     ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_WRITE, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
@@ -213,6 +217,11 @@ static bool raise_vector(struct ihsm_host *host, unsigned vector) {
     return raised;
 }
 
+static void restore_config(struct ihsm_host *host) {
+    ihsm_config_space_reset(&((struct ihsm_vfu *)host)->config);
+    host->msix.function_mask = false;
+}
+
 int ihsm_vfu_prepare(void) { return ihsm_descriptors_init(); }
 
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **out) {
@@ -225,6 +234,7 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
         free(vfu);
         return error;
     }
+    vfu->host.restore_config = restore_config;
     vfu->handle = handle;
     vfu->context = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, vfu, VFU_DEV_TYPE_PCI);
     if (vfu->context == NULL || vfu_setup_log(vfu->context, on_log, log_level) < 0 ||

@@ -93,8 +93,12 @@ static const uint8_t *request_of(const struct ihsm_command *command) {
     return command->request_len > 0 ? command->request : NULL;
 }
 
-/* A fault may hit the command that has been looked at. */
+/* A fault may hit the command that has been looked at; one that is refused anyhow is seen, and no more. */
 static enum ihsm_fate try_faults(struct ihsm_ring *ring, struct ihsm_command *command, unsigned *sc) {
+    if (*sc != IHSM_HSM_STATUS_SUCCESS) {
+        ihsm_faulty_seen(ring, command->sqe, request_of(command));
+        return IHSM_FATE_GO_ON;
+    }
     enum ihsm_fate fate = ihsm_faulty_command(ring, command->sqe, request_of(command), &command->held_by);
     if (fate == IHSM_FATE_ALTERED)
         *sc = look_at(ring, command);
@@ -116,7 +120,7 @@ enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *com
         enum ihsm_fate fate = IHSM_FATE_GO_ON;
         memcpy(&command->cid, command->sqe + offsetof(struct admin_sqe, cid), sizeof command->cid);
         unsigned sc = look_at(ring, command);
-        if (ihsm_inject_armed(&engine->inject, IHSM_FETCH_ACTIONS) && sc == IHSM_HSM_STATUS_SUCCESS)
+        if (ihsm_inject_armed(&engine->inject, IHSM_FETCH_ACTIONS))
             fate = try_faults(ring, command, &sc);
         if (fate == IHSM_FATE_UNREADABLE)
             ring->in_flight--;
@@ -146,11 +150,18 @@ enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *com
 _Static_assert(offsetof(struct hsm_sqe, cid) == offsetof(struct admin_sqe, cid), "command id");
 
 struct data {
-    uint64_t iova;
+    uint64_t iova; /* in the client's memory */
     const uint8_t *bytes;
     size_t len;
     uint16_t cid; /* of the command */
 };
+
+static bool write_data(struct ihsm_ring *ring, const struct data *data, void *cqe, const uint8_t *sqe,
+                       const uint8_t *request) {
+    if (ihsm_inject_armed(&ring->engine->inject, IHSM_RESPONSE_ACTIONS) && data->len > 0)
+        return ihsm_faulty_write(ring, data->iova, data->bytes, data->len, cqe, sqe, request);
+    return ihsm_regions_write(&ring->engine->host->regions, data->iova, data->bytes, data->len);
+}
 
 /*
  * Write a command's data, then its CQE, then ask for the vector: all or nothing of it before any deletion or disable.
@@ -167,7 +178,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
     pthread_mutex_lock(&ring->lock);
     if (ring->sq_live && ring->generation == generation) {
         ihsm_regions_read_lock(regions);
-        if (!ihsm_regions_write(regions, data.iova, data.bytes, data.len)) {
+        if (!write_data(ring, &data, cqe, sqe, request)) {
             outcome = IHSM_DATA_FAILED;
             ihsm_note_unreachable(engine, IHSM_UNREACHABLE_DESTINATION, ring->id, data.cid, data.iova, data.len);
         } else if (post(ring, cqe, sqe, request)) {

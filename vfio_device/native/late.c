@@ -7,7 +7,7 @@
 
 static void carry_out(struct ihsm_late *late) {
     struct ihsm_ring *ring = late->ring;
-    if (late->held_by != 0) /* admin and HSM commands are held by Python */
+    if (late->is_command) /* admin and HSM commands are held by Python */
         ihsm_aes_carry_out_late(ring, late->generation, (const union ihsm_aes_entry *)late->bytes);
     else if (ring->class == IHSM_CLASS_AES)
         ihsm_aes_post_late(ring, late->generation, late->bytes);
@@ -55,7 +55,7 @@ bool ihsm_engine_fault_stands(struct ihsm_engine *engine, uint32_t id) {
 
 uint32_t ihsm_engine_fault_hit(struct ihsm_engine *engine, int action, const struct ihsm_event *event) {
     struct ihsm_fault fault;
-    return ihsm_inject_hit(&engine->inject, UINT32_C(1) << action, event, &fault) ? fault.id : 0;
+    return ihsm_inject_hit(&engine->inject, UINT64_C(1) << action, event, &fault) ? fault.id : 0;
 }
 
 bool ihsm_engine_gone(struct ihsm_engine *engine, uint32_t registers) {

@@ -45,7 +45,7 @@ struct ihsm_ring {
     bool queued;  /* on a ready list, or popped from it and not yet looked at */
     bool serving; /* an AES server owns head, in_flight, fetched and the CQ tail */
     bool sq_live;
-    bool sq_deleting; /* no further fetch */
+    atomic_bool sq_deleting; /* no further fetch; written with the lock held */
     bool cq_live;
     bool cq_phase;
     atomic_bool stopped; /* unreadable SQE or unwritable CQE */

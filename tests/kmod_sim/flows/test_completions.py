@@ -13,6 +13,7 @@ from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.uapi import AbortType, InternalCode
 from ihsm_kmod.hsm.execute import Outcome
+from support.claims import Covers
 from support.flow import ABORTED, HSM_QUEUE, LOST, Flow, answers, level_1
 from support.hsm_driver import Driver
 from support.hsm_program import CREDENTIAL, encrypt, provisioned, reset
@@ -22,13 +23,14 @@ SLOTS = 16
 NO_CID = 0xFFF0
 
 
-def test_two_for_one_hsm_command(flow: Flow, warned: Driver) -> None:
+def test_two_for_one_hsm_command(flow: Flow, warned: Driver, covers: Covers) -> None:
     hit = flow.faults.add("duplicate-completion", queue=HSM_QUEUE, count=1)
     assert flow.ask().error == 0
     hit.wait()
     until(lambda: warned.says("queue 1: completion of unknown command"), "the second is consumed")
     assert flow.counter("global/total_completions") == 1
     flow.works()
+    covers("fault/duplicate-completion")
 
 
 def test_two_for_one_aes_command(flow: Flow, warned: Driver) -> None:
@@ -56,13 +58,14 @@ def test_two_for_an_admin_command(flow: Flow, warned: Driver) -> None:
     flow.works()
 
 
-def test_for_a_command_that_there_is_not(flow: Flow, warned: Driver) -> None:
+def test_for_a_command_that_there_is_not(flow: Flow, warned: Driver, covers: Covers) -> None:
     lost = flow.lose("wrong-cid", cid=NO_CID)
     until(lambda: warned.says(f"completion of unknown command {NO_CID}"), "it is consumed")
     flow.time_out()
     assert answers(lost) == [ABORTED]
     assert flow.admin() == level_1()
     flow.works()
+    covers("fault/wrong-cid")
 
 
 def test_for_another_command(flow: Flow) -> None:
@@ -87,7 +90,7 @@ def test_an_admin_command_with_another_id(flow: Flow) -> None:
         assert answers(lost) == [ABORTED]
 
 
-def test_of_the_wrong_phase(flow: Flow) -> None:
+def test_of_the_wrong_phase(flow: Flow, covers: Covers) -> None:
     """It is no entry to the driver, nor is anything behind it: level 1, which leaves the CQ alone, helps nobody."""
     for start in (partial(flow.lose, "wrong-phase"), flow.start_ask, flow.start_ask):
         lost = start()
@@ -96,6 +99,7 @@ def test_of_the_wrong_phase(flow: Flow) -> None:
     assert flow.admin() == level_1() * 3
     with flow.anew():
         assert reset(flow.caller, AbortType.L2_RESET).error == 0
+    covers("fault/wrong-phase")
 
 
 def test_of_an_aes_queue_with_the_wrong_phase(flow: Flow) -> None:
@@ -113,7 +117,7 @@ def full(flow: Flow) -> int:
     return (queue.tail + 2) % SLOTS
 
 
-def test_a_queue_that_looks_full_for_good(flow: Flow) -> None:
+def test_a_queue_that_looks_full_for_good(flow: Flow, covers: Covers) -> None:
     """Nothing aborts or heals it but level 2: the picker's last resort takes no command."""
     flow.faults.add("wrong-sqhd", queue=HSM_QUEUE, count=1, sqhd=full(flow))
     assert flow.driver.hsm().error == 0
@@ -123,6 +127,7 @@ def test_a_queue_that_looks_full_for_good(flow: Flow) -> None:
     assert flow.driver.clock.timers == []
     with flow.anew():
         assert reset(flow.caller).error == 0
+    covers("fault/wrong-sqhd")
 
 
 def test_a_head_that_is_always_0(flow: Flow) -> None:
@@ -143,7 +148,7 @@ def test_an_aes_queue_that_looks_full_is_passed_by(flow: Flow) -> None:
     flow.works()
 
 
-def test_a_status_of_an_hsm_command(flow: Flow) -> None:
+def test_a_status_of_an_hsm_command(flow: Flow, covers: Covers) -> None:
     """The program has it; to the driver it is an answer."""
     flow.faults.add("wrong-status", queue=HSM_QUEUE, count=1, status=int(AdminStatus.INTERNAL_ERROR))
     answer = flow.ask()
@@ -151,6 +156,7 @@ def test_a_status_of_an_hsm_command(flow: Flow) -> None:
     assert flow.counter("global/total_error_completions") == flow.counter("cp_sq1/total_ios_in_error") == 1
     assert flow.admin() == []
     flow.works()
+    covers("fault/wrong-status")
 
 
 @pytest.mark.parametrize("status", [AesStatus.INVALID_FIELD_GCM, 0x7FFF])

@@ -14,6 +14,7 @@ from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.ddi import KeyClass
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.uapi import AbortType
+from support.claims import Covers
 from support.flow import ABORTED, BRING_UP, LOST, Flow, answers, level_1
 from support.hsm_driver import ADMIN_TIMEOUT_S
 from support.hsm_program import CREDENTIAL, bulk_key, provisioned
@@ -54,7 +55,7 @@ def test_an_admin_entry(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize("part", ["source", "destination"])
-def test_data_of_an_hsm_command(flow: Flow, part: str) -> None:
+def test_data_of_an_hsm_command(flow: Flow, part: str, covers: Covers) -> None:
     """The device says so, and nothing is to be recovered."""
     flow.faults.add("fail-dma", queue=1, part=part, count=1)
     answer = flow.ask()
@@ -62,6 +63,7 @@ def test_data_of_an_hsm_command(flow: Flow, part: str) -> None:
     assert flow.counter("cp_sq1/total_ios_in_error") == 1
     assert flow.admin() == []
     flow.works()
+    covers("fault/fail-dma")
 
 
 @pytest.mark.parametrize(

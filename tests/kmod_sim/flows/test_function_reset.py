@@ -8,6 +8,7 @@ import pytest
 
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.registers import Csts, Register
+from support.claims import Covers
 from support.flow import ABORTED, BRING_UP, LOST, Flow, answers
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF
 
@@ -20,12 +21,13 @@ def recovers(flow: Flow) -> None:
     assert (flow.driver.clock.now_ns() - began) / 1e9 == pytest.approx(36.4)
 
 
-def test_in_the_middle_of_an_hsm_command(flow: Flow) -> None:
+def test_in_the_middle_of_an_hsm_command(flow: Flow, covers: Covers) -> None:
     lost = flow.lose("reset-function")
     assert Csts(flow.driver.function.inner.read_bar(0, Register.CSTS, 4)) == 0
     with flow.anew():
         recovers(flow)
         assert answers(lost) == [ABORTED]
+    covers("fault/reset-function")
 
 
 def test_in_the_middle_of_an_aes_command(flow: Flow) -> None:

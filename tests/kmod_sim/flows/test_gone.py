@@ -15,6 +15,7 @@ from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.registers import Register
 from ihsm_abi.uapi import GENERIC_IOCTL, AbortType, ControllerState
 from ihsm_kmod.kernel.errors import Errno
+from support.claims import Covers
 from support.flow import ABORTED, LOST, Flow, answers, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S
 from support.hsm_program import reset
@@ -37,7 +38,7 @@ def doomed(mortal: ServeProcess) -> Iterator[Flow]:
     assert [str(report) for report in flow.driver.reports] == []
 
 
-def test_a_command_of_a_device_that_never_returns(flow: Flow) -> None:
+def test_a_command_of_a_device_that_never_returns(flow: Flow, covers: Covers) -> None:
     """What level 1 reads has CFS set; level 2 fails with ENODEV, and says so in the log alone."""
     flow.faults.add("all-ones")
     with flow.in_vain():
@@ -47,6 +48,7 @@ def test_a_command_of_a_device_that_never_returns(flow: Flow) -> None:
     assert flow.driver.says("the device is gone")
     assert flow.admin() == []
     flow.is_bound_again()
+    covers("fault/all-ones")
 
 
 def test_it_goes_while_it_has_a_command(flow: Flow) -> None:

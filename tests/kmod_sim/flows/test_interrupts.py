@@ -8,6 +8,7 @@ import pytest
 
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.pci import ADMIN_VECTOR, AES_VECTORS, HSM_VECTORS
+from support.claims import Covers
 from support.flow import ABORTED, BRING_UP, LOST, Flow, answers, level_1
 from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S, Driver
 from support.waiting import HANG_S
@@ -17,7 +18,7 @@ AES = AES_VECTORS.start
 LONG_MS = 3_600_000
 
 
-def test_a_lost_one_is_a_command_without_answer(flow: Flow, warned: Driver) -> None:
+def test_a_lost_one_is_a_command_without_answer(flow: Flow, warned: Driver, covers: Covers) -> None:
     """Its completion is found with the next one's, when nobody knows it any more."""
     hit = flow.faults.add("lose-interrupt", vector=HSM, count=1)
     lost = flow.start_ask()
@@ -28,6 +29,7 @@ def test_a_lost_one_is_a_command_without_answer(flow: Flow, warned: Driver) -> N
     assert flow.driver.hsm().error == 0
     assert warned.says("queue 1: completion of unknown command")
     flow.works()
+    covers("fault/lose-interrupt")
 
 
 def test_a_lost_one_is_made_good_by_the_next(flow: Flow) -> None:
@@ -93,7 +95,7 @@ def test_a_late_one(flow: Flow) -> None:
     assert flow.admin() == []
 
 
-def test_one_that_is_too_late(flow: Flow) -> None:
+def test_one_that_is_too_late(flow: Flow, covers: Covers) -> None:
     """As one that is lost."""
     hit = flow.faults.add("delay-interrupt", vector=HSM, count=1, ms=LONG_MS)
     lost = flow.start_ask()
@@ -101,15 +103,17 @@ def test_one_that_is_too_late(flow: Flow) -> None:
     flow.time_out()
     assert answers(lost) == [ABORTED]
     flow.works()
+    covers("fault/delay-interrupt")
 
 
 @pytest.mark.parametrize("vector", [ADMIN_VECTOR, HSM, AES, AES + 1])
-def test_one_for_nothing(flow: Flow, vector: int) -> None:
+def test_one_for_nothing(flow: Flow, vector: int, covers: Covers) -> None:
     for _ in range(3):
         flow.faults.add("spurious-interrupt", vector=vector).wait()
     assert flow.counter("global/total_completions") == 0
     assert not flow.driver.says("unknown command")
     flow.works()
+    covers("fault/spurious-interrupt")
 
 
 @pytest.mark.parametrize("vector", [HSM + 1, AES - 1, AES + 2, 31])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus
+from support.claims import Covers
 from support.flow import ABORTED, BRING_UP, HSM_QUEUE, LOST, Flow, answers, level_1
 from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S, GRACE_S
 
@@ -59,7 +60,9 @@ def test_without_an_answer(flow: Flow, opcode: AdminOpcode, action: str) -> None
 
 @pytest.mark.parametrize("queue", [HSM_QUEUE, 256])
 @pytest.mark.parametrize(("action", "values"), [("hold-command", {}), ("delay-completion", {"ms": LONG_MS})])
-def test_because_the_command_is_still_outstanding(flow: Flow, queue: int, action: str, values: dict[str, int]) -> None:
+def test_because_the_command_is_still_outstanding(
+    flow: Flow, queue: int, action: str, values: dict[str, int], covers: Covers
+) -> None:
     """DELETE_SQ waits for it, for longer than the driver; the disable drops it."""
     hit = flow.faults.add(action, **values, queue=queue, count=1)
     lost = flow.driver.start_hsm() if queue == HSM_QUEUE else flow.driver.start_aes()
@@ -69,6 +72,7 @@ def test_because_the_command_is_still_outstanding(flow: Flow, queue: int, action
         flow.driver.clock.expire(ADMIN_TIMEOUT_S)
         assert lost.join() == LOST
     assert flow.counter("admin/num_q_delete_cmds") == 0
+    covers(f"fault/{action}")
 
 
 def test_all_callers_are_let_go(flow: Flow) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from ihsm_abi.registers import NSSR_MAGIC, Cc, Register
 from ihsm_abi.uapi import DEVICE_INFO, AbortStatus, AbortType, InternalCode, Ioctl
+from support.claims import Covers
 from support.flow import ABORTED, LOST, NOT_READY, Flow, answers
 from support.hsm_driver import ADMIN_TIMEOUT_S
 from support.hsm_program import extended, reset
@@ -68,13 +69,14 @@ def test_it_succeeds(flow: Flow, kind: AbortType) -> None:
 
 
 @RESETS
-def test_commands_that_are_held_end_with_it(flow: Flow, kind: AbortType) -> None:
+def test_commands_that_are_held_end_with_it(flow: Flow, kind: AbortType, covers: Covers) -> None:
     held = [flow.lose("hold-command"), flow.lose()]
     aes = [flow.lose_aes("hold-command", 256), flow.lose_aes("drop-completion", 257)]
     with flow.anew():
         assert reset(flow.caller, kind).error == 0
         assert answers(*held) == [ABORTED] * 2
         assert [one.join() for one in aes] == [LOST] * 2
+    covers("fault/hold-command")
 
 
 # It gets past a device that does not stop, for nobody looks at that.
@@ -92,7 +94,7 @@ def test_a_controller_that_is_not_disabled_at_first(flow: Flow, kind: AbortType)
 
 
 @pytest.mark.parametrize("kind", [AbortType.TIMEOUT, AbortType.L2_RESET])
-def test_a_controller_that_is_never_disabled(flow: Flow, kind: AbortType) -> None:
+def test_a_controller_that_is_never_disabled(flow: Flow, kind: AbortType, covers: Covers) -> None:
     """The enable tries it once more, and takes its failure seriously."""
     recovery = Recovery(flow, kind)
     hit = flow.faults.add("never-disabled")
@@ -102,10 +104,11 @@ def test_a_controller_that_is_never_disabled(flow: Flow, kind: AbortType) -> Non
             flow.time_out_ready(hit, number)
         recovery.ends(errno.ETIMEDOUT)
     flow.is_bound_again()
+    covers("fault/never-disabled")
 
 
 @pytest.mark.parametrize("values", [{"count": 1}, {}], ids=["once", "always"])
-def test_a_controller_that_does_not_follow_nssr(flow: Flow, values: dict[str, int]) -> None:
+def test_a_controller_that_does_not_follow_nssr(flow: Flow, values: dict[str, int], covers: Covers) -> None:
     """The enable disables it, which is another way."""
     hit = flow.faults.add("never-reset", **values)
     with flow.anew():
@@ -113,6 +116,7 @@ def test_a_controller_that_does_not_follow_nssr(flow: Flow, values: dict[str, in
         flow.time_out_ready(hit)
         assert done.result(HANG_S).error == 0
     assert flow.driver.says("subsystem reset failed: ETIMEDOUT")
+    covers("fault/never-reset")
 
 
 def test_a_controller_that_follows_neither_nssr_nor_disable(flow: Flow) -> None:

@@ -13,6 +13,7 @@ from ihsm_abi.registers import Csts, Register
 from ihsm_abi.uapi import ControllerState
 from ihsm_kmod.hsm.health import PERIOD_MS
 from ihsm_kmod.kernel.errors import Errno
+from support.claims import Covers
 from support.flow import ABORTED, LOST, Flow, answers, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, COMMAND_TIMEOUT_S
 from support.hsm_program import reset
@@ -45,13 +46,14 @@ def look_for_the_last_time(flow: Flow) -> None:
     assert stays(lambda: not flow.driver.function.accesses)
 
 
-def test_a_fatal_status(flow: Flow) -> None:
+def test_a_fatal_status(flow: Flow, covers: Covers) -> None:
     """Level 1 is left out."""
     hit = flow.faults.add("set-cfs", count=1)
     with flow.anew():
         look(flow)
         assert hit.hits == 1
         assert flow.counter("admin/num_q_delete_cmds") == 0
+    covers("fault/set-cfs")
 
 
 def test_a_fatal_status_again_and_again(flow: Flow) -> None:

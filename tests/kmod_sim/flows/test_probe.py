@@ -16,6 +16,7 @@ from ihsm_abi.registers import Cc, Register
 from ihsm_abi.uapi import FpStatus
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.kthread import KThread
+from support.claims import Covers
 from support.flow import ABORTED, BRING_UP, Flow, answers, flow_on
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF
 from support.hsm_program import CREDENTIAL, encrypt, provisioned
@@ -91,7 +92,7 @@ def test_a_device_that_was_gone_for_a_moment(flow: Flow) -> None:
     flow.works()
 
 
-def test_a_controller_that_is_never_ready(flow: Flow) -> None:
+def test_a_controller_that_is_never_ready(flow: Flow, covers: Covers) -> None:
     hit = flow.faults.add("never-ready")
     bind = start_bind(flow)
     flow.time_out_ready(hit)
@@ -101,13 +102,15 @@ def test_a_controller_that_is_never_ready(flow: Flow) -> None:
     # It may become ready now that nobody waits: the next bind finds it so.
     hit.clear()
     is_clean(flow, en=1)
+    covers("fault/never-ready")
 
 
-def test_a_controller_that_is_ready_in_time(flow: Flow) -> None:
+def test_a_controller_that_is_ready_in_time(flow: Flow, covers: Covers) -> None:
     hit = flow.faults.add("late-ready", reads=100)
     assert bind_error(flow) == 0
     assert hit.hits == 1
     flow.works()
+    covers("fault/late-ready")
 
 
 def test_a_controller_that_has_failed(flow: Flow) -> None:
@@ -199,11 +202,12 @@ def test_interrupts_that_never_come(flow: Flow) -> None:
 # What is granted.
 
 
-def test_no_hsm_queues(flow: Flow) -> None:
+def test_no_hsm_queues(flow: Flow, covers: Covers) -> None:
     flow.faults.add("grant-queues", hsm=0)
     assert bind_error(flow) == errno.ENOMEM
     assert flow.opcodes() == BRING_UP[:2]
     is_clean(flow)
+    covers("fault/grant-queues")
 
 
 def test_more_hsm_queues_than_there_are(flow: Flow) -> None:

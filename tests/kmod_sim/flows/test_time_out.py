@@ -9,6 +9,7 @@ import errno
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.hsm_queue import HsmOpcode
 from ihsm_abi.uapi import GCM_IOCTL, GENERIC_IOCTL, InternalCode
+from support.claims import Covers
 from support.flow import ABORTED, HSM_QUEUE, LOST, Flow, answers, level_1
 from support.hsm_driver import COMMAND_TIMEOUT_S, GRACE_S
 from support.hsm_program import CREDENTIAL, encrypt, extended, provisioned
@@ -18,7 +19,7 @@ from support.waiting import HANG_S
 MANY = 8
 
 
-def test_an_hsm_command(flow: Flow) -> None:
+def test_an_hsm_command(flow: Flow, covers: Covers) -> None:
     lost = flow.lose()
     flow.time_out()
     assert answers(lost) == [ABORTED]
@@ -31,6 +32,7 @@ def test_an_hsm_command(flow: Flow) -> None:
     }  # fmt: skip
     assert {name: flow.counter(name) for name in counters} == counters
     flow.works()
+    covers("fault/drop-completion")
 
 
 def test_an_aes_command(flow: Flow) -> None:

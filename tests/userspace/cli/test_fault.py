@@ -20,7 +20,7 @@ from ihsm.cli.fault import COMMON
 from ihsm.control import ControlClient
 from ihsm.embedded import EmbeddedDevice
 from ihsm.uri import DEVICE_VARIABLE
-from ihsm_abi.fault_actions import ACTIONS
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import places
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register
@@ -135,6 +135,9 @@ def test_a_wait_that_is_over_says_so(client: ControlClient) -> None:
         (("add", "delay-completion"), "--ms: delay-completion needs it"),
         (("add", "fail-dma", "--part", "x"), "'--part': 'x' is not one of 'entry'"),
         (("add", "late-ready"), "late-ready needs reads or ms"),
+        (("add", "drop-completion", "--per-mille", "1001"), "--per-mille: 1001 is outside 1 to 1000"),
+        (("add", "wrong-cap-to", "--to", "1"), "No such option '--to'"),
+        (("add", "wrong-cap-to"), "'wrong-cap-to' is not one of"),
         (("clear",), "give the faults to clear, or --all"),
         (("clear", "1", "--all"), "give the faults to clear, or --all"),
         (("clear", "0"), "number: 0, 1 to"),
@@ -184,7 +187,7 @@ def test_every_value_has_its_option() -> None:
     command = main.get_command(click.Context(main), "fault")
     assert isinstance(command, click.Group)
     options = {parameter.name for parameter in command.commands["add"].params} - {"action", "device", "as_json"}
-    assert options == {name for spec in ACTIONS.values() for name in places(spec)}
+    assert options == {name for spec in ACTIONS.values() if not spec.at_start_only for name in places(spec)}
     assert options > COMMON.keys()
 
 
@@ -195,4 +198,35 @@ def test_actions_are_listed() -> None:
     assert part["choices"] == ["entry", "source", "destination", "list"]
     table = run("fault", "actions").output.splitlines()
     assert len(table) == 1 + len(ACTIONS)
-    assert table[0].split() == ["ACTION", "OPTIONS", "MEANING"]
+    assert table[0].split() == ["ACTION", "POINT", "OPTIONS", "MEANING"]
+    assert all(entry["driver"] and entry["spec"] for entry in found)
+    (start,) = [line for line in table if line.startswith("wrong-bar-size")]
+    assert start.split()[1:4] == ["start", "bar", "size"]
+
+
+def test_a_command_that_must_not_be_seen(device: EmbeddedDevice, client: ControlClient) -> None:
+    """Whoever waits for anything fails at once, and so does the end of it."""
+    never, other = added("never", "--queue", "0", "--opcode", "6"), added("all-ones", "--register", "FWCAP")
+    assert succeed("fault", "wait", never, "--timeout", "0") == f"fault {never}: 0 hits\n".encode()
+    command = [sys.executable, "-m", "ihsm", "fault", "wait", other, "--timeout", str(HANG_S)]
+    before = open_files(client)
+    waits = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until(lambda: client.status()["open_files"] == before + 1, "one who waits")
+    succeed("info")
+    text = f"fault {never}, never queue=0 opcode=6: such a command came, 1 hits"
+    assert waits.communicate(timeout=HANG_S)[1] == f"Error: {text}\n"
+    assert waits.returncode == 1
+    assert refused(1, "fault", "wait", never) == f"Error: {text}"
+    assert refused(1, "fault", "clear", never, other) == f"Error: {text}"
+    assert client.faults() == [], "all were cleared"
+    never = added("never", "--queue", "0")
+    succeed("info")
+    assert "such a command came" in refused(1, "fault", "clear", "--all")
+    assert succeed("fault", "clear", "--all") == b"0 cleared\n"
+
+
+def test_by_chance(client: ControlClient) -> None:
+    number = added("all-ones", "--register", "FWCAP", "--per-mille", "250", "--seed", "9")
+    (entry,) = document("list")
+    assert entry["text"] == "all-ones register=FWCAP per_mille=250 seed=9"
+    assert document("clear", number) == {"cleared": 1}

@@ -14,11 +14,12 @@ from click.shell_completion import CompletionItem
 
 from ihsm.cli.common import Number, device_option, hits_left, json_option, print_json, print_table
 from ihsm.control import ControlClient
-from ihsm.errors import DeviceNotFoundError, IhsmError
+from ihsm.errors import CommandSeenError, DeviceNotFoundError, IhsmError
 from ihsm.uri import AUTO, Scheme, choose_device, named_device
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S, MAX_FAULT_WAIT_S
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.fault_actions import ACTIONS, MAX_COUNT, ActionSpec, FaultAction, FaultError, Parameter
+from ihsm_abi.fault_actions import MAX_COUNT, ActionSpec, FaultError, Parameter
+from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.fault_words import from_words, places, to_text
 from ihsm_abi.faults import StandingFault
 from ihsm_abi.registers import Register
@@ -34,8 +35,12 @@ COMMON: Final = {
     "count": "How many events are hit. [default: all]",
     "after_ms": "Milliseconds until it begins.",
     "for_ms": "Milliseconds from its beginning to its end.",
+    "per_mille": "How many of a thousand events are hit, by chance. [default: all]",
+    "seed": "Of the chance: with the same seed the same events are hit. [default: 0]",
 }
 """Values that many actions take, with their help; parameters of single actions have theirs in `ACTIONS`."""
+ADDABLE: Final = tuple(spec for spec in ACTIONS.values() if not spec.at_start_only)
+"""Those that a device can be told of while it runs."""
 NAMES: Final = {"operation": tuple(DdiOp.__members__), "register": tuple(Register.__members__)}
 """Those of them that are given by name, with the names."""
 
@@ -48,10 +53,12 @@ def _integer(text: str) -> int:
         raise click.BadParameter(f"{text!r} is no integer") from None
 
 
-def _parameters() -> dict[str, Parameter]:
-    """Parameters of all actions by name, without those that are among COMMON."""
-    found = {parameter.name: parameter for spec in ACTIONS.values() for parameter in spec.parameters}
-    return {name: parameter for name, parameter in found.items() if name not in COMMON}
+def _parameters() -> dict[str, list[Parameter]]:
+    """Parameters of all actions that can be added by name, without those that are among COMMON."""
+    found: dict[str, list[Parameter]] = {}
+    for parameter in (parameter for spec in ADDABLE for parameter in spec.parameters if parameter.name not in COMMON):
+        found.setdefault(parameter.name, []).append(parameter)
+    return found
 
 
 def _option(name: str) -> str:
@@ -75,11 +82,16 @@ def _fault_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 shell_complete=complete,
             )
         )
-    for name, parameter in _parameters().items():
-        kind = click.Choice([str(choice) for choice in parameter.choices]) if parameter.choices else _integer
-        actions = ", ".join(spec.action for spec in ACTIONS.values() if spec.parameter(name))
-        text = f"{parameter.meaning[0].upper()}{parameter.meaning[1:]} ({actions})."
-        metavar = None if parameter.choices else _metavar(name)
+    for name, parameters in _parameters().items():
+        choices = [str(choice) for choice in parameters[0].choices]
+        kind = click.Choice(choices) if choices else _integer
+        meanings: dict[str, list[str]] = {parameter.meaning: [] for parameter in parameters}
+        for spec in ADDABLE:
+            if parameter := spec.parameter(name):
+                meanings[parameter.meaning].append(str(spec.action))
+        text = "; ".join(f"{meaning} ({', '.join(actions)})" for meaning, actions in meanings.items())
+        text = f"{text[0].upper()}{text[1:]}."
+        metavar = None if choices else _metavar(name)
         options.append(click.option(_option(name), name, type=kind, metavar=metavar, help=text))
     for option in reversed(options):
         function = option(function)
@@ -138,7 +150,7 @@ def fault() -> None:
     Without options every event is meant. `ihsm fault actions` lists the actions and what each takes.
     """
 )
-@click.argument("action", type=click.Choice([str(action) for action in FaultAction]), metavar="ACTION")
+@click.argument("action", type=click.Choice([str(spec.action) for spec in ADDABLE]), metavar="ACTION")
 @_fault_options
 @device_option
 @json_option
@@ -193,7 +205,12 @@ def _row(entry: StandingFault) -> tuple[str, ...]:
     return str(entry.number), to_text(entry.fault), str(entry.hits), hits_left(entry.left)
 
 
-@fault.command(help="Clear the faults ID, or all of them: what they hold up goes on.")
+@fault.command(
+    help="""Clear the faults ID, or all of them: what they hold up goes on.
+
+    Exit status 1: one of them was a command that must never be seen, and was.
+    """
+)
 @click.argument("numbers", type=int, nargs=-1, metavar="[ID]...", shell_complete=_complete_faults)
 @click.option("--all", "everything", is_flag=True, help="Clear all faults.")
 @device_option
@@ -203,8 +220,14 @@ def clear(numbers: tuple[int, ...], everything: bool, device: str, as_json: bool
     if bool(numbers) == everything:
         raise click.UsageError("give the faults to clear, or --all")
     with _connected(device) as client:
+        seen: list[str] = []
         for number in numbers:
-            client.clear_fault(number)
+            try:
+                client.clear_fault(number)
+            except CommandSeenError as error:  # it has ended all the same, as the others shall
+                seen.append(str(error))
+        if seen:
+            raise CommandSeenError("; ".join(seen))
         cleared = client.clear_faults() if everything else len(numbers)
     if as_json:
         print_json({"cleared": cleared})
@@ -215,7 +238,9 @@ def clear(numbers: tuple[int, ...], everything: bool, device: str, as_json: bool
 @fault.command(
     help="""Wait until the fault ID has been hit, and print how often it has.
 
-    Hits from before the command count. Exit status 124: not hit so often in time; 1: there is no such fault (any more).
+    Hits from before the command count. Exit status 124: not hit so often in time; 1: there is no such fault (any more),
+    or a command came that must never be seen, whichever fault is waited for. Of such a command itself, wait for so long
+    that it does not come.
     """
 )
 @click.argument("number", type=int, metavar="ID", shell_complete=_complete_faults)
@@ -241,15 +266,25 @@ def wait(number: int, hits: int, timeout_s: float, device: str, as_json: bool) -
         click.echo(f"fault {number}: {seen} hits")
 
 
-@fault.command(help="List what can go wrong, and the options that each action takes. Needs no device.")
+@fault.command(
+    help="""List what can go wrong, and the options that each action takes. Needs no device.
+
+    What acts at `start` is for the file of `ihsm serve --faults`. With --json, what a driver must do about it, too.
+    """
+)
 @json_option
 def actions(as_json: bool) -> None:
     """Run `ihsm fault actions`."""
     if as_json:
         print_json([_declaration(spec) for spec in ACTIONS.values()])
     else:
-        rows = [(spec.action, " ".join(map(_option, places(spec))), spec.meaning) for spec in ACTIONS.values()]
-        print_table(rows, ("ACTION", "OPTIONS", "MEANING"))
+        print_table([_action_row(spec) for spec in ACTIONS.values()], ("ACTION", "POINT", "OPTIONS", "MEANING"))
+
+
+def _action_row(spec: ActionSpec) -> tuple[str, ...]:
+    """Of those from the start alone, what their objects in the file have."""
+    takes = " ".join(parameter.name for parameter in spec.parameters) if spec.at_start_only else ""
+    return spec.action, spec.point, takes or " ".join(map(_option, places(spec))), spec.meaning
 
 
 def _declaration(spec: ActionSpec) -> dict[str, Any]:
@@ -270,6 +305,7 @@ def _declaration(spec: ActionSpec) -> dict[str, Any]:
         "action": spec.action,
         "point": spec.point,
         "meaning": spec.meaning,
+        "driver": spec.driver,
         "spec": spec.spec,
         "match": spec.matches,
         "when": spec.whens,

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The security module of one function, as its queues and its controller see it."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from ihsm_abi.ddi import decode_request_header
+from ihsm_abi.fault_actions import Resource
 from ihsm_abi.hsm_queue import ControlKind, HsmStatus, SessionControl
 from ihsm_abi.mbor import MborDecodeError
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
@@ -54,6 +56,10 @@ class SecurityModule:
     def device_iv(self) -> bool:
         """Whether the device makes the IV of encryption with approved GCM keys."""
         return not self.partition.device.profile.approved_gcm_iv_from_caller
+
+    def on_shortage(self, is_short_of: Callable[[Resource], bool]) -> None:
+        """Ask so before a session id or room of the vault is taken for a client."""
+        self.partition.shortage.ask = is_short_of
 
     def lane(self, message: bytes) -> Lane:
         """Which worker may run the command."""

@@ -12,6 +12,7 @@ from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
 from ihsm_device.hsm.partition import BULK_KEYS_PER_TABLE, Entry, NewEntry
+from ihsm_device.hsm.partition.shortage import Shortage
 from ihsm_device.hsm.partition.vault import ATTRIBUTE_BYTES, BLOCK_BYTES, TABLE_BYTES, TABLE_ENTRIES, Vault
 from ihsm_device.hsm.wire import TYPES
 
@@ -33,7 +34,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vault = Vault(TABLES)
+        self.vault = Vault(TABLES, Shortage())
         self.entries: list[Entry] = []
         self.maps = [bytearray(TABLE_BYTES // BLOCK_BYTES) for _ in range(TABLES)]
 
@@ -102,7 +103,7 @@ TestVault = VaultMachine.TestCase
 def test_capacities() -> None:
     """Sizes of 05 §5.6: entries of 32 bytes of attributes and the value in blocks of 8, in 15,104 bytes."""
     for key_type, count in ((KeyType.Aes256, 236), (KeyType.Rsa2kPrivate, 27), (KeyType.Rsa4kPrivateCrt, 5)):
-        vault = Vault(1)
+        vault = Vault(1, Shortage())
         value = TYPES[key_type].vault_bytes
         for _ in range(count):
             vault.add(new(value))
@@ -110,7 +111,7 @@ def test_capacities() -> None:
 
 
 def test_the_entry_count_is_a_limit_of_its_own() -> None:
-    vault = Vault(1)
+    vault = Vault(1, Shortage())
     for index in range(TABLE_ENTRIES):
         assert vault.add(new(2)).key_id == index
     assert vault.usage()["bytes"] < TABLE_BYTES
@@ -118,13 +119,13 @@ def test_the_entry_count_is_a_limit_of_its_own() -> None:
 
 
 def test_tables_that_are_not_owned() -> None:
-    vault = Vault(2)
+    vault = Vault(2, Shortage())
     for key_id in (0, 0x1FF, 0x200, 0x300, 0xFFFF):
         assert vault.get(key_id) is None
 
 
 def test_bulk_slots_are_used_again() -> None:
-    vault = Vault(1)
+    vault = Vault(1, Shortage())
     entries = [vault.add(new(2, bulk=True)) for _ in range(BULK_KEYS_PER_TABLE)]
     assert [entry.bulk_slot for entry in entries] == list(range(BULK_KEYS_PER_TABLE))
     vault.remove(entries[3])

@@ -21,6 +21,7 @@ from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, mask
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.partition.pin_policy import PinPolicy
 from ihsm_device.hsm.partition.session_table import Session, SessionTable
+from ihsm_device.hsm.partition.shortage import Shortage
 from ihsm_device.hsm.partition.vault import Entry, Vault
 from ihsm_device.hsm.wire import Point
 
@@ -114,7 +115,8 @@ class Partition:
     bulk_table: BulkTable
     """Keys of the fast path."""
     clock: Callable[[], float] = time.monotonic
-    sessions: SessionTable = field(default_factory=SessionTable)
+    shortage: Shortage = field(default_factory=Shortage)
+    sessions: SessionTable = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     record_lock: threading.Lock = field(default_factory=threading.Lock)
     """Serialises changes of `kept.record` with their files; taken before `lock`, never inside it."""
@@ -138,6 +140,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         """Start in the state Fresh."""
+        self.sessions = SessionTable(self.shortage)
         self.state = self._fresh()
 
     @property
@@ -204,4 +207,4 @@ class Partition:
         self.state = self._fresh()
 
     def _fresh(self) -> Volatile:
-        return Volatile(self.device.store.random(NONCE_BYTES), Vault(self.tables), PinPolicy(self.clock))
+        return Volatile(self.device.store.random(NONCE_BYTES), Vault(self.tables, self.shortage), PinPolicy(self.clock))

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from ihsm_abi.ddi import ApiRev, DdiStatus
 from ihsm_abi.ddi.limits import MAX_SESSIONS
+from ihsm_abi.fault_actions import Resource
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
+from ihsm_device.hsm.partition.shortage import Shortage
 
 
 @dataclass(slots=True, eq=False)
@@ -24,8 +26,9 @@ class Session:
 class SessionTable:
     """Which ids are in use; guarded by the partition's lock."""
 
-    def __init__(self) -> None:
-        """All ids free."""
+    def __init__(self, shortage: Shortage) -> None:
+        """All ids free; none is given away where `shortage` says so."""
+        self._shortage = shortage
         self._live: dict[int, Session] = {}
         self._flagged: set[int] = set()
 
@@ -47,7 +50,7 @@ class SessionTable:
 
     def lowest_free_id(self) -> int:
         """The id that the next session gets; refuses with VaultSessionLimitReached if there is none."""
-        for session_id in range(MAX_SESSIONS):
+        for session_id in () if self._shortage.of(Resource.SESSIONS) else range(MAX_SESSIONS):
             if not self.is_allocated(session_id):
                 return session_id
         raise RefusedError(DdiStatus.VaultSessionLimitReached)

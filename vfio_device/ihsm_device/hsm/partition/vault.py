@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
+from ihsm_abi.fault_actions import Resource
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
 from ihsm_device.hsm.partition.session_table import Session
+from ihsm_device.hsm.partition.shortage import Shortage
 
 TABLE_ENTRIES: Final = 256
 TABLE_BYTES: Final = 15104
@@ -86,8 +88,9 @@ class _Table:
 class Vault:
     """All tables of one partition."""
 
-    def __init__(self, tables: int) -> None:
-        """An empty vault of `tables` tables."""
+    def __init__(self, tables: int, shortage: Shortage) -> None:
+        """An empty vault of `tables` tables, which has no room for applications where `shortage` says so."""
+        self._shortage = shortage
         self._tables = [_Table(index) for index in range(tables)]
         self._tags: dict[int, Entry] = {}
         self._free_bulk_slots = set(range(BULK_KEYS_PER_TABLE * tables))
@@ -103,7 +106,7 @@ class Vault:
 
     def check_bulk_slot(self) -> None:
         """Refuse with ReachedMaxAesBulkKeys if every bulk slot is taken."""
-        if not self._free_bulk_slots:
+        if not self._free_bulk_slots or self._shortage.of(Resource.BULK_KEYS):
             raise RefusedError(DdiStatus.ReachedMaxAesBulkKeys)
 
     def check_room(self, new: NewEntry) -> None:
@@ -162,6 +165,8 @@ class Vault:
         }
 
     def _find_room(self, new: NewEntry) -> tuple[_Table, int]:
+        if not new.internal and self._shortage.of(Resource.KEYS):
+            raise RefusedError(DdiStatus.NotEnoughSpace)
         blocks = new.blocks
         fragmented = False
         for table in self._tables:
