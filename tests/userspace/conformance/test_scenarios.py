@@ -12,7 +12,8 @@ from ihsm.conformance.catalogue import all_scenarios
 from ihsm.conformance.log import is_quiet
 from ihsm.conformance.scenario import AwaitHit, Finish, Inject, Kill, Op, Program, Run, Scenario, Start
 from ihsm.trace.rules import RULES
-from ihsm_abi.fault_actions import ACTIONS, FaultAction
+from ihsm_abi.fault_actions import FaultAction
+from ihsm_abi.fault_table import ACTIONS
 
 SCENARIOS = all_scenarios()
 NAMES = [scenario.name for scenario in SCENARIOS]

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from ihsm.conformance.fault_scenarios import UNANNOUNCED, fault_scenarios
+from ihsm.conformance.fault_scenarios import GONE_LIMIT_S, UNANNOUNCED, fault_scenarios
 from ihsm.conformance.scenario import (
     Act,
     AwaitHit,
@@ -30,8 +30,6 @@ from ihsm_abi.fault_words import from_words
 from ihsm_abi.faults import Fault
 from ihsm_abi.resources import FIRST_HSM_QUEUE_ID
 
-GONE_LIMIT_S: Final = 400.0
-"""A driver that deletes each queue of a device which is gone waits 30 s for each answer."""
 _INFORMATION: Final = frozenset({Op.INFORMATION})
 _COMMAND: Final = frozenset({Op.COMMAND})
 _AES: Final = frozenset({Op.COMMAND, Op.AES})
