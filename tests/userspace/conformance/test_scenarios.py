@@ -37,7 +37,7 @@ def test_those_that_spoil_their_machine_come_last() -> None:
 
 @every
 def test_a_section_of_the_specification_is_named(scenario: Scenario) -> None:
-    assert re.match(r"0[123] (§\d|[A-G]\.\d|[A-G]\b)", scenario.section), scenario.section
+    assert re.match(r"0\d (§?\d|§?[A-G]\.\d|[A-G]\b)", scenario.section), scenario.section
     assert scenario.about
 
 

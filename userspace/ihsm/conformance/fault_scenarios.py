@@ -174,7 +174,9 @@ def _of_interrupts(spec: ActionSpec) -> Iterator[Scenario]:
 def _of_resources(spec: ActionSpec) -> Iterator[Scenario]:
     for name, values in _names(spec, _values(spec)):
         resource = Resource(str(values["resource"]))
-        what = {Resource.QUEUES: Act.BIND, Resource.REQUESTS: Program(Op.COMMAND)}.get(resource, Program(Op.AES))
+        what: Program | Act = Program(Op.COMMAND if resource is Resource.REQUESTS else Op.AES)
+        if resource is Resource.QUEUES:
+            what = Act.BIND
         unbound: tuple[Step, ...] = (Run(Act.UNBIND),) if what is Act.BIND else ()
         yield Scenario(
             f"fault/{name}", spec.meaning, spec.spec,
