@@ -60,7 +60,9 @@ class ModelMachine(Closing):
             self._function = self._connected()
             stack.callback(self._disconnect)
             settings: dict[str, Any] = {"dma": dma, "module_class": module}
-            self._machine = stack.enter_context(Machine(self._function, clock=self._clock, bdfs=[self._bdf], **settings))
+            self._machine = stack.enter_context(
+                Machine(self._function, clock=self._clock, bdfs=[self._bdf], **settings)
+            )
             self._stack = stack.pop_all()
 
     def _connected(self) -> _Watched:
@@ -88,9 +90,13 @@ class ModelMachine(Closing):
         """
         pci = self._machine.kernel.pci
         acts = {
-            "bind": lambda: pci.bind(self._bdf), "unbind": lambda: pci.unbind(self._bdf),
-            "function-reset": lambda: pci.reset(self._bdf), "remove": self._remove, "return": self._return, "shutdown": self._machine.kernel.power_off,
-        }  # fmt: skip
+            "bind": lambda: pci.bind(self._bdf),
+            "unbind": lambda: pci.unbind(self._bdf),
+            "function-reset": lambda: pci.reset(self._bdf),
+            "remove": self._remove,
+            "return": self._return,
+            "shutdown": self._machine.kernel.power_off,
+        }
         try:
             acts[act]()
         except Errno as error:
@@ -165,7 +171,9 @@ class ModelDriver:
     def properties(self) -> Mapping[str, str]:
         """Kernel and hash, as of a driver with a file."""
         folder = Path(ihsm_kmod.hsm.__file__).parent
-        files = [*sorted(folder.glob("*.py")), Path(inspect.getfile(self._module))]
+        files = sorted(folder.glob("*.py"))
+        with contextlib.suppress(OSError, TypeError):  # of a class that has no file
+            files.append(Path(inspect.getfile(self._module)))
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
         return {
             "driver": f"model of {DRIVER_NAME}", "kernel": f"ihsm_kmod, Python {platform.python_version()}",

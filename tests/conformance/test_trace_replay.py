@@ -16,8 +16,8 @@ import pytest
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
 from ihsm.trace.records import Entry
-from ihsm.trace.replay import Replay, resources_for
-from support.devices import HOSTS, function_level_reset, open_device
+from ihsm.trace.replay import Replay, function_level_reset, resources_for
+from support.devices import HOSTS, open_device
 from support.process import serve
 from support.replay_checks import Checks
 from support.traces import BINDS, COMMANDS, load, records_of
@@ -47,7 +47,11 @@ def target(host: str, resources: int) -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("host", [*HOSTS, "process"])
-@pytest.mark.parametrize(("trace", "resources"), [(BINDS, 2), (COMMANDS, 1)], ids=lambda value: str(value)[-14:])
+@pytest.mark.parametrize(
+    ("trace", "resources"),
+    [(BINDS, 2), (COMMANDS, 1)],
+    ids=lambda value: value.stem if isinstance(value, Path) else str(value),
+)
 def test_every_step_is_answered(trace: Path, resources: int, host: str) -> None:
     records = records_of(load(trace))
     assert resources_for(records) == resources

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import apt, aws_lc, golang, kernel, libvfio_user, qemu
+from bootstrap import apt, aws_lc, golang, kernel, libvfio_user, qemu, tshark
 from bootstrap.layout import existing, locked, published
 from bootstrap.process import SetupError, output, run
 from support.waiting import HANG_S
@@ -198,3 +198,24 @@ def test_no_go_compiler_to_be_had_is_said(tmp_path: Path, no_go: None) -> None:
     (tmp_path / "apt-get").chmod(0o755)
     with pytest.raises(SetupError, match="no network"):
         golang.provide()
+
+
+def test_a_tshark_on_path_is_taken_and_one_that_was_unpacked(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    unpacked = cache / "tshark" / "bookworm" / "bin" / "tshark"
+    unpacked.parent.mkdir(parents=True)
+    unpacked.touch()
+    assert tshark.provide() == unpacked
+    program = tmp_path / "tshark"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert tshark.provide() == program
+
+
+def test_no_tshark_to_be_had_is_said(tmp_path: Path, no_go: None) -> None:
+    (tmp_path / "apt-get").write_text("#!/bin/sh\necho no network >&2\nexit 100\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    with pytest.raises(SetupError, match="no network"):
+        tshark.provide()

@@ -13,6 +13,7 @@ from typing import Final
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
 from ihsm.driver.doorbells import Doorbells
+from ihsm.trace.replay import function_level_reset
 from ihsm_abi.pci import Bar
 from ihsm_device import pci
 from ihsm_device.function import Function
@@ -20,8 +21,6 @@ from ihsm_device.server import Server
 from support.loopback import LoopbackFunction
 from support.modules import ReversingModule
 
-DEVICE_CONTROL: Final = pci.PCI_EXPRESS_POSITION + 8
-INITIATE_FLR: Final = 1 << 15
 MSIX_CONTROL: Final = pci.MSIX_POSITION + 2
 FUNCTION_MASK: Final = 1 << 14
 HOSTS: Final = ("loopback", "vfio-user", "doorbell-page")
@@ -100,11 +99,6 @@ def opened_gate(module: ReversingModule) -> Iterator[None]:
         yield
     finally:
         module.gate.set()
-
-
-def function_level_reset(function: PciFunction) -> None:
-    """Ask for a function level reset through the PCI Express capability."""
-    _set_config_bit(function, DEVICE_CONTROL, INITIATE_FLR, True)
 
 
 def _set_config_bit(function: PciFunction, offset: int, bit: int, value: bool) -> None:

@@ -54,8 +54,9 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    ihsm_record_end(
-        ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe, cqe->psf));
+    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION))
+        ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe,
+                                              sizeof *cqe, cqe->psf));
     publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
 }
 

@@ -72,6 +72,10 @@ class Sched(Protocol):
     def halted(self) -> Report | None:
         """What ended the kernel, None while it runs."""
 
+    @property
+    def asleep(self) -> int:
+        """How many tasks sleep, and nothing has happened that any of them would look at."""
+
     def wake(self, on: object = None) -> None:
         """Let every sleeper look again whether it may go on, or only those that sleep on one thing."""
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ihsm.conformance.catalogue import all_scenarios
+from ihsm.errors import EmbeddedDeviceError
 from support.commands import refused, run
 
 SOME = ["load/mixed", "death/held", "fault/late-ready", "removal/idle", "shutdown/loaded"]
@@ -41,15 +42,13 @@ def test_what_only_skips_is_no_success() -> None:
 
 
 def test_without_a_device_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihsm.embedded.EmbeddedDevice._wait_until_listening", _refuse)
+    monkeypatch.setattr("ihsm.embedded.EmbeddedDevice.__init__", _refuse)
     done = run(*MODEL, "--only", "load/*")
     assert done.exit_code == 3
     assert "no device here" in done.stdout
 
 
 def _refuse(self: object) -> None:
-    from ihsm.errors import EmbeddedDeviceError
-
     raise EmbeddedDeviceError("no device here")
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The driver model with one mistake each, as drivers of this kind have them. What is derived has what is wrong alone."""
+"""The driver model with one mistake each, as drivers of this kind have them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def module_with(queue: type[IoQueue] = IoQueue, controller: type[Controller] = C
     pool = type("Pool", (QueuePool,), {"queue": queue})
     derived = type("Derived", (controller,), {"pool": pool})
     pci_driver = type("PciDriver", (HsmPciDriver,), {"controller": derived})
-    return type(queue.__name__ if queue is not IoQueue else controller.__name__, (HsmModule,), {"pci_driver": pci_driver})
+    return type(
+        queue.__name__ if queue is not IoQueue else controller.__name__, (HsmModule,), {"pci_driver": pci_driver}
+    )
 
 
 class LostWakeUp(IoQueue):

@@ -39,8 +39,8 @@ from ihsm.errors import (
     UnknownDeviceError,
 )
 from ihsm.store import Store
+from ihsm.trace.replay import function_level_reset
 from ihsm_abi.ddi import DdiStatus, HashAlgorithm
-from support.devices import function_level_reset
 from support.waiting import HANG_S, ended, stays, until
 from userspace.api.conftest import Place
 

@@ -24,7 +24,9 @@ def suites(*results: Result) -> list[Suite]:
 
 def test_a_suite_for_each_machine_and_a_failure_for_each_finding() -> None:
     found = suites(
-        Result("load/one", seconds=1.5), Result("bind/used", [BREACH, LOG]), Result("death/signal", skipped="no signals")
+        Result("load/one", seconds=1.5),
+        Result("bind/used", [BREACH, LOG]),
+        Result("death/signal", skipped="no signals"),
     )
     root = ElementTree.fromstring(to_xml(found))
     (suite,) = root

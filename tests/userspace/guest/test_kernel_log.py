@@ -154,6 +154,19 @@ def test_a_message_of_a_warning_says_what_it_is_about() -> None:
     assert [frame.returns for frame in complaint.frames] == [False, True]
 
 
+def test_where_locks_were_taken_is_not_where_the_kernel_complains() -> None:
+    texts = [
+        "BUG: scheduling while atomic: tee/98/0x00000002",
+        "1 lock held by tee/98:",
+        " #0: ff1100000974a430 (&bench->mutex){+.+.}-{3:3}, at: exercise_store+0x4c/0x317 [bench_atomic]",
+        "Call Trace:",
+        " dump_stack+0x10/0x12",
+        " sleep_locked+0x134/0x19b [bench_atomic]",
+    ]
+    (complaint,) = find_complaints([LogLine(text) for text in texts])
+    assert [frame.function for frame in complaint.frames] == ["dump_stack", "sleep_locked"]
+
+
 def test_records_are_read_once_in_order_and_unescaped() -> None:
     text = (
         "6,8,2000000,-;b\\x09\\x0atail\n SUBSYSTEM=pci\n4,7,1000000,-,caller=T1;a\\xe4\\xc3\\xa4\n"

@@ -152,15 +152,19 @@ def test_a_slow_reader_loses_records_that_are_counted_and_holds_up_nobody(
             quick.read(0)
         client.mark("last")
         until_mark(quick, "last")
-        marks, lost = 0, 0
-        # what waits for it comes as it reads; from then on it has room, and is told with the next records
-        while lost == 0:
+        got: list[Record] = []
+
+        def told() -> bool:
+            """What waits for it comes as it reads; from then on it has room, and is told with the next records."""
             client.mark("more")
-            for record in map(decode, slow.read(0.01)):
-                marks += isinstance(record, Mark) and record.text[0].isdigit()
-                if isinstance(record, Lost):
-                    assert record.where == LostWhere.READER
-                    lost += record.count
+            got.extend(map(decode, slow.read(0.01)))
+            return any(isinstance(record, Lost) for record in got)
+
+        until(told, "the number of records that the slow reader did not get")
+        losses = [record for record in got if isinstance(record, Lost)]
+        lost = sum(record.count for record in losses)
+        marks = sum(isinstance(record, Mark) and record.text[0].isdigit() for record in got)
+        assert {record.where for record in losses} == {LostWhere.READER}
         assert 0 < marks < sent
         assert lost >= sent - marks
 

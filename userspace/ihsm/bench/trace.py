@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What traces cost: GCM of 64 bytes by devices that are recorded, that are not, and that cannot be, in turn."""
+"""What traces cost: GCM of 64 bytes by devices that are recorded, that are not, and that cannot be, in turn.
+
+Costs are CPU time of the thread that serves the rings: what is done on the way of a command. Handing the records on is
+another thread's work.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ihsm.bench.device import BenchDevice, provisioned
-from ihsm.bench.results import WALL, Result, throughput
+from ihsm.bench.results import Result, throughput
 from ihsm.bench.rings import BenchLoopError
-from ihsm.bench.sample import Runner, Series, interleave, spread_of
+from ihsm.bench.sample import Runner, Sample, interleave, spread_of
 from ihsm.bench.setups import THROUGHPUT_DEVICE, Place
 from ihsm.bench.workloads import AesWork, aes_work
 from ihsm.control import ControlClient
@@ -55,31 +59,66 @@ class OtherBuildError(IhsmError):
 def trace(place: Place, advance: Callable[[str], None]) -> list[Result]:
     """The rate without a reader, beside one with a reader and, where one is named, a build without hooks."""
     del place  # it takes devices of its own
+    costs: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
-        variants: dict[str, Runner] = {"off": _runner(stack, BenchDevice(THROUGHPUT_DEVICE))}
-        recorded = BenchDevice(THROUGHPUT_DEVICE)
-        variants["on"] = _runner(stack, recorded)
+        plain, recorded = BenchDevice(THROUGHPUT_DEVICE), BenchDevice(THROUGHPUT_DEVICE)
+        variants = {
+            "off": _Variant(plain, _runner(stack, plain)),
+            "on": _Variant(recorded, _runner(stack, recorded)),
+        }
         _record(stack, recorded)
         if os.environ.get(WITHOUT):
             with _other_module(Path(os.environ[WITHOUT])):
                 bare = BenchDevice(THROUGHPUT_DEVICE)
-            variants["without"] = _runner(stack, bare)
+            variants["without"] = _Variant(bare, _runner(stack, bare))
             _require_bare(bare)
-        series = interleave(variants, pairs=PAIRS)
-    found = _result(series)
+        series = interleave(dict(variants), pairs=PAIRS)
+        costs = {name: variant.costs_ns[-PAIRS:] for name, variant in variants.items()}
+    found = throughput(f"trace-gcm-{TEXT_BYTES}", series, {}, **_more(costs))
     advance(found.id)
     return [found]
 
 
-def _result(series: Series) -> Result:
-    wall = [sample.wall_per_op_s for sample in series["off"]]
-    extra = [on.wall_per_op_s - off for on, off in zip(series["on"], wall, strict=True)]
-    more: dict[str, float] = {"bytes": TEXT_BYTES, "depth": DEPTH, "on_extra_ns": statistics.median(extra) * 1e9}
-    if "without" in series:
-        pairs = [off / bare.wall_per_op_s for off, bare in zip(wall, series["without"], strict=True)]
+def _more(costs: dict[str, list[float]]) -> dict[str, Any]:
+    """What is found in pairs of runs one after the other."""
+    extra = [on - off for on, off in zip(costs["on"], costs["off"], strict=True)]
+    more: dict[str, Any] = {
+        "bytes": TEXT_BYTES,
+        "depth": DEPTH,
+        "serving_cpu_ns": {name: statistics.median(values) for name, values in costs.items()},
+        "on_extra_ns": statistics.median(extra),
+    }
+    if "without" in costs:
+        pairs = [off / bare for off, bare in zip(costs["off"], costs["without"], strict=True)]
         ratio, spread = statistics.median(pairs), spread_of(pairs) or 0.0
         more |= {"off_over_without": ratio, "pairs_spread": spread, "off": ratio if ratio > 1 + spread else 1.0}
-    return throughput(f"trace-gcm-{TEXT_BYTES}", series, {}, ratio_clock=WALL, **more)
+    return more
+
+
+class _Variant:
+    """A device under load, and CPU time per command of the thread that serves its rings."""
+
+    def __init__(self, device: BenchDevice, run: Runner) -> None:
+        self._device = device
+        self._run = run
+        self.costs_ns: list[float] = []
+
+    def __call__(self, seconds: float) -> Sample:
+        before = self._threads()
+        sample = self._run(seconds)
+        after = self._threads()
+        # the busiest: others make keys ahead, and one hands records on
+        busiest = max(spent - before.get(thread, 0) for thread, spent in after.items())
+        self.costs_ns.append(busiest / max(sample.operations, 1))
+        return sample
+
+    def _threads(self) -> dict[str, int]:
+        """CPU time of each of the device's threads, in nanoseconds."""
+        found = {}
+        for task in Path(f"/proc/{self._device.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found[task.name] = int((task / "schedstat").read_text().split()[0])
+        return found
 
 
 def _runner(stack: contextlib.ExitStack, device: BenchDevice) -> Runner:

@@ -44,7 +44,11 @@ NOTHING_RAN: Final = 3
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Only what is soon done, on one kind of machine.")
 @click.option(
-    "--only", "patterns", metavar="NAME", multiple=True, help="Only scenarios of that name, or pattern; may be repeated."
+    "--only",
+    "patterns",
+    metavar="NAME",
+    multiple=True,
+    help="Only scenarios of that name, or pattern; may be repeated.",
 )
 @click.option("--list", "lists", is_flag=True, help="Say what would be tried, and try nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn is drawn by it.")
@@ -88,7 +92,9 @@ def _chosen(quick: bool, patterns: Sequence[str]) -> list[Scenario]:
     every = all_scenarios()
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(scenario.name, pattern) for scenario in every):
-            raise click.BadParameter(f"{pattern!r}: no scenario has such a name; --list shows them", param_hint="--only")
+            raise click.BadParameter(
+                f"{pattern!r}: no scenario has such a name; --list shows them", param_hint="--only"
+            )
     if patterns:
         return [one for one in every if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns)]
     return [scenario for scenario in every if scenario.is_quick or not quick]

@@ -6,7 +6,7 @@ Each program's process and each act is a child: what a driver does to it, it doe
 
 | Asked | Answered |
 |---|---|
-| `{"start": n, "program": {…}}` or `{"start": n, "act": name}` | `{"ended": n, "result": {…}}` for each call, `{"over": n}` |
+| `{"start": n, "program": {…}}`, `{"start": n, "act": name}` | `{"ended": n, "result": {…}}` a call, `{"over": n}` |
 | `{"kill": n, "signal": s}` | – |
 | `{"begins": limit}`: a scenario in which tasks may sleep for so many seconds | – |
 | `{"look": true}` | `{"log": [lines], "resources": {…}, "driver": name}`, of the log what is new |
@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from ihsm.chardev import SYSTEM
 from ihsm.conformance.calls import CallEnd, CallResult, User, failed, nodes
+from ihsm.conformance.leaks import OBJECTS
 from ihsm.conformance.scenario import Act, Op, Program
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 
@@ -38,6 +39,9 @@ _HUNG: Final = Path("/proc/sys/kernel/hung_task_timeout_secs")
 _NODE_S: Final = 5.0
 """What makes device nodes may take so long after a bind."""
 _NODE_LOOK_S: Final = 0.02
+_SAMPLES: Final = 4
+_SAMPLE_S: Final = 0.05
+"""What is freed after a grace period of RCU is freed meanwhile."""
 _POWER_OFF: Final = 0x4321FEDC
 _CHUNK: Final = 1 << 16
 
@@ -61,10 +65,13 @@ def bound_driver(bdf: str) -> str:
 def resources(driver: str) -> dict[str, int]:
     """What the kernel has given away, by kind."""
     counts: dict[str, int] = {}
-    for cache in Path("/sys/kernel/slab").glob("kmalloc-*"):
-        with contextlib.suppress(OSError, ValueError):
-            (cache / "shrink").write_text("1")  # else free objects of each processor count as used
-            counts[f"objects of {cache.name}"] = int((cache / "objects").read_text().split()[0])
+    for _ in range(_SAMPLES):
+        for cache in Path("/sys/kernel/slab").glob("kmalloc-*"):
+            with contextlib.suppress(OSError, ValueError):
+                (cache / "shrink").write_text("1")  # else free objects of each processor count as used
+                name, objects = f"{OBJECTS}{cache.name}", int((cache / "objects").read_text().split()[0])
+                counts[name] = min(objects, counts.get(name, objects))
+        time.sleep(_SAMPLE_S)
     counts["interrupts"] = len([line for line in _lines("/proc/interrupts") if line.lstrip()[:1].isdigit()])
     counts["I/O regions"] = len(_lines("/proc/iomem"))
     for line in _lines("/proc/modules"):
@@ -235,9 +242,12 @@ class Agent:
     def _act(self, act: Act) -> Iterator[CallResult]:
         device, driver = _PCI / "devices" / self.bdf, _PCI / "drivers" / (self.bound or self.driver)
         files = {
-            Act.BIND: (driver / "bind", self.bdf), Act.UNBIND: (driver / "unbind", self.bdf),
-            Act.RESET: (device / "reset", "1"), Act.REMOVE: (device / "remove", "1"), Act.RETURN: (_PCI / "rescan", "1"),
-        }  # fmt: skip
+            Act.BIND: (driver / "bind", self.bdf),
+            Act.UNBIND: (driver / "unbind", self.bdf),
+            Act.RESET: (device / "reset", "1"),
+            Act.REMOVE: (device / "remove", "1"),
+            Act.RETURN: (_PCI / "rescan", "1"),
+        }
         if act is Act.SHUTDOWN:
             ctypes.CDLL(None, use_errno=True).reboot(_POWER_OFF)
             yield failed(act, ctypes.get_errno())

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The exercising program: calls of the driver's ioctls, and how each ended. It believes nothing that it cannot compare."""
+"""The exercising program: calls of the driver's ioctls, and how each ended."""
 
 from __future__ import annotations
 
@@ -166,6 +166,8 @@ class User:
             revision = decode_response(message, GetApiRevResp)[1]
         except (MborDecodeError, ValueError) as error:
             return CallResult(self._op, CallEnd.WRONG, f"no answer to what was asked: {error}")
+        if revision is None:
+            return CallResult(self._op, CallEnd.WRONG, "an answer without what was asked for")
         if (revision.min.major, revision.min.minor) > (revision.max.major, revision.max.minor):
             return CallResult(self._op, CallEnd.WRONG, f"{revision.min} is above {revision.max}")
         return CallResult(self._op, CallEnd.SUCCEEDED)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from ihsm.conformance.fault_scenarios import UNANNOUNCED, fault_scenarios
+from ihsm.conformance.fault_scenarios import GONE_LIMIT_S, UNANNOUNCED, fault_scenarios
 from ihsm.conformance.scenario import (
     Act,
     AwaitHit,
@@ -30,8 +30,9 @@ from ihsm_abi.fault_words import from_words
 from ihsm_abi.faults import Fault
 from ihsm_abi.resources import FIRST_HSM_QUEUE_ID
 
-GONE_LIMIT_S: Final = 400.0
-"""A driver that deletes each queue of a device which is gone waits 30 s for each answer."""
+_SERVED_LATE: Final = {
+    "doorbell-queue": "an interrupt from before the disable is served behind it: its vector is freed later (01 §8.3)"
+}
 _INFORMATION: Final = frozenset({Op.INFORMATION})
 _COMMAND: Final = frozenset({Op.COMMAND})
 _AES: Final = frozenset({Op.COMMAND, Op.AES})
@@ -56,7 +57,7 @@ def _under_way(action: str, *then: Step) -> tuple[Step, ...]:
 def _binds() -> Sequence[Scenario]:
     information = Program(Op.INFORMATION)
     return (
-        Scenario("bind/again", "unbound and bound, again and again", "01 §12, §13", _rebinds(3, information),
+        Scenario("bind/again", "unbound and bound, again and again", "01 §12, §13", _rebinds(7, information),
                  needs=_INFORMATION),
         Scenario("bind/many", "the same, twenty times", "01 §12, §13", _rebinds(20, information), is_quick=False,
                  needs=_INFORMATION),
@@ -121,7 +122,7 @@ def _resets() -> Sequence[Scenario]:
                      _under_way("drop-completion", Run(Program(op)), Finish("program", Ends.TOLD)), needs=_RESET),
             Scenario(f"reset/{name}-loaded", "the reset ioctl under many commands", "01 §8.3, §8.5",
                      (Start("load", Program(Op.COMMAND, count=20, threads=4)), Run(Program(op, count=3)),
-                      Finish("load", Ends.ANYHOW)), needs=_RESET),
+                      Finish("load", Ends.ANYHOW)), needs=_RESET, tolerates=_SERVED_LATE),
         ]  # fmt: skip
     return scenarios
 

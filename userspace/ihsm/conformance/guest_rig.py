@@ -20,8 +20,8 @@ from ihsm.conformance.calls import CallEnd, CallResult
 from ihsm.conformance.scenario import Act, Op, Program
 from ihsm.errors import IhsmError
 from ihsm.guest.errors import GuestError, GuestTimeoutError
-from ihsm.guest.initramfs import GuestCommand
-from ihsm.guest.runner import GuestConfig, Mode, RunningGuest
+from ihsm.guest.initramfs import GuestCommand, Mode
+from ihsm.guest.runner import GuestConfig, RunningGuest
 from ihsm.guest.session import current_folder, guest_environment
 from ihsm.guest.streams import Streams
 
@@ -100,11 +100,11 @@ class GuestRig:
     def _boot(self, config: GuestConfig, command: GuestCommand) -> None:
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
-        stdin = self._stack.enter_context(open(theirs_in, "rb", buffering=0))
-        self._asks = self._stack.enter_context(open(ours_in, "wb", buffering=0))
-        stdout = self._stack.enter_context(open(theirs_out, "wb", buffering=0))
-        answers = self._stack.enter_context(open(ours_out, "rb", buffering=0))
-        stderr = self._stack.enter_context(open(os.devnull, "wb"))
+        stdin = self._stack.enter_context(os.fdopen(theirs_in, "rb", buffering=0))
+        self._asks = self._stack.enter_context(os.fdopen(ours_in, "wb", buffering=0))
+        stdout = self._stack.enter_context(os.fdopen(theirs_out, "wb", buffering=0))
+        answers = self._stack.enter_context(os.fdopen(ours_out, "rb", buffering=0))
+        stderr = self._stack.enter_context(os.fdopen(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), "wb"))
         self._guest = RunningGuest(config, command, Mode.EXEC)
         self._runner = threading.Thread(target=self._run, args=(Streams(stdin, stdout, stderr),), daemon=True)
         self._reader = threading.Thread(target=self._read, args=(answers,), daemon=True)

@@ -28,7 +28,8 @@ def to_xml(suites: Sequence[Suite]) -> bytes:
         for result in suite.results:
             _add_case(element, suite, result)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def _totals(suites: Sequence[Suite]) -> dict[str, str]:

@@ -94,8 +94,7 @@ class _Threads:
             self._note(self._broken("open", error))
             return
         others = [
-            threading.Thread(target=self._thread, args=(user, program), daemon=True)
-            for _ in range(program.threads - 1)
+            threading.Thread(target=self._thread, args=(user, program), daemon=True) for _ in range(program.threads - 1)
         ]
         for other in others:
             other.start()
@@ -184,7 +183,6 @@ class LocalRig:
         self._started.append(started)
         return started
 
-
     def offers(self, op: Op) -> bool:
         """As of `Rig`: ours do everything."""
         return True
@@ -231,7 +229,7 @@ class LocalRig:
         outstanding = self._recorder.outstanding
         is_answered = not len(outstanding) and all(queue["sq_head"] == queue["sq_tail"] for queue in queues)
         is_taken = all(queue["cq_head"] == queue["cq_tail"] for queue in queues)
-        return (seen, outstanding.records, status["registers"]), is_answered, is_taken
+        return (seen, outstanding.events, status["registers"]), is_answered, is_taken
 
     def log(self) -> Sequence[str]:
         """As of `Rig`."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ihsm.conformance.findings import Finding, Witness
-from ihsm.conformance.scenario import Act, Inject, Run, Scenario, Start
+from ihsm.conformance.scenario import Act, Run, Scenario, Start
 from ihsm.guest.kernel_log import Complaint, Kind, find_complaints, parse_dmesg
 
 SECTION: Final = "Linux, admin-guide/bug-hunting"
@@ -19,7 +19,7 @@ _DISTURBING: Final = frozenset({Act.RESET, Act.REMOVE, Act.RETURN, Act.SHUTDOWN}
 def is_quiet(scenario: Scenario) -> bool:
     """Whether nothing happens that a driver would be right to call an error."""
     acts = {step.what for step in scenario.steps if isinstance(step, Run | Start)}
-    return not any(isinstance(step, Inject) for step in scenario.steps) and not acts & _DISTURBING
+    return not scenario.faults and not acts & _DISTURBING
 
 
 def log_findings(scenario: Scenario, lines: Sequence[str], drivers: Sequence[str]) -> list[Finding]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ihsm.trace.commands import admin_command, answer, command_id
-from ihsm.trace.records import Completion, Disconnect, Entry, Record, RegisterWrite, Reset
+from ihsm.trace.records import Completion, Disconnect, Entry, Record, RegisterRead, RegisterWrite, Reset
 from ihsm_abi.admin import AdminOpcode
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Cc, Register
@@ -20,8 +20,8 @@ class Outstanding:
     def __init__(self) -> None:
         """None yet."""
         self._by_queue: dict[int, set[int | None]] = defaultdict(set)
-        self.records = 0
-        """How many it has seen."""
+        self.events = 0
+        """How many records it has seen, without registers that were read: a driver may do that for ever."""
 
     def __len__(self) -> int:
         """How many there are now."""
@@ -29,7 +29,7 @@ class Outstanding:
 
     def follow(self, record: Record) -> None:
         """Take the next one."""
-        self.records += 1
+        self.events += not isinstance(record, RegisterRead)
         match record:
             case Entry(queue=queue, data=data):
                 self._by_queue[queue].add(command_id(queue, data))

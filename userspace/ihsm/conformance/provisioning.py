@@ -34,7 +34,8 @@ def provision(partition: Partition) -> None:
         if partition.is_provisioned():
             return
         try:
-            return partition.establish_credential(CREDENTIAL, partition.init_bk3(bytes(BK3_BYTES)).masked_bk3, anchor)
+            partition.establish_credential(CREDENTIAL, partition.init_bk3(bytes(BK3_BYTES)).masked_bk3, anchor)
+            return
         except DdiError:
             if not left:
                 raise

@@ -25,6 +25,7 @@ from ihsm.conformance.recorder import Recorder
 from ihsm.conformance.scenario import Scenario
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import IhsmError
+from ihsm.testing import faulty_device
 from ihsm_abi.uapi import DRIVER_NAME
 
 SLEEP_LIMIT_S: Final = 20.0
@@ -91,9 +92,11 @@ class _Shared:
         except BaseException as error:  # ends the run, in the thread that has started it
             self._error = error
 
-    def _next(self) -> Scenario | None:
+    def _next(self, *, is_first: bool = True) -> Scenario | None:
+        """What comes next, unless it needs a machine for itself and this one has been used."""
         with self._lock:
-            return self._left.popleft() if self._left else None
+            is_own = bool(self._left) and bool(self._left[0].from_start)
+            return self._left.popleft() if self._left and (is_first or not is_own) else None
 
     def _suite(self) -> Suite:
         words = [str(value) for value in self.variant.values()]
@@ -112,11 +115,11 @@ class _Shared:
         with self._lock:
             suite = self._suite()
         try:
-            device = EmbeddedDevice()
+            device = self._device(stack := contextlib.ExitStack(), scenario)
         except IhsmError as error:
             self._boot_failed(suite, scenario, error)
             return
-        with device, contextlib.ExitStack() as stack:
+        with stack:
             recorder = stack.enter_context(Recorder(device.socket_path))
             try:
                 rig = self._rig(device, recorder)
@@ -131,6 +134,12 @@ class _Shared:
             finally:
                 rig.close()
             self._judge(recorder, suite)
+
+    @staticmethod
+    def _device(stack: contextlib.ExitStack, scenario: Scenario) -> EmbeddedDevice:
+        """A device, until `stack` ends, that is wrong from its start where the scenario wants that."""
+        faults = [{"action": str(fault.action), **fault.parameters} for fault in scenario.from_start]
+        return stack.enter_context(faulty_device(*faults) if faults else EmbeddedDevice())
 
     def _rig(self, device: EmbeddedDevice, recorder: Recorder) -> Rig:
         if isinstance(self.driver, LocalDriver):
@@ -154,7 +163,7 @@ class _Shared:
             result, is_healthy = self._perform(rig, scenario)
             result.seconds = time.monotonic() - begun
             self._add(suite, result)
-            scenario = self._next() if is_healthy else None
+            scenario = self._next(is_first=False) if is_healthy else None
 
     def _perform(self, rig: Rig, scenario: Scenario) -> tuple[Result, bool]:
         """One scenario; whether the machine is fit for another."""

@@ -57,6 +57,8 @@ class Ends(StrEnum):
     """At least one fails: the device has not done what was asked for."""
     ANYHOW = "anyhow"
     """Each succeeds or fails."""
+    GARBLED = "garbled"
+    """The same, and what they bring may be anything: the device has answered so."""
 
 
 class Recovery(IntEnum):
@@ -180,7 +182,10 @@ class Scenario:
     needs: frozenset[Op] = field(default_factory=lambda: frozenset({Op.COMMAND}))
     """What the driver must offer."""
 
+    from_start: tuple[Fault, ...] = ()
+    """What is wrong with the device from its start: the scenario has a machine for itself."""
+
     @property
     def faults(self) -> tuple[Fault, ...]:
         """All that the device does wrong."""
-        return tuple(step.fault for step in self.steps if isinstance(step, Inject))
+        return self.from_start + tuple(step.fault for step in self.steps if isinstance(step, Inject))

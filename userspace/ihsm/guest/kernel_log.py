@@ -351,8 +351,13 @@ def _place(text: str) -> str | None:
 
 
 def _frames(lines: Iterable[str]) -> Iterator[Frame]:
-    """Reliable places in code: what a call trace marks with '?' was only lying on the stack."""
+    """Reliable places in code: what a call trace marks with '?' was only lying on the stack.
+
+    Where the locks that are held were taken is no part of how the code came here.
+    """
     for line in lines:
+        if _HELD.match(line.strip()):
+            continue
         for match in _FRAME.finditer(line):
             if line[: match.start()].rstrip().endswith("?"):
                 continue
@@ -361,6 +366,7 @@ def _frames(lines: Iterable[str]) -> Iterator[Frame]:
             yield Frame(match[1], int(match[2], 16), int(match[3], 16), match[4], returns)
 
 
+_HELD = re.compile(r"#\d+: ")
 _GONE = re.compile(r"\[<[0-9a-f]+>\] 0x[0-9a-f]+", re.ASCII)
 _LEAK = re.compile(r"unreferenced object (0x[0-9a-f]+) \(size (\d+)\)")
 

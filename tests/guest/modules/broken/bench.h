@@ -29,10 +29,10 @@ struct bench {
 };
 
 #ifndef BENCH_ON_BIND
-#define BENCH_ON_BIND(bench)
+#define BENCH_ON_BIND(bench) ((void)(bench))
 #endif
 #ifndef BENCH_ON_EXERCISE
-#define BENCH_ON_EXERCISE(bench)
+#define BENCH_ON_EXERCISE(bench) ((void)(bench))
 #endif
 #ifndef BENCH_KEEPS_INTERRUPT
 #define BENCH_KEEPS_INTERRUPT 0
@@ -63,15 +63,15 @@ static int bench_map(struct bench *bench) {
     return 0;
 }
 
-static ssize_t exercise_store(struct device *device, struct device_attribute *attribute, const char *text, size_t size) {
+static ssize_t exercise_store(struct device *device, struct device_attribute *attribute, const char *text,
+                              size_t size) {
     struct bench *bench = dev_get_drvdata(device);
     int error;
 
     mutex_lock(&bench->mutex);
     error = readl(bench->registers + BENCH_VERSION) ? bench_map(bench) : -EIO;
-    if (!error) {
+    if (!error)
         BENCH_ON_EXERCISE(bench);
-    }
     mutex_unlock(&bench->mutex);
     return error ? error : size;
 }
