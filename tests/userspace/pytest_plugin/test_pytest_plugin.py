@@ -219,7 +219,7 @@ def test_broken_rule(ihsm_trace, driver):
 
 
 def test_the_trace_of_a_failed_test_is_kept_and_named(pytester: pytest.Pytester) -> None:
-    result = run(pytester, TRACED, "--ihsm-traces", "traces", f"--basetemp={pytester.path / 'temporary'}")
+    result = run(pytester, TRACED, "--ihsm-traces=traces", f"--basetemp={pytester.path / 'temporary'}")
     result.assert_outcomes(passed=2, failed=2, errors=2, xfailed=1)
     found = kept(pytester.path / "traces")
     assert sorted(found) == ["test_broken_rule", "test_failed", "test_setup", "test_teardown"]

@@ -38,7 +38,7 @@ static struct pci_driver first_driver = {
     .name = KBUILD_MODNAME,
     .id_table = first_ids,
     .probe = first_probe,
-    .driver = {.dev_groups = first_groups},
+    .dev_groups = first_groups,
 };
 module_pci_driver(first_driver);
 
