@@ -44,7 +44,7 @@ def ihsm_kmod(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> It
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.SubRequest) -> Generator[None, Any, Any]:
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Generator[None, Any, Any]:
     """Note how the fixture ends."""
     if fixturedef.argname == "ihsm_kmod":
         request.node.stash[_FINISH] = lambda: fixturedef.finish(request)

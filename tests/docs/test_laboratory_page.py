@@ -107,7 +107,7 @@ def test_five_commands_lead_from_a_driver_that_hangs_to_the_rule_that_says_why(s
     process = shell.start(driver[0])
     until(lambda: shell.run("ihsm fault wait 1").returncode == 0, "the fault")
 
-    # Somebody waits for seconds, during which the driver might do something: so long until it is clear that it does not.
+    # Somebody waits for seconds, in which the driver might do something: until it is clear that it does not.
     def is_clear() -> bool:
         assert shell.run("ihsm trace mark 'still there'").returncode == 0
         return shell.run(check[0]).returncode == 1
