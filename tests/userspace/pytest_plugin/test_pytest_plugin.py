@@ -79,6 +79,7 @@ def test_a_client_left_connected_is_reported_and_gets_no_further(pytester: pytes
             assert False
 
         def test_good(ihsm_device):
+            device.LEAVING_S = 1000.0
             brought_up(ihsm_device).close()
         """,
     )
@@ -93,6 +94,9 @@ def test_a_device_that_was_ended_is_reported_and_replaced(pytester: pytest.Pytes
         """
         import os, signal
         from helpers import brought_up
+        from ihsm.pytest_plugin import device
+
+        device.LEAVING_S = 1000.0
 
         def test_killed(ihsm_device):
             os.kill(ihsm_device.pid, signal.SIGKILL)
