@@ -35,6 +35,8 @@ TREES: Final = {
 """Folders of sources, the deepest first, and where their tests begin."""
 DRIVER_PAGE: Final = "tests/docs/test_kernel_driver_page.py"
 """Own test of the page about the driver model, which quotes that."""
+LABORATORY_PAGE: Final = "tests/docs/test_laboratory_page.py"
+"""Likewise of the page for those who write guest drivers."""
 NAMED: Final = {
     "pyproject.toml": "tests/scripts/test_lock.py",
     "requirements/*": "tests/scripts/test_lock.py",
@@ -45,7 +47,11 @@ NAMED: Final = {
     "docs/faults.md": "tests/docs/test_faults_page.py",
     "docs/kernel-driver.md": DRIVER_PAGE,
     "docs/examples/one_ioctl.py": DRIVER_PAGE,
+    "docs/examples/hanging_driver.py": LABORATORY_PAGE,
     "docs/examples/*.py": "tests/docs/test_examples.py",
+    "docs/examples/driver_tests/*": "tests/scripts/test_packaging.py",
+    "docs/examples/driver_tests/module/*": "tests/guest/test_driver_tests.py",
+    "docs/laboratory.md": LABORATORY_PAGE,
     "scripts/check": "tests/scripts/test_checking.py",
     "scripts/man-pages": "tests/scripts/test_man_pages.py",
     "docs/man/*.1": "tests/scripts/test_man_pages.py",

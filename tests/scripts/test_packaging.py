@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,20 @@ with ihsm.Hsm.open() as hsm:
     assert jwt.encode({{}}, key, algorithm="ES256")
 """
     assert alone(verify).startswith(f"{{'sub': 'alice'}} device {tmp_path}/venv/")
+
+
+@pytest.mark.long
+def test_the_wheel_and_pytest_alone_run_the_project_of_driver_tests(wheel: Path, tmp_path: Path) -> None:
+    """docs/examples/driver_tests in an empty environment, where nothing leads to a checkout."""
+    done = run(sys.executable, "-m", "venv", "venv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "venv/bin/python", "-m", "pip", "install", wheel, "pytest", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    project = tmp_path / "driver_tests"
+    shutil.copytree(ROOT / "docs/examples/driver_tests", project, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [tmp_path / "venv/bin/pytest", "-v"], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^=+ 7 passed, 1 deselected in ", done.stdout, re.MULTILINE), done.stdout

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from textwrap import dedent
 from typing import Final
 
 import pytest
@@ -14,24 +13,9 @@ import pytest
 from ihsm.trace.files import read_recording
 from ihsm.trace.records import Mark, RegisterWrite
 from ihsm_abi.registers import Register
+from support.plugin_runs import run
 
 pytest_plugins = ["pytester"]
-
-OPTIONS: Final = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest", "-rA")
-
-BROUGHT_UP: Final = """
-from ihsm.bus import VfioUserFunction
-from ihsm.driver import Controller
-
-def brought_up(device):
-    return Controller(VfioUserFunction(device.socket_path))
-"""
-
-
-def run(pytester: pytest.Pytester, source: str, *options: str | Path) -> pytest.RunResult:
-    """Run tests of that source in a process of their own."""
-    pytester.makepyfile(helpers=BROUGHT_UP, test_it=dedent(source))
-    return pytester.runpytest_subprocess(*OPTIONS, *options)
 
 
 def kept(folder: Path) -> dict[str, Path]:
@@ -44,7 +28,10 @@ def kept(folder: Path) -> dict[str, Path]:
     return found
 
 
-def test_tests_share_a_process_and_no_state(pytester: pytest.Pytester) -> None:
+def test_tests_share_a_process_of_their_choice_and_no_state(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "import pytest\n@pytest.fixture(scope='session')\ndef ihsm_device_arguments(): return ['--resources', '3']"
+    )
     result = run(
         pytester,
         """
@@ -65,7 +52,7 @@ def test_tests_share_a_process_and_no_state(pytester: pytest.Pytester) -> None:
                 assert status["counters"]["nssrs"] == number
                 DeviceFaults(ihsm_device).add("set-cfs", nth=1000)  # left behind
             with brought_up(ihsm_device) as controller:
-                assert controller.hsm_queues
+                assert len(controller.hsm_queues) == 3
 
         def test_process():
             assert len(pids) == 1
@@ -92,6 +79,7 @@ def test_a_client_left_connected_is_reported_and_gets_no_further(pytester: pytes
             assert False
 
         def test_good(ihsm_device):
+            device.LEAVING_S = 1000.0
             brought_up(ihsm_device).close()
         """,
     )
@@ -106,6 +94,9 @@ def test_a_device_that_was_ended_is_reported_and_replaced(pytester: pytest.Pytes
         """
         import os, signal
         from helpers import brought_up
+        from ihsm.pytest_plugin import device
+
+        device.LEAVING_S = 1000.0
 
         def test_killed(ihsm_device):
             os.kill(ihsm_device.pid, signal.SIGKILL)
@@ -219,7 +210,7 @@ def test_broken_rule(ihsm_trace, driver):
 
 
 def test_the_trace_of_a_failed_test_is_kept_and_named(pytester: pytest.Pytester) -> None:
-    result = run(pytester, TRACED, "--ihsm-traces", "traces", f"--basetemp={pytester.path / 'temporary'}")
+    result = run(pytester, TRACED, "--ihsm-traces=traces", f"--basetemp={pytester.path / 'temporary'}")
     result.assert_outcomes(passed=2, failed=2, errors=2, xfailed=1)
     found = kept(pytester.path / "traces")
     assert sorted(found) == ["test_broken_rule", "test_failed", "test_setup", "test_teardown"]
@@ -239,6 +230,7 @@ def is_cc_write(record: object) -> bool:
     return isinstance(record, RegisterWrite) and record.region == 0 and record.offset == Register.CC
 
 
+@pytest.mark.long
 def test_traces_are_below_the_temporary_folder_and_workers_do_not_meet(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it="""
@@ -277,43 +269,3 @@ def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
     assert result.stdout.str().count("fixture 'ihsm_device' not found") == 2
     result = pytester.runpytest_subprocess("-p", "no:ihsm", "-p", "no:ihsm_kmod", "--strict-markers")
     assert result.stdout.str().count("fixture 'ihsm_kmod' not found") == 1
-
-
-def test_the_device_is_as_a_project_wants_it(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        "import pytest\n@pytest.fixture(scope='session')\ndef ihsm_device_arguments(): return ['--resources', '3']"
-    )
-    result = run(
-        pytester,
-        """
-        from helpers import brought_up
-
-        def test_queues(ihsm_device):
-            with brought_up(ihsm_device) as controller:
-                assert len(controller.hsm_queues) == 3
-        """,
-    )
-    result.assert_outcomes(passed=1)
-
-
-def test_a_driver_model_on_the_device(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        """
-        import pytest
-
-        @pytest.mark.ihsm_kmod(dma="strict")
-        def test_machine(ihsm_kmod, ihsm_trace, ihsm_faults):
-            assert ihsm_kmod.kernel.vfs.listdir("/dev")
-            fault = ihsm_faults.add("spurious-interrupt", vector=1)
-            fault.wait()
-            ihsm_kmod.close()
-            assert ihsm_kmod.kernel.reports == []
-            ihsm_trace.check()
-
-        def test_again(ihsm_kmod):
-            assert not ihsm_kmod.kernel.pci.probe_error(ihsm_kmod.bdfs[0])
-        """,
-        "--strict-markers",
-    )
-    result.assert_outcomes(passed=2)

@@ -102,7 +102,7 @@ def ihsm_faults(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> 
     from ihsm.pytest_plugin.faults import WatchedFaults
 
     with WatchedFaults(ihsm_device) as faults:
-        use = request.node.stash[_USE]
+        use: _Use = request.node.stash[_USE]
         use.faults = faults
         yield faults
         use.faults = None
@@ -112,7 +112,7 @@ def ihsm_faults(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> 
 @pytest.fixture
 def ihsm_trace(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> Recording:
     """The trace of `ihsm_device` from before its first client on; the file is kept if the test fails."""
-    use = request.node.stash[_USE]
+    use: _Use = request.node.stash[_USE]
     if use.recording is None:  # asked for by name in the middle of a test
         use.recording = _recording(request, ihsm_device)
     return use.recording

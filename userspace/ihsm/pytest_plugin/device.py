@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from ihsm.errors import CommandSeenError, DeviceBusyError, DeviceNotFoundError, 
 
 _LIMIT_S: Final = 60.0
 """For an answer of the device, which may have been told to stand still."""
+_LOOK_EVERY_S: Final = 0.001
 LEAVING_S = 10.0
 """How long the device may take to find out that a client has gone."""
 
@@ -66,7 +68,7 @@ class SharedDevice(Closing):
 
 
 def reset(socket_path: Path) -> None:
-    """A subsystem reset (spec 01 §4.5) of a function that nobody has.
+    """A subsystem reset (spec 01 §4.5) of a function that nobody has; nobody has it afterwards.
 
     Raises:
         DeviceBusyError: a client is still connected.
@@ -79,6 +81,10 @@ def reset(socket_path: Path) -> None:
         function = VfioUserFunction(socket_path, timeout_s=_LIMIT_S, wait_s=LEAVING_S)
     with Controller(function) as controller:
         controller.reset(subsystem=True)
+    end = time.monotonic() + _LIMIT_S
+    with ControlClient(socket_path, _LIMIT_S) as control:
+        while control.status()["client"] is not None and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _reason(device: EmbeddedDevice, error: IhsmError) -> str:
