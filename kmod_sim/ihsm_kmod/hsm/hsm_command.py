@@ -33,9 +33,8 @@ def command_entry(asked: Any, pages: BouncePages, session_id: int) -> bytearray:
         case kind:
             control, id_sent = SessionControl.of(kind=kind, id_valid=1), session_id
     source, destination = prps(pages.source), prps(pages.destination)
-    return bytearray(
-        SQE.pack(word, NO_ID_YET, asked.src_length, *source, asked.dst_length, *destination, control, id_sent)
-    )
+    fields = (word, NO_ID_YET, asked.src_length, *source, asked.dst_length, *destination, control, id_sent)
+    return bytearray(SQE.pack(*fields))
 
 
 def flush_entry(session_id: int) -> bytearray:
