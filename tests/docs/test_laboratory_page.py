@@ -30,7 +30,7 @@ def steps(block: str) -> list[tuple[str, str]]:
 
 
 def shape(text: str) -> list[str]:
-    """Lines without what differs from run to run: numbers, how wide they are, and the command id, not shown if it is 0."""
+    """Lines without what differs from run to run: numbers and their width; the command id, which is not shown if 0."""
     lines = re.sub(r" cid=[0-9]+", "", text).splitlines()
     return [" ".join(re.sub(r"0x[0-9a-f]+|[0-9]+", "#", line).split()) for line in lines]
 
