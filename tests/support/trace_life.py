@@ -75,7 +75,7 @@ class Life:
         self.now_ns += STEP_NS
         self.records.append(replace(record, time_ns=self.now_ns))
 
-    def wait(self, seconds: float) -> None:
+    def elapse(self, seconds: float) -> None:
         self.now_ns += int(seconds * 1e9)
 
     # Registers and memory
@@ -286,7 +286,7 @@ def good_life() -> Life:
         life.command(AES)
     page = life.map()
     life.submit(HSM, source=page, destination=page)
-    life.wait(6.5)
+    life.elapse(6.5)
     life.recover(HSM)
     life.unmap(page)
     life.command(HSM)

@@ -113,7 +113,7 @@ def test_limits(tmp_path: Path) -> None:
     life = Life()
     life.bring_up()
     life.submit(HSM, src_len=0, dst_len=0)
-    life.wait(12)
+    life.elapse(12)
     life.look(ready=1)
     path = written(tmp_path / "slow.pcapng", life.records)
     assert run("trace", "check", path).exit_code == 1

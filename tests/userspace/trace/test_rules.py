@@ -216,26 +216,26 @@ def fetched_zeros(life: Life) -> None:
 
 def not_taken(life: Life) -> None:
     life.answer(HSM, life.submit(HSM, **NO_BUFFERS))
-    life.wait(6)
+    life.elapse(6)
     life.look(ready=1)
 
 
 def not_recovered(life: Life) -> None:
     life.submit(HSM, **NO_BUFFERS)
     for _ in range(3):
-        life.wait(6)
+        life.elapse(6)
         life.look(ready=1)  # the health monitor
 
 
 def recovered_for_nothing(life: Life) -> None:
     life.command(HSM)
-    life.wait(6.5)
+    life.elapse(6.5)
     life.recover(HSM)
 
 
 def failed_and_left_alone(life: Life) -> None:
     life.look(ready=1, fatal=1)
-    life.wait(11)
+    life.elapse(11)
     life.read(Register.VS, 0)
 
 
@@ -250,7 +250,7 @@ def unmapped_too_early(life: Life) -> None:
     page = life.map()
     cid = life.submit(HSM, source=page, destination=page)
     life.unmap(page)
-    life.wait(2)
+    life.elapse(2)
     life.answer(HSM, cid)
     life.consume(HSM)
 
@@ -477,14 +477,14 @@ def released_before_disable(life: Life) -> None:
     life.submit(HSM, source=page, destination=page)
     life.unmap(page)
     life.disable()
-    life.wait(5)
+    life.elapse(5)
     life.look()
 
 
 def admin_timed_out(life: Life) -> None:
     """The id of an admin command is free after 30 s (spec 01 §6)."""
     life.submit(ADMIN_QUEUE_ID, cid=2, opc=AdminOpcode.GET_FEATURES, dw10=0xC2)
-    life.wait(30)
+    life.elapse(30)
     life.submit(ADMIN_QUEUE_ID, cid=2, opc=AdminOpcode.GET_FEATURES, dw10=0xC2)
 
 
@@ -498,7 +498,7 @@ def admin_timed_out_on_another_clock(life: Life) -> None:
 def interrupt_lost(life: Life) -> None:
     """Who is not interrupted knows nothing: the queue is recovered, and there is a cause."""
     life.complete(HSM, life.submit(HSM, **NO_BUFFERS))
-    life.wait(6.4)
+    life.elapse(6.4)
     life.recover(HSM)
     life.consume(HSM)
     life.command(HSM)
@@ -508,7 +508,7 @@ def answered_with_a_wrong_phase(life: Life) -> None:
     """It seems not to be there; the queue is recovered, and the next answer overwrites nothing."""
     life.answer(HSM, life.submit(HSM, **NO_BUFFERS), phase=0)
     for _ in range(2):
-        life.wait(6.4)
+        life.elapse(6.4)
         life.recover(HSM)
         life.answer(HSM, life.submit(HSM, **NO_BUFFERS))  # behind the one that is not there
 
@@ -522,7 +522,7 @@ def client_dies(life: Life) -> None:
     life.release(ADMIN_QUEUE_ID)
     life.add(Reset(reset=TraceReset.LOST_CONNECTION))
     life.disconnect()
-    life.wait(20)
+    life.elapse(20)
     life.add(Connect(pid=2, program="driver"))
 
 
@@ -544,10 +544,10 @@ def driver_leaves_a_device_that_answers_nothing(life: Life) -> None:
     life.submit(HSM, **NO_BUFFERS)
     for opcode in (AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ):
         life.submit(ADMIN_QUEUE_ID, opc=opcode, dw10=AES)
-        life.wait(30)
+        life.elapse(30)
         life.look(ready=1)
     life.submit(ADMIN_QUEUE_ID, opc=AdminOpcode.DELETE_SQ, dw10=HSM)
-    life.wait(30)
+    life.elapse(30)
     life.disable()
 
 
@@ -563,7 +563,7 @@ def answered_twice(life: Life) -> None:
 def answered_late(life: Life) -> None:
     """While the recovery begins (spec 01 §8.2)."""
     cid = life.submit(HSM, **NO_BUFFERS)
-    life.wait(6.4)
+    life.elapse(6.4)
     life.look(ready=1)
     life.answer(HSM, cid)
     life.delete_sq(HSM)
@@ -602,7 +602,7 @@ def subsystem_reset(life: Life) -> None:
 def failed_and_reset(life: Life) -> None:
     life.look(ready=1, fatal=1)
     life.disable()
-    life.wait(20)
+    life.elapse(20)
     life.bring_up(SIZES)
 
 

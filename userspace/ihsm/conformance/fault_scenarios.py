@@ -39,6 +39,8 @@ GONE_LIMIT_S: Final = 400.0
 """A driver that deletes each queue of a device which is gone waits 30 s for each answer."""
 _MONITOR_S: Final = 15.0
 """In which a driver looks at CSTS at least twice."""
+_A_MOMENT_S: Final = 0.1
+"""In which a driver serves what the device has signalled."""
 _LOAD: Final = Program(Op.COMMAND, count=4, threads=2)
 
 VALUES: Final[Mapping[FaultAction, Sequence[Mapping[str, int | str]]]] = {
@@ -214,7 +216,7 @@ def _of_time(spec: ActionSpec) -> Iterator[Scenario]:
     for name, values in _names(spec, _values(spec)):
         yield Scenario(
             f"fault/{name}", spec.meaning, spec.spec,
-            (Inject(_fault(spec, values)), AwaitHit(), Run(_LOAD, _ends(spec.action))),
+            (Inject(_fault(spec, values)), AwaitHit(), Elapse(_A_MOMENT_S), Run(_LOAD, _ends(spec.action))),
         )  # fmt: skip
 
 
