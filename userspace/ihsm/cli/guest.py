@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import tempfile
@@ -29,6 +30,15 @@ from ihsm.guest.session import Session
 COMPLAINED = 126
 """Exit status for a complaint of the guest's kernel."""
 _EXISTING = click.Path(exists=True, path_type=Path)
+
+
+class _Kernel(click.Path):
+    """A path that exists, or the word for the debug kernel."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        return Path(DEBUG) if value == DEBUG else super().convert(value, param, ctx)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -68,7 +78,7 @@ def _say(text: str) -> None:
 )
 @click.option(
     "--kernel",
-    type=click.Path(path_type=Path),
+    type=_Kernel(exists=True, path_type=Path),
     metavar="PATH",
     help="Kernel image (bzImage), or a folder with boot/ and lib/modules/; 'debug' is one with KASAN, lockdep and "
     "other checks of drivers, built once.",
