@@ -103,6 +103,7 @@ class Careless:
 ACTS = ("admin", "hsm", "aes", "csts", "cap", "pending", "enable", "disable", "nssr", "reset")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device", ["loopback", "vfio-user"], indirect=True)
 @settings(max_examples=80)
 @given(some=st.lists(likely(), min_size=1, max_size=4), acts=st.lists(st.sampled_from(ACTS), min_size=4, max_size=20))
