@@ -69,7 +69,7 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
                 loopback,
                 loopback.device,
                 module,
-                loopback.device.controller.reset,
+                loopback.reset,
                 loopback.map_dma,
                 loopback.engine.set_function_mask,
             )

@@ -105,7 +105,9 @@ class LoopbackFunction(PciFunction):
         self.enable_interrupts([])
 
     def reset(self) -> None:
-        self.device.controller.reset()
+        # In the owner's place, and so under what keeps faults from resetting the function meanwhile.
+        with self.engine.function_mutex():
+            self.device.controller.reset()
 
     def release(self) -> None:
         """As a client that goes away, and the engine with it."""

@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abi.test_faults import faults_of
+from ihsm.errors import ProtocolError
 from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.fault_table import ACTIONS
 from ihsm_abi.faults import Fault, Match, When
@@ -79,8 +81,13 @@ class Careless:
             "enable": lambda: function.write_bar(Bar.REGISTERS, *cc, Cc.of(en=1)),
             "disable": lambda: function.write_bar(Bar.REGISTERS, *cc, 0),
             "nssr": lambda: function.write_bar(Bar.REGISTERS, Register.NSSR, 4, NSSR_MAGIC),
-            "reset": self.device.level_reset,
+            "reset": self.reset,
         }
+
+    def reset(self) -> None:
+        """What is gone has no capability to be reset by."""
+        with contextlib.suppress(ProtocolError):
+            self.device.level_reset()
 
     def end_faults(self) -> None:
         """No reset of theirs is on its way, and the function is there: the set tells of a change after what it does."""
@@ -103,9 +110,9 @@ class Careless:
 ACTS = ("admin", "hsm", "aes", "csts", "cap", "pending", "enable", "disable", "nssr", "reset")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("device", ["loopback", "vfio-user"], indirect=True)
 @settings(max_examples=80)
+@example(some=[Fault(FaultAction.REMOVE_FUNCTION)], acts=4 * ["csts", "hsm", "reset"])
 @given(some=st.lists(likely(), min_size=1, max_size=4), acts=st.lists(st.sampled_from(ACTS), min_size=4, max_size=20))
 def test_it_works_when_all_has_ended(
     device: DeviceUnderTest, driver: PolledDriver, some: list[Fault], acts: list[str]
