@@ -49,6 +49,7 @@ def rules(result: dict[str, Any]) -> set[str]:
     return {finding["rule"] for finding in result["findings"]}
 
 
+@pytest.mark.long
 def test_a_good_one_passes(modules: dict[str, Path], exercise: Path) -> None:
     words = ("--only", "load/one", "--only", "fault/drop-completion", "--only", "shutdown/idle")
     status, found = conformance(modules["good"], exercise, *words)
