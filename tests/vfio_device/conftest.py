@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support.devices import HOSTS, DeviceUnderTest, open_device
 from support.polled import PolledDriver
+from support.shown import QUEUES, Sender
 
 
 @pytest.fixture(params=HOSTS)
@@ -28,3 +30,18 @@ def driver(device: DeviceUnderTest) -> Iterator[PolledDriver]:
     driver = PolledDriver(device.function)
     yield driver
     driver.close()
+
+
+@pytest.fixture
+def ready(driver: PolledDriver) -> PolledDriver:
+    """A driver with an HSM queue on vector 3 and an AES queue on vector 20."""
+    driver.enable()
+    driver.create_pair(1, vector=3)
+    driver.create_pair(FIRST_AES_QUEUE_ID, vector=20)
+    return driver
+
+
+@pytest.fixture(params=QUEUES, ids=["admin", "hsm", "aes"])
+def sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
+    """Commands of each kind of queue."""
+    return Sender(ready, request.param)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from ihsm_abi.resources import ADMIN_QUEUE_ID
 from support.devices import DeviceUnderTest
 from support.interrupts import ANY, Interrupts
 from support.polled import PolledDriver
@@ -19,21 +19,6 @@ from support.shown import QUEUES, Sender, Shown
 def shown(device: DeviceUnderTest) -> Shown:
     """The faults of the device, of which there are none yet."""
     return Shown.of(device)
-
-
-@pytest.fixture
-def ready(driver: PolledDriver) -> PolledDriver:
-    """A driver with an HSM queue on vector 3 and an AES queue on vector 20."""
-    driver.enable()
-    driver.create_pair(1, vector=3)
-    driver.create_pair(FIRST_AES_QUEUE_ID, vector=20)
-    return driver
-
-
-@pytest.fixture(params=QUEUES, ids=["admin", "hsm", "aes"])
-def sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
-    """Commands of each kind of queue."""
-    return Sender(ready, request.param)
 
 
 @pytest.fixture(params=[queue for queue in QUEUES if queue != ADMIN_QUEUE_ID], ids=["hsm", "aes"])

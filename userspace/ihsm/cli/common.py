@@ -14,7 +14,8 @@ import click
 
 from ihsm.arguments import MAX_WAIT_S
 from ihsm.cli.completing import complete_stores
-from ihsm.uri import AUTO, DEVICE_VARIABLE
+from ihsm.errors import DeviceNotFoundError
+from ihsm.uri import AUTO, DEVICE_VARIABLE, Scheme, choose_device
 from ihsm_abi import json_text
 
 device_option: Final[Callable[[Any], Any]] = click.option(
@@ -26,6 +27,20 @@ device_option: Final[Callable[[Any], Any]] = click.option(
     help=f"vfio-user:PATH, pci:BDF, chardev:PATH, or auto: ${DEVICE_VARIABLE}, else the one free device that you "
     "started (in a guest of ihsm guest its PCI function), else a private one for the duration.",
 )
+
+
+def control_address(device: str, where: str) -> str:
+    """Control socket of the function that is named, or of the one that there is; `where` says who has one.
+
+    Raises:
+        DeviceNotFoundError: there is none, or it is no served function.
+    """
+    uri = choose_device(device, busy=True)
+    if uri is None:
+        raise DeviceNotFoundError("no device found")
+    if uri.scheme != Scheme.VFIO_USER:
+        raise DeviceNotFoundError(f"{uri} has no control socket: {where}")
+    return uri.address
 
 
 class Number(click.FloatRange):

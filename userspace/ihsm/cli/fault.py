@@ -12,10 +12,10 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from ihsm.cli.common import Number, device_option, hits_left, json_option, print_json, print_table
+from ihsm.cli.common import Number, control_address, device_option, hits_left, json_option, print_json, print_table
 from ihsm.control import ControlClient
-from ihsm.errors import CommandSeenError, DeviceNotFoundError, IhsmError
-from ihsm.uri import AUTO, Scheme, choose_device, named_device
+from ihsm.errors import CommandSeenError, IhsmError
+from ihsm.uri import AUTO, Scheme, named_device
 from ihsm_abi.control import DEFAULT_FAULT_WAIT_S, MAX_FAULT_WAIT_S
 from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.fault_actions import MAX_COUNT, ActionSpec, FaultError, Parameter
@@ -121,17 +121,8 @@ def _complete_faults(context: click.Context, parameter: click.Parameter, incompl
 
 
 def _connected(device: str) -> ControlClient:
-    """The control socket of the device that is named, or of the one that there is.
-
-    Raises:
-        DeviceNotFoundError: there is none, or it is no served function.
-    """
-    uri = choose_device(device, busy=True)
-    if uri is None:
-        raise DeviceNotFoundError("no device found")
-    if uri.scheme != Scheme.VFIO_USER:
-        raise DeviceNotFoundError(f"{uri} has no control socket: faults are set where `ihsm serve` runs")
-    return ControlClient(uri.address)
+    """The control socket of the device that is named, or of the one that there is; errors as `control_address`."""
+    return ControlClient(control_address(device, "faults are set where `ihsm serve` runs"))
 
 
 @click.group(

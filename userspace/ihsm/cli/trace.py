@@ -16,22 +16,24 @@ from typing import BinaryIO, Final, Protocol
 import click
 
 from ihsm.arguments import MAX_WAIT_S
-from ihsm.cli.common import Number, device_option, printable
+from ihsm.cli.common import Number, control_address, device_option, printable
 from ihsm.cli.streams import silence_stdout
 from ihsm.cli.trace_check import check, rules
 from ihsm.cli.trace_diff import diff
 from ihsm.control import ControlClient
-from ihsm.errors import DeviceNotFoundError, OutputError
+from ihsm.errors import OutputError
 from ihsm.trace import dissector
 from ihsm.trace.decoding import to_json, to_line
 from ihsm.trace.filters import NAMES, Filter, Filters
 from ihsm.trace.live import TraceReader
 from ihsm.trace.pcapng import PcapngWriter
 from ihsm.trace.records import decode, kind_of
-from ihsm.uri import AUTO, Scheme, choose_device
+from ihsm.uri import AUTO
 from ihsm_abi import json_text
 from ihsm_abi.control import MAX_MARK_CHARACTERS
 from ihsm_abi.trace import TraceKind
+
+_WHERE: Final = "traces are had where `ihsm serve` runs"
 
 STDOUT: Final = "-"
 MAX_COUNT: Final = 1_000_000_000
@@ -91,24 +93,13 @@ def trace(
     if file is not None and as_json:
         raise click.UsageError("--write and --json exclude each other")
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(TraceReader(_address(device), filters.kinds)) for device in devices or (AUTO,)]
+        readers = [
+            stack.enter_context(TraceReader(control_address(device, _WHERE), filters.kinds))
+            for device in devices or (AUTO,)
+        ]
         sink = stack.enter_context(_sink(file, as_json, readers))
         with contextlib.suppress(KeyboardInterrupt):
             _record(readers, sink, filters, count, seconds)
-
-
-def _address(device: str) -> str:
-    """Socket of the function that is named, or of the one that there is.
-
-    Raises:
-        DeviceNotFoundError: there is none, or it is no served function.
-    """
-    uri = choose_device(device, busy=True)
-    if uri is None:
-        raise DeviceNotFoundError("no device found")
-    if uri.scheme != Scheme.VFIO_USER:
-        raise DeviceNotFoundError(f"{uri} has no control socket: traces are had where `ihsm serve` runs")
-    return uri.address
 
 
 class _Sink(Protocol):
@@ -206,7 +197,7 @@ def mark(text: str, device: str) -> None:
     """Run `ihsm trace mark`."""
     if not 1 <= len(text) <= MAX_MARK_CHARACTERS:
         raise click.BadParameter(f"1 to {MAX_MARK_CHARACTERS} characters are possible", param_hint="TEXT")
-    with ControlClient(_address(device)) as client:
+    with ControlClient(control_address(device, _WHERE)) as client:
         if not client.mark(printable(text)):
             raise click.ClickException("nobody records a trace of this device: the mark is in none")
 
