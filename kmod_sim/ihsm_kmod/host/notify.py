@@ -75,6 +75,7 @@ class Notify:
 
     def _stand_in(self) -> None:
         """See that somebody waits for calls."""
+        told = 0
         while self._are_taken.wait():
             taken = self._taken
             time.sleep(TICK_S)
@@ -88,4 +89,6 @@ class Notify:
                 try:
                     self._start(self._take_calls)
                 except RuntimeError as error:  # no more threads: the next call waits until one is done
-                    _log.warning("calls wait for each other: %s", error)
+                    if told != taken:  # once for all the ticks of a call
+                        _log.warning("calls wait for each other: %s", error)
+                    told = taken
