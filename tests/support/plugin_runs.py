@@ -22,6 +22,12 @@ def brought_up(device):
 
 
 def run(pytester: pytest.Pytester, source: str, *options: str | Path) -> pytest.RunResult:
-    """Run tests of that source in a process of their own."""
+    """Run tests of that source in a process of their own.
+
+    What it prints is the same everywhere: where variables tell of CI, pytest repeats whole messages in its summary.
+    """
     pytester.makepyfile(helpers=BROUGHT_UP, test_it=dedent(source))
-    return pytester.runpytest_subprocess(*OPTIONS, *options)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("CI", "BUILD_NUMBER"):
+            environment.delenv(name, raising=False)
+        return pytester.runpytest_subprocess(*OPTIONS, *options)
