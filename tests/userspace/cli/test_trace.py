@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ihsm.cli.trace import trace
 from ihsm.control import ControlClient
 from ihsm.embedded import EmbeddedDevice
 from ihsm.trace.pcapng import read_file
@@ -100,6 +102,15 @@ def test_a_pipe_gets_each_batch_at_once_and_may_end(device: EmbeddedDevice) -> N
         assert process.wait(HANG_S) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+def test_a_pipe_that_is_closed_before_the_first_byte(device: EmbeddedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)  # as if it had gone after the command had begun
+        trace.main(["--device", uri(device), "--write", "-"], standalone_mode=False)
+    until_nobody_records(device)
 
 
 def test_lines_to_a_reader_that_goes_away(device: EmbeddedDevice) -> None:

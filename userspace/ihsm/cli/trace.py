@@ -97,9 +97,11 @@ def trace(
             stack.enter_context(TraceReader(control_address(device, _WHERE), filters.kinds))
             for device in devices or (AUTO,)
         ]
-        sink = stack.enter_context(_sink(file, as_json, readers))
-        with contextlib.suppress(KeyboardInterrupt):
-            _record(readers, sink, filters, count, seconds)
+        try:
+            with _sink(file, as_json, readers) as sink, contextlib.suppress(KeyboardInterrupt):
+                _record(readers, sink, filters, count, seconds)
+        except BrokenPipeError:  # whoever reads has enough, be it before the first record: the end, and no error
+            silence_stdout()
 
 
 class _Sink(Protocol):
@@ -137,22 +139,19 @@ class _Packets:
 
 @contextlib.contextmanager
 def _sink(file: Path | None, as_json: bool, readers: Sequence[TraceReader]) -> Iterator[_Sink]:
-    """Open what is written to. A reader that goes away is the end of it, and no error."""
-    try:
-        if file is None:
-            yield _Lines(as_json)
-        elif str(file) == STDOUT:
-            yield _Packets(sys.stdout.buffer, readers)
-        else:
-            try:
-                with file.open("wb") as opened:
-                    yield _Packets(opened, readers)
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise OutputError(f"{file}: {error.strerror or error}") from None
-    except BrokenPipeError:
-        silence_stdout()
+    """Open what is written to. BrokenPipeError, then or later: nobody reads any more."""
+    if file is None:
+        yield _Lines(as_json)
+    elif str(file) == STDOUT:
+        yield _Packets(sys.stdout.buffer, readers)
+    else:
+        try:
+            with file.open("wb") as opened:
+                yield _Packets(opened, readers)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{file}: {error.strerror or error}") from None
 
 
 def _record(
