@@ -199,6 +199,7 @@ def test_marks(device: EmbeddedDevice) -> None:
 
 def test_options_before_a_sub_command_are_refused(device: EmbeddedDevice) -> None:
     assert "behind mark" in refused(2, "trace", "--device", uri(device), "mark", "text")
+    assert "behind rules" in refused(2, "trace", "--filter", "queue=1", "rules")
 
 
 def test_the_dissector_and_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

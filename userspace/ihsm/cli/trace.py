@@ -87,7 +87,7 @@ def trace(
 ) -> None:
     """Run `ihsm trace`."""
     if context.invoked_subcommand is not None:
-        if devices or file or count or seconds is not None or as_json:
+        if devices or file or filters or count or seconds is not None or as_json:
             raise click.UsageError(f"options go behind {context.invoked_subcommand}")
         return
     if file is not None and as_json:

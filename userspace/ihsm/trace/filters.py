@@ -105,6 +105,10 @@ class Filters:
         """Without any, everything fits."""
         self._filters: Sequence[Filter] = tuple(filters)
 
+    def __len__(self) -> int:
+        """How many conditions there are."""
+        return len(self._filters)
+
     @property
     def kinds(self) -> list[str] | None:
         """Names of the kinds that may fit, None for all: what a device need not record otherwise."""
