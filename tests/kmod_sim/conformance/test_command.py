@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ihsm.conformance.catalogue import all_scenarios
-from ihsm.errors import EmbeddedDeviceError
+from ihsm.errors import EmbeddedDeviceError, OutputError
 from support.commands import refused, run
 
 SOME = ["load/mixed", "death/held", "fault/late-ready", "removal/idle", "shutdown/loaded"]
@@ -55,6 +55,21 @@ def _refuse(self: object) -> None:
 def test_what_would_be_tried() -> None:
     lines = run(*MODEL, "--quick", "--list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [one.name for one in all_scenarios() if one.is_quick]
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = (*MODEL, "--only", "death/signal", "--junit")
+    nowhere = refused(2, *once, str(tmp_path / "nowhere" / "report.xml"))
+    assert "--junit" in nowhere, nowhere  # before anything is tried, or the file would be named alone
+
+    def fail(path: Path, data: bytes) -> None:
+        raise OutputError(f"{path}: full")
+
+    monkeypatch.setattr("ihsm.cli.conformance.write_output", fail)
+    done = run(*once, str(tmp_path / "report.xml"))
+    assert done.exit_code == OutputError.exit_code
+    assert "skipped death/signal" in done.stdout
+    assert "full" in done.stderr
 
 
 def test_wrong_options() -> None:

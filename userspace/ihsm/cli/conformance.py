@@ -13,13 +13,13 @@ from typing import Final
 import click
 
 from ihsm.cli.common import EXISTING_FILE, print_json, printable
+from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.conformance.catalogue import all_scenarios
 from ihsm.conformance.drivers import DriverOptions, driver_names, load_driver
 from ihsm.conformance.findings import Result, Suite, Verdict, counts
 from ihsm.conformance.junit import to_xml
 from ihsm.conformance.run import RunOptions, run
 from ihsm.conformance.scenario import Scenario
-from ihsm.errors import OutputError
 
 NOTHING_RAN: Final = 3
 
@@ -52,7 +52,7 @@ NOTHING_RAN: Final = 3
 )
 @click.option("--list", "lists", is_flag=True, help="Say what would be tried, and try nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn is drawn by it.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JUnit report.")
+@click.option("--junit", type=OUTPUT_FILE, metavar="FILE", help="Write a JUnit report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def conformance(
     driver_name: str,
@@ -75,15 +75,12 @@ def conformance(
     variants = [driver.variants[0]] if quick or patterns else None
     tell = (lambda result: None) if as_json else _tell
     suites = run(driver, scenarios, RunOptions(seed=seed, variants=variants, tell=tell))
-    if junit is not None:
-        try:
-            junit.write_bytes(to_xml(suites))
-        except OSError as error:
-            raise OutputError(f"{junit}: {error.strerror or error}") from None
     if as_json:
         print_json({"seed": seed, "suites": [suite.to_json() for suite in suites], "counts": _counted(suites)})
     else:
         _print_findings(suites)
+    if junit is not None:  # last: whatever becomes of the file, what was found has been said
+        write_output(junit, to_xml(suites))
     sys.exit(exit_status(suites))
 
 
