@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,9 @@ from ihsm_kmod.hsm.pci import HsmPciDriver
 from ihsm_kmod.hsm.queue import IoQueue
 from ihsm_kmod.hsm.queue_pool import QueuePool
 from ihsm_kmod.hsm.tags import Command
-from ihsm_kmod.kernel.completion import Completion, wait_for_completion
+from ihsm_kmod.kernel.completion import Completion, wait_for_completion, wait_for_completion_timeout
 from ihsm_kmod.kernel.io import writel
+from ihsm_kmod.kernel.jiffies import msecs_to_jiffies
 
 
 def module_with(queue: type[IoQueue] = IoQueue, controller: type[Controller] = Controller) -> type[HsmModule]:
@@ -94,6 +96,20 @@ class MissingTimeOut(Controller):
         return Outcome(command.code, command.cqe, 0)
 
 
+class NoRecovery(Controller):
+    """Has a time limit, and does nothing when it is over but to tell the caller."""
+
+    def execute(self, pool: QueuePool, sqe: bytearray) -> Outcome:
+        queue = pool.select()
+        assert queue is not None
+        command = Command()
+        queue.submit(sqe, command)
+        if not wait_for_completion_timeout(command.done, msecs_to_jiffies(6000)):
+            queue.forget(command)
+            return Outcome(command.code, None, errno.EAGAIN)
+        return Outcome(command.code, command.cqe, 0)
+
+
 class UsedAfterReset(Controller):
     """Rings the doorbells of its queues behind a disable, as if they were still there."""
 
@@ -127,6 +143,7 @@ class Broken:
 BROKEN = (
     Broken("lost wake-up", module_with(LostWakeUp), "recovery-cause", "load/one"),
     Broken("missing time-out", module_with(controller=MissingTimeOut), "timeout-recovers", "fault/drop-completion"),
+    Broken("no recovery", module_with(controller=NoRecovery), "timeout-recovers", "fault/drop-completion"),
     Broken("double completion", module_with(DoubleCompletion), "head-posted", "fault/drop-completion"),
     Broken("phase ignored", module_with(PhaseIgnored), "head-posted", "fault/spurious-interrupt"),
     Broken("queue used after reset", module_with(controller=UsedAfterReset), "doorbell-queue", "reset/controller-idle"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -33,6 +33,7 @@ from ihsm.conformance.scenario import (
 )
 from ihsm.errors import CommandSeenError, IhsmError
 from ihsm.testing import DeviceFault, DeviceFaults
+from ihsm.trace.rules import Limits
 from ihsm_abi.fault_words import to_text
 
 AFTERWARDS_S: Final = 60.0
@@ -41,6 +42,8 @@ LOOKS: Final = 12
 """How often a program looks in that time whether it works again."""
 HIT_S: Final = 10.0
 """Until a fault is hit that no program makes the driver meet."""
+_LOOK_S: Final = 1.0
+"""From one look at what is outstanding to the next."""
 DELAYS: Final = 3
 """Times its delay, until what a device puts off has surely been done."""
 SHOWN: Final = 12
@@ -67,6 +70,8 @@ class Performance:
     scenario: Scenario
     rig: Rig
     seed: int
+    outstanding: Sized = ()
+    """Commands that the device has fetched and not answered, as its trace tells: it knows how many there are now."""
     findings: list[Finding] = field(default_factory=list)
     after_binds: list[Mapping[str, int]] = field(default_factory=list)
     """What the kernel had given away after each bind that was a step, and what came after it."""
@@ -93,6 +98,7 @@ class Performance:
                 self._faults.clear()
                 if not self._is_over:
                     self._recovers()
+                    self._leaves_none()
             except CommandSeenError as error:
                 self._find("command-not-sent", str(error))
                 self._give_up()
@@ -248,6 +254,18 @@ class Performance:
             self.is_healthy = False
         elif scenario.recovery is Recovery.ITSELF:
             self._find("driver-recovers", f"it works only after unbind and bind: {last}", [last])
+
+    def _leaves_none(self) -> None:
+        """Give the driver the time that rules give it, where a command has no answer and its queue is still there.
+
+        One that recovers from a time-out has none left; of one that does not nobody would know, for its time is not
+        over when the program has been told of the failure.
+        """
+        until_s = self.rig.now_s() + Limits().answer_s + _LOOK_S
+        while len(self.outstanding) and self.rig.now_s() < until_s:
+            self._elapse(_LOOK_S)
+        if len(self.outstanding):  # the end of this machine is that of its trace, which is judged then
+            self.is_healthy = False
 
     def _works_soon(self) -> CallResult | None:
         """None if a command succeeds, or one soon after; otherwise how the last one failed."""

@@ -160,15 +160,15 @@ class _Shared:
         while scenario is not None:
             begun = time.monotonic()
             recorder.begins(scenario.name)
-            result, is_healthy = self._perform(rig, scenario)
+            result, is_healthy = self._perform(rig, recorder, scenario)
             result.seconds = time.monotonic() - begun
             self._add(suite, result)
             scenario = self._next(is_first=False) if is_healthy else None
 
-    def _perform(self, rig: Rig, scenario: Scenario) -> tuple[Result, bool]:
+    def _perform(self, rig: Rig, recorder: Recorder, scenario: Scenario) -> tuple[Result, bool]:
         """One scenario; whether the machine is fit for another."""
         rig.begins(SLEEP_LIMIT_S if is_quiet(scenario) else DISTURBED_SLEEP_LIMIT_S)
-        performance = Performance(scenario, rig, self.options.seed)
+        performance = Performance(scenario, rig, self.options.seed, recorder.outstanding)
         result = Result(scenario.name)
         try:
             performance.run()
