@@ -28,11 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def ihsm_kmod(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> Iterator[Machine]:
-    """A machine whose driver has probed `ihsm_device`; its end unloads the driver.
+    """A machine whose driver has probed `ihsm_device`; its end unloads the driver, in no time if the device has gone.
 
     `@pytest.mark.ihsm_kmod(dma="strict", quirks={...})` says what machine, with the names of `Machine`.
     """
     from ihsm.bus import VfioUserFunction
+    from ihsm_kmod.leaving import hurried
     from ihsm_kmod.machine import Machine
 
     mark = request.node.get_closest_marker("ihsm_kmod")
@@ -41,6 +42,8 @@ def ihsm_kmod(request: pytest.FixtureRequest, ihsm_device: EmbeddedDevice) -> It
         Machine(function, **(mark.kwargs if mark else {})) as machine,
     ):
         yield machine
+        with hurried(machine, function):
+            machine.close()
 
 
 @pytest.hookimpl(wrapper=True)

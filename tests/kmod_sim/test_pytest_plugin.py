@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from support.plugin_runs import run
+from support.waiting import HANG_S
 
 pytest_plugins = ["pytester"]
 
@@ -61,3 +62,24 @@ def test_a_kernel_that_crashes_fails_its_own_test_alone(pytester: pytest.Pyteste
     )
     result.assert_outcomes(passed=1, failed=1, errors=1)
     assert "the kernel of ihsm_kmod has crashed: task blocked for too long" in result.stdout.str()
+
+
+def test_a_driver_whose_device_has_gone_is_not_waited_for(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import os, signal
+
+        def test_pulled_out_and_back(ihsm_kmod, ihsm_faults):
+            ihsm_faults.add("remove-function").wait()
+
+        def test_good(ihsm_kmod, ihsm_trace):
+            ihsm_trace.check()
+
+        def test_killed(ihsm_kmod, ihsm_device):
+            os.kill(ihsm_device.pid, signal.SIGKILL)
+        """,
+        timeout=2 * HANG_S,
+    )
+    result.assert_outcomes(passed=3, errors=1)
+    assert "the process of ihsm_device has ended" in result.stdout.str()

@@ -21,8 +21,8 @@ def brought_up(device):
 """
 
 
-def run(pytester: pytest.Pytester, source: str, *options: str | Path) -> pytest.RunResult:
-    """Run tests of that source in a process of their own.
+def run(pytester: pytest.Pytester, source: str, *options: str | Path, timeout: float | None = None) -> pytest.RunResult:
+    """Run tests of that source in a process of their own, which may take `timeout` seconds.
 
     What it prints is the same everywhere: where variables tell of CI, pytest repeats whole messages in its summary.
     """
@@ -30,4 +30,4 @@ def run(pytester: pytest.Pytester, source: str, *options: str | Path) -> pytest.
     with pytest.MonkeyPatch.context() as environment:
         for name in ("CI", "BUILD_NUMBER"):
             environment.delenv(name, raising=False)
-        return pytester.runpytest_subprocess(*OPTIONS, *options)
+        return pytester.runpytest_subprocess(*OPTIONS, *options, timeout=timeout)

@@ -64,6 +64,17 @@ class Clock(ABC):
             self._sleepers.remove(sleepers)
 
     @abstractmethod
+    def advance(self, seconds: float) -> None:
+        """Move on, and wake whoever was waiting for that."""
+
+    def _wake(self) -> None:
+        with self._changed:
+            sleepers = list(self._sleepers)
+        # Not under the clock's lock: who sets a timer holds the scheduler's already.
+        for some in sleepers:
+            some.wake()
+
+    @abstractmethod
     def add_timer(self, expires: int) -> None:
         """Something is due at that jiffy."""
 
@@ -81,7 +92,7 @@ class SystemClock(Clock):
         self._start_ns = time.monotonic_ns()
 
     def now_ns(self) -> int:
-        """Nanoseconds since it was made."""
+        """Nanoseconds since it was made, and what it was moved by."""
         return time.monotonic_ns() - self._start_ns
 
     def look_after_s(self, until_ns: int | None) -> float | None:
@@ -92,8 +103,14 @@ class SystemClock(Clock):
         """Never."""
         return False
 
+    def advance(self, seconds: float) -> None:
+        """Be ahead by so much more, for who does not want to wait."""
+        with self._changed:
+            self._start_ns -= round(seconds * SECOND_NS)
+        self._wake()
+
     def add_timer(self, expires: int) -> None:
-        """Nothing to do: nobody moves this clock."""
+        """Nothing to do: nobody waits for timers of this clock."""
 
     def remove_timer(self, expires: int) -> None:
         """Nothing to do."""
@@ -173,7 +190,4 @@ class StillClock(Clock):
     def _advance_ns(self, nanoseconds: int) -> None:
         with self._changed:
             self._now_ns += nanoseconds
-            sleepers = list(self._sleepers)
-        # Not under the clock's lock: who sets a timer holds the scheduler's already.
-        for some in sleepers:
-            some.wake()
+        self._wake()
