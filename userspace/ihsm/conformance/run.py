@@ -71,11 +71,16 @@ class _Shared:
         self._failed_boots = 0
         self._error: BaseException | None = None
         parallel = 1 if isinstance(self.driver, LocalDriver) else self.driver.parallel
-        workers = [threading.Thread(target=self._work) for _ in range(min(parallel, len(self.scenarios)))]
+        # Who interrupts a run does not wait for them: machines and devices end with their threads or with the process.
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(min(parallel, len(self.scenarios)))]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        try:
+            for worker in workers:
+                worker.join()
+        except BaseException as error:
+            self._error = error
+            raise
         if self._error is not None:
             raise self._error
         return self.suites
@@ -163,7 +168,7 @@ class _Shared:
             result, is_healthy = self._perform(rig, recorder, scenario)
             result.seconds = time.monotonic() - begun
             self._add(suite, result)
-            scenario = self._next(is_first=False) if is_healthy else None
+            scenario = self._next(is_first=False) if is_healthy and self._error is None else None
 
     def _perform(self, rig: Rig, recorder: Recorder, scenario: Scenario) -> tuple[Result, bool]:
         """One scenario; whether the machine is fit for another."""
