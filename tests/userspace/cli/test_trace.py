@@ -22,15 +22,14 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.trace.pcapng import read_file
 from ihsm.trace.records import Mark, Start
 from support.commands import refused, run, succeed, uri
-from support.trace_runs import command, until_recording
+from support.trace_runs import recorder, until_written
 from support.waiting import HANG_S, until
 
 
 @contextmanager
 def recording(device: EmbeddedDevice, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`ihsm trace` as a process of its own, from when it records on."""
-    with subprocess.Popen(command(device, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        until_recording(device)
+    """`ihsm trace`, whose output is read, and which ends within the context."""
+    with recorder(device, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield process
         assert process.poll() is not None
 
@@ -80,7 +79,7 @@ def test_a_file_after_an_interrupt_is_whole(device: EmbeddedDevice, tmp_path: Pa
     file = tmp_path / "a.pcapng"
     with recording(device, "--write", str(file)) as process:
         mark(device, "one", "two")
-        until(lambda: b"two" in file.read_bytes(), "the mark in the file")
+        until_written(file, b"two")
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG_S) == 0
     with file.open("rb") as opened:
@@ -132,8 +131,7 @@ def test_an_end_by_the_clock(device: EmbeddedDevice, tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_device_is_the_end(tmp_path: Path) -> None:
-    with EmbeddedDevice() as own, subprocess.Popen(command(own, "--write", str(tmp_path / "a"))) as process:
-        until_recording(own)
+    with EmbeddedDevice() as own, recorder(own, "--write", str(tmp_path / "a")) as process:
         own.close()
         assert process.wait(HANG_S) == 0
 
@@ -200,6 +198,15 @@ def test_marks(device: EmbeddedDevice) -> None:
 def test_options_before_a_sub_command_are_refused(device: EmbeddedDevice) -> None:
     assert "behind mark" in refused(2, "trace", "--device", uri(device), "mark", "text")
     assert "behind rules" in refused(2, "trace", "--filter", "queue=1", "rules")
+
+
+def test_what_was_filtered_is_not_judged(device: EmbeddedDevice, tmp_path: Path) -> None:
+    file = tmp_path / "chosen.pcapng"
+    succeed("trace", "--device", uri(device), "--filter", "kind!=entry", "--filter", "queue!=3", "--seconds", "0.1",
+            "--write", file)  # fmt: skip
+    assert "--filter kind!=entry queue!=3" in refused(2, "trace", "check", file)
+    succeed("trace", "--device", uri(device), "--seconds", "0.1", "--write", file)
+    succeed("trace", "check", file)
 
 
 def test_the_dissector_and_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def trace(
             for device in devices or (AUTO,)
         ]
         try:
-            with _sink(file, as_json, readers) as sink, contextlib.suppress(KeyboardInterrupt):
+            with _sink(file, as_json, readers, filters) as sink, contextlib.suppress(KeyboardInterrupt):
                 _record(readers, sink, filters, count, seconds)
         except BrokenPipeError:  # whoever reads has enough, be it before the first record: the end, and no error
             silence_stdout()
@@ -127,10 +127,11 @@ class _Lines:
 class _Packets:
     """A pcapng file."""
 
-    def __init__(self, file: BinaryIO, readers: Sequence[TraceReader]) -> None:
+    def __init__(self, file: BinaryIO, readers: Sequence[TraceReader], filters: Filters) -> None:
         self._writer = PcapngWriter(file, f"ihsm {importlib.metadata.version('ihsm')}")
         self._interfaces = [
-            self._writer.add_interface(f"{reader.socket_path} (function {reader.start.function})") for reader in readers
+            self._writer.add_interface(f"{reader.socket_path} (function {reader.start.function})", str(filters))
+            for reader in readers
         ]
 
     def write(self, reader: int, records: Sequence[bytes]) -> None:
@@ -138,16 +139,16 @@ class _Packets:
 
 
 @contextlib.contextmanager
-def _sink(file: Path | None, as_json: bool, readers: Sequence[TraceReader]) -> Iterator[_Sink]:
+def _sink(file: Path | None, as_json: bool, readers: Sequence[TraceReader], filters: Filters) -> Iterator[_Sink]:
     """Open what is written to. BrokenPipeError, then or later: nobody reads any more."""
     if file is None:
         yield _Lines(as_json)
     elif str(file) == STDOUT:
-        yield _Packets(sys.stdout.buffer, readers)
+        yield _Packets(sys.stdout.buffer, readers, filters)
     else:
         try:
             with file.open("wb") as opened:
-                yield _Packets(opened, readers)
+                yield _Packets(opened, readers, filters)
         except BrokenPipeError:
             raise
         except OSError as error:

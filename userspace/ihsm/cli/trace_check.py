@@ -44,6 +44,9 @@ _DEFAULTS: Final = Limits()
 @click.pass_context
 def check(context: click.Context, recording: Recording, answer_s: float, head_s: float, as_json: bool) -> None:
     """Run `ihsm trace check`."""
+    if recording.chosen:
+        text = f"it was recorded with --filter {recording.chosen}, and rules would take what that left out for not done"
+        raise click.BadParameter(text, context, param_hint="FILE")
     warn_of_cut("check", recording)
     verdict = judge(recording.records, Limits(answer_s=answer_s, head_s=head_s))
     if as_json:

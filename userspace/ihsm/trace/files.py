@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Final, NamedTuple
@@ -25,13 +25,15 @@ class Numbered(NamedTuple):
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recording:
     """What a file has."""
 
     records: list[Numbered]
     cut: str | None = None
     """The file ends in the middle of a record: where. What is before it is whole."""
+    chosen: str = ""
+    """Which records were written, of one function at least; empty for all."""
 
 
 def read_recording(file: BufferedReader) -> Recording:
@@ -43,21 +45,18 @@ def read_recording(file: BufferedReader) -> Recording:
     """
     if not file.peek(1):
         raise TraceError("an empty file")
-    found: list[Numbered] = []
+    recording = Recording([])
     try:
-        found.extend(_records(file))
+        if file.peek(len(_PCAPNG))[: len(_PCAPNG)] == _PCAPNG:
+            for packet in pcapng.read_file(file):
+                recording.records.append(Numbered(packet.number, packet.record))
+                recording.chosen = recording.chosen or packet.chosen
+        else:
+            lines = iter(lambda: file.readline(jsonl.LONGEST_LINE + 1), b"")
+            recording.records.extend(itertools.starmap(Numbered, jsonl.read_lines(lines)))
     except TraceCutError as error:
-        return Recording(found, str(error))
-    return Recording(found)
-
-
-def _records(file: BufferedReader) -> Iterator[Numbered]:
-    if file.peek(len(_PCAPNG))[: len(_PCAPNG)] == _PCAPNG:
-        for packet in pcapng.read_file(file):
-            yield Numbered(packet.number, packet.record)
-    else:
-        for number, record in jsonl.read_lines(iter(lambda: file.readline(jsonl.LONGEST_LINE + 1), b"")):
-            yield Numbered(number, record)
+        recording.cut = str(error)
+    return recording
 
 
 def numbered(records: Iterable[Record]) -> list[Numbered]:

@@ -70,6 +70,8 @@ class Filter:
     name: str
     values: frozenset[int]
     negated: bool
+    text: str
+    """As it was given."""
 
     @classmethod
     def parse(cls, text: str) -> Filter:
@@ -90,7 +92,7 @@ class Filter:
             except (KeyError, ValueError):
                 known = f"none of {', '.join(KIND_NAMES)}" if name == "kind" else f"no {name}"
                 raise ValueError(f"{value!r} is {known}") from None
-        return cls(name, frozenset(found), negated)
+        return cls(name, frozenset(found), negated, text)
 
     def fits(self, record: Record) -> bool:
         """Whether a record is meant."""
@@ -108,6 +110,10 @@ class Filters:
     def __len__(self) -> int:
         """How many conditions there are."""
         return len(self._filters)
+
+    def __str__(self) -> str:
+        """As they were given; empty without any."""
+        return " ".join(each.text for each in self._filters)
 
     @property
     def kinds(self) -> list[str] | None:

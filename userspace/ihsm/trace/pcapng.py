@@ -27,7 +27,9 @@ MAX_BLOCK_BYTES: Final = 16 * 1024 * 1024
 """Of a file that is read; what is longer is no block."""
 MAX_INTERFACES: Final = 65536
 
-_OPTION_NAME, _OPTION_RESOLUTION, _OPTION_APPLICATION = 2, 9, 4
+_OPTION_NAME, _OPTION_RESOLUTION, _OPTION_FILTER, _OPTION_APPLICATION = 2, 9, 11, 4
+_FILTER_IS_TEXT: Final = b"\0"
+"""First byte of an interface's filter."""
 _TAG_DISSECTOR: Final = 12
 _BLOCK: Final = struct.Struct("<II")
 _PACKET: Final = struct.Struct("<IIIIIII")
@@ -63,11 +65,15 @@ class PcapngWriter:
         section = struct.pack("<IHHq", BYTE_ORDER_MAGIC, 1, 0, -1)
         self._write([_block(SECTION, section + options)])
 
-    def add_interface(self, name: str) -> int:
-        """Describe the next interface, a function of a device; its number."""
+    def add_interface(self, name: str, chosen: str = "") -> int:
+        """Describe the next interface, a function of a device; its number.
+
+        `chosen` says which of its records are written, empty for all.
+        """
         options = (
             _option(_OPTION_NAME, name.encode("utf-8", "surrogateescape"))
             + _option(_OPTION_RESOLUTION, bytes([_NANOSECONDS]))
+            + (_option(_OPTION_FILTER, _FILTER_IS_TEXT + chosen.encode()) if chosen else b"")
             + _option(0, b"")
         )
         self._write([_block(INTERFACE, struct.pack("<HHI", LINKTYPE_EXPORTED_PDU, 0, 0) + options)])
@@ -115,12 +121,15 @@ class Packet:
     interface: str
     """Name of its interface; where it has none, its number."""
     record: Record
+    chosen: str = ""
+    """Which records of the interface were written; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Interface:
     name: str
     link_type: int
+    chosen: str
 
 
 class _Reader:
@@ -200,11 +209,13 @@ class _Reader:
         if len(self._interfaces) == MAX_INTERFACES:
             raise self._error(f"more than {MAX_INTERFACES} interfaces")
         (link_type,) = struct.unpack_from(self._order + "H", content)
-        name = str(len(self._interfaces))
+        name, chosen = str(len(self._interfaces)), ""
         for code, value in self._options(content[8:]):
             if code == _OPTION_NAME:
                 name = value.decode("utf-8", "surrogateescape").rstrip("\0")
-        self._interfaces.append(_Interface(name, link_type))
+            elif code == _OPTION_FILTER and value[:1] == _FILTER_IS_TEXT:
+                chosen = value[1:].decode("utf-8", "backslashreplace")
+        self._interfaces.append(_Interface(name, link_type, chosen))
 
     def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         at = 0
@@ -237,7 +248,7 @@ class _Reader:
             raise self._error(f"packet {self._number}: {captured} of {original} bytes captured")
         try:
             # its own time, which other programs do not change, counts
-            return Packet(self._number, interface.name, decode(record))
+            return Packet(self._number, interface.name, decode(record), interface.chosen)
         except TraceError as error:
             raise self._error(f"packet {self._number}: {error}") from None
 
