@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ settings.load_profile("ihsm")
 os.environ.pop("IHSM_DEVICE", None)
 
 pytest_plugins = ["conformance.conditions", "support.reporting"]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking at all tests, which stay anyway, each time that one of them calls it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
