@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ihsm.errors import EmbeddedDeviceError
 from ihsm.guest.kernel import find_kernel
 from ihsm.guest.modbuild import build_modules
 from support.commands import run
@@ -57,6 +58,21 @@ def test_a_good_one_passes(modules: dict[str, Path], exercise: Path) -> None:
     verdicts = {name: result["verdict"] for name, result in found.items()}
     assert verdicts == {"load/one": "passed", "fault/drop-completion": "skipped", "shutdown/idle": "passed"}
     assert "did not come to where" in found["fault/drop-completion"]["skipped"]
+
+
+@pytest.mark.long
+def test_without_a_device_nothing_runs(
+    modules: dict[str, Path], exercise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihsm.conformance.run.EmbeddedDevice", _refuse)
+    status, found = conformance(modules["good"], exercise, "--quick")
+    assert status == 3
+    assert {result["verdict"] for result in found.values()} == {"skipped"}
+    assert "no device here" in {result["skipped"] for result in found.values()}
+
+
+def _refuse() -> None:
+    raise EmbeddedDeviceError("no device here")
 
 
 @pytest.mark.long
