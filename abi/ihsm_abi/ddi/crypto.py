@@ -43,14 +43,16 @@ class AesEncryptDecryptReq(MborMap):
     key_id: Annotated[int, U16(1)]
     op: Annotated[AesOp, Enum32(2)]
     msg: Annotated[bytes, Octets(3, 1024, secret=True)]
-    iv: Annotated[bytes, Octets(4, 16)]
+    iv: Annotated[bytes, Octets(4, 16, secret=True)]
+    """Of a text that goes on: a block of what went before."""
 
 
 class AesEncryptDecryptResp(MborMap):
     """1072 AesEncryptDecrypt response."""
 
     msg: Annotated[bytes, Octets(1, 1024, secret=True)]
-    iv: Annotated[bytes, Octets(2, 16)]
+    iv: Annotated[bytes, Octets(2, 16, secret=True)]
+    """The last block of the encrypted text."""
 
 
 class HmacReq(MborMap):
