@@ -60,6 +60,17 @@ def test_output_that_cannot_be_written_is_taken_all_the_same_and_told() -> None:
     assert {error.errno for error in lost} == {errno.ENOSPC}
 
 
+def test_output_to_what_has_been_closed_is_taken_all_the_same() -> None:
+    ours, theirs = socket.socketpair()
+    lost: list[OSError] = []
+    sink = io.BytesIO()
+    sink.close()
+    with ours, theirs:
+        theirs.sendall(b"one" + MARK)
+        carry_out(ours, sink, MARK, lost)
+    assert lost == []
+
+
 def test_a_folder_for_standard_input_is_an_empty_one(tmp_path: Path) -> None:
     class Folder(io.BytesIO):
         def fileno(self) -> int:

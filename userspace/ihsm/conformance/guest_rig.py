@@ -86,6 +86,8 @@ class GuestRig:
         self._ended = ""
         self._ready: dict[str, Any] | None = None
         self._looked: dict[str, Any] | None = None
+        self._lines: list[str] = []
+        """Of the kernel's log, which nobody has asked for yet: they come with every look."""
         self._told: set[str] = set()
         self._error: Exception | None = None
         words = [sys.executable, "-P", "-m", "ihsm.conformance.agent", driver, *([str(exercise)] if exercise else [])]
@@ -152,7 +154,8 @@ class GuestRig:
                 self._programs[number].found.append(CallResult.from_json(result))
             case {"over": number}:
                 self._programs[number].is_over = True
-            case {"log": _}:
+            case {"log": lines}:
+                self._lines += lines
                 self._looked = record
 
     def ask(self, record: Mapping[str, Any]) -> None:
@@ -197,11 +200,13 @@ class GuestRig:
             self._lock.wait_for(lambda: self._looked is not None or self._ended, _ANSWER_S)
             if self._looked is None and not self._ended:
                 self._ended = "the agent in the guest does not answer any more"
-            return self._looked or {"log": [], "resources": {}}
+            return self._looked or {"resources": {}}
 
     def log(self) -> Sequence[str]:
         """As of `Rig`; when the guest has died, what its kernel complained of then."""
-        lines = list(self._look()["log"])
+        self._look()
+        with self._lock:
+            lines, self._lines = self._lines, []
         if self._ended and not self.is_off:
             for complaint in self._guest.complaints():
                 if complaint.title not in self._told:

@@ -68,8 +68,8 @@ def carry_out(
         try:
             sink.write(held[:passed])
             sink.flush()
-        except BrokenPipeError:
-            pass  # a sink that was closed early (a pager, head) must not stop the guest
+        except (BrokenPipeError, ValueError):
+            pass  # a sink that was closed early (at its other end: a pager, head; or by us) must not stop the guest
         except OSError as error:
             lost.append(error)  # nor must one that is full, but somebody shall know
         held = held[passed:]
