@@ -14,6 +14,7 @@ from ihsm.conformance.catalogue import all_scenarios
 from ihsm.errors import EmbeddedDeviceError, OutputError
 from support.commands import refused, run
 
+ROOT = Path(__file__).parents[3]
 SOME = ["load/mixed", "death/held", "fault/late-ready", "removal/idle", "shutdown/loaded"]
 MODEL = ("conformance", "--driver", "model")
 
@@ -75,6 +76,24 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 def test_wrong_options() -> None:
     assert "no scenario has such a name" in refused(2, *MODEL, "--only", "load/none")
     assert "needs --module" in refused(2, "conformance", "--driver", "module")
+
+
+@pytest.mark.long
+def test_the_full_run_finds_what_is_told_of_the_model() -> None:
+    done = run(*MODEL, "--json")
+    assert done.exit_code == 1
+    failed = {
+        (one["name"], finding["rule"])
+        for suite in json.loads(done.stdout)["suites"]
+        for one in suite["scenarios"]
+        for finding in one["findings"]
+    }
+    told = set()
+    for line in (ROOT / "docs" / "conformance.md").read_text().splitlines():
+        if line.startswith(("| `removal/", "| `fault/")):
+            names, rule = line.split("|")[1:3]
+            told |= {(name.strip(" `"), rule.strip(" `")) for name in names.split(",")}
+    assert failed == told
 
 
 @pytest.mark.long

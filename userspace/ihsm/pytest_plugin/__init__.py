@@ -87,9 +87,11 @@ def ihsm_device(request: pytest.FixtureRequest, ihsm_shared_device: SharedDevice
     if "ihsm_trace" in request.fixturenames:  # so that nothing is done to the device before the recording begins
         use.recording = _recording(request, device)
     yield device
-    if use.recording is not None:
-        use.recording.close()
-    _complain(request, ihsm_shared_device.take_back())
+    try:
+        if use.recording is not None:
+            use.recording.close()
+    finally:  # the next test gets a device that is as new, whatever becomes of this one's file
+        _complain(request, ihsm_shared_device.take_back())
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ class Replay(Closing):
             for event in self._interrupts:
                 os.close(event)
             self._interrupts = []
-            self._memory.close()
+        self._memory.close()
 
     def run(self) -> list[tuple[int, int, int]]:
         """Play all of it; (queue id, command id, status) of every completion, in order.
