@@ -15,8 +15,10 @@ import pytest
 
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
+from ihsm.testing import faulty_device
 from ihsm.trace.records import Entry
 from ihsm.trace.replay import Replay, function_level_reset, resources_for
+from support.descriptors import open_descriptors
 from support.devices import HOSTS, open_device
 from support.process import serve
 from support.replay_checks import Checks
@@ -70,3 +72,17 @@ def test_every_step_is_answered(trace: Path, resources: int, host: str) -> None:
         answered = replay.run()
     recorded = Counter(record.queue for _, record in records if isinstance(record, Entry))
     assert Counter(queue_id for queue_id, _, _ in answered) == recorded
+
+
+def test_a_replay_for_a_function_without_vectors_gives_its_memory_back() -> None:
+    with (
+        faulty_device({"action": "wrong-vectors", "vectors": 0}) as device,
+        VfioUserFunction(device.socket_path) as function,
+    ):
+        files = open_descriptors()
+        replay = Replay(function, function.map_dma, records_of(load(COMMANDS)))
+        replay.close()
+        replay.close()
+        del replay  # the last view of the memory
+        assert function.vectors == 0
+        assert open_descriptors() == files

@@ -133,8 +133,10 @@ class GuestMemory:
         return view.view(layout)[0]
 
     def close(self) -> None:
-        """Let go of the file; the mapping goes with its last view."""
-        os.close(self._descriptor)
+        """Let go of the file; the mapping goes with its last view. Harmless the second time."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _merged(extents: Iterable[tuple[int, int]]) -> list[_Stretch]:
