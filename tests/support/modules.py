@@ -28,6 +28,7 @@ class ReversingModule:
 
     serial = 0x1122334455667788
     bulk_table = None
+    express = None
     fips_approved = False
     device_iv = False
 

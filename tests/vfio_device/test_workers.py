@@ -17,8 +17,8 @@ from ihsm_abi.registers import Register
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function
 from ihsm_device.hosts import LoopbackHost
-from ihsm_device.scheduler import Scheduler
-from ihsm_device.workers import SLOW_BACKLOG, WorkerPool
+from ihsm_device.scheduler import SLOW_BACKLOG, Scheduler
+from ihsm_device.workers import WorkerPool
 from support.loopback import LoopbackFunction
 from support.modules import ReversingModule
 from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe

@@ -60,6 +60,13 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @click.option("--fips", is_flag=True, help="Report the FIPS-approved state.")
 @click.option("--validation-hooks", is_flag=True, help="Offer the firmware's validation operations; never in earnest.")
 @click.option(
+    "--express",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether signatures, RSA, HMAC and AES-CBC are done without the interpreter where they succeed.",
+)
+@click.option(
     "--doorbell",
     type=click.Choice(["trap", "page"]),
     default="trap",
@@ -91,6 +98,7 @@ def serve(
     state: Path | None,
     fips: bool,
     validation_hooks: bool,
+    express: str,
     doorbell: str,
     spin_us: float,
     fault_file: Path | None,
@@ -128,6 +136,7 @@ def serve(
                 fips_approved=fips,
                 state=state,
                 validation_hooks=validation_hooks,
+                express=express == "on",
             )
             hsm = running.enter_context(HsmDevice(options))
             with chosen_paths(path, count) as paths:

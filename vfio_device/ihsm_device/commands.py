@@ -21,6 +21,9 @@ class CommandSource(Protocol):
     hold: Callable[[int, Command], None]
     """Takes a command that a fault holds, with the fault's id."""
 
+    def put_slow(self, command: Command) -> bool:
+        """Leave an HSM command to the threads that may take milliseconds; False: there is no room."""
+
     def complete_admin(self, command: Command, dw0: int = 0, status: int = 0, data: bytes | None = None) -> Outcome:
         """Complete an admin command."""
 

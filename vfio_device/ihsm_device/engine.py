@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from ihsm_abi.pci import BAR_BYTES
-from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command, Outcome
@@ -45,6 +45,14 @@ class KeyTable(Protocol):
         """What C knows the table by."""
 
 
+class PublishedTable(Protocol):
+    """What the express lane may see of the security module."""
+
+    @property
+    def native(self) -> _native.Pointer[_native.ihsm_published]:
+        """What C knows it by."""
+
+
 class Engine:
     """The queues of one function."""
 
@@ -66,7 +74,8 @@ class Engine:
             self.handle = lib.ihsm_engine_new(scheduler.handle, host.handle, self._number, inline_aes)
             if self.handle == ffi.NULL:
                 raise MemoryError
-            weakref.finalize(self, _release, self.handle, scheduler, host)
+            self._used: list[PublishedTable] = []
+            weakref.finalize(self, _release, self.handle, scheduler, host, self._used)
             undone.callback(lib.ihsm_engine_close, self.handle)
             self.hold: Callable[[int, Command], None] = lambda fault_id, command: None
             """Takes each admin and HSM command that a fault holds, to be carried out when the fault ends."""
@@ -114,6 +123,25 @@ class Engine:
             QueueError: an AES queue exists.
         """
         _check(lib.ihsm_engine_set_keys(self.handle, table.native, fips, device_iv), FIRST_AES_QUEUE_ID)
+
+    def set_express(self, published: PublishedTable) -> None:
+        """Let the express lane answer commands by what is published; before the first HSM queue is created.
+
+        Raises:
+            QueueError: an HSM queue exists.
+        """
+        _check(lib.ihsm_engine_set_express(self.handle, published.native), FIRST_HSM_QUEUE_ID)
+        self._used.append(published)
+
+    def put_slow(self, command: Command) -> bool:
+        """Leave an HSM command to the threads of `Scheduler.pull_slow`; False: too many of this engine wait there."""
+        kept = ffi.new("struct ihsm_command *")
+        kept.engine_id, kept.generation = self._number, command.generation
+        kept.queue_id, kept.cid = command.queue_id, command.cid
+        kept.request_len = len(command.request)
+        ffi.memmove(kept.sqe, command.sqe, len(command.sqe))
+        ffi.memmove(kept.request, command.request, len(command.request))
+        return bool(lib.ihsm_put_slow(self.handle, kept))
 
     def create_cq(self, queue_id: int, base: int, entries: int, vector: int | None) -> None:
         """Start a completion queue of 2 to 65536 entries; None as vector: no interrupts.
@@ -291,7 +319,9 @@ class Engine:
         lib.ihsm_engine_close(self.handle)
 
 
-def _release(handle: _native.Pointer[_native.ihsm_engine], scheduler: Scheduler, host: Host) -> None:
+def _release(
+    handle: _native.Pointer[_native.ihsm_engine], scheduler: Scheduler, host: Host, used: list[PublishedTable]
+) -> None:
     """Free an engine; what it uses is an argument so that it outlives the engine."""
     lib.ihsm_engine_free(handle)
 

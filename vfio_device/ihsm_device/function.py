@@ -20,7 +20,7 @@ from ihsm_abi.resources import ADMIN_QUEUE_ID, aes_queue_ids, hsm_queue_ids
 from ihsm_device.admin import ControllerIdentity
 from ihsm_device.commands import Command, Outcome, RingClass
 from ihsm_device.controller import FunctionController, ResetModule
-from ihsm_device.engine import Engine, KeyTable
+from ihsm_device.engine import Engine, KeyTable, PublishedTable
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 from ihsm_device.trace import Trace
@@ -42,6 +42,10 @@ class Module(ResetModule, Protocol):
     @property
     def bulk_table(self) -> KeyTable | None:
         """Keys of the fast path; None for a module without any."""
+
+    @property
+    def express(self) -> PublishedTable | None:
+        """What the express lane may see; None: it carries out nothing."""
 
     @property
     def fips_approved(self) -> bool:
@@ -100,6 +104,8 @@ class Function:
         self.module = module
         if module.bulk_table is not None:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
+        if module.express is not None:
+            engine.set_express(module.express)
         identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
         self.trace = Trace(engine, index, (ADMIN_QUEUE_ID, *hsm_queue_ids(resources), *aes_queue_ids(resources)))
         self.faults = FaultSet(engine, execute=self._execute_held, reset=self._reset_by_fault, trace=self.trace)

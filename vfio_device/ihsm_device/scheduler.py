@@ -13,12 +13,15 @@ import struct
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command, CommandSource, Refusal, RingClass, Unreachable, UnreachableKind
 
+SLOW_BACKLOG: Final = int(lib.IHSM_SLOW_BACKLOG)
+"""Commands of one function that may wait for a slow thread: more than 65 queues of the driver's 16 slots can hold."""
 _CLOSE_POLL_S: Final = 0.001
 _PULLED: Final = int(lib.IHSM_PULL_COMMAND)
 _HELD: Final = int(lib.IHSM_PULL_HELD)
@@ -82,6 +85,14 @@ class Scheduler:
 
         None after `timeout_s` seconds without one, or, at once and for ever, after `wake`.
         """
+        timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
+        return self._pull(ring, lambda buffer: lib.ihsm_pull(self.handle, ring, timeout_us, buffer))
+
+    def pull_slow(self) -> Command | None:
+        """As `pull`, without a time, for commands that were left to slow threads (`Engine.put_slow`)."""
+        return self._pull(RingClass.HSM, lambda buffer: lib.ihsm_pull_slow(self.handle, buffer))
+
+    def _pull(self, ring: RingClass, pull: Callable[[_native.Pointer[_native.ihsm_command]], int]) -> Command | None:
         puller: _Puller | None = getattr(self._local, "puller", None)
         if puller is None:
             puller = self._local.puller = _Puller()
@@ -90,9 +101,8 @@ class Scheduler:
         try:
             if self.closed:
                 return None
-            timeout_us = -1 if timeout_s is None else max(0, int(timeout_s * 1e6))
             while True:
-                pulled = lib.ihsm_pull(self.handle, ring, timeout_us, puller.buffer)
+                pulled = pull(puller.buffer)
                 if pulled != _PULLED and pulled != _HELD:
                     return None
                 number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)

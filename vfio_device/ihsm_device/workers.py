@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ihsm_device.commands import Command, RingClass
-from ihsm_device.fair_queue import FairQueue
 from ihsm_device.hsm.command import Lane
 from ihsm_device.scheduler import Scheduler
 
@@ -27,8 +26,6 @@ MAX_ADMIN_THREADS: Final = 16
 """A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
 MAX_FAST_THREADS: Final = 4
 """A quick command is mostly Python: threads that hand the interpreter lock to each other cost more than they gain."""
-SLOW_BACKLOG: Final = 1024
-"""Requests of one function that may wait for a slow thread: more than 65 queues of the driver's 16 slots can hold."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long `stop` waits for commands at work; the threads are daemons, so a longer one ends with the process."""
 
@@ -53,10 +50,15 @@ def _execute_admin(handler: CommandHandler, command: Command) -> None:
     handler.execute_admin(command)
 
 
-def _execute_waiting(handler: CommandHandler, command: Command) -> None:
-    """Unless its queue has gone while it waited."""
-    if command.live:
+def _execute_hsm(handler: CommandHandler, command: Command) -> None:
+    handler.execute_hsm(command)
+
+
+def _dispatch(handler: CommandHandler, command: Command) -> None:
+    if handler.lane(command) is Lane.FAST:
         handler.execute_hsm(command)
+    elif not command.engine.put_slow(command):
+        handler.refuse_hsm(command)
 
 
 class WorkerPool:
@@ -72,7 +74,6 @@ class WorkerPool:
         """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more."""
         self._scheduler = scheduler
         self._find_handler = find_handler
-        self._slow: FairQueue[Command] = FairQueue(SLOW_BACKLOG, lambda command: command.live)
         threads = max(2, os.cpu_count() or 1)
         self._threads = [
             *self._named("admin", min(functions, MAX_ADMIN_THREADS), self._serve_admin),
@@ -92,7 +93,6 @@ class WorkerPool:
     def stop(self) -> None:
         """End every thread after the command it is at; those still waiting for a thread are dropped."""
         self._scheduler.wake()
-        self._slow.close()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for thread in self._threads:
             if thread.ident is None:
@@ -107,17 +107,11 @@ class WorkerPool:
 
     def _serve_fast(self) -> None:
         while (command := self._scheduler.pull(RingClass.HSM)) is not None:
-            self._run(command, self._dispatch)
-
-    def _dispatch(self, handler: CommandHandler, command: Command) -> None:
-        if handler.lane(command) is Lane.FAST:
-            handler.execute_hsm(command)
-        elif not self._slow.put(id(command.engine), command):
-            handler.refuse_hsm(command)
+            self._run(command, _dispatch)
 
     def _serve_slow(self) -> None:
-        while (command := self._slow.get()) is not None:
-            self._run(command, _execute_waiting)
+        while (command := self._scheduler.pull_slow()) is not None:
+            self._run(command, _execute_hsm)
 
     def _run(self, command: Command, work: Callable[[CommandHandler, Command], None]) -> None:
         """Whatever goes wrong in one command, the thread goes on to the next."""

@@ -51,6 +51,14 @@ int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips
     return 0;
 }
 
+int ihsm_engine_set_express(struct ihsm_engine *engine, struct ihsm_published *published) {
+    for (unsigned queue = IHSM_FIRST_HSM_QUEUE_ID; queue <= IHSM_LAST_HSM_QUEUE_ID; queue++)
+        if (ihsm_engine_sq_exists(engine, queue))
+            return -EBUSY;
+    engine->published = published;
+    return 0;
+}
+
 void ihsm_engine_close(struct ihsm_engine *engine) {
     const struct timespec moment = {.tv_nsec = 100000};
     if (engine->closed)
@@ -61,6 +69,7 @@ void ihsm_engine_close(struct ihsm_engine *engine) {
     ihsm_host_set_inject(engine->host, NULL);
     ihsm_page_close(&engine->page);
     ihsm_ready_forget(engine->ready, engine);
+    ihsm_slow_forget(&engine->scheduler->slow, engine);
     ihsm_scheduler_leave(engine->scheduler, engine);
     while (atomic_load(&engine->users) > 0)
         nanosleep(&moment, NULL);
@@ -308,16 +317,6 @@ int ihsm_engine_queue(struct ihsm_engine *engine, unsigned id, struct ihsm_queue
     return 0;
 }
 
-bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uint32_t generation) {
-    struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
-    if (ring == NULL)
-        return false;
-    pthread_mutex_lock(&ring->lock);
-    bool live = ring->sq_live && ring->generation == generation;
-    pthread_mutex_unlock(&ring->lock);
-    return live;
-}
-
 void ihsm_engine_disable(struct ihsm_engine *engine) {
     ihsm_host_lock(engine->host);
     ihsm_page_lock(&engine->page);
@@ -362,6 +361,7 @@ void ihsm_engine_counters(struct ihsm_engine *engine, struct ihsm_counters *out)
         .doorbells_unknown_queue = engine->counters.doorbells_unknown_queue,
         .admin_commands = engine->counters.admin_commands,
         .hsm_commands = engine->counters.hsm_commands,
+        .hsm_express = engine->counters.hsm_express,
         .hsm_rejected = engine->counters.hsm_rejected,
         .aes_commands = engine->counters.aes_commands,
         .sqe_unreadable = engine->counters.sqe_unreadable,

@@ -13,6 +13,7 @@
 struct ihsm_scheduler; /* one per process: ready lists, worker threads */
 struct ihsm_host;      /* guest memory and interrupt vectors of one function */
 struct ihsm_engine;    /* queues of one function */
+struct ihsm_published; /* sessions and keys of one function: express/published.cdef.h */
 
 enum ihsm_class { IHSM_CLASS_ADMIN = 0, IHSM_CLASS_HSM = 1, IHSM_CLASS_AES = 2 };
 enum ihsm_outcome { IHSM_POSTED = 0, IHSM_DROPPED = 1, IHSM_DATA_FAILED = 2 };
@@ -124,6 +125,7 @@ struct ihsm_counters {
     uint64_t doorbells_unknown_queue;
     uint64_t admin_commands;
     uint64_t hsm_commands;
+    uint64_t hsm_express; /* those of them that the express lane carried out */
     uint64_t hsm_rejected;
     uint64_t aes_commands;
     uint64_t sqe_unreadable;
@@ -150,7 +152,12 @@ void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
 /* Serve the first ready AES ring for one turn; false: there is none. */
 bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
+/* The express lane's commands are carried out on the way; the others are handed out. */
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
+/* HSM commands that take milliseconds: what is put there is pulled by threads that may take so long. slow.h */
+enum ihsm_slow_limits { IHSM_SLOW_BACKLOG = 1024 }; /* commands of one function that may wait */
+bool ihsm_put_slow(struct ihsm_engine *engine, const struct ihsm_command *command); /* false: no room */
+int ihsm_pull_slow(struct ihsm_scheduler *scheduler, struct ihsm_command *command);
 
 struct ihsm_unreachable_list;
 struct ihsm_unreachable_list *ihsm_scheduler_unreachable(struct ihsm_scheduler *scheduler);
@@ -164,6 +171,8 @@ void ihsm_engine_close(struct ihsm_engine *engine);
 void ihsm_engine_free(struct ihsm_engine *engine);
 /* Keys of the fast path and what it must know of the function; before the first AES queue exists, else -EBUSY. */
 int ihsm_engine_set_keys(struct ihsm_engine *engine, void *bulk_table, bool fips, bool device_iv);
+/* The express lane serves this function from now on; before the first HSM queue exists, else -EBUSY. */
+int ihsm_engine_set_express(struct ihsm_engine *engine, struct ihsm_published *published);
 /*
  * Doorbells come through a file of one page, which the client maps, instead of through accesses; before any queue.
  * The numbers of that file and of the eventfd that wakes its reader stay the same for the life of the engine.

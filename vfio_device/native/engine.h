@@ -9,7 +9,7 @@
  *      because they hold neither the GIL (cffi released it) nor any lock below.
  *   2. the GIL, taken by callbacks into Python with 1 held. A thread that holds the GIL never waits for a lock of
  *      this list: each of them is taken inside a C function, where cffi has released the GIL.
- *   3. pages->lock, while the doorbell pages are read.
+ *   3. slow->lock, for keeping or handing out a command; pages->lock, while the doorbell pages are read.
  *   4. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
  *      the thread that serves an AES ring owns it through ring->serving instead.
  *   5. host->regions.lock, read side while guest memory is touched. Its writers (mapping callbacks) hold 1 only.
@@ -28,6 +28,7 @@
 #include "page.h"
 #include "ready.h"
 #include "ring.h"
+#include "slow.h"
 #include "unreachable.h"
 
 struct ihsm_engine {
@@ -44,10 +45,12 @@ struct ihsm_engine {
     atomic_uint users; /* calls from Python that may touch the host after they released a ring */
     bool closed;
     struct ihsm_fp_function fp;
+    struct ihsm_published *published; /* for the express lane; NULL: there is none */
+    struct ihsm_slow_waiting slow;
     struct ihsm_page page;
     struct {
         _Atomic uint64_t doorbells, doorbells_bad_value, doorbells_unknown_queue, admin_commands, hsm_commands,
-            hsm_rejected, aes_commands, sqe_unreadable, cqe_unwritable, completions_dropped;
+            hsm_express, hsm_rejected, aes_commands, sqe_unreadable, cqe_unwritable, completions_dropped;
     } counters;
     struct ihsm_ring rings[IHSM_RINGS];
 };

@@ -13,6 +13,16 @@ struct ihsm_ring *ihsm_engine_ring(struct ihsm_engine *engine, unsigned id) {
     return NULL;
 }
 
+bool ihsm_engine_generation_is_live(struct ihsm_engine *engine, unsigned id, uint32_t generation) {
+    struct ihsm_ring *ring = ihsm_engine_ring(engine, id);
+    if (ring == NULL)
+        return false;
+    pthread_mutex_lock(&ring->lock);
+    bool live = ring->sq_live && ring->generation == generation;
+    pthread_mutex_unlock(&ring->lock);
+    return live;
+}
+
 size_t ihsm_ring_sqe_bytes(const struct ihsm_ring *ring) {
     return ring->class == IHSM_CLASS_AES ? sizeof(struct aes_sqe) : sizeof(struct admin_sqe);
 }

@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Serving what is ready: functions in turn, and of each its rings in turn. Python threads pull from the admin and HSM
- * lists; C threads serve AES rings.
+ * lists, and on the way carry out what the express lane takes; C threads serve AES rings.
  */
 #include "scheduler.h"
 
@@ -10,6 +10,19 @@
 
 #include "deadline.h"
 #include "engine.h"
+#include "express/express.h"
+
+/* An HSM command that has been taken; IHSM_PULL_TIMEOUT: it is not for the caller. */
+static enum ihsm_pulled by_express(struct ihsm_engine *engine, const struct ihsm_command *command) {
+    switch (ihsm_express(engine, command, false)) {
+    case IHSM_EXPRESS_DONE:
+        return IHSM_PULL_TIMEOUT;
+    case IHSM_EXPRESS_SLOW:
+        return ihsm_put_slow(engine, command) ? IHSM_PULL_TIMEOUT : IHSM_PULL_COMMAND;
+    default:
+        return IHSM_PULL_COMMAND;
+    }
+}
 
 int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, struct ihsm_command *command) {
     struct ihsm_ready *ready = &scheduler->ready;
@@ -28,6 +41,8 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
             pthread_mutex_unlock(&ready->lock);
             enum ihsm_pulled taken = ihsm_ring_take(ring, command);
             ihsm_host_kick(engine->host);
+            if (taken == IHSM_PULL_COMMAND && class == IHSM_CLASS_HSM)
+                taken = by_express(engine, command);
             pthread_mutex_lock(&ready->lock);
             ihsm_ready_leave(ready, (enum ihsm_ready_list)class, engine);
             if (taken != IHSM_PULL_TIMEOUT) {

@@ -14,6 +14,7 @@
 
 #include "page.h"
 #include "ready.h"
+#include "slow.h"
 #include "unreachable.h"
 
 struct ihsm_poller {
@@ -25,6 +26,7 @@ struct ihsm_poller {
 
 struct ihsm_scheduler {
     struct ihsm_ready ready;
+    struct ihsm_slow slow;
     struct ihsm_pages pages;
     struct ihsm_unreachable_list unreachable;
     struct ihsm_poller poller;

@@ -22,6 +22,7 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
         return NULL;
     }
     ihsm_ready_init(&scheduler->ready);
+    ihsm_slow_init(&scheduler->slow);
     ihsm_unreachable_init(&scheduler->unreachable);
     scheduler->poller.spin_ns = spin_us < 0 ? -1 : spin_us * 1000;
     scheduler->workers_wanted = aes_workers;
@@ -30,6 +31,7 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
 
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler) {
     ihsm_ready_close(&scheduler->ready);
+    ihsm_slow_close(&scheduler->slow);
     ihsm_unreachable_close(&scheduler->unreachable);
 }
 
@@ -48,6 +50,7 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler) {
     free(scheduler->workers);
     ihsm_pages_destroy(&scheduler->pages);
     ihsm_ready_destroy(&scheduler->ready);
+    ihsm_slow_destroy(&scheduler->slow);
     ihsm_unreachable_destroy(&scheduler->unreachable);
     free(scheduler);
 }

@@ -37,9 +37,11 @@ HOST_BUFFER_BYTES: Final = 8192
 _HEADER_ID: Final = 0
 _DATA_ID: Final = 1
 _ENTRIES: Final = 2
-_ENVELOPE: Final = bytes([MAP_MARKER | _ENTRIES, UINT_MARKER, _HEADER_ID])
-_DATA_ENTRY: Final = bytes([UINT_MARKER, _DATA_ID])
-_ENTRY_ID_BYTES: Final = len(_DATA_ENTRY)
+ENVELOPE: Final = bytes([MAP_MARKER | _ENTRIES, UINT_MARKER, _HEADER_ID])
+"""What every message starts with, before its header map."""
+DATA_ENTRY: Final = bytes([UINT_MARKER, _DATA_ID])
+"""What is between header map and data map."""
+_ENTRY_ID_BYTES: Final = len(DATA_ENTRY)
 
 H = TypeVar("H", ReqHdr, RespHdr)
 M = TypeVar("M", bound=MborMap)
@@ -112,7 +114,7 @@ def encode_message(header: ReqHdr | RespHdr, data: MborMap, *, limit: int = HOST
 @functools.lru_cache(maxsize=512)
 def encode_head(header: ReqHdr | RespHdr) -> bytes:
     """Everything of a message before its data map; the same few come over and over."""
-    return _ENVELOPE + encode(header, position=len(_ENVELOPE)) + _DATA_ENTRY
+    return ENVELOPE + encode(header, position=len(ENVELOPE)) + DATA_ENTRY
 
 
 def append_data(head: bytes, data: MborMap, *, limit: int = HOST_BUFFER_BYTES) -> bytes:

@@ -13,8 +13,8 @@ from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 from ihsm_device.hsm.device import HsmDevice
 from ihsm_device.hsm.dispatch import run
 from ihsm_device.hsm.keystore import BulkTable
-from ihsm_device.hsm.operations import HANDLERS
-from ihsm_device.hsm.partition import Partition
+from ihsm_device.hsm.operations import HANDLERS, express_key
+from ihsm_device.hsm.partition import Partition, Published
 
 __all__ = ["HsmCommand", "HsmCompletion", "Lane", "SecurityModule"]
 
@@ -33,7 +33,7 @@ class SecurityModule:
         Raises:
             StateError: the function's file in the state directory is damaged.
         """
-        partition = Partition.open(device, index, tables)
+        partition = Partition.open(device, index, tables, express_key(device.dialect))
         partition.kept.launch_guid = launch_guid
         return cls(partition)
 
@@ -46,6 +46,11 @@ class SecurityModule:
     def bulk_table(self) -> BulkTable:
         """Keys of the fast path, for the engine of the same function."""
         return self.partition.bulk_table
+
+    @property
+    def express(self) -> Published | None:
+        """What the express lane of the engine of the same function may see; None: it has nothing to do."""
+        return self.partition.published if self.partition.device.options.express else None
 
     @property
     def fips_approved(self) -> bool:
@@ -124,6 +129,7 @@ class SecurityModule:
                 "self_tests": {"passed": device.self_tests.passed, "failed": list(device.self_tests.failed)},
                 "fips_approved": device.fips_approved,
                 "profile": device.profile.describe(),
+                "express": device.options.express,
                 "validation_hooks": device.options.validation_hooks,
                 "partition_id": partition.kept.identity.partition_id.hex(),
             }

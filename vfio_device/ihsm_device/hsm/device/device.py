@@ -35,6 +35,8 @@ class DeviceOptions:
     """State directory; None for an ephemeral identity."""
     validation_hooks: bool = False
     """The firmware's validation operations exist."""
+    express: bool = True
+    """Commands that change no state are carried out without Python."""
 
 
 class HsmDevice:
@@ -56,7 +58,8 @@ class HsmDevice:
         self.dialect = DIALECTS[self.options.kind]
         self.error: str | None = None
         """Why the device is in its error state; None while it works."""
-        self.fips_approved = self.options.fips_approved
+        self._fips_approved = self.options.fips_approved
+        self._on_change: list[Callable[[], None]] = []
         with contextlib.ExitStack() as opened:
             self.directory = StateDirectory(self.options.state)
             opened.callback(self.directory.close)
@@ -107,6 +110,26 @@ class HsmDevice:
         if self.error is None:
             _log.critical("error state: %s", reason)
             self.error = reason
+            self._changed()
+
+    @property
+    def fips_approved(self) -> bool:
+        """FIPS state that responses report."""
+        return self._fips_approved
+
+    @fips_approved.setter
+    def fips_approved(self, fips: bool) -> None:
+        self._fips_approved = fips
+        self._changed()
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call this when the error state has been entered or the FIPS state has changed; now for the first time."""
+        self._on_change.append(changed)
+        changed()
+
+    def _changed(self) -> None:
+        for changed in self._on_change:
+            changed()
 
     def serial(self, index: int) -> int:
         """64-bit serial number of function `index`, never 0."""

@@ -4,10 +4,11 @@
 
 from ihsm_device.hsm.operations.context import Context
 from ihsm_device.hsm.operations.families import HANDLERS
-from ihsm_device.hsm.operations.operation import Handler
+from ihsm_device.hsm.operations.operation import Handler, express_key
 
 __all__ = [
     "HANDLERS",
     "Context",
     "Handler",
+    "express_key",
 ]

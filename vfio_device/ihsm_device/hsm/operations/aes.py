@@ -16,10 +16,11 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.formats import AES_KEY_TYPES
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.operations.context import Context
-from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.key_use import engine_failure, info_of, may, require_family, require_usage
 from ihsm_device.hsm.operations.new_keys import Target, store_key
 from ihsm_device.hsm.operations.operation import operation
-from ihsm_device.hsm.wire import TYPES, Family
+from ihsm_device.hsm.partition import ExpressKey, NewEntry
+from ihsm_device.hsm.wire import TYPES, Dialect, Family
 
 
 @operation(DdiOp.AesGenerateKey)
@@ -46,7 +47,14 @@ def aes_generate_key(context: Context, request: AesGenerateKeyReq) -> AesGenerat
     return AesGenerateKeyResp(key_id=stored.entry.key_id, bulk_key_id=stored.bulk_key_id, masked_key=stored.masked_key)
 
 
-@operation(DdiOp.AesEncryptDecrypt)
+def _express(content: NewEntry, _dialect: Dialect) -> ExpressKey | None:
+    if info_of(content, Family.AES) is None or not may(content, KeyUsage.EncryptDecrypt):
+        return None
+    both = frozenset(map(int, AesOp))
+    return ExpressKey(DdiOp.AesEncryptDecrypt, both, both)
+
+
+@operation(DdiOp.AesEncryptDecrypt, express=_express)
 def aes_encrypt_decrypt(context: Context, request: AesEncryptDecryptReq) -> AesEncryptDecryptResp:
     """CBC without padding; the returned IV, the last block of ciphertext, continues the chain (spec 05 §7)."""
     if not request.op.known:

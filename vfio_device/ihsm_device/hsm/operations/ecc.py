@@ -21,11 +21,11 @@ from ihsm_abi.ddi import (
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle, PairwiseTest, PairwiseTestError
 from ihsm_device.hsm.operations.context import Context
-from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.key_use import engine_failure, info_of, may, require_family, require_usage
 from ihsm_device.hsm.operations.new_keys import Target, store_key
 from ihsm_device.hsm.operations.operation import operation
-from ihsm_device.hsm.partition import Entry
-from ihsm_device.hsm.wire import BY_ID, BY_PRIVATE_TYPE, Curve, Family
+from ihsm_device.hsm.partition import ExpressKey, NewEntry
+from ihsm_device.hsm.wire import BY_ID, BY_PRIVATE_TYPE, Curve, Dialect, Family
 
 APPROVED_DIGESTS: Final = {
     EccCurve.P256: {HashAlgorithm.Sha256},
@@ -63,12 +63,28 @@ def ecc_generate_key_pair(context: Context, request: EccGenerateKeyPairReq) -> E
     )
 
 
-@operation(DdiOp.EccSign)
+def _express(content: NewEntry, dialect: Dialect) -> ExpressKey | None:
+    if info_of(content, Family.ECC) is None or not may(content, KeyUsage.SignVerify):
+        return None
+    curve = _curve_of(content)
+    wire_bytes, significant_bytes = dialect.digest_bytes(curve)
+    return ExpressKey(
+        DdiOp.EccSign,
+        frozenset(map(int, HashAlgorithm)),
+        frozenset(map(int, APPROVED_DIGESTS[curve.form.curve])),
+        number_bytes=curve.size,
+        wire_bytes=len(dialect.write_signature(bytes(2 * curve.size), curve)) // 2,
+        digest_wire_bytes=wire_bytes,
+        digest_significant_bytes=significant_bytes,
+    )
+
+
+@operation(DdiOp.EccSign, express=_express)
 def ecc_sign(context: Context, request: EccSignReq) -> EccSignResp:
     """Sign a digest as given, whatever its length; the label counts in the approved mode alone (spec 05 §9)."""
     entry = context.find(request.key_id)
     require_family(entry, Family.ECC)
-    curve = _curve_of(entry)
+    curve = _curve_of(entry.content)
     if not request.digest:
         raise RefusedError(DdiStatus.InvalidArg)
     require_usage(entry, KeyUsage.SignVerify)
@@ -91,7 +107,7 @@ def ecdh_key_exchange(context: Context, request: EcdhKeyExchangeReq) -> EcdhKeyE
     entry = context.find_own(request.priv_key_id)
     require_family(entry, Family.ECC)
     require_usage(entry, KeyUsage.Derive)
-    curve = _curve_of(entry)
+    curve = _curve_of(entry.content)
     if request.key_type != _SECRET_OF_CURVE[curve.form.curve]:
         raise RefusedError(DdiStatus.InvalidKeyType)
     peer = context.dialect.read_ec_point(request.pub_key_der, curve)
@@ -110,9 +126,9 @@ def ecdh_key_exchange(context: Context, request: EcdhKeyExchangeReq) -> EcdhKeyE
     return EcdhKeyExchangeResp(key_id=stored.entry.key_id, masked_key=stored.masked_key)
 
 
-def _curve_of(entry: Entry) -> Curve:
-    assert entry.content.type is not None
-    return BY_PRIVATE_TYPE[entry.content.type]
+def _curve_of(content: NewEntry) -> Curve:
+    assert content.type is not None
+    return BY_PRIVATE_TYPE[content.type]
 
 
 def _pairwise_failure(context: Context, key: Handle, usage: KeyUsage, status: DdiStatus) -> DdiStatus | None:

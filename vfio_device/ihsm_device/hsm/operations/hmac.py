@@ -4,12 +4,21 @@
 
 from ihsm_abi.ddi import DdiOp, DdiStatus, HmacReq, HmacResp, KeyUsage
 from ihsm_device.hsm.operations.context import Context
-from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.key_use import engine_failure, info_of, may, require_family, require_usage
 from ihsm_device.hsm.operations.operation import operation
-from ihsm_device.hsm.wire import Family
+from ihsm_device.hsm.partition import ExpressKey, NewEntry
+from ihsm_device.hsm.wire import Dialect, Family
 
 
-@operation(DdiOp.Hmac)
+def _express(content: NewEntry, _dialect: Dialect) -> ExpressKey | None:
+    info = info_of(content, Family.HMAC)
+    if info is None or info.digest is None or not may(content, KeyUsage.SignVerify):
+        return None
+    size, always = info.digest.size_bytes, frozenset({0})
+    return ExpressKey(DdiOp.Hmac, always, always, hash=info.digest, number_bytes=size, wire_bytes=size)
+
+
+@operation(DdiOp.Hmac, express=_express)
 def hmac(context: Context, request: HmacReq) -> HmacResp:
     """HMAC with the hash that the key's type implies."""
     entry = context.find(request.key_id)

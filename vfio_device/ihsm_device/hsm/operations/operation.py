@@ -17,9 +17,15 @@ from ihsm_abi.ddi import OPERATIONS, DdiOp
 from ihsm_abi.mbor import MborMap
 from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.operations.context import Context
+from ihsm_device.hsm.partition import ExpressKey, NewEntry
+from ihsm_device.hsm.wire import Dialect
 
 Request = TypeVar("Request", bound=MborMap)
 Response = TypeVar("Response", bound=MborMap)
+
+
+Express = Callable[[NewEntry, Dialect], ExpressKey | None]
+"""For which requests an operation with this key succeeds, so that C may carry it out; None: for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Handler:
     response_op: DdiOp
     reports_fips: bool
     validation_hook: bool
+    express: Express | None
 
 
 HANDLERS: Final[dict[DdiOp, Handler]] = {}
@@ -47,6 +54,7 @@ def operation(
     response_op: DdiOp | None = None,
     reports_fips: bool = True,
     validation_hook: bool = False,
+    express: Express | None = None,
 ) -> Callable[[Callable[[Context, Request], Response]], Callable[[Context, Request], Response]]:
     """Register the function that carries out an operation.
 
@@ -57,6 +65,7 @@ def operation(
         response_op: code in the header of a successful response, if not `op`.
         reports_fips: whether a successful response's header carries the FIPS state (spec 03 §3.2).
         validation_hook: exists only in a device started with validation hooks.
+        express: what of it the express lane does as well (native/express/operations.c).
     """
 
     def register(run: Callable[[Context, Request], Response]) -> Callable[[Context, Request], Response]:
@@ -68,7 +77,20 @@ def operation(
             response_op=response_op or op,
             reports_fips=reports_fips,
             validation_hook=validation_hook,
+            express=express,
         )
         return run
 
     return register
+
+
+def express_key(dialect: Dialect) -> Callable[[NewEntry], ExpressKey | None]:
+    """What the express lane of a device that speaks `dialect` may do with a key."""
+
+    def describe(content: NewEntry) -> ExpressKey | None:
+        for handler in HANDLERS.values():
+            if handler.express is not None and (key := handler.express(content, dialect)) is not None:
+                return key
+        return None
+
+    return describe

@@ -9,9 +9,10 @@ from ihsm_device.hsm.command import Lane
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import LengthError, RangeError
 from ihsm_device.hsm.operations.context import Context
-from ihsm_device.hsm.operations.key_use import engine_failure, require_family, require_usage
+from ihsm_device.hsm.operations.key_use import engine_failure, info_of, may, require_family, require_usage
 from ihsm_device.hsm.operations.operation import operation
-from ihsm_device.hsm.wire import Family
+from ihsm_device.hsm.partition import ExpressKey, NewEntry
+from ihsm_device.hsm.wire import Dialect, Family
 
 _USAGE_OF_OPERATION: Final = {
     RsaOpType.Decrypt: KeyUsage.EncryptDecrypt,
@@ -19,7 +20,17 @@ _USAGE_OF_OPERATION: Final = {
 }
 
 
-@operation(DdiOp.RsaModExp, lane=Lane.SLOW)
+def _express(content: NewEntry, dialect: Dialect) -> ExpressKey | None:
+    info = info_of(content, Family.RSA)
+    if info is None:
+        return None
+    allowed = frozenset(int(op) for op, usage in _USAGE_OF_OPERATION.items() if may(content, usage))
+    size = info.modulus_bytes
+    wire = len(dialect.write_number(bytes(size)))
+    return ExpressKey(DdiOp.RsaModExp, allowed, allowed, number_bytes=size, wire_bytes=wire)
+
+
+@operation(DdiOp.RsaModExp, lane=Lane.SLOW, express=_express)
 def rsa_mod_exp(context: Context, request: RsaModExpReq) -> RsaModExpResp:
     """x = y^d mod n; `op_type` only says which usage the key must have."""
     usage = _USAGE_OF_OPERATION.get(request.op_type)

@@ -20,9 +20,10 @@ from ihsm_device.hsm.device import HsmDevice, PartitionRecord, RecordFile, State
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES, PartitionIdentity, masking
 from ihsm_device.hsm.keystore import BulkTable, Credential, Handle, Owner, PairwiseTest, PairwiseTestError, Scope
 from ihsm_device.hsm.partition.pin_policy import PinPolicy
+from ihsm_device.hsm.partition.published import Published
 from ihsm_device.hsm.partition.session_table import Session, SessionTable
 from ihsm_device.hsm.partition.shortage import Shortage
-from ihsm_device.hsm.partition.vault import Entry, Vault
+from ihsm_device.hsm.partition.vault import Describe, Entry, KeyPublisher, Vault
 from ihsm_device.hsm.wire import Point
 
 _log = logging.getLogger(__name__)
@@ -114,8 +115,12 @@ class Partition:
     file: RecordFile[PartitionRecord]
     bulk_table: BulkTable
     """Keys of the fast path."""
+    describe: Describe = field(default=lambda content: None)
+    """What the express lane may do with a key."""
     clock: Callable[[], float] = time.monotonic
     shortage: Shortage = field(default_factory=Shortage)
+    published: Published = field(init=False)
+    """What the express lane sees."""
     sessions: SessionTable = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     record_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -123,8 +128,10 @@ class Partition:
     state: Volatile = field(init=False)
 
     @classmethod
-    def open(cls, device: HsmDevice, index: int, tables: int) -> Self:
+    def open(cls, device: HsmDevice, index: int, tables: int, describe: Describe = lambda content: None) -> Self:
         """The partition of function `index` (from 0) with `tables` key tables, as the state directory knows it.
+
+        `describe` says what the express lane may do with a key.
 
         Raises:
             StateError: the function's file in the state directory is damaged, or not of this device.
@@ -136,11 +143,14 @@ class Partition:
             file.write(kept.record)
         else:
             kept = Kept.of_record(device, index, record)
-        return cls(device, index, tables, kept, file, device.store.bulk_table(index))
+        return cls(device, index, tables, kept, file, device.store.bulk_table(index), describe)
 
     def __post_init__(self) -> None:
         """Start in the state Fresh."""
-        self.sessions = SessionTable(self.shortage)
+        dialect = self.device.dialect
+        self.published = Published(little_endian=dialect.little_endian, fips=self.device.fips_approved)
+        self.device.on_change(self._device_changed)
+        self.sessions = SessionTable(self.shortage, self.published)
         self.state = self._fresh()
 
     @property
@@ -201,10 +211,17 @@ class Partition:
         self.state.vault.remove(entry)
         self.device.store.destroy(entry.content.handle)
 
+    def _device_changed(self) -> None:
+        if self.device.error is not None:
+            self.published.end()
+        self.published.set_fips(self.device.fips_approved)
+
     def _end_state(self) -> None:
+        self.published.withdraw_keys()
         for scope in (Scope.PARTITION, Scope.SESSION):
             self.device.store.destroy_group(function=self.index, scope=scope)
         self.state = self._fresh()
 
     def _fresh(self) -> Volatile:
-        return Volatile(self.device.store.random(NONCE_BYTES), Vault(self.tables, self.shortage), PinPolicy(self.clock))
+        vault = Vault(self.tables, self.shortage, KeyPublisher(self.published, self.describe))
+        return Volatile(self.device.store.random(NONCE_BYTES), vault, PinPolicy(self.clock))

@@ -9,6 +9,7 @@ from ihsm_abi.ddi.limits import MAX_SESSIONS
 from ihsm_abi.fault_actions import Resource
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
+from ihsm_device.hsm.partition.published import Published
 from ihsm_device.hsm.partition.shortage import Shortage
 
 
@@ -26,9 +27,10 @@ class Session:
 class SessionTable:
     """Which ids are in use; guarded by the partition's lock."""
 
-    def __init__(self, shortage: Shortage) -> None:
-        """All ids free; none is given away where `shortage` says so."""
+    def __init__(self, shortage: Shortage, published: Published | None = None) -> None:
+        """All ids free; none is given away where `shortage` says so. Live sessions are published."""
         self._shortage = shortage
+        self._published = published
         self._live: dict[int, Session] = {}
         self._flagged: set[int] = set()
 
@@ -59,19 +61,24 @@ class SessionTable:
         """Make a session live under its id, which is free or flagged."""
         self._flagged.discard(session.id)
         self._live[session.id] = session
+        if self._published is not None:
+            self._published.session(session.id, session.rev)
 
     def free(self, session_id: int) -> None:
         """Make an id free, whatever it was."""
+        self._withdraw(session_id)
         self._live.pop(session_id, None)
         self._flagged.discard(session_id)
 
     def flag_all(self) -> None:
         """Every allocated id waits for renegotiation from now on (NSSR, disable)."""
+        self._withdraw(*self._live)
         self._flagged.update(self._live)
         self._live.clear()
 
     def clear(self) -> None:
         """Free all ids (partition reset)."""
+        self._withdraw(*self._live)
         self._live.clear()
         self._flagged.clear()
 
@@ -79,3 +86,9 @@ class SessionTable:
         """State of every id in use: "live" or "renegotiation"."""
         states = dict.fromkeys(self._live, "live") | dict.fromkeys(self._flagged, "renegotiation")
         return dict(sorted(states.items()))
+
+    def _withdraw(self, *session_ids: int) -> None:
+        """The express lane answers none of their commands any more."""
+        if self._published is not None:
+            for session_id in session_ids:
+                self._published.withdraw_session(session_id)

@@ -7,6 +7,7 @@ to whole blocks, in one piece; first fit, in the lowest table with room. The val
 what is counted here is what the real part would need. The vault is not synchronised: its partition's lock guards it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +15,7 @@ from ihsm_abi.ddi import DdiStatus, KeyAttributeFlags, KeyType
 from ihsm_abi.fault_actions import Resource
 from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.keystore import Handle
+from ihsm_device.hsm.partition.published import ANY_SESSION, ExpressKey, Published
 from ihsm_device.hsm.partition.session_table import Session
 from ihsm_device.hsm.partition.shortage import Shortage
 
@@ -62,6 +64,30 @@ class Entry:
     bulk_slot: int | None
 
 
+Describe = Callable[[NewEntry], ExpressKey | None]
+"""What the express lane may do with a key; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPublisher:
+    """Where a vault publishes its keys, and as what."""
+
+    published: Published
+    describe: Describe
+
+    def add(self, entry: "Entry") -> None:
+        """The key can be used from now on."""
+        content = entry.content
+        facts = self.describe(content)
+        if facts is not None:
+            session_id = ANY_SESSION if content.session is None else content.session.id
+            self.published.key(entry.key_id, content.handle, facts, session_id=session_id)
+
+    def remove(self, entry: "Entry") -> None:
+        """The express lane answers no command with the key any more."""
+        self.published.withdraw_key(entry.key_id)
+
+
 @dataclass(slots=True)
 class _Table:
     index: int
@@ -88,8 +114,9 @@ class _Table:
 class Vault:
     """All tables of one partition."""
 
-    def __init__(self, tables: int, shortage: Shortage) -> None:
+    def __init__(self, tables: int, shortage: Shortage, publisher: KeyPublisher | None = None) -> None:
         """An empty vault of `tables` tables, which has no room for applications where `shortage` says so."""
+        self._publisher = publisher
         self._shortage = shortage
         self._tables = [_Table(index) for index in range(tables)]
         self._tags: dict[int, Entry] = {}
@@ -128,6 +155,8 @@ class Vault:
         index = next(index for index in range(TABLE_ENTRIES) if index not in table.entries)
         slot = min(self._free_bulk_slots) if new.bulk else None
         entry = Entry(table.index * TABLE_ENTRIES + index, new, first_block, slot)
+        if self._publisher is not None:
+            self._publisher.add(entry)
         table.entries[index] = entry
         table.free_blocks &= ~_block_mask(entry)
         if slot is not None:
@@ -138,6 +167,8 @@ class Vault:
 
     def remove(self, entry: Entry) -> None:
         """Free an entry's number, blocks, tag and bulk slot."""
+        if self._publisher is not None:
+            self._publisher.remove(entry)
         table, index = divmod(entry.key_id, TABLE_ENTRIES)
         del self._tables[table].entries[index]
         self._tables[table].free_blocks |= _block_mask(entry)

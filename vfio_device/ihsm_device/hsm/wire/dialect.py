@@ -26,6 +26,8 @@ class Dialect(ABC):
     """How key material is written on the wire."""
 
     kind: ClassVar[DeviceKind]
+    little_endian: ClassVar[bool]
+    """Byte order of numbers."""
 
     # -- what the device sends ------------------------------------------------------------------------------------
 
@@ -80,6 +82,13 @@ class Dialect(ABC):
         """
 
     @abstractmethod
+    def digest_bytes(self, curve: Curve) -> tuple[int, int]:
+        """Length of a digest on the wire, and its lower end, of which `read_digest` takes all and only that.
+
+        It takes more if one of the other bytes is not zero. Both are 0 if a digest of any length is taken as it is.
+        """
+
+    @abstractmethod
     def read_wrapped_blob(self, wire: bytes) -> tuple[bytes, bytes]:
         """RSA ciphertext (at most 256 bytes, a big-endian number) and wrapped key of an RsaUnwrap request."""
 
@@ -88,6 +97,7 @@ class VirtualDialect(Dialect):
     """Kind 1: SubjectPublicKeyInfo and big-endian numbers."""
 
     kind = DeviceKind.Virtual
+    little_endian = False
 
     def write_ec_point(self, point: Point) -> bytes:
         """See `Dialect`."""
@@ -128,6 +138,10 @@ class VirtualDialect(Dialect):
         """See `Dialect`. Any length is a big-endian number."""
         return wire
 
+    def digest_bytes(self, curve: Curve) -> tuple[int, int]:
+        """See `Dialect`."""
+        return 0, 0
+
     def read_wrapped_blob(self, wire: bytes) -> tuple[bytes, bytes]:
         """See `Dialect`."""
         return wire[:WRAPPED_KEK_BYTES], wire[WRAPPED_KEK_BYTES:]
@@ -137,6 +151,7 @@ class PhysicalDialect(Dialect):
     """Kind 2: raw little-endian numbers, P-521 coordinates padded to 68 bytes."""
 
     kind = DeviceKind.Physical
+    little_endian = True
 
     def write_ec_point(self, point: Point) -> bytes:
         """See `Dialect`."""
@@ -182,13 +197,17 @@ class PhysicalDialect(Dialect):
         if len(wire) != RAW_DIGEST_BYTES:
             raise RefusedError(DdiStatus.InvalidArg)
         number = wire[::-1]
-        # 65 bytes for P-521: its order has 521 bits, and of 66 bytes the signer would drop the lowest 7 bits.
-        fitting = curve.p.bit_length() // 8
+        _, fitting = self.digest_bytes(curve)
         significant = len(number.lstrip(b"\0"))
         if significant <= fitting:
             return number[-fitting:]
         implied = Hash(algorithm).size_bytes if algorithm.known else 0
         return number[-max(significant, implied) :]
+
+    def digest_bytes(self, curve: Curve) -> tuple[int, int]:
+        """See `Dialect`."""
+        # 65 bytes for P-521: its order has 521 bits, and of 66 bytes the signer would drop the lowest 7 bits.
+        return RAW_DIGEST_BYTES, curve.p.bit_length() // 8
 
     def read_wrapped_blob(self, wire: bytes) -> tuple[bytes, bytes]:
         """See `Dialect`."""
