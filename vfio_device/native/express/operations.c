@@ -16,9 +16,8 @@ static bool has_key(struct ihsm_job *job, uint16_t key_id, uint32_t choice) {
     struct ihsm_published_key *key = &job->key;
     job->key_id = key_id;
     return job->in.at == job->in.len && ihsm_published_find_key(job->published, key_id, key, &job->key_ticket) &&
-           key->operation == job->head.op &&
-           (key->session == IHSM_ANY_SESSION || key->session == job->head.sess_id) && choice < 32 &&
-           ((job->fips ? key->approved : key->choices) >> choice & 1) != 0;
+           key->operation == job->head.op && (key->session == IHSM_ANY_SESSION || key->session == job->head.sess_id) &&
+           choice < 32 && ((job->fips ? key->approved : key->choices) >> choice & 1) != 0;
 }
 
 static void write_head(struct ihsm_job *job) {

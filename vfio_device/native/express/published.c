@@ -66,10 +66,9 @@ static struct slot *session_slot(struct ihsm_published *published, uint32_t sess
 }
 
 static struct slot *key_slot(struct ihsm_published *published, uint32_t key_id) {
-    struct page *page =
-        key_id < PAGES * PAGE_KEYS
-            ? atomic_load_explicit(&published->pages[key_id / PAGE_KEYS], memory_order_acquire)
-            : NULL;
+    struct page *page = key_id < PAGES * PAGE_KEYS
+                            ? atomic_load_explicit(&published->pages[key_id / PAGE_KEYS], memory_order_acquire)
+                            : NULL;
     return page == NULL ? NULL : &page->slots[key_id % PAGE_KEYS];
 }
 

@@ -11,15 +11,15 @@ enum ihsm_published_limits { IHSM_ANY_SESSION = 0xFFFF };
 
 /* What a key is good for: one operation, and how numbers of its size look. Zero where the operation has none. */
 struct ihsm_published_key {
-    uint64_t handle;     /* in the key store */
-    uint32_t operation;  /* its code */
-    uint32_t choices;    /* values that the request's enumeration may have, by bit: hash, direction, purpose */
-    uint32_t approved;   /* those of them that it may have in the FIPS state */
-    uint16_t session;    /* that alone may name it, or IHSM_ANY_SESSION */
-    uint16_t hash;       /* of an HMAC key, as the key store calls it */
-    uint16_t bytes;      /* of a number that comes out: coordinate, modulus; of a tag */
-    uint16_t wire_bytes; /* of the same in the response */
-    uint16_t digest_wire_bytes;        /* of a digest in the request; 0: any */
+    uint64_t handle;            /* in the key store */
+    uint32_t operation;         /* its code */
+    uint32_t choices;           /* values that the request's enumeration may have, by bit: hash, direction, purpose */
+    uint32_t approved;          /* those of them that it may have in the FIPS state */
+    uint16_t session;           /* that alone may name it, or IHSM_ANY_SESSION */
+    uint16_t hash;              /* of an HMAC key, as the key store calls it */
+    uint16_t bytes;             /* of a number that comes out: coordinate, modulus; of a tag */
+    uint16_t wire_bytes;        /* of the same in the response */
+    uint16_t digest_wire_bytes; /* of a digest in the request; 0: any */
     uint16_t digest_significant_bytes; /* of these, those that may differ from zero */
 };
 
