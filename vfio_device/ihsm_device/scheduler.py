@@ -135,6 +135,10 @@ class Scheduler:
                 )
         return None
 
+    def limit_outside(self, threads: int) -> None:
+        """At most so many threads execute HSM commands at a time; another waits in `pull` with what it has got."""
+        lib.ihsm_scheduler_set_outside(self.handle, threads)
+
     def wake(self) -> None:
         """End every `pull`, those running and those to come, and the AES workers."""
         self.closed = True

@@ -97,7 +97,8 @@ class Server:
             raise
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
         self._unreachable = UnreachableLog(self._scheduler, self._index_of)
-        self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths))
+        express = any(endpoint.function.module.express is not None for endpoint in self._endpoints)
+        self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths), express=express)
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
         endpoint = Endpoint(

@@ -24,8 +24,10 @@ _log = logging.getLogger(__name__)
 
 MAX_ADMIN_THREADS: Final = 16
 """A DELETE_SQ may wait for its queue's commands; with a thread per function it holds up nobody else."""
-MAX_FAST_THREADS: Final = 4
+MAX_PYTHON_THREADS: Final = 4
 """A quick command is mostly Python: threads that hand the interpreter lock to each other cost more than they gain."""
+MAX_FAST_THREADS: Final = 8
+"""The express lane needs no interpreter."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long `stop` waits for commands at work; the threads are daemons, so a longer one ends with the process."""
 
@@ -70,14 +72,20 @@ class WorkerPool:
         find_handler: Callable[[Command], CommandHandler | None],
         *,
         functions: int = 1,
+        express: bool = False,
     ) -> None:
-        """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more."""
+        """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more.
+
+        With `express` there are threads for the express lane too.
+        """
         self._scheduler = scheduler
         self._find_handler = find_handler
         threads = max(2, os.cpu_count() or 1)
+        in_python = min(threads // 2, MAX_PYTHON_THREADS)
+        scheduler.limit_outside(in_python)
         self._threads = [
             *self._named("admin", min(functions, MAX_ADMIN_THREADS), self._serve_admin),
-            *self._named("hsm", min(threads // 2, MAX_FAST_THREADS), self._serve_fast),
+            *self._named("hsm", min(threads, MAX_FAST_THREADS) if express else in_python, self._serve_fast),
             *self._named("hsm-slow", threads, self._serve_slow),
         ]
 

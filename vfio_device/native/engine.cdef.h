@@ -154,6 +154,8 @@ void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);
 bool ihsm_scheduler_serve_one(struct ihsm_scheduler *scheduler);
 /* The express lane's commands are carried out on the way; the others are handed out. */
 int ihsm_pull(struct ihsm_scheduler *scheduler, int ring_class, int64_t timeout_us, struct ihsm_command *command);
+/* So many threads may execute HSM commands that ihsm_pull has handed out, others wait in it; 0: as many as like. */
+void ihsm_scheduler_set_outside(struct ihsm_scheduler *scheduler, unsigned max);
 /* HSM commands that take milliseconds: what is put there is pulled by threads that may take so long. slow.h */
 enum ihsm_slow_limits { IHSM_SLOW_BACKLOG = 1024 }; /* commands of one function that may wait */
 bool ihsm_put_slow(struct ihsm_engine *engine, const struct ihsm_command *command); /* false: no room */

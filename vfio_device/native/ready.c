@@ -19,12 +19,14 @@ void ihsm_ready_init(struct ihsm_ready *ready) {
     for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
         pthread_cond_init(&ready->lists[list].filled, NULL);
     pthread_cond_init(&ready->idle, NULL);
+    pthread_cond_init(&ready->outside_free, NULL);
 }
 
 void ihsm_ready_destroy(struct ihsm_ready *ready) {
     for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
         pthread_cond_destroy(&ready->lists[list].filled);
     pthread_cond_destroy(&ready->idle);
+    pthread_cond_destroy(&ready->outside_free);
     pthread_mutex_destroy(&ready->lock);
 }
 
@@ -33,6 +35,7 @@ void ihsm_ready_close(struct ihsm_ready *ready) {
     ready->closed = true;
     for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
         pthread_cond_broadcast(&ready->lists[list].filled);
+    pthread_cond_broadcast(&ready->outside_free);
     pthread_mutex_unlock(&ready->lock);
 }
 

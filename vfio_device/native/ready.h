@@ -35,6 +35,8 @@ struct ihsm_ready {
         pthread_cond_t filled;
     } lists[IHSM_READY_LISTS];
     pthread_cond_t idle; /* some engine's busy count became 0 */
+    pthread_cond_t outside_free;
+    unsigned outside, outside_max; /* threads that execute a pulled HSM command; 0: as many as like */
     bool closed;
     atomic_bool long_served; /* threads take IHSM_READY_LONG; without them long commands are everybody's */
 };

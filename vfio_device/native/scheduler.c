@@ -24,12 +24,41 @@ static enum ihsm_pulled by_express(struct ihsm_engine *engine, const struct ihsm
     }
 }
 
+/*
+ * Threads that are outside with an HSM command contend for the interpreter lock, so there are only so many at a time;
+ * one that comes with another command waits, and does nothing else. The lane goes on with who is inside.
+ */
+static __thread struct ihsm_ready *outside;
+
+/* The caller is back; ready->lock held, as for the next. */
+static void come_in(struct ihsm_ready *ready) {
+    if (outside == ready && ready->outside > 0) {
+        ready->outside--;
+        pthread_cond_signal(&ready->outside_free);
+    }
+    outside = NULL;
+}
+
+static void go_out(struct ihsm_ready *ready) {
+    while (!ready->closed && ready->outside_max > 0 && ready->outside >= ready->outside_max)
+        pthread_cond_wait(&ready->outside_free, &ready->lock);
+    ready->outside++;
+    outside = ready;
+}
+
+void ihsm_scheduler_set_outside(struct ihsm_scheduler *scheduler, unsigned max) {
+    pthread_mutex_lock(&scheduler->ready.lock);
+    scheduler->ready.outside_max = max;
+    pthread_mutex_unlock(&scheduler->ready.lock);
+}
+
 int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, struct ihsm_command *command) {
     struct ihsm_ready *ready = &scheduler->ready;
     struct timespec deadline = ihsm_deadline_after(timeout_us < 0 ? 0 : timeout_us);
     int result = IHSM_PULL_TIMEOUT;
 
     pthread_mutex_lock(&ready->lock);
+    come_in(ready);
     for (;;) {
         if (ready->closed) {
             result = IHSM_PULL_CLOSED;
@@ -58,6 +87,8 @@ int ihsm_pull(struct ihsm_scheduler *scheduler, int class, int64_t timeout_us, s
                 break;
         }
     }
+    if (class == IHSM_CLASS_HSM && (result == IHSM_PULL_COMMAND || result == IHSM_PULL_HELD))
+        go_out(ready);
     pthread_mutex_unlock(&ready->lock);
     return result;
 }
