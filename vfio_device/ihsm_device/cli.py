@@ -64,6 +64,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     type=click.Choice(["on", "off"]),
     default="on",
     show_default=True,
+    envvar="IHSM_EXPRESS",
     help="Whether signatures, RSA, HMAC and AES-CBC are done without the interpreter where they succeed.",
 )
 @click.option(
