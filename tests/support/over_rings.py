@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plug-in of pytest: tests that hand commands straight to a security module send them through rings and workers.
 
-`pytest -p support.over_rings`. The express lane has its say there; with IHSM_EXPRESS=off there is none, here and in served
-devices.
+`pytest -p support.over_rings`. The express lane has its say there; with IHSM_EXPRESS=off there is none, here and in
+served devices.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Rings:
         self._paths: weakref.WeakKeyDictionary[SecurityModule, RingPath] = weakref.WeakKeyDictionary()
         self._by_engine: dict[int, RingPath] = {}
         self._lock = threading.Lock()
-        self._pool = WorkerPool(self._scheduler, lambda command: self._by_engine[id(command.engine)].function, express=True)
+        self._pool = WorkerPool(
+            self._scheduler, lambda command: self._by_engine[id(command.engine)].function, express=True
+        )
         self._pool.start()
 
     def exchange(
