@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "operations.h"
+#include "seam.h"
 
 /* What belongs to a session and whose entry says so in the usual way. */
 static bool is_usual(const struct hsm_sqe *sqe) {
@@ -53,9 +54,12 @@ enum ihsm_express ihsm_express(struct ihsm_engine *engine, const struct ihsm_com
         return IHSM_EXPRESS_SLOW;
     job.fips = ihsm_published_fips(published);
     if (!ihsm_published_find_session(published, job.head.sess_id, &session, &ticket) ||
-        session.major != job.head.rev_major || session.minor != job.head.rev_minor || !operation->run(&job) ||
-        !ihsm_published_hold(published, job.head.sess_id, ticket, job.key_id, job.key_ticket))
+        session.major != job.head.rev_major || session.minor != job.head.rev_minor || !operation->run(&job))
         return IHSM_EXPRESS_NOT;
+    IHSM_SEAM(EXPRESS_RUN);
+    if (!ihsm_published_hold(published, job.head.sess_id, ticket, job.key_id, job.key_ticket))
+        return IHSM_EXPRESS_NOT;
+    IHSM_SEAM(EXPRESS_HELD);
     answer(engine, command, &job);
     ihsm_published_let_go(published, job.head.sess_id, job.key_id);
     ihsm_count(&engine->counters.hsm_express, 1);
