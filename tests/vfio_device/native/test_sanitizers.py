@@ -69,6 +69,8 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], storm: str, doorbells: st
         "test_controller.py",
         "test_admin.py",
         "test_workers.py",
+        "test_slow_commands.py",
+        "express/test_withdrawal.py",
     ],
 )
 def test_suites(sanitized: tuple[Path, dict[str, str]], tests: str) -> None:
