@@ -21,7 +21,9 @@ IOVA = 0x1_0000_0000
 
 
 class Bells:
-    """Remembers the last value of each doorbell."""
+    """Remembers the last value of each doorbell; no page of them is mapped."""
+
+    page = event = None
 
     def __init__(self) -> None:
         self.values: dict[int, int] = {}

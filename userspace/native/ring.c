@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,6 +85,48 @@ uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, u
      */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
+}
+
+static void ring_direct(const struct ihsm_direct *direct, uint32_t tail) {
+    const uint64_t one = 1;
+
+    if (direct->kick < 0)
+        ihsm_doorbell(direct->page, direct->bell, tail);
+    else if (ihsm_doorbell_watched(direct->page, direct->bell, tail, direct->asleep_offset))
+        /* A counter that would overflow has not been read yet: the poller is awake or about to be. */
+        while (write(direct->kick, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+}
+
+void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t slot, uint32_t tail, uint32_t cid,
+                   uint64_t spin_ns) {
+    struct ihsm_cq *cq = direct->cq;
+    const uint8_t *found = cq->ring + (size_t)cq->head * cq->entry_bytes;
+    uint16_t found_cid, sqhd;
+
+    direct->taken = 0;
+    direct->started_ns = now_ns();
+    memcpy(direct->sq + (size_t)slot * direct->sqe_bytes, entry, direct->sqe_bytes);
+    ring_direct(direct, tail);
+    for (uint64_t deadline = direct->started_ns + spin_ns;;) {
+        for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+            if (ready_up_to(cq, 1)) {
+                memcpy(&found_cid, found + direct->cqe_cid, sizeof found_cid);
+                memcpy(&sqhd, found + direct->cqe_sqhd, sizeof sqhd);
+                if (found_cid == cid && sqhd < direct->entries) {
+                    memcpy(direct->cqe, found, cq->entry_bytes);
+                    ihsm_cq_advance(cq, 1);
+                    direct->taken = 1;
+                }
+                return;
+            }
+            if (__atomic_load_n(direct->wanted, __ATOMIC_RELAXED))
+                return;
+            cpu_relax();
+        }
+        if (now_ns() >= deadline)
+            return;
+    }
 }
 
 uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width) {

@@ -38,3 +38,29 @@ int ihsm_event_wait(int fd, int timeout_ms);
 
 /* Replace mapped pages, from a page's start on, by zeroed ones of this process alone: 0, or a negative errno. */
 int ihsm_unshare(uint8_t *start, uint64_t size_bytes);
+
+/* What a caller who waits for his command needs of its queue, so that one call carries it out. */
+struct ihsm_direct {
+    struct ihsm_cq *cq;
+    uint8_t *sq;
+    uint8_t *page; /* of the doorbells */
+    uint32_t sqe_bytes;
+    uint32_t bell;
+    uint32_t asleep_offset;
+    int32_t kick;     /* eventfd of a poller that watches the page, which asleep_offset then belongs to; else -1 */
+    uint32_t entries; /* of the SQ */
+    uint32_t cqe_cid; /* where a completion has its command id, and where the head of the SQ */
+    uint32_t cqe_sqhd;
+    const uint32_t *wanted; /* not 0: another thread wants the queue, and nobody may keep it for long */
+    uint64_t started_ns;    /* of the last call, CLOCK_MONOTONIC; so are the others */
+    uint32_t taken;         /* whether the command has completed: its completion lies in cqe */
+    uint8_t cqe[64];
+};
+
+/*
+ * Write an entry into a slot of the SQ, ring the doorbell, and look at the CQ for up to spin_ns nanoseconds. If the next
+ * completion is that of `cid`, and names a slot of the SQ as its head, it is taken. Else it is left where it is, and so is everything that comes later than
+ * the time that was given, or than another thread's wish for the queue.
+ */
+void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t slot, uint32_t tail, uint32_t cid,
+                   uint64_t spin_ns);

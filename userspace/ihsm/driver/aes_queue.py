@@ -8,6 +8,7 @@ For data that already lies in DMA memory, and for batches, see `ihsm.driver.aes_
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 from ihsm.bus import DmaArena, DmaBuffer
@@ -27,7 +28,7 @@ from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.rings import AES_RING
 from ihsm.driver.sgl import type_byte
-from ihsm.driver.submission import Submission
+from ihsm.driver.submission import Collect, Submission
 from ihsm.fast_path import FastPathSession
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
@@ -84,6 +85,10 @@ class _Staging:
         return self._bytes[start : start + size_bytes]
 
 
+_Prepared = tuple[Callable[[int], bytes], Collect, DmaBuffer | None]
+"""What makes a command's entry, what makes its result, and the memory that is its own."""
+
+
 def _data_block(iova: int, size_bytes: int) -> tuple[int, int, int]:
     return (iova, size_bytes, _DATA_BLOCK) if size_bytes else (0, 0, 0)
 
@@ -117,6 +122,16 @@ class AesQueue(QueuePair, AesCommands[Submission]):
     def _send_gcm(
         self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Submission:
+        build, collect, held = self._gcm(session, command, decrypt, deliver)
+        return self.submit_one(build, collect, timeout_s, held)
+
+    def _await_gcm(self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float) -> Any:
+        build, collect, held = self._gcm(session, command, decrypt, None)
+        return self.carry_out(build, collect, timeout_s, held)
+
+    def _gcm(
+        self, session: FastPathSession, command: GcmArguments, decrypt: bool, deliver: Deliver | None
+    ) -> _Prepared:
         key_id, text, aad, iv, tag = command
         padded = pad_aad(aad) if self.gcm_workaround else aad
         skip, size = len(padded), len(text)
@@ -140,11 +155,21 @@ class AesQueue(QueuePair, AesCommands[Submission]):
             written = (own or self._staging(cid)).part(skip, size)
             return gcm_result(written, cqe, decrypt, deliver)
 
-        return self.submit_one(build, collect, timeout_s, own.held if own else None)
+        return build, collect, own.held if own else None
 
     def _send_xts(
         self, session: FastPathSession, command: XtsArguments, decrypt: bool, timeout_s: float, deliver: Deliver | None
     ) -> Submission:
+        build, collect, held = self._xts(session, command, decrypt, deliver)
+        return self.submit_one(build, collect, timeout_s, held)
+
+    def _await_xts(self, session: FastPathSession, command: XtsArguments, decrypt: bool, timeout_s: float) -> Any:
+        build, collect, held = self._xts(session, command, decrypt, None)
+        return self.carry_out(build, collect, timeout_s, held)
+
+    def _xts(
+        self, session: FastPathSession, command: XtsArguments, decrypt: bool, deliver: Deliver | None
+    ) -> _Prepared:
         data, tweak, (data_key, tweak_key), code = command
         attr = aes_attr(Cipher.XTS, decrypt, code)
         own = self._own_staging(len(data))
@@ -164,7 +189,7 @@ class AesQueue(QueuePair, AesCommands[Submission]):
             written = (own or self._staging(cid)).part(0, size)
             return xts_result(written, cqe, deliver)
 
-        return self.submit_one(build, collect, timeout_s, own.held if own else None)
+        return build, collect, own.held if own else None
 
     def _own_staging(self, source_bytes: int) -> _Staging | None:
         """Memory for a command too large for the slot of its command id."""

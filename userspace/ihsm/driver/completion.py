@@ -106,6 +106,16 @@ class CompletionLine:
         """Eventfd of the vector; None: completions are polled."""
         return self._event
 
+    @property
+    def spin_ns(self) -> int:
+        """How long a waiting caller looks at the ring before it blocks, in nanoseconds."""
+        return self._spin_ns
+
+    def seize(self) -> threading.Lock | None:
+        """Become the leader if callers may look at the ring and there is none; who has it releases it, then `wake`s."""
+        leader = self._leader
+        return leader if self._spin_ns and leader.acquire(blocking=False) else None
+
     def wait(self, done: Callable[[], bool], queue: Reapable, timeout_s: float) -> bool:
         """Reap until `done()`, or let another caller do it; False if `timeout_s` seconds pass first.
 
@@ -125,7 +135,7 @@ class CompletionLine:
                     self._lead(done, queue, deadline)
                 finally:
                     leader.release()
-                    self._wake_followers()
+                    self.wake()
             else:
                 self._follow(done, deadline)
             if time.monotonic() >= deadline:
@@ -165,18 +175,18 @@ class CompletionLine:
         try:
             if event is not None:
                 lib.ihsm_event_wait(event, 0)
-            return self._reap()
+            return self.reap()
         finally:
             leader.release()
-            self._wake_followers()
+            self.wake()
 
     def _lead(self, done: Callable[[], bool], queue: Reapable, deadline: float) -> None:
         quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
-        self._reap()
+        self.reap()
         while not done():
             if self._spin_ns:
                 queue.spin(self._spin_ns)
-                if self._reap():
+                if self.reap():
                     quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
                     continue
             now = time.monotonic()
@@ -191,7 +201,7 @@ class CompletionLine:
             else:
                 time.sleep(min(nap_s, deadline - now))
                 nap_s = min(2 * nap_s, LONGEST_NAP_S)
-            if self._reap():
+            if self.reap():
                 quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
 
     def listen(self, wake: Callable[[], None]) -> bool:
@@ -220,15 +230,17 @@ class CompletionLine:
             finally:
                 self._waiting -= 1
 
-    def _reap(self) -> int:
+    def reap(self) -> int:
+        """Take what has completed on all queues, as the leader; returns the number of completions."""
         count = 0
         for queue in self.queues:
             count += queue.reap()
         if count:
-            self._wake_followers()
+            self.wake()
         return count
 
-    def _wake_followers(self) -> None:
+    def wake(self) -> None:
+        """Have those who wait look again."""
         if self._waiting or self._listeners:
             with self._followers:
                 self._followers.notify_all()
@@ -248,13 +260,13 @@ class CompletionLine:
         """Fail everything outstanding on all queues of the line."""
         for queue in self.queues:
             queue.fail(error)
-        self._wake_followers()
+        self.wake()
 
     def kick(self) -> None:
         """Have whoever waits look again."""
         if self._event is not None:
             os.eventfd_write(self._event, 1)
-        self._wake_followers()
+        self.wake()
 
     def ensure_thread(self) -> None:
         """Have completions reaped without anybody waiting."""
@@ -288,10 +300,10 @@ class CompletionLine:
                 try:
                     if self._event is not None:
                         lib.ihsm_event_wait(self._event, 0)
-                    nap_s = FIRST_NAP_S if self._reap() else min(2 * nap_s, LONGEST_NAP_S)
+                    nap_s = FIRST_NAP_S if self.reap() else min(2 * nap_s, LONGEST_NAP_S)
                 finally:
                     leader.release()
-                    self._wake_followers()
+                    self.wake()
             now = time.monotonic()
             if now - watched >= HEALTH_INTERVAL_S:
                 watched = now

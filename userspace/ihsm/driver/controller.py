@@ -338,7 +338,7 @@ class Controller(Closing):
             ForkedError: it is the parent's.
         """
         limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        return reply_of(self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s))
+        return self._hsm_queue().exchange_message(message, kind, session_id, timeout_s=limit_s)
 
     def submit(
         self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -83,6 +84,8 @@ class HsmQueue(QueuePair):
         """Allocate rings and buffers: two pages for the request and two for the response per command."""
         super().__init__(HSM_RING, queue_id, entries, arena, bells, line)
         self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
+        self._slot_bytes = self._slots.view.data
+        self._collect_whole = partial(self._collect, MAX_DST_BYTES)
 
     @classmethod
     def memory_bytes(cls, entries: int) -> int:
@@ -111,20 +114,34 @@ class HsmQueue(QueuePair):
             ArgumentError, ArgumentTypeError: no message, kind or id, or message or room longer than the buffers.
             CommandTimeoutError: the ring stayed full.
         """
-        message, session_id, flags = message_arguments(message, kind, session_id)
+        build = self._builder(message, kind, session_id, response_bytes)
         integer(_OPERATION, "response_bytes", response_bytes, 0, MAX_DST_BYTES)
+        return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
+
+    def exchange_message(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float
+    ) -> HsmReply:
+        """Submit a request as `submit_message`, and wait for its reply; errors as `submit_message` and `reply_of`."""
+        build = self._builder(message, kind, session_id, MAX_DST_BYTES)
+        return successful(self.carry_out(build, self._collect_whole, timeout_s))
+
+    def _builder(
+        self, message: bytes, kind: ControlKind, session_id: int | None, response_bytes: int
+    ) -> Callable[[int], bytes]:
+        """What copies a request to where it is sent from, and makes its entry."""
+        message, session_id, flags = message_arguments(message, kind, session_id)
 
         def build(cid: int) -> bytes:
-            start = cid * _SLOT_BYTES
-            self._slots.view[start : start + len(message)] = np.frombuffer(message, np.uint8)
+            start, length = cid * _SLOT_BYTES, len(message)
+            self._slot_bytes[start : start + length] = message
             source = self._slots.iova + start
             target = source + MAX_MESSAGE_BYTES
             return _SQE.pack(
                 0,
                 cid,
-                len(message),
+                length,
                 source,
-                source + PAGE_BYTES if len(message) > PAGE_BYTES else 0,
+                source + PAGE_BYTES if length > PAGE_BYTES else 0,
                 response_bytes,
                 target,
                 target + PAGE_BYTES if response_bytes > PAGE_BYTES else 0,
@@ -132,13 +149,13 @@ class HsmQueue(QueuePair):
                 session_id or 0,
             )
 
-        return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
+        return build
 
     def _collect(self, response_bytes: int, cid: int, cqe: Any) -> HsmReply:
         control = SessionControl(cqe.control)
         start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES
         return HsmReply(
-            self._slots.view[start : start + min(cqe.byte_count, response_bytes)].tobytes(),
+            bytes(self._slot_bytes[start : start + min(cqe.byte_count, response_bytes)]),
             Psf(cqe.psf).sc,
             cqe.byte_count,
             control,
@@ -160,6 +177,7 @@ class HsmQueue(QueuePair):
     def release(self) -> None:
         """Give rings and buffers back."""
         super().release()
+        self._slot_bytes = memoryview(b"")
         self._slots.release()
 
 

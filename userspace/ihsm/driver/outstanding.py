@@ -49,6 +49,10 @@ class Outstanding:
         self._batches.add(submission, rows, cids, position)
         return cids
 
+    def fields_of(self, completion: bytes) -> Any:
+        """A completion's fields."""
+        return self._codec.unpack(completion)
+
     def complete(self, raw: bytes, done: list[Submission]) -> Any:
         """Account for a completion; a submission thereby done is appended to `done`. The completion's fields."""
         record = self._codec.unpack(raw)

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from ihsm import forks
 from ihsm.arguments import seconds
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
+from ihsm.driver.direct import Direct, QueueLock
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.outstanding import Outstanding
 from ihsm.driver.records import as_rows
@@ -74,7 +74,7 @@ class QueuePair:
         self.queue_id = queue_id
         self.entries = entries
         self.line = line
-        self.lock = threading.RLock()
+        self.lock = QueueLock()
         self.promised: set[Submission] = set()
         """Submissions with a future that is not complete."""
         self._open = False
@@ -88,14 +88,16 @@ class QueuePair:
         self._cq = CompletionRing(ring, entries, arena, bells, doorbells.cq_head_offset(queue_id))
         self._outstanding = Outstanding(str(self), ring, entries)
         self._ids = self._outstanding.ids
+        self._direct = Direct(ring, self._sq, self._cq, bells, self.lock) if bells.page is not None else None
         line.queues.append(self)
         forks.watch(self)
 
     def forked(self) -> None:
         """In a child of fork(): the rings are the parent's, and what is outstanding is never completed here."""
-        self.lock = threading.RLock()
+        self.lock = QueueLock()
         self._open, self._forked = False, True
         self._sq = self._cq = forks.left_behind(str(self))
+        self._direct = None
         error = ForkedError(f"{self}: wait for a completion")
         for submission in {*self._outstanding.live(), *self.promised}:
             submission.forked(error)
@@ -248,6 +250,66 @@ class QueuePair:
             raise
         return submission
 
+    def carry_out(
+        self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
+    ) -> Any:
+        """Submit one SQE as `submit_one` does, and wait for its result as `Submission.result` does; errors as theirs."""
+        line, direct = self.line, self._direct
+        leader = None
+        if direct is not None and type(timeout_s) in (float, int) and timeout_s == timeout_s:
+            leader = line.seize()
+        submission: Submission | None = None
+        if leader is not None:
+            assert direct is not None
+            try:
+                if self.lock.acquire(blocking=False):
+                    try:
+                        if self._open and self._ids.free and self._sq.room:
+                            submission, outcome = self._exchange(direct, build, collect, timeout_s, held)
+                            if submission is None:
+                                return outcome
+                    finally:
+                        self.lock.release()
+            finally:
+                if self._ids.used or len(line.queues) > 1:
+                    line.reap()
+                leader.release()
+                line.wake()
+        if submission is None:
+            submission = self.submit_one(build, collect, timeout_s, held)
+        return submission.result()
+
+    def _exchange(
+        self, direct: Direct, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None
+    ) -> tuple[Submission | None, Any]:
+        """The short way, of the leader under the lock, where there is room: what is still to be awaited, or a result."""
+        cid = self._ids.take()
+        submission: Submission | None = None
+        try:
+            entry = build(cid)
+            self._cq.assure(self._ids.used)
+            completion: bytes | None = b""
+            try:
+                direct.exchange(entry, cid, self.line.spin_ns)
+            finally:
+                if direct.begun:
+                    completion = direct.completion
+                if completion is None:
+                    submission = Submission(self, 1, direct.started_s + timeout_s, collect=collect, held=held)
+                    self._outstanding.begin(cid, submission)
+                    direct.give_way()
+            if completion is None:
+                return submission, None
+            record = self._outstanding.fields_of(completion)
+            self._sq.fetched(record.sqhd)
+            self._cq.acknowledge(1)
+            return None, collect(cid, record)
+        finally:
+            if submission is None:
+                self._ids.give_back(cid)
+                if held is not None:
+                    held.release()
+
     def submit_one(
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
     ) -> Submission:
@@ -362,5 +424,6 @@ class QueuePair:
         """Give the ring memory back."""
         with self.lock:
             self._is_released = True
+            self._direct = None
             self._sq.release()
             self._cq.release()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm import _native
 from ihsm._native import ffi, lib
 from ihsm.bus import DmaArena
 from ihsm.driver.doorbells import Doorbells
@@ -53,6 +54,11 @@ class _Ring:
         self._rows = self.memory.view(np.uint64).reshape(entries, -1)
         self._bells = bells
         self.bell = bell
+
+    @property
+    def entries(self) -> int:
+        """Slots."""
+        return self._entries
 
     @property
     def iova(self) -> int:
@@ -99,6 +105,16 @@ class SubmissionRing(_Ring):
         start = self.tail * self._entry_bytes
         self._bytes[start : start + self._entry_bytes] = entry
         self.tail = (self.tail + 1) % self._entries
+
+    def next_slots(self, entry: bytes) -> tuple[int, int]:
+        """The slot for an entry that somebody else writes and announces, and the tail behind it; ValueError as `write`."""
+        if len(entry) != self._entry_bytes:
+            raise ValueError(f"entry of {len(entry)} bytes, {self._entry_bytes} needed")
+        return self.tail, (self.tail + 1) % self._entries
+
+    def announced(self, tail: int) -> None:
+        """Somebody else has written entries up to a tail, and told the device."""
+        self._announced = self.tail = tail
 
     def write_many(self, rows: NDArray[np.uint64], cids: NDArray[np.int64]) -> None:
         """Write entries given as words, with these command ids, where there is room; in two parts over the end."""
@@ -151,6 +167,11 @@ class CompletionRing(_Ring):
         self._cq.entries = entries
         self._cq.entry_bytes = ring.cqe.itemsize
         self.resume(0, 1)
+
+    @property
+    def pointer(self) -> _native.Pointer[_native.ihsm_cq]:
+        """The ring as C sees it."""
+        return self._cq
 
     @property
     def head(self) -> int:
