@@ -2,6 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,36 +88,64 @@ uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, u
     return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
 }
 
-static void ring_direct(const struct ihsm_direct *direct, uint32_t tail) {
+static void ring(const struct ihsm_direct *direct, uint32_t bell, uint32_t value) {
     const uint64_t one = 1;
 
     if (direct->kick < 0)
-        ihsm_doorbell(direct->page, direct->bell, tail);
-    else if (ihsm_doorbell_watched(direct->page, direct->bell, tail, direct->asleep_offset))
+        ihsm_doorbell(direct->page, bell, value);
+    else if (ihsm_doorbell_watched(direct->page, bell, value, direct->asleep_offset))
         /* A counter that would overflow has not been read yet: the poller is awake or about to be. */
         while (write(direct->kick, &one, sizeof one) < 0 && errno == EINTR)
             ;
 }
 
-void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t slot, uint32_t tail, uint32_t cid,
-                   uint64_t spin_ns) {
+static void acknowledge(struct ihsm_direct *direct) {
+    direct->cq->unacknowledged = 0;
+    ring(direct, direct->cq_bell, direct->cq->head);
+}
+
+/* Take the completion at the head of the CQ if it is that of a command. */
+static bool took(struct ihsm_direct *direct, uint32_t cid) {
     struct ihsm_cq *cq = direct->cq;
     const uint8_t *found = cq->ring + (size_t)cq->head * cq->entry_bytes;
-    uint16_t found_cid, sqhd;
+    uint16_t found_cid, head;
 
-    direct->taken = 0;
+    memcpy(&found_cid, found + direct->cqe_cid, sizeof found_cid);
+    memcpy(&head, found + direct->cqe_sqhd, sizeof head);
+    if (found_cid != cid || head >= direct->sq->entries)
+        return false;
+    memcpy(direct->cqe, found, cq->entry_bytes);
+    direct->sq->head = head;
+    ihsm_cq_advance(cq, 1);
+    if (++cq->unacknowledged * 2 >= cq->entries)
+        acknowledge(direct);
+    return true;
+}
+
+void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t cid, uint64_t spin_ns) {
+    struct ihsm_sq *sq = direct->sq;
+    struct ihsm_cq *cq = direct->cq;
+    struct ihsm_ids *ids = direct->ids;
+    uint32_t next = sq->tail + 1 == sq->entries ? 0 : sq->tail + 1;
+
+    direct->outcome = IHSM_NOTHING;
+    if (!ids->free || ids->ids[ids->free - 1] != cid || next == sq->head)
+        return;
     direct->started_ns = now_ns();
-    memcpy(direct->sq + (size_t)slot * direct->sqe_bytes, entry, direct->sqe_bytes);
-    ring_direct(direct, tail);
+    ids->free--;
+    direct->outcome = IHSM_PENDING;
+    /* The device starts no command whose completion might find the CQ full. */
+    if (cq->unacknowledged + ids->count - ids->free >= cq->entries)
+        acknowledge(direct);
+    memcpy(sq->ring + (size_t)sq->tail * sq->entry_bytes, entry, sq->entry_bytes);
+    sq->tail = sq->announced = next;
+    ring(direct, direct->sq_bell, next);
     for (uint64_t deadline = direct->started_ns + spin_ns;;) {
         for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
             if (ready_up_to(cq, 1)) {
-                memcpy(&found_cid, found + direct->cqe_cid, sizeof found_cid);
-                memcpy(&sqhd, found + direct->cqe_sqhd, sizeof sqhd);
-                if (found_cid == cid && sqhd < direct->entries) {
-                    memcpy(direct->cqe, found, cq->entry_bytes);
-                    ihsm_cq_advance(cq, 1);
-                    direct->taken = 1;
+                if (took(direct, cid)) {
+                    ids->free++;
+                    direct->outcome = IHSM_TAKEN;
                 }
                 return;
             }

@@ -31,6 +31,9 @@ NO_TAG: Final = bytes(GCM_TAG_BYTES)
 """In a command that encrypts."""
 _GCM_LENGTHS: Final = (GCM_IV_BYTES, GCM_TAG_BYTES)
 
+_NEW: Final[Any] = tuple.__new__
+"""Makes a named tuple in half the time of its own constructor."""
+
 S_co = TypeVar("S_co", bound=Submitted, covariant=True)
 GcmArguments = tuple[int, bytes | memoryview, bytes, bytes, bytes]
 """Key id, text, AAD, IV and tag of an AES-GCM command, checked."""
@@ -179,6 +182,11 @@ def xts_arguments(
     return XtsArguments(text, block, numbers, code)
 
 
+def padded_aad_bytes(aad_bytes: int) -> int:
+    """Room that AAD takes at the start of source and destination, see `pad_aad`."""
+    return -(-aad_bytes // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES
+
+
 def pad_aad(aad: bytes) -> bytes:
     """AAD laid out as the device needs it for the tag to be the standard one (spec 02 C.6)."""
     rest = len(aad) % GCM_AAD_ALIGNMENT_BYTES
@@ -193,7 +201,7 @@ def gcm_result(written: memoryview, completion: Any, decrypt: bool, deliver: Del
     if deliver is not None:
         return deliver(written, completion)
     data, approved = bytes(written), bool(completion.fips_approved)
-    return AesOutput(data, approved) if decrypt else GcmSealed(data, completion.tag, completion.iv, approved)
+    return AesOutput(data, approved) if decrypt else _NEW(GcmSealed, (data, completion.tag, completion.iv, approved))
 
 
 def xts_result(written: memoryview, completion: Any, deliver: Deliver | None) -> Any:

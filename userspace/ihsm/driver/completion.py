@@ -63,9 +63,11 @@ class CompletionLine:
         """
         self.queues: list[Reapable] = []
         self._event = event
-        self._spin_ns = int(spin_us * 1000)
+        self.spin_ns = int(spin_us * 1000)
+        """How long a waiting caller looks at the ring before it blocks, in nanoseconds."""
         self._health = health
-        self._leader = threading.Lock()
+        self.leader = threading.Lock()
+        """Who has it takes completions, of all queues: nobody else does. Afterwards it `wake`s the others."""
         self._followers = threading.Condition()
         self._waiting = 0
         self._listeners: set[Callable[[], None]] = set()
@@ -85,8 +87,8 @@ class CompletionLine:
         """
         self._forked = True
         self._event = None
-        self._leader = threading.Lock()
-        self._leader.acquire()
+        self.leader = threading.Lock()
+        self.leader.acquire()
         self._followers = threading.Condition()
         self._waiting = 0
         self._listeners = set()
@@ -106,16 +108,6 @@ class CompletionLine:
         """Eventfd of the vector; None: completions are polled."""
         return self._event
 
-    @property
-    def spin_ns(self) -> int:
-        """How long a waiting caller looks at the ring before it blocks, in nanoseconds."""
-        return self._spin_ns
-
-    def seize(self) -> threading.Lock | None:
-        """Become the leader if callers may look at the ring and there is none; who has it releases it, then `wake`s."""
-        leader = self._leader
-        return leader if self._spin_ns and leader.acquire(blocking=False) else None
-
     def wait(self, done: Callable[[], bool], queue: Reapable, timeout_s: float) -> bool:
         """Reap until `done()`, or let another caller do it; False if `timeout_s` seconds pass first.
 
@@ -129,7 +121,7 @@ class CompletionLine:
             return True
         deadline = time.monotonic() + timeout_s
         while not done():
-            leader = self._leader
+            leader = self.leader
             if leader.acquire(blocking=False):
                 try:
                     self._lead(done, queue, deadline)
@@ -168,7 +160,7 @@ class CompletionLine:
 
         `event` is the caller's own descriptor of the vector's eventfd, to be cleared first.
         """
-        leader = self._leader
+        leader = self.leader
         if not leader.acquire(blocking=False):
             self._require_ours()
             return None
@@ -184,8 +176,8 @@ class CompletionLine:
         quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
         self.reap()
         while not done():
-            if self._spin_ns:
-                queue.spin(self._spin_ns)
+            if self.spin_ns:
+                queue.spin(self.spin_ns)
                 if self.reap():
                     quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
                     continue
@@ -211,7 +203,7 @@ class CompletionLine:
         """
         with self._followers:
             self._listeners.add(wake)
-        return self._leader.locked()
+        return self.leader.locked()
 
     def unlisten(self, wake: Callable[[], None]) -> None:
         """Forget `listen`, if it has not come true; it may be coming true just now."""
@@ -225,7 +217,7 @@ class CompletionLine:
             # Counted before the look: a leader that steps down after it finds somebody to wake.
             self._waiting += 1
             try:
-                if not done() and self._leader.locked():
+                if not done() and self.leader.locked():
                     self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             finally:
                 self._waiting -= 1
@@ -295,7 +287,7 @@ class CompletionLine:
             # Only the leader may clear the eventfd: another leader might be about to block on it.
             if self._event is not None:
                 poller.poll(int(HEALTH_INTERVAL_S * 1000))
-            leader = self._leader
+            leader = self.leader
             if leader.acquire(timeout=HEALTH_INTERVAL_S):
                 try:
                     if self._event is not None:

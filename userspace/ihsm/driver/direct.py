@@ -12,7 +12,9 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from ihsm._native import ffi, lib
+from ihsm import _native
+from ihsm._native import ffi
+from ihsm.driver.command_ids import CommandIds
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.rings import CompletionRing, RingFormat, SubmissionRing
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
@@ -48,59 +50,42 @@ class QueueLock:
 class Direct:
     """The short way over the rings of one queue; used under the queue's lock."""
 
-    __slots__ = ("_cqe", "_held", "_sq", "_state", "_wanted")
+    __slots__ = ("_cqe", "_page", "_wanted", "state")
 
     def __init__(
-        self, ring: RingFormat, sq: SubmissionRing, cq: CompletionRing, bells: Doorbells, lock: QueueLock
+        self,
+        ring: RingFormat,
+        sq: SubmissionRing,
+        cq: CompletionRing,
+        ids: CommandIds,
+        bells: Doorbells,
+        lock: QueueLock,
     ) -> None:
-        """For doorbells that are mapped."""
+        """For doorbells that are mapped; rings and ids outlive this."""
         page = bells.page
         assert page is not None
-        self._sq = sq
-        self._wanted = lock.wanted
-        self._state = state = ffi.new("struct ihsm_direct *")
+        assert ring.cqe.fields is not None
+        self._page, self._wanted = page, lock.wanted  # C has but the addresses
+        self.state: _native.ihsm_direct_pointer = ffi.new("struct ihsm_direct *")
+        """As C sees it: `lib.ihsm_exchange` takes it, and leaves `outcome` in it even if a signal's handler raises."""
+        state = self.state
         self._cqe = ffi.buffer(state.cqe, ring.cqe.itemsize)
-        entries = ffi.from_buffer("uint8_t[]", sq.memory, require_writable=True)
-        self._held = (entries, page)
-        state.cq, state.sq, state.page = cq.pointer, entries, page
-        state.sqe_bytes = ring.sqe.itemsize
-        state.bell = sq.bell
+        state.sq, state.cq, state.ids, state.page, state.wanted = sq.pointer, cq.pointer, ids.pointer, page, lock.wanted
+        state.sq_bell, state.cq_bell = sq.bell, cq.bell
         state.asleep_offset = POLLER_ASLEEP_OFFSET
         state.kick = -1 if bells.event is None else bells.event
-        assert ring.cqe.fields is not None
-        state.entries = sq.entries
         state.cqe_cid = ring.cqe.fields[ring.cid][1]
         state.cqe_sqhd = ring.cqe.fields["sqhd"][1]
-        state.wanted = lock.wanted
-
-    def exchange(self, entry: bytes, cid: int, spin_ns: int) -> None:
-        """Write an entry where there is room, announce it, and look for its completion; ValueError if it has another size.
-
-        A signal's handler may raise out of this: `begun` and `completion` tell all the same what has come of the command.
-        """
-        sq, state = self._sq, self._state
-        state.started_ns = 0
-        slot, tail = sq.next_slots(entry)
-        try:
-            lib.ihsm_exchange(state, entry, slot, tail, cid, spin_ns)
-        finally:
-            if state.started_ns:
-                sq.announced(tail)
 
     @property
-    def begun(self) -> bool:
-        """Whether the last exchange reached the device."""
-        return self._state.started_ns != 0
-
-    @property
-    def completion(self) -> bytes | None:
-        """That of the last exchange that has begun; None: the device has the command still."""
-        return self._cqe[:] if self._state.taken else None
+    def completion(self) -> bytes:
+        """That of the command that was taken last."""
+        return bytes(self._cqe)
 
     @property
     def started_s(self) -> float:
-        """When the last exchange began, as of `time.monotonic`."""
-        return self._state.started_ns / 1e9
+        """When the last command was written, as of `time.monotonic`."""
+        return self.state.started_ns / 1e9
 
     def give_way(self) -> None:
         """Whoever wanted the queue gets it now."""

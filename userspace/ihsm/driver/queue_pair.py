@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm import forks
+from ihsm._native import lib
 from ihsm.arguments import seconds
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
@@ -38,6 +39,10 @@ from ihsm_abi import doorbells
 
 MIN_ENTRIES: Final = 2
 MAX_ENTRIES: Final = 65536
+
+_NOTHING, _PENDING, _TAKEN = lib.IHSM_NOTHING, lib.IHSM_PENDING, lib.IHSM_TAKEN
+_OPEN: Final = object()
+"""In the place of a result that there is not yet."""
 
 
 @dataclass(slots=True)
@@ -88,7 +93,9 @@ class QueuePair:
         self._cq = CompletionRing(ring, entries, arena, bells, doorbells.cq_head_offset(queue_id))
         self._outstanding = Outstanding(str(self), ring, entries)
         self._ids = self._outstanding.ids
-        self._direct = Direct(ring, self._sq, self._cq, bells, self.lock) if bells.page is not None else None
+        self._direct: Direct | None = None
+        if bells.page is not None:
+            self._direct = Direct(ring, self._sq, self._cq, self._ids, bells, self.lock)
         line.queues.append(self)
         forks.watch(self)
 
@@ -255,26 +262,23 @@ class QueuePair:
     ) -> Any:
         """Submit one SQE as `submit_one` does, and wait for its result as `Submission.result` does; errors as theirs."""
         line, direct = self.line, self._direct
-        leader = None
-        if direct is not None and type(timeout_s) in (float, int) and timeout_s == timeout_s:
-            leader = line.seize()
         submission: Submission | None = None
-        if leader is not None:
-            assert direct is not None
-            try:
-                if self.lock.acquire(blocking=False):
-                    try:
-                        if self._open and self._ids.free and self._sq.room:
+        if direct is not None and line.spin_ns and type(timeout_s) in (float, int) and timeout_s == timeout_s:
+            leader = line.leader
+            if leader.acquire(blocking=False):
+                try:
+                    if self.lock.acquire(blocking=False):
+                        try:
                             submission, outcome = self._exchange(direct, build, collect, timeout_s, held)
-                            if submission is None:
-                                return outcome
-                    finally:
-                        self.lock.release()
-            finally:
-                if self._ids.used or len(line.queues) > 1:
-                    line.reap()
-                leader.release()
-                line.wake()
+                        finally:
+                            self.lock.release()
+                        if outcome is not _OPEN:
+                            return outcome
+                finally:
+                    if self._ids.used or len(line.queues) > 1:
+                        line.reap()
+                    leader.release()
+                    line.wake()
         if submission is None:
             submission = self.submit_one(build, collect, timeout_s, held)
         return submission.result()
@@ -282,33 +286,29 @@ class QueuePair:
     def _exchange(
         self, direct: Direct, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None
     ) -> tuple[Submission | None, Any]:
-        """The short way, of the leader under the lock, where there is room: what is still to be awaited, or a result."""
-        cid = self._ids.take()
+        """The short way, of the leader under the lock: what is still to be awaited, if anything was sent, or a result."""
+        cid, state = self._ids.next, direct.state
+        if cid is None or not self._open:
+            return None, _OPEN
         submission: Submission | None = None
+        is_over, state.outcome = True, _NOTHING
         try:
             entry = build(cid)
-            self._cq.assure(self._ids.used)
-            completion: bytes | None = b""
+            self._sq.check(entry)
             try:
-                direct.exchange(entry, cid, self.line.spin_ns)
-            finally:
-                if direct.begun:
-                    completion = direct.completion
-                if completion is None:
+                lib.ihsm_exchange(state, entry, cid, self.line.spin_ns)
+            finally:  # a signal's handler may have raised
+                if state.outcome == _PENDING:
                     submission = Submission(self, 1, direct.started_s + timeout_s, collect=collect, held=held)
                     self._outstanding.begin(cid, submission)
                     direct.give_way()
-            if completion is None:
-                return submission, None
-            record = self._outstanding.fields_of(completion)
-            self._sq.fetched(record.sqhd)
-            self._cq.acknowledge(1)
-            return None, collect(cid, record)
+            if state.outcome == _TAKEN:
+                return None, collect(cid, self._outstanding.fields_of(direct.completion))
+            is_over = False
+            return submission, _OPEN
         finally:
-            if submission is None:
-                self._ids.give_back(cid)
-                if held is not None:
-                    held.release()
+            if held is not None and is_over and submission is None:
+                held.release()
 
     def submit_one(
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
