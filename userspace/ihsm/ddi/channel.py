@@ -106,7 +106,7 @@ class InSession(ABC):
     def perform(self, call: Call[T]) -> T:
         """Execute an operation given as a value; errors as `Channel.call`."""
         _check_call("perform", call)
-        return call.result(self.call(call.request, call.response))
+        return call.perform(self)
 
     @abstractmethod
     async def call_async(self, request: MborMap, response: type[R]) -> R:
@@ -115,7 +115,7 @@ class InSession(ABC):
     async def perform_async(self, call: Call[T]) -> T:
         """The same for coroutines; errors as `Channel.call_async`."""
         _check_call("perform_async", call)
-        return call.result(await self.call_async(call.request, call.response))
+        return await call.perform_async(self)
 
 
 def _check_call(operation: str, call: Call[Any]) -> None:

@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from ihsm.arguments import checked, checked_fields
+from ihsm.ddi.calls import Procedure, command
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
 from ihsm.errors import ForkedError, IhsmError, SessionClosedError
 from ihsm.fast_path import FastPathSession
+from ihsm.procedures import Through, operation
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
 
@@ -42,8 +44,8 @@ class SessionHost(Protocol):
     def channel(self) -> Channel:
         """Typed messages in host form."""
 
-    def session_cipher(self) -> CredentialCipher:
-        """Keys agreed with the device's session encryption key under its current nonce."""
+    def agreement(self) -> Procedure[CredentialCipher]:
+        """The same as `session_cipher` of a partition, of steps that its channel takes."""
 
 
 class Session(KeyOperations, CryptoOperations):
@@ -91,20 +93,22 @@ class Session(KeyOperations, CryptoOperations):
         """What `Partition.reopen_session` needs after a reset."""
         return SessionTicket(self.session_id, self._seed, self._bmk_session)
 
+    @operation
     @checked
-    def change_pin(self, pin: bytes) -> None:
+    def change_pin(self, pin: bytes) -> Procedure[None]:
         """Replace the PIN (16 bytes) of the partition's credential; sessions stay open."""
-        cipher = self.partition.session_cipher()
-        self.call(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
+        cipher: CredentialCipher = yield Through(self.partition.channel, self.partition.agreement())
+        yield from command(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
 
-    def close(self) -> None:
+    @operation
+    def close(self) -> Procedure[None]:
         """End the session: its session keys are gone, and so is `fast_path`; harmless the second time.
 
         In a child of fork() it ends for the child alone.
         """
         if not self.closed:
             with contextlib.suppress(ForkedError):
-                self.call(CloseSessionReq(), CloseSessionResp)
+                yield from command(CloseSessionReq(), CloseSessionResp)
             self.abandon()
 
     def abandon(self) -> None:
