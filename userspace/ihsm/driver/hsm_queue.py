@@ -21,6 +21,7 @@ from ihsm.errors import ArgumentError, HsmCommandError
 from ihsm_abi.admin import Psf
 from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import (
+    HSM_CQE,
     HSM_SQE,
     MAX_DST_BYTES,
     ControlKind,
@@ -37,6 +38,7 @@ MAX_MESSAGE_BYTES: Final = 2 * PAGE_BYTES
 _OPERATION: Final = "HSM command"
 _SLOT_BYTES: Final = MAX_MESSAGE_BYTES + MAX_DST_BYTES
 _SQE: Final = RecordCodec(HSM_SQE)
+_CQE: Final = RecordCodec(HSM_CQE)
 _FLAGS: Final = {kind: SessionControl.of(kind=kind) for kind in ControlKind}
 _FLAGS_WITH_ID: Final = {kind: SessionControl.of(kind=kind, id_valid=1) for kind in ControlKind}
 
@@ -70,11 +72,16 @@ def message_arguments(
     message = octets(_OPERATION, "message", message)
     if len(message) > MAX_MESSAGE_BYTES:
         raise ArgumentError(_OPERATION, "message", f"{len(message)} bytes, at most {MAX_MESSAGE_BYTES} possible")
+    return message, *session_arguments(kind, session_id)
+
+
+def session_arguments(kind: ControlKind, session_id: int | None) -> tuple[int | None, SessionControl]:
+    """Session id and session control flags as a command takes them; errors as `message_arguments`."""
     if not isinstance(kind, int) or kind not in _FLAGS:
         raise ArgumentError(_OPERATION, "kind", f"{kind!r} is no ControlKind")
     if session_id is None:
-        return message, None, _FLAGS[kind]
-    return message, integer(_OPERATION, "session_id", session_id, 0, 0xFFFF), _FLAGS_WITH_ID[kind]
+        return None, _FLAGS[kind]
+    return integer(_OPERATION, "session_id", session_id, 0, 0xFFFF), _FLAGS_WITH_ID[kind]
 
 
 class HsmQueue(QueuePair):
@@ -152,16 +159,8 @@ class HsmQueue(QueuePair):
         return build
 
     def _collect(self, response_bytes: int, cid: int, cqe: Any) -> HsmReply:
-        control = SessionControl(cqe.control)
         start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES
-        return HsmReply(
-            bytes(self._slot_bytes[start : start + min(cqe.byte_count, response_bytes)]),
-            Psf(cqe.psf).sc,
-            cqe.byte_count,
-            control,
-            cqe.session_id if control.id_valid else None,
-            cqe.short_app_id if control.short_app_id_valid else None,
-        )
+        return _reply(cqe, bytes(self._slot_bytes[start : start + min(cqe.byte_count, response_bytes)]))
 
     def submit_flush(self, session_id: int, *, timeout_s: float) -> Submission:
         """Submit the flush of a session (spec 02 B.5), as a driver does when its client goes away."""
@@ -179,6 +178,24 @@ class HsmQueue(QueuePair):
         super().release()
         self._slot_bytes = memoryview(b"")
         self._slots.release()
+
+
+def _reply(cqe: Any, message: bytes) -> HsmReply:
+    """What a completion and the response's bytes say, as far as there was room for those."""
+    control = SessionControl(cqe.control)
+    return HsmReply(
+        message,
+        Psf(cqe.psf).sc,
+        cqe.byte_count,
+        control,
+        cqe.session_id if control.id_valid else None,
+        cqe.short_app_id if control.short_app_id_valid else None,
+    )
+
+
+def reply_from(row: np.void, message: bytes) -> HsmReply:
+    """The same of a completion in an array."""
+    return _reply(_CQE.unpack(row.tobytes()), message)
 
 
 def reply_of(submission: Submission, timeout_s: float | None = None) -> HsmReply:

@@ -153,6 +153,10 @@ class QueuePair:
         """Whether a command would be accepted without waiting."""
         return self._open and self.room > 0
 
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many commands would be accepted without waiting."""
+        return self._open and self.room >= count
+
     def suspend(self) -> None:
         """Refuse submissions; what is outstanding goes on."""
         self._open = False
@@ -247,7 +251,7 @@ class QueuePair:
                         self._sq.write_many(rows[start : start + count], cids)
                         self._sq.announce()
                 if not count:
-                    self._wait_for_room(submission)
+                    self._wait_for_room(submission, min(len(rows) - start, self.entries // 4), len(rows) - start)
                 start += count
         except BaseException:
             with self.lock:
@@ -362,13 +366,16 @@ class QueuePair:
         if not self._open:
             raise ForkedError(f"{self}: submit") if self._forked else QueueClosedError(f"{self} is closed")
 
-    def _wait_for_room(self, submission: Submission) -> None:
+    def _wait_for_room(self, submission: Submission, wanted: int = 1, unsent: int = 1) -> None:
+        """Wait for room for a command, or for `wanted` as long as others of the submission are with the device."""
         self.announce()  # what the device does not know of makes no room
         before = self.failure
         timeout_s = submission.deadline - time.monotonic()
 
         def over() -> bool:
-            return not self._open or self.room > 0 or self.failure is not before
+            room = self.room
+            enough = room >= wanted or room > 0 and submission.remaining <= unsent
+            return enough or not self._open or self.failure is not before
 
         if not self.line.wait(over, self, max(0.0, timeout_s)):
             raise self.full()
@@ -382,8 +389,8 @@ class QueuePair:
         return CommandTimeoutError(f"{self}: no room in the ring of {self.entries} entries in time")
 
     def spin(self, spin_ns: int) -> None:
-        """Look at the ring, without the interpreter lock, until an entry is there."""
-        self._cq.spin(spin_ns)
+        """Look at the ring, without the interpreter lock, until an entry is there: of batches alone, several."""
+        self._cq.spin(spin_ns, max(1, self._ids.used // 2) if self._outstanding.are_batches else 1)
 
     def reap(self) -> int:
         """Take all new completions; safe from any thread, but meant for the leader of the line."""

@@ -178,9 +178,9 @@ class CompletionRing(_Ring):
         """Phase bit of a new entry at the head."""
         return self.pointer.phase
 
-    def spin(self, spin_ns: int) -> None:
-        """Look at the ring for up to `spin_ns` nanoseconds, without the interpreter lock, until an entry is there."""
-        lib.ihsm_cq_spin(self.pointer, 1, spin_ns)
+    def spin(self, spin_ns: int, wanted: int = 1) -> None:
+        """Look at the ring for up to `spin_ns` ns, without the interpreter lock, until `wanted` new entries are there."""
+        lib.ihsm_cq_spin(self.pointer, wanted, spin_ns)
 
     def ready(self) -> int:
         """Number of new entries."""
