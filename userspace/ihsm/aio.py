@@ -85,6 +85,10 @@ class AsyncSession:
     ecdh = awaited(Session.ecdh)
     hkdf = awaited(Session.hkdf)
     kbkdf = awaited(Session.kbkdf)
+    ecc_sign_many = awaited(Session.ecc_sign_many)
+    rsa_mod_exp_many = awaited(Session.rsa_mod_exp_many)
+    hmac_many = awaited(Session.hmac_many)
+    aes_cbc_many = awaited(Session.aes_cbc_many)
     change_pin = awaited(Session.change_pin)
     close = awaited(Session.close)
 

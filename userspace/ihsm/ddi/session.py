@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""An open session: its life, and the operations of `ihsm.ddi.key_operations` and `ihsm.ddi.crypto_operations`."""
+"""An open session: its life, and the operations of `ihsm.ddi.key_operations`, `crypto_operations`, `array_operations`."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from ihsm.arguments import checked, checked_fields
+from ihsm.ddi.array_operations import ArrayOperations
 from ihsm.ddi.calls import Procedure, command
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
@@ -20,6 +21,9 @@ from ihsm.fast_path import FastPathSession
 from ihsm.procedures import Through, operation
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
+
+if TYPE_CHECKING:
+    from ihsm.ddi.call_arrays import Answers, CallMany
 
 R = TypeVar("R", bound=MborMap)
 
@@ -48,7 +52,7 @@ class SessionHost(Protocol):
         """The same as `session_cipher` of a partition, of steps that its channel takes."""
 
 
-class Session(KeyOperations, CryptoOperations):
+class Session(KeyOperations, CryptoOperations, ArrayOperations):
     """A session of a partition; a context manager that closes it."""
 
     def __init__(
@@ -83,6 +87,20 @@ class Session(KeyOperations, CryptoOperations):
         """
         self._check_open(request)
         return await self.partition.channel.call_async(request, response, self.session_id)
+
+    def call_many(self, many: CallMany) -> Answers:
+        """Execute an operation many times over; see `Channel.call_many`.
+
+        Raises:
+            SessionClosedError: as `call`.
+        """
+        self._check_open(many.request)
+        return self.partition.channel.call_many(many, self.session_id)
+
+    async def call_many_async(self, many: CallMany) -> Answers:
+        """The same for coroutines."""
+        self._check_open(many.request)
+        return await self.partition.channel.call_many_async(many, self.session_id)
 
     def _check_open(self, request: MborMap) -> None:
         if self.closed:
