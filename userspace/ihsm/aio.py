@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices from asyncio: the event loop itself takes the completions, without a thread.
 
-    session = aio.AsyncSession(partition.open_session(credential))
-    signatures = await asyncio.gather(*(session.ecc_sign(key, digest, HashAlgorithm.Sha256) for digest in digests))
+session = aio.AsyncSession(partition.open_session(credential))
+signatures = await asyncio.gather(*(session.ecc_sign(key, digest, HashAlgorithm.Sha256) for digest in digests))
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def exchange(
 
 
 class AsyncSession:
-    """An open session whose operations are awaited: those of `ihsm.ddi.Session`, with its arguments, results and errors.
+    """An open session, awaited: the operations of `ihsm.ddi.Session` with the same arguments, results and errors.
 
     Any number may be awaited at the same time, in any event loop; others may use the session itself meanwhile. Whoever
     is cancelled leaves the command that is with the device to complete by itself, and what it makes is nobody's.

@@ -112,7 +112,7 @@ def operation(method: Callable[Concatenate[S, P], Procedure[S, T]]) -> Callable[
 
 
 def awaited(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """The counterpart of an `operation` in a class whose `link` is the object: the same arguments, result and errors."""
+    """Counterpart of an `operation` in a class whose `link` is the object: the same arguments, result and errors."""
     begin = cast("Callable[..., Procedure[Any, T]]", method.begin)  # type: ignore[attr-defined]
 
     @functools.wraps(begin)

@@ -22,7 +22,7 @@ from ihsm.bench.device import BenchDevice, provision, provisioned
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import CPU, WALL, Result, latency, throughput
 from ihsm.bench.rings import primitive
-from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios, timed
+from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios
 from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
@@ -37,7 +37,7 @@ from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
 from ihsm.closing import Closing
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
+from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
 
 OUTSTANDING: Final = 16
 DDI_BATCH: Final = 4

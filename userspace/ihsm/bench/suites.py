@@ -286,4 +286,13 @@ def _one_after_the_other(device: BenchDevice, controllers: Sequence[Controller],
     )
 
 
-SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "client": client, "api": api, "kmod": kmod, "scale": scale, "trace": trace}
+SUITES: Final = {
+    "ring": ring,
+    "aes": aes,
+    "ddi": ddi,
+    "client": client,
+    "api": api,
+    "kmod": kmod,
+    "scale": scale,
+    "trace": trace,
+}

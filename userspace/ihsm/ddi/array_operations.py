@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 else:  # numpy takes longer to load than the rest, and its arrays are looked at by their shape, too
     OctetArray = Any
 
-_DIGEST_BYTES: Final[dict[HashAlgorithm | None, int]] = {algorithm: kind().digest_size for algorithm, kind in HASHES.items()}
+_DIGEST_BYTES: Final[dict[HashAlgorithm | None, int]] = {
+    algorithm: kind().digest_size for algorithm, kind in HASHES.items()
+}
 
 
 class ArrayOperations(InSession):

@@ -44,7 +44,9 @@ def octet_matrix(operation: str, argument: str, values: ArrayLike, size: int | N
     if not isinstance(values, np.ndarray) or values.dtype != np.uint8:
         raise ArgumentTypeError(operation, argument, "an array of bytes (uint8) needed")
     if values.ndim != 2 or size not in (None, values.shape[1]):
-        raise ArgumentError(operation, argument, f"shape {values.shape}, (n, {'size' if size is None else size}) needed")
+        raise ArgumentError(
+            operation, argument, f"shape {values.shape}, (n, {'size' if size is None else size}) needed"
+        )
     return values
 
 

@@ -97,9 +97,7 @@ class CryptoOperations(InSession):
         key_length: int | None = None,
     ) -> Procedure[Key]:
         """Derive a key by HKDF (RFC 5869); `key_length` in bytes only for variable-length HMAC keys."""
-        return ask(
-            calls.hkdf(secret, hash_algorithm, key_type, request, salt=salt, info=info, key_length=key_length)
-        )
+        return ask(calls.hkdf(secret, hash_algorithm, key_type, request, salt=salt, info=info, key_length=key_length))
 
     @operation
     @checked

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""An open session: its life, and the operations of `ihsm.ddi.key_operations`, `crypto_operations`, `array_operations`."""
+"""An open session: its life, and the operations of `key_operations`, `crypto_operations` and `array_operations`."""
 
 from __future__ import annotations
 

@@ -198,9 +198,7 @@ class AesQueue(QueuePair, AesCommands[Submission]):
 
     def _await_gcm(self, session: FastPathSession, command: GcmArguments, decrypt: bool, timeout_s: float) -> Any:
         shape = self._gcm_shape(session, command, decrypt)
-        return self.carry_out(
-            functools.partial(shape.build, session, command), shape.collect, timeout_s, shape.held
-        )
+        return self.carry_out(functools.partial(shape.build, session, command), shape.collect, timeout_s, shape.held)
 
     def _gcm_shape(self, session: FastPathSession, command: GcmArguments, decrypt: bool) -> _GcmShape:
         """That of the last command, if it serves this one, too."""
@@ -255,6 +253,7 @@ class AesQueue(QueuePair, AesCommands[Submission]):
         return Staging(self._buffers.allocate(source_bytes), 0, source_bytes, own=True)
 
     def staging(self, cid: int) -> Staging:
+        """The slot of a command id."""
         staging = self._stagings[cid]
         if staging is None:
             staging = self._stagings[cid] = Staging(self._slots, cid * _SLOT_BYTES, _INLINE_BYTES, own=False)

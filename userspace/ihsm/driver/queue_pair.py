@@ -264,7 +264,7 @@ class QueuePair:
     def carry_out(
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
     ) -> Any:
-        """Submit one SQE as `submit_one` does, and wait for its result as `Submission.result` does; errors as theirs."""
+        """Submit one SQE as `submit_one`, and wait for its result as `Submission.result`; errors as theirs."""
         line, direct = self.line, self._direct
         submission: Submission | None = None
         if direct is not None and line.spin_ns and type(timeout_s) in (float, int) and timeout_s == timeout_s:
@@ -290,7 +290,7 @@ class QueuePair:
     def _exchange(
         self, direct: Direct, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None
     ) -> tuple[Submission | None, Any]:
-        """The short way, of the leader under the lock: what is still to be awaited, if anything was sent, or a result."""
+        """The short way, of the leader under the lock: what is to be awaited, if anything was sent, or a result."""
         cid, state = self._ids.next, direct.state
         if cid is None or not self._open:
             return None, _OPEN
@@ -374,7 +374,7 @@ class QueuePair:
 
         def over() -> bool:
             room = self.room
-            enough = room >= wanted or room > 0 and submission.remaining <= unsent
+            enough = room >= wanted or (room > 0 and submission.remaining <= unsent)
             return enough or not self._open or self.failure is not before
 
         if not self.line.wait(over, self, max(0.0, timeout_s)):

@@ -179,7 +179,7 @@ class CompletionRing(_Ring):
         return self.pointer.phase
 
     def spin(self, spin_ns: int, wanted: int = 1) -> None:
-        """Look at the ring for up to `spin_ns` ns, without the interpreter lock, until `wanted` new entries are there."""
+        """Look at the ring for up to `spin_ns` ns, without the interpreter lock, until `wanted` entries are new."""
         lib.ihsm_cq_spin(self.pointer, wanted, spin_ns)
 
     def ready(self) -> int:
