@@ -251,7 +251,9 @@ class QueuePair:
                         self._sq.write_many(rows[start : start + count], cids)
                         self._sq.announce()
                 if not count:
-                    self._wait_for_room(submission, min(len(rows) - start, self.entries // 4), len(rows) - start)
+                    self._wait_for_room(
+                        submission, min(len(rows) - start, max(1, self.entries // 4)), len(rows) - start
+                    )
                 start += count
         except BaseException:
             with self.lock:
