@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ihsm.arguments import checked
-from ihsm.ddi.calls import Procedure
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.keys import Key
 from ihsm.ddi.wrapping import HASHES
@@ -29,15 +29,20 @@ from ihsm_abi.ddi import (
 )
 from ihsm_abi.mbor import MborMap
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ihsm.ddi.call_arrays import Columns
+    from ihsm.ddi.call_arrays import ArrayCaller, Columns
+    from ihsm.procedures import Step
 
     OctetArray = NDArray[np.uint8]
+    Procedure = Generator[Step[ArrayCaller], Any, T]
 else:  # numpy takes longer to load than the rest, and its arrays are looked at by their shape, too
     OctetArray = Any
+    Procedure = Generator[Any, Any, T]
 
 _DIGEST_BYTES: Final[dict[HashAlgorithm | None, int]] = {
     algorithm: kind().digest_size for algorithm, kind in HASHES.items()

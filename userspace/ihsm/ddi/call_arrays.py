@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.ddi.calls import Caller
 from ihsm.ddi.coding import decoded, encoded, operation_of
 from ihsm.ddi.errors import BatchError, NotAsynchronousError, ResponseError
 from ihsm.ddi.templates import NoTemplateError, RequestTemplate, ResponseTemplate
@@ -50,6 +49,16 @@ def octet_matrix(operation: str, argument: str, values: ArrayLike, size: int | N
     return values
 
 
+class ArrayCaller(Protocol):
+    """What carries out an operation many times over: a session, or a partition's channel without one."""
+
+    def call_many(self, many: CallMany, /) -> Answers:
+        """Execute it; errors as `ihsm.ddi.Channel.call_many`."""
+
+    async def call_many_async(self, many: CallMany, /) -> Answers:
+        """The same for coroutines; errors as `ihsm.ddi.Channel.call_many_async`."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class CallMany:
     """One operation, again and again: a step of `ihsm.procedures`, whose answer is the arrays named."""
@@ -62,7 +71,7 @@ class CallMany:
     results: tuple[str, ...]
     """Byte arrays of the response."""
 
-    def perform(self, link: Caller, /) -> tuple[NDArray[np.uint8], ...]:
+    def perform(self, link: ArrayCaller, /) -> tuple[NDArray[np.uint8], ...]:
         """Have all of them carried out.
 
         Returns:
@@ -74,7 +83,7 @@ class CallMany:
         """
         return self._finished(link.call_many(self))
 
-    async def perform_async(self, link: Caller, /) -> tuple[NDArray[np.uint8], ...]:
+    async def perform_async(self, link: ArrayCaller, /) -> tuple[NDArray[np.uint8], ...]:
         """The same, awaited."""
         return self._finished(await link.call_many_async(self))
 

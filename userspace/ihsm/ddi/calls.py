@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ihsm.ddi.keys import Key, KeyRequest, der_of
 from ihsm.procedures import Step
@@ -57,9 +57,6 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
 from ihsm_abi.mbor import MborMap
 
-if TYPE_CHECKING:
-    from ihsm.ddi.call_arrays import Answers, CallMany
-
 R = TypeVar("R", bound=MborMap)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -73,12 +70,6 @@ class Caller(Protocol):
 
     async def call_async(self, request: MborMap, response: type[R], /) -> R:
         """The same for coroutines; errors as `ihsm.ddi.Channel.call_async`."""
-
-    def call_many(self, many: CallMany, /) -> Answers:
-        """Execute an operation many times over; see `ihsm.ddi.Channel.call_many`."""
-
-    async def call_many_async(self, many: CallMany, /) -> Answers:
-        """The same for coroutines."""
 
 
 @dataclass(frozen=True, slots=True)
