@@ -11,7 +11,7 @@ struct ihsm_cq {
     uint32_t entries;
     uint32_t entry_bytes;
     uint32_t head;
-    uint32_t phase; /* of the entry at head once the device has written it: 1 on the first pass */
+    uint32_t phase;          /* of the entry at head once the device has written it: 1 on the first pass */
     uint32_t unacknowledged; /* entries taken that the device has not been told of */
 };
 
