@@ -125,6 +125,12 @@ class CallMany:
         return answers
 
 
+def check_many(operation: str, many: CallMany) -> None:
+    """See that it is one; ArgumentTypeError if not."""
+    if not isinstance(many, CallMany):
+        raise ArgumentTypeError(operation, "many", f"{type(many).__name__}, must be a CallMany")
+
+
 class Answers:
     """Results of many commands, and the errors of those that have none."""
 

@@ -79,8 +79,13 @@ class Channel:
         Raises:
             RequestError, ArgumentError: as `call`; nothing was sent.
         """
-        from ihsm.ddi.call_arrays import exchange_array, room_for  # numpy takes longer to load than the rest
+        from ihsm.ddi.call_arrays import (  # numpy takes longer to load than the rest
+            check_many,
+            exchange_array,
+            room_for,
+        )
 
+        check_many("call_many", many)
         operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
         room = room_for(operation)
         replies = exchange_array(self._transport, messages, operation.kind, session_id, room)
@@ -88,8 +93,9 @@ class Channel:
 
     async def call_many_async(self, many: CallMany, session_id: int | None = None) -> Answers:
         """Like `call_many`, for coroutines; NotAsynchronousError as `call_async`."""
-        from ihsm.ddi.call_arrays import exchange_array_async, room_for
+        from ihsm.ddi.call_arrays import check_many, exchange_array_async, room_for
 
+        check_many("call_many_async", many)
         operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
         room = room_for(operation)
         replies = await exchange_array_async(self._transport, messages, operation.kind, session_id, room)

@@ -75,7 +75,7 @@ class Session(KeyOperations, CryptoOperations, ArrayOperations):
         Raises:
             SessionClosedError: the session was closed. Its id may be another session's by now.
         """
-        self._check_open(request)
+        self._check_open(type(request).__name__)
         return self.partition.channel.call(request, response, self.session_id)
 
     @checked
@@ -85,7 +85,7 @@ class Session(KeyOperations, CryptoOperations, ArrayOperations):
         Raises:
             SessionClosedError: as `call`.
         """
-        self._check_open(request)
+        self._check_open(type(request).__name__)
         return await self.partition.channel.call_async(request, response, self.session_id)
 
     def call_many(self, many: CallMany) -> Answers:
@@ -94,17 +94,17 @@ class Session(KeyOperations, CryptoOperations, ArrayOperations):
         Raises:
             SessionClosedError: as `call`.
         """
-        self._check_open(many.request)
+        self._check_open("call_many")
         return self.partition.channel.call_many(many, self.session_id)
 
     async def call_many_async(self, many: CallMany) -> Answers:
         """The same for coroutines."""
-        self._check_open(many.request)
+        self._check_open("call_many_async")
         return await self.partition.channel.call_many_async(many, self.session_id)
 
-    def _check_open(self, request: MborMap) -> None:
+    def _check_open(self, what: str) -> None:
         if self.closed:
-            raise SessionClosedError(f"{type(request).__name__}: session {self.session_id} is closed")
+            raise SessionClosedError(f"{what}: session {self.session_id} is closed")
 
     @property
     def ticket(self) -> SessionTicket:
