@@ -194,7 +194,7 @@ def _signature(item: griffe.Class | griffe.Function, name: str) -> Iterator[str]
         before = parameter.kind
     if before == kinds.positional_only:
         parts.append("/")
-    result = f" -> {item.returns}" if isinstance(item, griffe.Function) and item.returns is not None else ""
+    result = f" -> {_returned(item)}" if isinstance(item, griffe.Function) and item.returns is not None else ""
     prefix = "class " if isinstance(item, griffe.Class) else ""
     for label in ("classmethod", "staticmethod"):
         if label in item.labels:
@@ -205,6 +205,19 @@ def _signature(item: griffe.Class | griffe.Function, name: str) -> Iterator[str]
     if len(line.rpartition("\n")[2]) > MAX_SIGNATURE:
         line = f"{prefix}{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){result}"
     return iter(["```py", line, "```"])
+
+
+def _returned(item: griffe.Function) -> str:
+    """What callers get: an `operation` (`ihsm.procedures`) performs the procedure that its method begins."""
+    text = str(item.returns)
+    if any(str(decorator.value) == "operation" for decorator in item.decorators):
+        return _of_procedure(text)
+    return text
+
+
+def _of_procedure(text: str) -> str:
+    """`T` of `Procedure[T]`."""
+    return text[len("Procedure[") : -1] if text.startswith("Procedure[") else text
 
 
 def _parameters(item: griffe.Class | griffe.Function) -> list[griffe.Parameter]:
@@ -236,7 +249,7 @@ def _text(item: griffe.Object | griffe.Alias) -> Iterator[str]:
         elif section.kind in titles:
             yield from (f"{titles[section.kind]}:", "")
             for entry in section.value:
-                name = getattr(entry, "name", "") or entry.annotation
+                name = getattr(entry, "name", "") or _of_procedure(str(entry.annotation))
                 yield f"- `{name}`: {' '.join(entry.description.split())}"
         else:
             raise UndocumentedError(f"{item.path}: a docstring's section {section.kind.value!r} has no form here")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+_NEW: Any = tuple.__new__
+"""What `_make` of a named tuple does, without its own look at the number of fields."""
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -29,6 +31,13 @@ def reader(entry: np.dtype[Any], *names: str) -> struct.Struct:
         end = offset + dtype.itemsize
     pieces.append(f"{entry.itemsize - end}x")
     return struct.Struct("".join(pieces))
+
+
+def field_slice(entry: np.dtype[np.void], name: str) -> slice:
+    """Where a field lies in the bytes of an entry."""
+    assert entry.fields is not None
+    dtype, offset = entry.fields[name][:2]
+    return slice(offset, offset + dtype.itemsize)
 
 
 class RecordCodec:
@@ -52,7 +61,7 @@ class RecordCodec:
 
     def unpack(self, record: bytes | bytearray) -> Any:
         """Named tuple of a record's fields."""
-        return self._type._make(self._struct.unpack(record))
+        return _NEW(self._type, self._struct.unpack(record))
 
     def _walk(self, dtype: np.dtype[np.void], base: int, prefix: str, parts: list[tuple[int, str, int]]) -> None:
         assert dtype.fields is not None

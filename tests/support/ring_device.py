@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ihsm._native import ffi
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.queue_pair import QueuePair
@@ -21,7 +22,10 @@ IOVA = 0x1_0000_0000
 
 
 class Bells:
-    """Remembers the last value of each doorbell."""
+    """Remembers the last value of each doorbell; no page of them is mapped."""
+
+    page: Any = None
+    event = None
 
     def __init__(self) -> None:
         self.values: dict[int, int] = {}
@@ -80,11 +84,15 @@ class RingDevice:
 
 
 @contextmanager
-def ring_device(ring: RingFormat, entries: int, queue_id: int = 1) -> Iterator[RingDevice]:
-    """A queue pair that is open, and its device."""
+def ring_device(
+    ring: RingFormat, entries: int, queue_id: int = 1, *, page: bytearray | None = None, spin_us: float = 0
+) -> Iterator[RingDevice]:
+    """A queue pair that is open, and its device; C rings the doorbells in `page`, if there is one."""
     with DmaArena(mmap.mmap(-1, 4 << 20), IOVA, lambda: None) as arena:
         bells: Any = Bells()
-        line = CompletionLine(None, 0, lambda: None)
+        if page is not None:
+            bells.page = ffi.from_buffer("uint8_t[]", page, require_writable=True)
+        line = CompletionLine(None, spin_us, lambda: None)
         queue = QueuePair(ring, queue_id, entries, arena, bells, line)
         queue.open()
         yield RingDevice(queue, arena, bells)

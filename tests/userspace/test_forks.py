@@ -347,7 +347,7 @@ def test_a_thread_that_was_waiting_does_not_hold_the_child_up(world: World) -> N
     queue = controller.hsm_queues[0]
     line = queue.line
     locks: list[Any] = [
-        queue.lock, line._leader, line._followers, line._thread_guard, controller._life, function._lock,
+        queue.lock, line.leader, line._followers, line._thread_guard, controller._life, function._lock,
         function._connection._lock, world.arena._lock, controller.arena._lock,
     ]  # fmt: skip
     held, let_go = threading.Event(), threading.Event()

@@ -36,6 +36,7 @@ from ihsm.ddi import (
     calls,
     verify_report,
 )
+from ihsm.ddi.call_arrays import CallMany
 from ihsm.ddi.certificates import load_certificates
 from ihsm.ddi.pota import der_signature, raw_signature
 from ihsm.ddi.wrapping import wrap_key
@@ -105,6 +106,8 @@ REQUEST = KeyRequest(KeyUsage.SignVerify)
 OWNER = ec.generate_private_key(ec.SECP384R1())
 UNWRAPPING = rsa.generate_private_key(65537, 2048).public_key()
 CREDENTIAL = Credential(bytes(range(16)), bytes(range(16)))
+BLOCKS = np.zeros((1, 16), np.uint8)
+MANY = CallMany(HmacReq(key_id=1, msg=bytes(16)), {"msg": BLOCKS}, HmacResp, ("tag",))
 
 
 def client() -> tuple[Session, Partition]:
@@ -123,6 +126,12 @@ def client_calls() -> list[Call]:
         (session.rsa_mod_exp, {"key": KEY, "y": bytes(256), "op_type": RsaOpType.Sign}),
         (session.aes_cbc, {"key": KEY, "op": AesOp.Encrypt, "data": bytes(16), "iv": bytes(16)}),
         (session.hmac, {"key": KEY, "message": b""}),
+        (session.ecc_sign_many, {"key": KEY, "digests": np.zeros((1, 32), np.uint8), **hashed}),
+        (session.rsa_mod_exp_many, {"key": KEY, "ys": np.zeros((1, 256), np.uint8), "op_type": RsaOpType.Sign}),
+        (session.hmac_many, {"key": KEY, "messages": np.zeros((1, 5), np.uint8)}),
+        (session.aes_cbc_many, {"key": KEY, "op": AesOp.Encrypt, "data": BLOCKS, "ivs": BLOCKS}),
+        (session.call_many, {"many": MANY}),
+        (session.call_many_async, {"many": MANY}),
         (session.ecdh, {"key": KEY, "peer_spki": b"", "key_type": KeyType.Secret256, "request": REQUEST}),
         (session.hkdf, {**derived, "salt": b"", "info": b""}),
         (session.kbkdf, {**derived, "label": b"", "context": b""}),

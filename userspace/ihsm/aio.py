@@ -1,16 +1,30 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The driver from asyncio: the event loop itself takes the completions, without a thread."""
+"""Devices from asyncio: the event loop itself takes the completions, without a thread.
+
+session = aio.AsyncSession(partition.open_session(credential))
+signatures = await asyncio.gather(*(session.ecc_sign(key, digest, HashAlgorithm.Sha256) for digest in digests))
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
+from ihsm.ddi.calls import Call
+from ihsm.ddi.session import Session
 from ihsm.driver import Controller, HsmReply, Submission, Submitted, loop
 from ihsm.driver.line_up import performed
+from ihsm.errors import ArgumentTypeError, IhsmError
+from ihsm.procedures import awaited
 from ihsm_abi.hsm_queue import ControlKind
+from ihsm_abi.mbor import MborMap
 
-__all__ = ["completed", "exchange", "performed"]
+R = TypeVar("R", bound=MborMap)
+T = TypeVar("T")
+
+__all__ = ["AsyncSession", "completed", "exchange", "performed"]
 
 
 async def completed(submitted: Submitted) -> Any:
@@ -28,3 +42,63 @@ async def exchange(
 ) -> HsmReply:
     """Like `Controller.exchange_async`: one HSM command, but its `sc` is not checked."""
     return await controller.submit_async(message, kind, session_id, timeout_s=timeout_s)
+
+
+class AsyncSession:
+    """An open session, awaited: the operations of `ihsm.ddi.Session` with the same arguments, results and errors.
+
+    Any number may be awaited at the same time, in any event loop; others may use the session itself meanwhile. Whoever
+    is cancelled leaves the command that is with the device to complete by itself, and what it makes is nobody's.
+
+    Leaving its `async with` block closes the session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """The operations of a session, whose partition's transport is an `ihsm.ddi.AsyncTransport`."""
+        if not isinstance(session, Session):
+            raise ArgumentTypeError("AsyncSession", "session", f"{type(session).__name__}, must be a Session")
+        self.link = session
+        """The session itself."""
+
+    async def call(self, request: MborMap, response: type[R]) -> R:
+        """Execute an in-session command; see `Session.call_async`."""
+        return await self.link.call_async(request, response)
+
+    async def perform(self, call: Call[T]) -> T:
+        """Execute an operation given as a value, see `ihsm.ddi.calls`; errors as `call`."""
+        return await self.link.perform_async(call)
+
+    generate_ecc_key = awaited(Session.generate_ecc_key)
+    generate_aes_key = awaited(Session.generate_aes_key)
+    unwrapping_key = awaited(Session.unwrapping_key)
+    rsa_unwrap = awaited(Session.rsa_unwrap)
+    import_key = awaited(Session.import_key)
+    unmask = awaited(Session.unmask)
+    open_key = awaited(Session.open_key)
+    attest = awaited(Session.attest)
+    delete_key = awaited(Session.delete_key)
+    ecc_sign = awaited(Session.ecc_sign)
+    ecc_sign_number = awaited(Session.ecc_sign_number)
+    rsa_mod_exp = awaited(Session.rsa_mod_exp)
+    aes_cbc = awaited(Session.aes_cbc)
+    hmac = awaited(Session.hmac)
+    ecdh = awaited(Session.ecdh)
+    hkdf = awaited(Session.hkdf)
+    kbkdf = awaited(Session.kbkdf)
+    ecc_sign_many = awaited(Session.ecc_sign_many)
+    rsa_mod_exp_many = awaited(Session.rsa_mod_exp_many)
+    hmac_many = awaited(Session.hmac_many)
+    aes_cbc_many = awaited(Session.aes_cbc_many)
+    change_pin = awaited(Session.change_pin)
+    close = awaited(Session.close)
+
+    async def __aenter__(self) -> Self:
+        """The session."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the session; a failure to do so does not hide the error that ended the block."""
+        with contextlib.suppress(IhsmError) if value is not None else contextlib.nullcontext():
+            await self.close()

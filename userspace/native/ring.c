@@ -2,7 +2,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,6 +86,76 @@ uint32_t ihsm_doorbell_watched(uint8_t *page, uint32_t offset, uint32_t value, u
      */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n((const uint32_t *)(page + asleep_offset), __ATOMIC_RELAXED);
+}
+
+static void ring(const struct ihsm_direct *direct, uint32_t bell, uint32_t value) {
+    const uint64_t one = 1;
+
+    if (direct->kick < 0)
+        ihsm_doorbell(direct->page, bell, value);
+    else if (ihsm_doorbell_watched(direct->page, bell, value, direct->asleep_offset))
+        /* A counter that would overflow has not been read yet: the poller is awake or about to be. */
+        while (write(direct->kick, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+}
+
+static void acknowledge(struct ihsm_direct *direct) {
+    direct->cq->unacknowledged = 0;
+    ring(direct, direct->cq_bell, direct->cq->head);
+}
+
+/* Take the completion at the head of the CQ if it is that of a command. */
+static bool took(struct ihsm_direct *direct, uint32_t cid) {
+    struct ihsm_cq *cq = direct->cq;
+    const uint8_t *found = cq->ring + (size_t)cq->head * cq->entry_bytes;
+    uint16_t found_cid, head;
+
+    memcpy(&found_cid, found + direct->cqe_cid, sizeof found_cid);
+    memcpy(&head, found + direct->cqe_sqhd, sizeof head);
+    if (found_cid != cid || head >= direct->sq->entries)
+        return false;
+    memcpy(direct->cqe, found, cq->entry_bytes);
+    direct->sq->head = head;
+    ihsm_cq_advance(cq, 1);
+    if (++cq->unacknowledged * 2 >= cq->entries)
+        acknowledge(direct);
+    return true;
+}
+
+void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t cid, uint64_t spin_ns) {
+    struct ihsm_sq *sq = direct->sq;
+    struct ihsm_cq *cq = direct->cq;
+    struct ihsm_ids *ids = direct->ids;
+    uint32_t next = sq->tail + 1 == sq->entries ? 0 : sq->tail + 1;
+
+    direct->outcome = IHSM_NOTHING;
+    if (!ids->free || ids->ids[ids->free - 1] != cid || next == sq->head)
+        return;
+    direct->started_ns = now_ns();
+    ids->free--;
+    direct->outcome = IHSM_PENDING;
+    /* The device starts no command whose completion might find the CQ full. */
+    if (cq->unacknowledged + ids->count - ids->free >= cq->entries)
+        acknowledge(direct);
+    memcpy(sq->ring + (size_t)sq->tail * sq->entry_bytes, entry, sq->entry_bytes);
+    sq->tail = sq->announced = next;
+    ring(direct, direct->sq_bell, next);
+    for (uint64_t deadline = direct->started_ns + spin_ns;;) {
+        for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+            if (ready_up_to(cq, 1)) {
+                if (took(direct, cid)) {
+                    ids->free++;
+                    direct->outcome = IHSM_TAKEN;
+                }
+                return;
+            }
+            if (__atomic_load_n(direct->wanted, __ATOMIC_RELAXED))
+                return;
+            cpu_relax();
+        }
+        if (now_ns() >= deadline)
+            return;
+    }
 }
 
 uint64_t ihsm_mmio_read(const uint8_t *page, uint32_t offset, uint32_t width) {

@@ -28,10 +28,11 @@ from ihsm.api.gcm import AesGcmKey
 from ihsm.api.hmac_key import HmacKey
 from ihsm.api.kinds import Usage
 from ihsm.api.residents import Residents
-from ihsm.api.steps import CurrentLink, Procedure, perform
+from ihsm.api.steps import CurrentLink, Procedure
 from ihsm.api.xts import AesXtsKey
 from ihsm.ddi import Key, StatusError
 from ihsm.errors import KeyNotFoundError, SessionClosedError
+from ihsm.procedures import perform
 from ihsm_abi.ddi import AesOp, DdiStatus, KeyType
 from support.waiting import HANG_S, ended, together, until
 

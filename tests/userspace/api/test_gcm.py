@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ihsm import Hsm
 from ihsm.api.errors import NonceRefusedError, TagMismatchError
 from ihsm.api.gcm import AesGcmKey
-from ihsm.api.steps import perform
 from ihsm.driver.buffers import MAX_BUFFER_BYTES
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, ArgumentTypeError
+from ihsm.procedures import perform
 from support.waiting import one_round
 
 

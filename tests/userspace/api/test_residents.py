@@ -23,12 +23,13 @@ from ihsm.api import residents as residents_module
 from ihsm.api.losses import is_lost
 from ihsm.api.residents import Residents, UntrackedKeysError
 from ihsm.api.rsa_key import RsaPrivateKey
-from ihsm.api.steps import Ask, Procedure, perform, perform_async
+from ihsm.api.steps import Ask, Procedure
 from ihsm.ddi import Session, calls
 from ihsm.ddi.calls import Call
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key
 from ihsm.errors import KeyNotFoundError
+from ihsm.procedures import perform, perform_async
 from ihsm_abi.ddi import DdiStatus, DeleteKeyReq, HashAlgorithm, KeyType, UnmaskKeyReq
 from support.waiting import HANG_S, stays, together, until, until_async
 

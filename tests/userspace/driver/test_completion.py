@@ -130,7 +130,7 @@ def test_who_follows_is_counted_before_the_leader_is_looked_at() -> None:
             counted.append(shared._waiting)
             return False
 
-    shared._leader = Leader()  # type: ignore[assignment]
+    shared.leader = Leader()  # type: ignore[assignment]
     shared._follow(lambda: False, math.inf)
     assert counted == [1]
     assert shared._waiting == 0
@@ -146,7 +146,7 @@ def test_who_listens_is_called_once_by_what_is_reaped_or_by_a_leader_that_goes()
     assert shared.poll() == 0
     assert calls == ["reaped"]
     shared.listen(lambda: calls.append("gone"))
-    with shared._leader:
+    with shared.leader:
         assert shared.listen(lambda: calls.append("gone as well"))
     shared.poll()
     assert sorted(calls) == ["gone", "gone as well", "reaped"]
@@ -221,7 +221,7 @@ def test_polling_leaves_the_reaping_to_the_leader() -> None:
     queue = Queue()
     shared = line(queue)
     queue.waiting = 2
-    with shared._leader:
+    with shared.leader:
         assert shared.poll() is None
     assert queue.reaps == 0
     assert shared.poll() == 2

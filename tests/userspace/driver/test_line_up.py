@@ -121,7 +121,7 @@ def test_room_that_others_make_is_taken(device: DeviceUnderTest, controller: Con
     slow = [queue.submit_message(b"slow%d" % n, ControlKind.NONE, None, timeout_s=HANG_S) for n in range(3)]
     thread = threading.Thread(target=lambda: [each.result() for each in slow])
     thread.start()
-    until(queue.line._leader.locked, "a thread that leads")
+    until(queue.line.leader.locked, "a thread that leads")
 
     async def main() -> bytes:
         mine = started(exchange(controller, b"mine"))

@@ -339,7 +339,7 @@ def test_a_leader_that_goes_leaves_the_line_to_the_loop(device: DeviceUnderTest,
     line = queue.line
     thread = threading.Thread(target=line.wait, args=(first.is_set, queue, HANG_S))
     thread.start()
-    until(line._leader.locked, "a thread that leads")
+    until(line.leader.locked, "a thread that leads")
 
     async def main() -> bytes:
         task = started(aio.completed(slow))

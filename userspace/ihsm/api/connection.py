@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from ihsm import ddi, forks
 from ihsm.api.losses import is_lost
 from ihsm.api.residents import Residents
-from ihsm.api.steps import Procedure, Step, one_step, perform, perform_async
+from ihsm.api.steps import Procedure, Step, one_step
 from ihsm.closing import Closing
 from ihsm.ddi.errors import StatusError
 from ihsm.driver import AesCommands, OpenDevice, Submitted
@@ -42,6 +42,7 @@ from ihsm.errors import (
     StoreError,
     UnknownDeviceError,
 )
+from ihsm.procedures import perform, perform_async
 from ihsm.store import Store
 from ihsm_abi.ddi import DdiStatus
 from ihsm_abi.ddi.limits import MAX_SESSIONS

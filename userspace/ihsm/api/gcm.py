@@ -18,7 +18,7 @@ from ihsm.api.kinds import Usage
 from ihsm.api.steps import FastPath
 from ihsm.ddi import Key
 from ihsm.driver import AesCommands, FastPathSession, Submitted
-from ihsm.driver.aes_batch import padded_aad_bytes
+from ihsm.driver.aes_commands import padded_aad_bytes
 from ihsm.driver.buffers import MAX_BUFFER_BYTES
 from ihsm.errors import ArgumentError, AuthenticationFailedError
 from ihsm_abi.aes_queue import GCM_IV_BYTES, GCM_TAG_BYTES

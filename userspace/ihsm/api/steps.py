@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Work with a device, written once and done with or without `await`.
-
-What takes more than one command (bring a key back, then sign with it) is a *procedure*: a generator that yields steps
-and gets what they answer. `perform` does its steps one after the other; `perform_async` awaits them.
-"""
+"""Steps of procedures that use keys: what `ihsm.procedures` performs or awaits here, and with what."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from ihsm import procedures
 from ihsm.aio import completed
 from ihsm.ddi.calls import Call
 from ihsm.ddi.session import Session
@@ -44,16 +41,7 @@ class Link(Protocol):
         """An AES queue for one command."""
 
 
-class Step(Protocol):
-    """One thing to wait for."""
-
-    def perform(self, link: Link) -> Any:
-        """Wait for it; its answer."""
-
-    async def perform_async(self, link: Link) -> Any:
-        """The same, awaited."""
-
-
+Step = procedures.Step[Link]
 Procedure = Generator[Step, Any, T]
 
 
@@ -229,35 +217,3 @@ def one_step(step_of: Callable[..., Step]) -> Callable[..., Procedure[Any]]:
         return (yield step_of(*arguments))
 
     return procedure
-
-
-def perform(procedure: Procedure[T], link: Link) -> T:
-    """Do the steps of a procedure; what they raise is raised in the procedure."""
-    try:
-        step = next(procedure)
-        while True:
-            try:
-                answer = step.perform(link)
-            except BaseException as error:
-                step = procedure.throw(error)
-            else:
-                step = procedure.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
-async def perform_async(procedure: Procedure[T], link: Link) -> T:
-    """The same, awaited."""
-    try:
-        step = next(procedure)
-        while True:
-            try:
-                answer = await step.perform_async(link)
-            except BaseException as error:
-                step = procedure.throw(error)
-            else:
-                step = procedure.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result

@@ -17,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from ihsm.bench.device import BenchDevice, bulk_keys, provision, provisioned
+from ihsm.bench.client import exchange_python, ring_poll_python
+from ihsm.bench.device import BenchDevice, provision, provisioned
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import CPU, WALL, Result, latency, throughput
 from ihsm.bench.rings import primitive
-from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios, timed
+from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios
 from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
@@ -36,14 +37,13 @@ from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
 from ihsm.closing import Closing
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
+from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
 
 OUTSTANDING: Final = 16
 DDI_BATCH: Final = 4
 """Commands submitted, and completions taken, with one doorbell."""
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
-PYTHON_SECONDS: Final = 0.3
 POLLED: Final = DriverOptions(
     interrupts=False, spin_us=200, hsm_queues=1, aes_queues=1, aes_entries=1024, buffer_bytes=8 << 20
 )
@@ -122,7 +122,7 @@ class QuickRun(Closing):
     # ---- AES ----
 
     def polled(self) -> list[Result]:
-        """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, ring-poll-python, scale-queues."""
+        """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, -python, exchange-python, scale-queues."""
         with (
             provisioned(self._busy, POLLED) as (controller, session),
             provisioned(self._quick, POLLED) as (quick_controller, quick_session),
@@ -137,7 +137,8 @@ class QuickRun(Closing):
                 *self._aes(controller, session, "xts", 4096, depth=192, batch=64),
                 self._scale_queues(controller, session),
                 self._ring_poll_c(quick_controller, quick_session),
-                self._ring_poll_python(quick_controller, quick_session),
+                ring_poll_python(quick_controller, quick_session, self._quick.load),
+                exchange_python(quick_controller, quick_session, self._quick.load),
             ]
 
     def _aes(
@@ -184,14 +185,6 @@ class QuickRun(Closing):
                 }
             )
         return latency("ring-poll-c", series, median_p50_ratio(series, "device", "shared_memory"), bytes=16)
-
-    def _ring_poll_python(self, controller: Controller, session: Session) -> Result:
-        queue, ids, text = controller.aes_queues[0], session.fast_path, bytes(16)
-        with bulk_keys(session, AesKeySize.AesGcmBulk256Unapproved) as keys:
-            sample = timed(
-                lambda: queue.gcm_encrypt(ids, keys[0], text, timeout_s=5), PYTHON_SECONDS, device=self._quick.load
-            )
-        return latency("ring-poll-python", {"device": [sample]}, {}, bytes=16)
 
     def _scale_queues(self, controller: Controller, session: Session) -> Result:
         with (

@@ -20,7 +20,8 @@ from ihsm.bench.sample import Sample
 from ihsm.bench.setups import Place
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import AesQueue, Controller, DriverOptions, FastPathSession
-from ihsm.driver.aes_batch import gcm_entries, padded_aad_bytes, xts_entries
+from ihsm.driver.aes_batch import gcm_entries, xts_entries
+from ihsm.driver.aes_commands import padded_aad_bytes
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyUsage
 from ihsm_abi.pci import PAGE_BYTES
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.api import api
+from ihsm.bench.client import client
 from ihsm.bench.device import BenchDevice, provision
 from ihsm.bench.kmod import kmod
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
@@ -285,4 +286,13 @@ def _one_after_the_other(device: BenchDevice, controllers: Sequence[Controller],
     )
 
 
-SUITES: Final = {"ring": ring, "aes": aes, "ddi": ddi, "api": api, "kmod": kmod, "scale": scale, "trace": trace}
+SUITES: Final = {
+    "ring": ring,
+    "aes": aes,
+    "ddi": ddi,
+    "client": client,
+    "api": api,
+    "kmod": kmod,
+    "scale": scale,
+    "trace": trace,
+}

@@ -64,7 +64,9 @@ TARGETS: Final = (
     Target(
         "ring-poll-c", "round trip, polled, from C, over a shared-memory ping-pong", "primitives", 3.0, at_most=True
     ),
-    Target("ring-poll-python", "round trip from one synchronous Python call, µs", "p50_us", 15.0, at_most=True),
+    Target("ring-poll-python", "round trip from one synchronous Python call, µs", "p50_us", 4.0, at_most=True),
+    Target("exchange-python", "GetApiRev through Controller.exchange, polled, µs", "p50_us", 25.0, at_most=True),
+    Target("sign-many-python", "ECDSA P-256 over arrays of 64 from Python, wall time", "softhsm2", 1.5),
     Target(
         "ring-trap", "round trip, trapped doorbell and interrupt, over socket and eventfd", "primitives", 1.25, True
     ),

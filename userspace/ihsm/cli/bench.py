@@ -21,14 +21,15 @@ from ihsm.cli.output_files import OUTPUT_FILE, write_output
 if TYPE_CHECKING:
     from ihsm.bench.compare import Change
 
-NAMES: Final = ("ring", "aes", "ddi", "api", "kmod", "scale", "trace", "guest", "soak")
+NAMES: Final = ("ring", "aes", "ddi", "client", "api", "kmod", "scale", "trace", "guest", "soak")
 
 
 @click.command(
-    help="""Measure rings, AES, DDI operations, the key API, the driver model, scale and traces, with peers beside them.
+    help="""Measure rings, AES, DDI operations, the Python client, the key API, the driver model, scale and traces, with
+    peers beside them.
 
-    SUITE is ring, aes, ddi, api, kmod, scale, trace, guest or soak; without any: the quick figures. soak puts mixed
-    load on 16 queues and fails if a completion is lost, comes twice or tells of an error.
+    SUITE is ring, aes, ddi, client, api, kmod, scale, trace, guest or soak; without any: the quick figures. soak puts
+    mixed load on 16 queues and fails if a completion is lost, comes twice or tells of an error.
     """,
 )
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")

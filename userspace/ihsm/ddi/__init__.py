@@ -15,9 +15,11 @@ Everything on this side is DER and big-endian, whatever the device speaks.
 from importlib import import_module
 
 _HOMES = {
+    "ArrayTransport": "transport",
     "AsyncTransport": "transport",
     "AttestationError": "errors",
     "AttestationReport": "attestation",
+    "BatchError": "errors",
     "CertificateChain": "certificates",
     "CertificateChainError": "errors",
     "Channel": "channel",

@@ -8,6 +8,7 @@ from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import Credential, Entropy
 from ihsm.ddi.errors import (
     AttestationError,
+    BatchError,
     CertificateChainError,
     DdiError,
     DeviceKeyError,
@@ -20,12 +21,14 @@ from ihsm.ddi.keys import Key, KeyInfo, KeyRequest
 from ihsm.ddi.partition import Partition
 from ihsm.ddi.pota import SoftwareTrustAnchor, TrustAnchor
 from ihsm.ddi.session import Session, SessionTicket
-from ihsm.ddi.transport import AsyncTransport, Reply, Transport
+from ihsm.ddi.transport import ArrayTransport, AsyncTransport, Reply, Transport
 
 __all__ = [
+    "ArrayTransport",
     "AsyncTransport",
     "AttestationError",
     "AttestationReport",
+    "BatchError",
     "CertificateChain",
     "CertificateChainError",
     "Channel",

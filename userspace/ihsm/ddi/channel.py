@@ -2,25 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carries typed messages over a transport: encoding, dialect, session control, statuses."""
 
-from abc import ABC, abstractmethod
-from typing import Any, TypeVar
+from __future__ import annotations
 
-from ihsm.arguments import checked, integer
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ihsm.arguments import checked
 from ihsm.ddi.calls import Call
-from ihsm.ddi.errors import NotAsynchronousError, RequestError, ResponseError, StatusError
+from ihsm.ddi.coding import decoded, encoded, operation_of
+from ihsm.ddi.errors import NotAsynchronousError, ResponseError
 from ihsm.ddi.transforms import Dialect
-from ihsm.ddi.transport import AsyncTransport, Reply, Transport
-from ihsm.errors import ArgumentError, ArgumentTypeError
-from ihsm_abi.ddi import (
-    API_REV,
-    OPERATION_OF_REQUEST,
-    ApiRev,
-    DeviceKind,
-    Operation,
-    decode_response,
-    encode_request,
-)
-from ihsm_abi.mbor import MborDecodeError, MborEncodeError, MborMap
+from ihsm.ddi.transport import AsyncTransport, Transport
+from ihsm.errors import ArgumentTypeError
+from ihsm_abi.ddi import API_REV, ApiRev, DeviceKind
+from ihsm_abi.mbor import MborMap
+
+if TYPE_CHECKING:
+    from ihsm.ddi.call_arrays import Answers, CallMany
 
 R = TypeVar("R", bound=MborMap)
 T = TypeVar("T")
@@ -57,8 +55,9 @@ class Channel:
             StatusError: the device answered with an error status.
             ResponseError: the answer does not decode.
         """
-        operation, message = self._encode(request, session_id)
-        return self._decode(operation, self._transport.exchange(message, operation.kind, session_id), response)
+        operation, message = operation_of(request), encoded(request, session_id, self.rev, self.dialect)
+        reply = self._transport.exchange(message, operation.kind, session_id)
+        return decoded(operation, reply.message, response, self.dialect)
 
     @checked
     async def call_async(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
@@ -70,30 +69,37 @@ class Channel:
         transport = self._async_transport
         if transport is None:
             raise NotAsynchronousError(self._transport)
-        operation, message = self._encode(request, session_id)
-        return self._decode(operation, await transport.exchange_async(message, operation.kind, session_id), response)
+        operation, message = operation_of(request), encoded(request, session_id, self.rev, self.dialect)
+        reply = await transport.exchange_async(message, operation.kind, session_id)
+        return decoded(operation, reply.message, response, self.dialect)
 
-    def _encode(self, request: MborMap, session_id: int | None) -> tuple[Operation, bytes]:
-        operation = OPERATION_OF_REQUEST.get(type(request))
-        if operation is None:
-            raise ArgumentError("Channel.call", "request", f"{type(request).__name__} belongs to no operation")
-        if session_id is not None:
-            integer(operation.op.name, "session_id", session_id, 0, 0xFFFF)
-        try:
-            return operation, encode_request(self.dialect.to_wire(request), session_id=session_id, rev=self.rev)
-        except MborEncodeError as error:
-            raise RequestError(operation.op, request, error) from None
+    def call_many(self, many: CallMany, session_id: int | None = None) -> Answers:
+        """Execute one operation many times over, see `ihsm.ddi.call_arrays`.
 
-    def _decode(self, operation: Operation, reply: Reply, response: type[R]) -> R:
-        try:
-            header, data = decode_response(reply.message, response)
-            if data is not None:
-                data = self.dialect.to_host(data)
-        except MborDecodeError as error:
-            raise ResponseError(f"{operation.op.name}: response does not decode: {error}") from None
-        if data is None:
-            raise StatusError(operation.op, header.status)
-        return data
+        Raises:
+            RequestError, ArgumentError: as `call`; nothing was sent.
+        """
+        from ihsm.ddi.call_arrays import (  # numpy takes longer to load than the rest
+            check_many,
+            exchange_array,
+            room_for,
+        )
+
+        check_many("call_many", many)
+        operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
+        room = room_for(operation)
+        replies = exchange_array(self._transport, messages, operation.kind, session_id, room)
+        return many.answers(replies, self.dialect)
+
+    async def call_many_async(self, many: CallMany, session_id: int | None = None) -> Answers:
+        """Like `call_many`, for coroutines; NotAsynchronousError as `call_async`."""
+        from ihsm.ddi.call_arrays import check_many, exchange_array_async, room_for
+
+        check_many("call_many_async", many)
+        operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
+        room = room_for(operation)
+        replies = await exchange_array_async(self._transport, messages, operation.kind, session_id, room)
+        return many.answers(replies, self.dialect)
 
 
 class InSession(ABC):
@@ -106,16 +112,24 @@ class InSession(ABC):
     def perform(self, call: Call[T]) -> T:
         """Execute an operation given as a value; errors as `Channel.call`."""
         _check_call("perform", call)
-        return call.result(self.call(call.request, call.response))
+        return call.perform(self)
 
     @abstractmethod
     async def call_async(self, request: MborMap, response: type[R]) -> R:
         """The same for coroutines; errors as `Channel.call_async`."""
 
+    @abstractmethod
+    def call_many(self, many: CallMany) -> Answers:
+        """Execute an operation many times over; see `Channel.call_many`."""
+
+    @abstractmethod
+    async def call_many_async(self, many: CallMany) -> Answers:
+        """The same for coroutines."""
+
     async def perform_async(self, call: Call[T]) -> T:
         """The same for coroutines; errors as `Channel.call_async`."""
         _check_call("perform_async", call)
-        return call.result(await self.call_async(call.request, call.response))
+        return await call.perform_async(self)
 
 
 def _check_call(operation: str, call: Call[Any]) -> None:

@@ -3,6 +3,8 @@
 """What can go wrong between a client and the security module."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ihsm.errors import IhsmError
 from ihsm_abi.ddi import DdiOp, DdiStatus
@@ -23,6 +25,21 @@ class StatusError(DdiError):
         super().__init__(f"{op.name}: {status.name} ({int(status):#010x})")
         self.op = op
         self.status = status
+
+
+class BatchError(DdiError):
+    """Some commands of an array failed; the others were carried out."""
+
+    def __init__(self, op: DdiOp, count: int, errors: Mapping[int, IhsmError], results: Any) -> None:
+        """Of `count` commands."""
+        first = min(errors)
+        super().__init__(f"{op.name}: {len(errors)} of {count} commands failed, the first at {first}: {errors[first]}")
+        self.op = op
+        self.count = count
+        self.errors = dict(sorted(errors.items()))
+        """What became of each command that failed, by its position in the arrays: mostly `StatusError`."""
+        self.results = results
+        """What would have been returned; rows of commands that failed are zero, and have no bytes if all failed."""
 
 
 class NotAsynchronousError(DdiError, TypeError):

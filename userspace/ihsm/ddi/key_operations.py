@@ -7,11 +7,13 @@ from typing import Final
 
 from ihsm.arguments import checked
 from ihsm.ddi import calls
+from ihsm.ddi.calls import Procedure, ask
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key, KeyRequest
 from ihsm.ddi.wrapping import wrap_key
 from ihsm.errors import ArgumentError
+from ihsm.procedures import Pause, operation
 from ihsm_abi.ddi import AesKeySize, DdiStatus, EccCurve, HashAlgorithm, KeyClass
 from ihsm_abi.ddi.limits import WRAPPED_BLOB_MAX_BYTES
 
@@ -21,28 +23,32 @@ _PENDING_INTERVAL_S: Final = 0.05
 class KeyOperations(InSession):
     """Key management; every method raises StatusError with the device's status."""
 
+    @operation
     @checked
-    def generate_ecc_key(self, curve: EccCurve, request: KeyRequest) -> Key:
+    def generate_ecc_key(self, curve: EccCurve, request: KeyRequest) -> Procedure[Key]:
         """Make an EC key pair for SignVerify or Derive."""
-        return self.perform(calls.generate_ecc_key(curve, request))
+        return ask(calls.generate_ecc_key(curve, request))
 
+    @operation
     @checked
-    def generate_aes_key(self, size: AesKeySize, request: KeyRequest) -> Key:
+    def generate_aes_key(self, size: AesKeySize, request: KeyRequest) -> Procedure[Key]:
         """Make an AES key for EncryptDecrypt; bulk sizes serve the AES queues."""
-        return self.perform(calls.generate_aes_key(size, request))
+        return ask(calls.generate_aes_key(size, request))
 
+    @operation
     @checked
-    def unwrapping_key(self, *, wait_s: float = 0) -> Key:
+    def unwrapping_key(self, *, wait_s: float = 0) -> Procedure[Key]:
         """The partition's RSA-2048 import key; ask again for up to `wait_s` seconds while firmware still makes it."""
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                return self.perform(calls.unwrapping_key())
+                return (yield from ask(calls.unwrapping_key()))
             except StatusError as error:
                 if error.status != DdiStatus.PendingKeyGeneration or time.monotonic() > deadline:
                     raise
-            time.sleep(_PENDING_INTERVAL_S)
+            yield Pause(_PENDING_INTERVAL_S)
 
+    @operation
     @checked
     def rsa_unwrap(
         self,
@@ -52,10 +58,11 @@ class KeyOperations(InSession):
         request: KeyRequest,
         *,
         hash_algorithm: HashAlgorithm = HashAlgorithm.Sha256,
-    ) -> Key:
+    ) -> Procedure[Key]:
         """Import a wrapped key (see `ihsm.ddi.wrapping`); `hash_algorithm` is that of its OAEP part."""
-        return self.perform(calls.rsa_unwrap(unwrapping_key, wrapped_blob, key_class, request, hash_algorithm))
+        return ask(calls.rsa_unwrap(unwrapping_key, wrapped_blob, key_class, request, hash_algorithm))
 
+    @operation
     @checked
     def import_key(
         self,
@@ -64,7 +71,7 @@ class KeyOperations(InSession):
         request: KeyRequest,
         *,
         hash_algorithm: HashAlgorithm = HashAlgorithm.Sha256,
-    ) -> Key:
+    ) -> Procedure[Key]:
         """Wrap a key on this host for the partition's unwrapping key and import it.
 
         Args:
@@ -76,29 +83,33 @@ class KeyOperations(InSession):
         Raises:
             ArgumentError: the wrapped key would exceed what a request can carry.
         """
-        unwrapping_key = self.unwrapping_key()
+        unwrapping_key = yield from ask(calls.unwrapping_key())
         blob = wrap_key(payload, unwrapping_key.public_key, hash_algorithm)
         if len(blob) > WRAPPED_BLOB_MAX_BYTES:
             problem = f"wrapped key: {len(blob)} bytes, at most {WRAPPED_BLOB_MAX_BYTES}"
             raise ArgumentError("import_key", "payload", problem)
-        return self.rsa_unwrap(unwrapping_key, blob, key_class, request, hash_algorithm=hash_algorithm)
+        return (yield from ask(calls.rsa_unwrap(unwrapping_key, blob, key_class, request, hash_algorithm)))
 
+    @operation
     @checked
-    def unmask(self, masked_key: bytes) -> Key:
+    def unmask(self, masked_key: bytes) -> Procedure[Key]:
         """Bring a masked key back into the device, under a new id."""
-        return self.perform(calls.unmask(masked_key))
+        return ask(calls.unmask(masked_key))
 
+    @operation
     @checked
-    def open_key(self, tag: int) -> Key:
+    def open_key(self, tag: int) -> Procedure[Key]:
         """Find an application key by its tag."""
-        return self.perform(calls.open_key(tag))
+        return ask(calls.open_key(tag))
 
+    @operation
     @checked
-    def attest(self, key: Key, report_data: bytes) -> bytes:
+    def attest(self, key: Key, report_data: bytes) -> Procedure[bytes]:
         """Attestation report over a key and up to 128 bytes of the caller's; see `ihsm.ddi.attestation`."""
-        return self.perform(calls.attest(key, report_data))
+        return ask(calls.attest(key, report_data))
 
+    @operation
     @checked
-    def delete_key(self, key: Key) -> None:
+    def delete_key(self, key: Key) -> Procedure[None]:
         """Delete a key."""
-        self.perform(calls.delete_key(key))
+        return ask(calls.delete_key(key))

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.arguments import checked, octets
+from ihsm.ddi.calls import Procedure, command
 from ihsm.ddi.certificates import CertificateChain, identity_key
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy
@@ -20,6 +21,7 @@ from ihsm.ddi.pota import TrustAnchor, der_signature, endorse
 from ihsm.ddi.session import Session, SessionTicket
 from ihsm.ddi.transforms import ecc_spki_to_raw
 from ihsm.ddi.transport import Transport
+from ihsm.procedures import perform
 from ihsm_abi.ddi import (
     API_REV,
     ApiRev,
@@ -125,10 +127,14 @@ class Partition:
 
     def identity_key(self) -> ec.EllipticCurvePublicKey:
         """The partition's identity key, from its last certificate as it is now; no chain is verified."""
-        info = self._chain_info(0)
+        return perform(self._read_identity(), self.channel)
+
+    def _read_identity(self) -> Procedure[ec.EllipticCurvePublicKey]:
+        info = yield from command(GetCertChainInfoReq(slot_id=0), GetCertChainInfoResp)
         if not info.num_certs:
             raise CertificateChainError("the device has no certificates")
-        self._identity = identity_key(self._certificate(0, info.num_certs - 1))
+        last = yield from command(GetCertificateReq(slot_id=0, cert_id=info.num_certs - 1), GetCertificateResp)
+        self._identity = identity_key(last.certificate)
         return self._identity
 
     @checked
@@ -186,9 +192,8 @@ class Partition:
         signature, anchor_key = endorse(anchor, self.identity_key())
 
         def attempt() -> bytes:
-            cipher = self._agree(
-                self.channel.call(GetEstablishCredEncryptionKeyReq(), GetEstablishCredEncryptionKeyResp)
-            )
+            key = self.channel.call(GetEstablishCredEncryptionKeyReq(), GetEstablishCredEncryptionKeyResp)
+            cipher = perform(self._agree(key), self.channel)
             request = EstablishCredentialReq(
                 encrypted_credential=cipher.establish_credential(credential),
                 pub_key=cipher.public_key,
@@ -256,14 +261,19 @@ class Partition:
 
     def session_cipher(self) -> CredentialCipher:
         """Keys agreed with the device's session encryption key under its current nonce."""
-        return self._agree(self.channel.call(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp))
+        return perform(self.agreement(), self.channel)
 
-    def _agree(self, key: _EncryptionKey) -> CredentialCipher:
+    def agreement(self) -> Procedure[CredentialCipher]:
+        """The same, of steps that `channel` takes."""
+        key = yield from command(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp)
+        return (yield from self._agree(key))
+
+    def _agree(self, key: _EncryptionKey) -> Procedure[CredentialCipher]:
         if self._verify_device_keys:
-            self._verify_key(key)
+            yield from self._verify_key(key)
         return CredentialCipher.agree(key.pub_key, key.nonce, self._entropy)
 
-    def _verify_key(self, key: _EncryptionKey) -> None:
+    def _verify_key(self, key: _EncryptionKey) -> Procedure[None]:
         """The identity key signs the raw little-endian coordinates, whatever the dialect (spec 04 §9.3)."""
         if not key.pub_key_signature and self.info().kind is DeviceKind.Virtual:
             return
@@ -273,7 +283,7 @@ class Partition:
         message = ecc_spki_to_raw(key.pub_key.der)
         known = self._identity
         for identity in (known, None):
-            current = identity or self.identity_key()
+            current = identity or (yield from self._read_identity())
             try:
                 current.verify(signature, message, ec.ECDSA(hashes.SHA384()))
                 return

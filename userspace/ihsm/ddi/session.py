@@ -1,23 +1,29 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""An open session: its life, and the operations of `ihsm.ddi.key_operations` and `ihsm.ddi.crypto_operations`."""
+"""An open session: its life, and the operations of `key_operations`, `crypto_operations` and `array_operations`."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from ihsm.arguments import checked, checked_fields
+from ihsm.ddi.array_operations import ArrayOperations
+from ihsm.ddi.calls import Procedure, command
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
 from ihsm.ddi.key_operations import KeyOperations
 from ihsm.errors import ForkedError, IhsmError, SessionClosedError
 from ihsm.fast_path import FastPathSession
+from ihsm.procedures import Through, operation
 from ihsm_abi.ddi import ChangePinReq, ChangePinResp, CloseSessionReq, CloseSessionResp
 from ihsm_abi.mbor import MborMap
+
+if TYPE_CHECKING:
+    from ihsm.ddi.call_arrays import Answers, CallMany
 
 R = TypeVar("R", bound=MborMap)
 
@@ -42,11 +48,11 @@ class SessionHost(Protocol):
     def channel(self) -> Channel:
         """Typed messages in host form."""
 
-    def session_cipher(self) -> CredentialCipher:
-        """Keys agreed with the device's session encryption key under its current nonce."""
+    def agreement(self) -> Procedure[CredentialCipher]:
+        """The same as `session_cipher` of a partition, of steps that its channel takes."""
 
 
-class Session(KeyOperations, CryptoOperations):
+class Session(KeyOperations, CryptoOperations, ArrayOperations):
     """A session of a partition; a context manager that closes it."""
 
     def __init__(
@@ -69,7 +75,7 @@ class Session(KeyOperations, CryptoOperations):
         Raises:
             SessionClosedError: the session was closed. Its id may be another session's by now.
         """
-        self._check_open(request)
+        self._check_open(type(request).__name__)
         return self.partition.channel.call(request, response, self.session_id)
 
     @checked
@@ -79,32 +85,48 @@ class Session(KeyOperations, CryptoOperations):
         Raises:
             SessionClosedError: as `call`.
         """
-        self._check_open(request)
+        self._check_open(type(request).__name__)
         return await self.partition.channel.call_async(request, response, self.session_id)
 
-    def _check_open(self, request: MborMap) -> None:
+    def call_many(self, many: CallMany) -> Answers:
+        """Execute an operation many times over; see `Channel.call_many`.
+
+        Raises:
+            SessionClosedError: as `call`.
+        """
+        self._check_open("call_many")
+        return self.partition.channel.call_many(many, self.session_id)
+
+    async def call_many_async(self, many: CallMany) -> Answers:
+        """The same for coroutines."""
+        self._check_open("call_many_async")
+        return await self.partition.channel.call_many_async(many, self.session_id)
+
+    def _check_open(self, what: str) -> None:
         if self.closed:
-            raise SessionClosedError(f"{type(request).__name__}: session {self.session_id} is closed")
+            raise SessionClosedError(f"{what}: session {self.session_id} is closed")
 
     @property
     def ticket(self) -> SessionTicket:
         """What `Partition.reopen_session` needs after a reset."""
         return SessionTicket(self.session_id, self._seed, self._bmk_session)
 
+    @operation
     @checked
-    def change_pin(self, pin: bytes) -> None:
+    def change_pin(self, pin: bytes) -> Procedure[None]:
         """Replace the PIN (16 bytes) of the partition's credential; sessions stay open."""
-        cipher = self.partition.session_cipher()
-        self.call(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
+        cipher: CredentialCipher = yield Through(self.partition.channel, self.partition.agreement())
+        yield from command(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
 
-    def close(self) -> None:
+    @operation
+    def close(self) -> Procedure[None]:
         """End the session: its session keys are gone, and so is `fast_path`; harmless the second time.
 
         In a child of fork() it ends for the child alone.
         """
         if not self.closed:
             with contextlib.suppress(ForkedError):
-                self.call(CloseSessionReq(), CloseSessionResp)
+                yield from command(CloseSessionReq(), CloseSessionResp)
             self.abandon()
 
     def abandon(self) -> None:

@@ -2,9 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the typed client reaches an HSM queue. The driver implements it; tests replay recordings through it."""
 
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ihsm_abi.hsm_queue import ControlKind
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from ihsm.replies import Replies
 
 
 class Reply(Protocol):
@@ -36,6 +44,24 @@ class Transport(Protocol):
         Raises:
             ihsm.errors.IhsmError: the command failed below the message layer; there is no response.
         """
+
+
+@runtime_checkable
+class ArrayTransport(Transport, Protocol):
+    """A transport that takes many commands together, with and without `await`."""
+
+    def exchange_many(
+        self, messages: NDArray[uint8], kind: ControlKind, session_id: int | None, response_bytes: int
+    ) -> Replies:
+        """Execute commands whose requests have the same length: `messages` has the shape (n, length).
+
+        Args as `exchange`; `response_bytes` is the room for each response. What one of them raises is in the result.
+        """
+
+    async def exchange_many_async(
+        self, messages: NDArray[uint8], kind: ControlKind, session_id: int | None, response_bytes: int
+    ) -> Replies:
+        """The same, without keeping the event loop from anything else."""
 
 
 @runtime_checkable

@@ -17,7 +17,14 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ihsm.driver.aes_commands import check_session, gcm_operation, key_pair, unit_code, xts_operation
+from ihsm.driver.aes_commands import (
+    check_session,
+    gcm_operation,
+    key_pair,
+    padded_aad_bytes,
+    unit_code,
+    xts_operation,
+)
 from ihsm.driver.aes_queue import aes_attr
 from ihsm.driver.aes_status import check_status
 from ihsm.driver.columns import octet_rows, whole_numbers
@@ -27,7 +34,6 @@ from ihsm.fast_path import FastPathSession
 from ihsm_abi.aes_queue import (
     AES_BLOCK_BYTES,
     FRAME_TYPE_AES,
-    GCM_AAD_ALIGNMENT_BYTES,
     GCM_IV_BYTES,
     GCM_SQE,
     GCM_TAG_BYTES,
@@ -35,11 +41,6 @@ from ihsm_abi.aes_queue import (
     AesAttr,
     Cipher,
 )
-
-
-def padded_aad_bytes(aad_bytes: int) -> int:
-    """Room that AAD takes at the start of source and destination, see `ihsm.driver.aes_commands.pad_aad`."""
-    return -(-aad_bytes // GCM_AAD_ALIGNMENT_BYTES) * GCM_AAD_ALIGNMENT_BYTES
 
 
 def draw_ivs(count: int) -> NDArray[np.uint8]:

@@ -63,9 +63,11 @@ class CompletionLine:
         """
         self.queues: list[Reapable] = []
         self._event = event
-        self._spin_ns = int(spin_us * 1000)
+        self.spin_ns = int(spin_us * 1000)
+        """How long a waiting caller looks at the ring before it blocks, in nanoseconds."""
         self._health = health
-        self._leader = threading.Lock()
+        self.leader = threading.Lock()
+        """Who has it takes completions, of all queues: nobody else does. Afterwards it `wake`s the others."""
         self._followers = threading.Condition()
         self._waiting = 0
         self._listeners: set[Callable[[], None]] = set()
@@ -85,8 +87,8 @@ class CompletionLine:
         """
         self._forked = True
         self._event = None
-        self._leader = threading.Lock()
-        self._leader.acquire()
+        self.leader = threading.Lock()
+        self.leader.acquire()
         self._followers = threading.Condition()
         self._waiting = 0
         self._listeners = set()
@@ -119,13 +121,13 @@ class CompletionLine:
             return True
         deadline = time.monotonic() + timeout_s
         while not done():
-            leader = self._leader
+            leader = self.leader
             if leader.acquire(blocking=False):
                 try:
                     self._lead(done, queue, deadline)
                 finally:
                     leader.release()
-                    self._wake_followers()
+                    self.wake()
             else:
                 self._follow(done, deadline)
             if time.monotonic() >= deadline:
@@ -158,25 +160,25 @@ class CompletionLine:
 
         `event` is the caller's own descriptor of the vector's eventfd, to be cleared first.
         """
-        leader = self._leader
+        leader = self.leader
         if not leader.acquire(blocking=False):
             self._require_ours()
             return None
         try:
             if event is not None:
                 lib.ihsm_event_wait(event, 0)
-            return self._reap()
+            return self.reap()
         finally:
             leader.release()
-            self._wake_followers()
+            self.wake()
 
     def _lead(self, done: Callable[[], bool], queue: Reapable, deadline: float) -> None:
         quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
-        self._reap()
+        self.reap()
         while not done():
-            if self._spin_ns:
-                queue.spin(self._spin_ns)
-                if self._reap():
+            if self.spin_ns:
+                queue.spin(self.spin_ns)
+                if self.reap():
                     quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
                     continue
             now = time.monotonic()
@@ -191,7 +193,7 @@ class CompletionLine:
             else:
                 time.sleep(min(nap_s, deadline - now))
                 nap_s = min(2 * nap_s, LONGEST_NAP_S)
-            if self._reap():
+            if self.reap():
                 quiet_since, nap_s = time.monotonic(), FIRST_NAP_S
 
     def listen(self, wake: Callable[[], None]) -> bool:
@@ -201,7 +203,7 @@ class CompletionLine:
         """
         with self._followers:
             self._listeners.add(wake)
-        return self._leader.locked()
+        return self.leader.locked()
 
     def unlisten(self, wake: Callable[[], None]) -> None:
         """Forget `listen`, if it has not come true; it may be coming true just now."""
@@ -215,20 +217,22 @@ class CompletionLine:
             # Counted before the look: a leader that steps down after it finds somebody to wake.
             self._waiting += 1
             try:
-                if not done() and self._leader.locked():
+                if not done() and self.leader.locked():
                     self._followers.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             finally:
                 self._waiting -= 1
 
-    def _reap(self) -> int:
+    def reap(self) -> int:
+        """Take what has completed on all queues, as the leader; returns the number of completions."""
         count = 0
         for queue in self.queues:
             count += queue.reap()
         if count:
-            self._wake_followers()
+            self.wake()
         return count
 
-    def _wake_followers(self) -> None:
+    def wake(self) -> None:
+        """Have those who wait look again."""
         if self._waiting or self._listeners:
             with self._followers:
                 self._followers.notify_all()
@@ -248,13 +252,13 @@ class CompletionLine:
         """Fail everything outstanding on all queues of the line."""
         for queue in self.queues:
             queue.fail(error)
-        self._wake_followers()
+        self.wake()
 
     def kick(self) -> None:
         """Have whoever waits look again."""
         if self._event is not None:
             os.eventfd_write(self._event, 1)
-        self._wake_followers()
+        self.wake()
 
     def ensure_thread(self) -> None:
         """Have completions reaped without anybody waiting."""
@@ -283,15 +287,15 @@ class CompletionLine:
             # Only the leader may clear the eventfd: another leader might be about to block on it.
             if self._event is not None:
                 poller.poll(int(HEALTH_INTERVAL_S * 1000))
-            leader = self._leader
+            leader = self.leader
             if leader.acquire(timeout=HEALTH_INTERVAL_S):
                 try:
                     if self._event is not None:
                         lib.ihsm_event_wait(self._event, 0)
-                    nap_s = FIRST_NAP_S if self._reap() else min(2 * nap_s, LONGEST_NAP_S)
+                    nap_s = FIRST_NAP_S if self.reap() else min(2 * nap_s, LONGEST_NAP_S)
                 finally:
                     leader.release()
-                    self._wake_followers()
+                    self.wake()
             now = time.monotonic()
             if now - watched >= HEALTH_INTERVAL_S:
                 watched = now

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from enum import Enum, auto
 from typing import Final
 
@@ -26,12 +24,12 @@ from ihsm.driver.buffers import Buffers
 from ihsm.driver.completion import CompletionLine
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.eventfds import eventfds
-from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of, successful
+from ihsm.driver.exchanges import Exchanges
+from ihsm.driver.hsm_queue import HsmQueue
 from ihsm.driver.options import DriverOptions
 from ihsm.driver.queue_pair import QueuePair
 from ihsm.driver.registers import Registers
 from ihsm.driver.rings import ADMIN_RING
-from ihsm.driver.submission import Submission
 from ihsm.errors import (
     AdminCommandError,
     ArgumentError,
@@ -45,7 +43,6 @@ from ihsm.errors import (
     UnsupportedDeviceError,
 )
 from ihsm_abi.admin import AES_FW_CAPS_GCM_WORKAROUND, IDENTIFY, Feature
-from ihsm_abi.hsm_queue import ControlKind
 from ihsm_abi.pci import (
     ADMIN_VECTOR,
     AES_VECTORS,
@@ -78,7 +75,7 @@ class ControllerState(Enum):
     CLOSED = auto()
 
 
-class Controller(Closing):
+class Controller(Exchanges, Closing):
     """A function that has been brought up. Methods may be called from any thread, `reset` and `close` from one.
 
     It is an `AsyncTransport` of `ihsm.ddi`: `exchange` and `exchange_async` take the HSM queues in turn.
@@ -189,7 +186,7 @@ class Controller(Closing):
             raise UnsupportedDeviceError(f"{self.function.uri}: the function has no HSM queues")
         self._make_queues(hsm_count, aes_count)
         self._create_queues()
-        self._round = itertools.cycle(self.hsm_queues)
+        self._begin_round()
 
     def _enable(self) -> None:
         """Spec 01 §4.3, §4.4 and Identify."""
@@ -318,78 +315,6 @@ class Controller(Closing):
     def free_bytes(self) -> int:
         """What of the controller's arena is free."""
         return self.arena.free_bytes
-
-    def exchange(
-        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
-    ) -> HsmReply:
-        """Execute one HSM command and wait for its response.
-
-        Args:
-            message: encoded DDI request.
-            kind: session control kind of its operation.
-            session_id: id that the command is sent under, None if it has none.
-            timeout_s: seconds; None: the driver's option.
-
-        Raises:
-            HsmCommandError: completed without a response (`sc` not 0).
-            CommandTimeoutError: no completion, or no room in the ring, in time.
-            QueueClosedError: reset or closed meanwhile.
-            BusError: the device is gone.
-            ForkedError: it is the parent's.
-        """
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        return reply_of(self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s))
-
-    def submit(
-        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
-    ) -> Future[HsmReply]:
-        """Like `exchange`, but returns at once; the reply's `sc` is not checked."""
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        return self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s).future()
-
-    async def exchange_async(
-        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
-    ) -> HsmReply:
-        """Like `exchange`, awaited: with all rings full the command waits its turn, and the event loop goes on.
-
-        Whoever is cancelled while awaiting it leaves the command to complete by itself.
-        """
-        return successful(await self.submit_async(message, kind, session_id, timeout_s=timeout_s))
-
-    async def submit_async(
-        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
-    ) -> HsmReply:
-        """Like `exchange_async`; the reply's `sc` is not checked."""
-        from ihsm.driver.line_up import performed_by_any  # asyncio takes longer to load than the rest of the driver
-
-        def submit(queue: HsmQueue, left_s: float) -> Submission:
-            return queue.submit_message(message, kind, session_id, timeout_s=left_s)
-
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        reply: HsmReply = await performed_by_any(self, self._hsm_queues_in_turn, submit, limit_s)
-        return reply
-
-    def flush_session(self, session_id: int) -> HsmReply:
-        """Close a session without a message, as a driver does for a client that vanished (spec 02 B.5)."""
-        limit_s = self.options.timeout_s
-        return reply_of(self._hsm_queue().submit_flush(session_id, timeout_s=limit_s))
-
-    @property
-    def has_room(self) -> bool:
-        """Whether an HSM command would be accepted without waiting."""
-        return any(queue.has_room for queue in self.hsm_queues)
-
-    def _hsm_queue(self) -> HsmQueue:
-        """The next queue with room, else simply the next one."""
-        first = next(self._round)
-        if first.has_room:
-            return first
-        return next((queue for queue in self.hsm_queues if queue.has_room), first)
-
-    def _hsm_queues_in_turn(self) -> Sequence[HsmQueue]:
-        """All of them, another one first each time."""
-        first = self.hsm_queues.index(next(self._round))
-        return self.hsm_queues[first:] + self.hsm_queues[:first]
 
     def recover_queue(self, queue: HsmQueue | AesQueue) -> None:
         """Delete and create a queue's SQ: its outstanding commands fail, the rest goes on (spec 01 §8.2).

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from ihsm import forks
+from ihsm import _native, forks
 from ihsm._native import ffi, lib
 from ihsm.bus import PciFunction
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET
@@ -21,13 +21,23 @@ class Doorbells:
         """Map the page if the function offers that."""
         self._function = function
         mapping = function.map_bar(Bar.DOORBELLS)
-        self._page = None if mapping is None else ffi.from_buffer(mapping, require_writable=True)
+        self._page = None if mapping is None else ffi.from_buffer("uint8_t[]", mapping, require_writable=True)
         self._event = None if mapping is None else function.write_event(Bar.DOORBELLS)
         forks.watch(self)
 
     def forked(self) -> None:
         """In a child of fork(): what is left is the function, which refuses."""
         self.close()
+
+    @property
+    def page(self) -> _native.Pointer[_native.uint8_t] | None:
+        """The mapped page."""
+        return self._page
+
+    @property
+    def event(self) -> int | None:
+        """Eventfd of a poller that watches the page, if one does."""
+        return self._event
 
     def ring(self, offset: int, value: int) -> None:
         """Write one doorbell; everything written to memory before is visible to the device first."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ from ihsm.errors import ArgumentError, HsmCommandError
 from ihsm_abi.admin import Psf
 from ihsm_abi.entries import RecordCodec
 from ihsm_abi.hsm_queue import (
+    HSM_CQE,
     HSM_SQE,
     MAX_DST_BYTES,
     ControlKind,
@@ -36,6 +38,7 @@ MAX_MESSAGE_BYTES: Final = 2 * PAGE_BYTES
 _OPERATION: Final = "HSM command"
 _SLOT_BYTES: Final = MAX_MESSAGE_BYTES + MAX_DST_BYTES
 _SQE: Final = RecordCodec(HSM_SQE)
+_CQE: Final = RecordCodec(HSM_CQE)
 _FLAGS: Final = {kind: SessionControl.of(kind=kind) for kind in ControlKind}
 _FLAGS_WITH_ID: Final = {kind: SessionControl.of(kind=kind, id_valid=1) for kind in ControlKind}
 
@@ -69,11 +72,16 @@ def message_arguments(
     message = octets(_OPERATION, "message", message)
     if len(message) > MAX_MESSAGE_BYTES:
         raise ArgumentError(_OPERATION, "message", f"{len(message)} bytes, at most {MAX_MESSAGE_BYTES} possible")
+    return message, *session_arguments(kind, session_id)
+
+
+def session_arguments(kind: ControlKind, session_id: int | None) -> tuple[int | None, SessionControl]:
+    """Session id and session control flags as a command takes them; errors as `message_arguments`."""
     if not isinstance(kind, int) or kind not in _FLAGS:
         raise ArgumentError(_OPERATION, "kind", f"{kind!r} is no ControlKind")
     if session_id is None:
-        return message, None, _FLAGS[kind]
-    return message, integer(_OPERATION, "session_id", session_id, 0, 0xFFFF), _FLAGS_WITH_ID[kind]
+        return None, _FLAGS[kind]
+    return integer(_OPERATION, "session_id", session_id, 0, 0xFFFF), _FLAGS_WITH_ID[kind]
 
 
 class HsmQueue(QueuePair):
@@ -83,6 +91,8 @@ class HsmQueue(QueuePair):
         """Allocate rings and buffers: two pages for the request and two for the response per command."""
         super().__init__(HSM_RING, queue_id, entries, arena, bells, line)
         self._slots = arena.allocate_pages((entries - 1) * _SLOT_BYTES)
+        self._slot_bytes = self._slots.view.data
+        self._collect_whole = partial(self._collect, MAX_DST_BYTES)
 
     @classmethod
     def memory_bytes(cls, entries: int) -> int:
@@ -111,20 +121,34 @@ class HsmQueue(QueuePair):
             ArgumentError, ArgumentTypeError: no message, kind or id, or message or room longer than the buffers.
             CommandTimeoutError: the ring stayed full.
         """
-        message, session_id, flags = message_arguments(message, kind, session_id)
+        build = self._builder(message, kind, session_id, response_bytes)
         integer(_OPERATION, "response_bytes", response_bytes, 0, MAX_DST_BYTES)
+        return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
+
+    def exchange_message(
+        self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float
+    ) -> HsmReply:
+        """Submit a request as `submit_message`, and wait for its reply; errors as `submit_message` and `reply_of`."""
+        build = self._builder(message, kind, session_id, MAX_DST_BYTES)
+        return successful(self.carry_out(build, self._collect_whole, timeout_s))
+
+    def _builder(
+        self, message: bytes, kind: ControlKind, session_id: int | None, response_bytes: int
+    ) -> Callable[[int], bytes]:
+        """What copies a request to where it is sent from, and makes its entry."""
+        message, session_id, flags = message_arguments(message, kind, session_id)
 
         def build(cid: int) -> bytes:
-            start = cid * _SLOT_BYTES
-            self._slots.view[start : start + len(message)] = np.frombuffer(message, np.uint8)
+            start, length = cid * _SLOT_BYTES, len(message)
+            self._slot_bytes[start : start + length] = message
             source = self._slots.iova + start
             target = source + MAX_MESSAGE_BYTES
             return _SQE.pack(
                 0,
                 cid,
-                len(message),
+                length,
                 source,
-                source + PAGE_BYTES if len(message) > PAGE_BYTES else 0,
+                source + PAGE_BYTES if length > PAGE_BYTES else 0,
                 response_bytes,
                 target,
                 target + PAGE_BYTES if response_bytes > PAGE_BYTES else 0,
@@ -132,19 +156,11 @@ class HsmQueue(QueuePair):
                 session_id or 0,
             )
 
-        return self.submit_one(build, partial(self._collect, response_bytes), timeout_s)
+        return build
 
     def _collect(self, response_bytes: int, cid: int, cqe: Any) -> HsmReply:
-        control = SessionControl(cqe.control)
         start = cid * _SLOT_BYTES + MAX_MESSAGE_BYTES
-        return HsmReply(
-            self._slots.view[start : start + min(cqe.byte_count, response_bytes)].tobytes(),
-            Psf(cqe.psf).sc,
-            cqe.byte_count,
-            control,
-            cqe.session_id if control.id_valid else None,
-            cqe.short_app_id if control.short_app_id_valid else None,
-        )
+        return _reply(cqe, bytes(self._slot_bytes[start : start + min(cqe.byte_count, response_bytes)]))
 
     def submit_flush(self, session_id: int, *, timeout_s: float) -> Submission:
         """Submit the flush of a session (spec 02 B.5), as a driver does when its client goes away."""
@@ -160,7 +176,26 @@ class HsmQueue(QueuePair):
     def release(self) -> None:
         """Give rings and buffers back."""
         super().release()
+        self._slot_bytes = memoryview(b"")
         self._slots.release()
+
+
+def _reply(cqe: Any, message: bytes) -> HsmReply:
+    """What a completion and the response's bytes say, as far as there was room for those."""
+    control = SessionControl(cqe.control)
+    return HsmReply(
+        message,
+        Psf(cqe.psf).sc,
+        cqe.byte_count,
+        control,
+        cqe.session_id if control.id_valid else None,
+        cqe.short_app_id if control.short_app_id_valid else None,
+    )
+
+
+def reply_from(row: np.void, message: bytes) -> HsmReply:
+    """The same of a completion in an array."""
+    return _reply(_CQE.unpack(row.tobytes()), message)
 
 
 def reply_of(submission: Submission, timeout_s: float | None = None) -> HsmReply:

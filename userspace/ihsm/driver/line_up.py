@@ -41,28 +41,31 @@ async def performed(queue: QueuePair, submit: Callable[..., Submission], *, time
 
 
 async def performed_by_any(
-    key: Hashable, queues_in_turn: Callable[[], Sequence[Q]], submit: Submit[Q], timeout_s: float
+    key: Hashable, queues_in_turn: Callable[[], Sequence[Q]], submit: Submit[Q], timeout_s: float, count: int = 1
 ) -> Any:
-    """Like `performed`, by the first of several queues that has room; who waits under one `key` is served in order."""
+    """Like `performed`, by the first of several queues that has room; who waits under one `key` is served in order.
+
+    `submit` submits `count` commands, which must fit into the rings.
+    """
     deadline = time.monotonic() + seconds("performed", "timeout_s", timeout_s)
     queues = queues_in_turn()
     line_up = LoopWatch.line_up_of(queues[0].line, key)
     if line_up is None:
-        submission = _attempt(queues, submit, deadline)
+        submission = _attempt(queues, submit, deadline, count)
         if submission is not None:
             return await completed(submission)
         line_up = LineUp(key, queues_in_turn)
     assert isinstance(line_up, LineUp)
-    return (await line_up.add(submit, deadline)).conclude()
+    return (await line_up.add(submit, deadline, count)).conclude()
 
 
-def _attempt(queues: Sequence[Q], submit: Submit[Q], deadline: float) -> Submission | None:
+def _attempt(queues: Sequence[Q], submit: Submit[Q], deadline: float, count: int) -> Submission | None:
     """Submit where there is room; None if there is none, for now."""
     left_s = max(0.0, deadline - time.monotonic())
     for queue in queues:
-        if queue.has_room:
+        if queue.has_room_for(count):
             with queue.lock:  # so that the room is still there
-                if queue.has_room:
+                if queue.has_room_for(count):
                     return LoopWatch.of(queue.line).submit(queue, submit, left_s)
     # Closed ones refuse, and that is the answer if there are no others.
     return None if any(queue.is_open for queue in queues) else submit(queues[0], left_s)
@@ -75,6 +78,7 @@ class _Place(Generic[Q]):
     awaited: Awaited
     submit: Submit[Q]
     deadline: float
+    count: int
     failures: list[IhsmError | None]
 
 
@@ -94,7 +98,7 @@ class LineUp(Generic[Q]):
         """The earliest deadline of those who wait, as of `time.monotonic`; infinite if nobody does."""
         return min((place.deadline for place in self._places), default=float("inf"))
 
-    def add(self, submit: Submit[Q], deadline: float) -> Awaited:
+    def add(self, submit: Submit[Q], deadline: float, count: int = 1) -> Awaited:
         """Wait behind the others; the future ends with what is submitted."""
         try:
             for watch in self._watches:
@@ -102,7 +106,7 @@ class LineUp(Generic[Q]):
         except IhsmError:
             self._leave_if_empty()
             raise
-        place = _Place(future(), submit, deadline, [queue.failure for queue in self._queues])
+        place = _Place(future(), submit, deadline, count, [queue.failure for queue in self._queues])
         self._places.append(place)
         return place.awaited
 
@@ -113,7 +117,7 @@ class LineUp(Generic[Q]):
             try:
                 # Whoever has been cancelled meanwhile wants nothing any more.
                 if not place.awaited.done():
-                    submission = _attempt(self._queues_in_turn(), place.submit, place.deadline)
+                    submission = _attempt(self._queues_in_turn(), place.submit, place.deadline, place.count)
                     if submission is not None:
                         LoopWatch.of(submission.queue.line).expect(submission, place.awaited)
                     elif self._is_hopeful(place):

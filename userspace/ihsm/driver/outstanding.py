@@ -38,16 +38,27 @@ class Outstanding:
         self._cid_offset = ring.cqe.fields[ring.cid][1]
         self._batches = Batches(entries)
         self._singles: list[Submission | None] = [None] * (entries - 1)
+        self._single_count = 0
 
     def begin(self, cid: int, submission: Submission) -> None:
         """A single command was written with an id taken before."""
         self._singles[cid] = submission
+        self._single_count += 1
 
     def begin_batch(self, count: int, submission: Submission, rows: NDArray[np.uint64], position: int) -> Any:
         """Take ids for commands of a batch whose completions go to `rows` from `position` on; the ids, for now."""
         cids = self.ids.take_many(count)
         self._batches.add(submission, rows, cids, position)
         return cids
+
+    @property
+    def are_batches(self) -> bool:
+        """Whether no single command is outstanding."""
+        return not self._single_count
+
+    def fields_of(self, completion: bytes) -> Any:
+        """A completion's fields."""
+        return self._codec.unpack(completion)
 
     def complete(self, raw: bytes, done: list[Submission]) -> Any:
         """Account for a completion; a submission thereby done is appended to `done`. The completion's fields."""
@@ -56,6 +67,7 @@ class Outstanding:
         submission = self._singles[cid] if cid < len(self._singles) else None
         if submission is not None:
             self._singles[cid] = None
+            self._single_count -= 1
             # One that had timed out before has been announced with that error: its result is nobody's any more.
             if submission.error is None:
                 try:
@@ -104,6 +116,7 @@ class Outstanding:
             submission.let_go()
         self._batches.clear()
         self._singles = [None] * len(self._singles)
+        self._single_count = 0
         self.ids.restart()
 
     def live(self) -> list[Submission]:

@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ihsm import forks
+from ihsm._native import lib
 from ihsm.arguments import seconds
 from ihsm.bus import DmaArena
 from ihsm.driver.completion import CompletionLine
+from ihsm.driver.direct import Direct, QueueLock
 from ihsm.driver.doorbells import Doorbells
 from ihsm.driver.outstanding import Outstanding
 from ihsm.driver.records import as_rows
@@ -38,6 +39,10 @@ from ihsm_abi import doorbells
 
 MIN_ENTRIES: Final = 2
 MAX_ENTRIES: Final = 65536
+
+_NOTHING, _PENDING, _TAKEN = lib.IHSM_NOTHING, lib.IHSM_PENDING, lib.IHSM_TAKEN
+_OPEN: Final = object()
+"""In the place of a result that there is not yet."""
 
 
 @dataclass(slots=True)
@@ -74,7 +79,7 @@ class QueuePair:
         self.queue_id = queue_id
         self.entries = entries
         self.line = line
-        self.lock = threading.RLock()
+        self.lock = QueueLock()
         self.promised: set[Submission] = set()
         """Submissions with a future that is not complete."""
         self._open = False
@@ -88,14 +93,18 @@ class QueuePair:
         self._cq = CompletionRing(ring, entries, arena, bells, doorbells.cq_head_offset(queue_id))
         self._outstanding = Outstanding(str(self), ring, entries)
         self._ids = self._outstanding.ids
+        self._direct: Direct | None = None
+        if bells.page is not None:
+            self._direct = Direct(ring, self._sq, self._cq, self._ids, bells, self.lock)
         line.queues.append(self)
         forks.watch(self)
 
     def forked(self) -> None:
         """In a child of fork(): the rings are the parent's, and what is outstanding is never completed here."""
-        self.lock = threading.RLock()
+        self.lock = QueueLock()
         self._open, self._forked = False, True
         self._sq = self._cq = forks.left_behind(str(self))
+        self._direct = None
         error = ForkedError(f"{self}: wait for a completion")
         for submission in {*self._outstanding.live(), *self.promised}:
             submission.forked(error)
@@ -143,6 +152,10 @@ class QueuePair:
     def has_room(self) -> bool:
         """Whether a command would be accepted without waiting."""
         return self._open and self.room > 0
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many commands would be accepted without waiting."""
+        return self._open and self.room >= count
 
     def suspend(self) -> None:
         """Refuse submissions; what is outstanding goes on."""
@@ -238,7 +251,9 @@ class QueuePair:
                         self._sq.write_many(rows[start : start + count], cids)
                         self._sq.announce()
                 if not count:
-                    self._wait_for_room(submission)
+                    self._wait_for_room(
+                        submission, min(len(rows) - start, max(1, self.entries // 4)), len(rows) - start
+                    )
                 start += count
         except BaseException:
             with self.lock:
@@ -247,6 +262,59 @@ class QueuePair:
                     submission.let_go()
             raise
         return submission
+
+    def carry_out(
+        self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
+    ) -> Any:
+        """Submit one SQE as `submit_one`, and wait for its result as `Submission.result`; errors as theirs."""
+        line, direct = self.line, self._direct
+        submission: Submission | None = None
+        if direct is not None and line.spin_ns and type(timeout_s) in (float, int) and timeout_s == timeout_s:
+            leader = line.leader
+            if leader.acquire(blocking=False):
+                try:
+                    if self.lock.acquire(blocking=False):
+                        try:
+                            submission, outcome = self._exchange(direct, build, collect, timeout_s, held)
+                        finally:
+                            self.lock.release()
+                        if outcome is not _OPEN:
+                            return outcome
+                finally:
+                    if self._ids.used or len(line.queues) > 1:
+                        line.reap()
+                    leader.release()
+                    line.wake()
+        if submission is None:
+            submission = self.submit_one(build, collect, timeout_s, held)
+        return submission.result()
+
+    def _exchange(
+        self, direct: Direct, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None
+    ) -> tuple[Submission | None, Any]:
+        """The short way, of the leader under the lock: what is to be awaited, if anything was sent, or a result."""
+        cid, state = self._ids.next, direct.state
+        if cid is None or not self._open:
+            return None, _OPEN
+        submission: Submission | None = None
+        is_over, state.outcome = True, _NOTHING
+        try:
+            entry = build(cid)
+            self._sq.check(entry)
+            try:
+                lib.ihsm_exchange(state, entry, cid, self.line.spin_ns)
+            finally:  # a signal's handler may have raised
+                if state.outcome == _PENDING:
+                    submission = Submission(self, 1, direct.started_s + timeout_s, collect=collect, held=held)
+                    self._outstanding.begin(cid, submission)
+                    direct.give_way()
+            if state.outcome == _TAKEN:
+                return None, collect(cid, self._outstanding.fields_of(direct.completion))
+            is_over = False
+            return submission, _OPEN
+        finally:
+            if held is not None and is_over and submission is None:
+                held.release()
 
     def submit_one(
         self, build: Callable[[int], bytes], collect: Collect, timeout_s: float, held: Held | None = None
@@ -300,13 +368,16 @@ class QueuePair:
         if not self._open:
             raise ForkedError(f"{self}: submit") if self._forked else QueueClosedError(f"{self} is closed")
 
-    def _wait_for_room(self, submission: Submission) -> None:
+    def _wait_for_room(self, submission: Submission, wanted: int = 1, unsent: int = 1) -> None:
+        """Wait for room for a command, or for `wanted` as long as others of the submission are with the device."""
         self.announce()  # what the device does not know of makes no room
         before = self.failure
         timeout_s = submission.deadline - time.monotonic()
 
         def over() -> bool:
-            return not self._open or self.room > 0 or self.failure is not before
+            room = self.room
+            enough = room >= wanted or (room > 0 and submission.remaining <= unsent)
+            return enough or not self._open or self.failure is not before
 
         if not self.line.wait(over, self, max(0.0, timeout_s)):
             raise self.full()
@@ -320,8 +391,8 @@ class QueuePair:
         return CommandTimeoutError(f"{self}: no room in the ring of {self.entries} entries in time")
 
     def spin(self, spin_ns: int) -> None:
-        """Look at the ring, without the interpreter lock, until an entry is there."""
-        self._cq.spin(spin_ns)
+        """Look at the ring, without the interpreter lock, until an entry is there: of batches alone, several."""
+        self._cq.spin(spin_ns, max(1, self._ids.used // 2) if self._outstanding.are_batches else 1)
 
     def reap(self) -> int:
         """Take all new completions; safe from any thread, but meant for the leader of the line."""
@@ -362,5 +433,6 @@ class QueuePair:
         """Give the ring memory back."""
         with self.lock:
             self._is_released = True
+            self._direct = None
             self._sq.release()
             self._cq.release()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ihsm import _native
 from ihsm._native import ffi, lib
 from ihsm.bus import DmaArena
 from ihsm.driver.doorbells import Doorbells
@@ -78,133 +79,148 @@ class _Ring:
 class SubmissionRing(_Ring):
     """An SQ: entries are written at the tail and announced; the device says how far it has fetched."""
 
-    __slots__ = ("_announced", "_cids", "_head", "tail")
+    __slots__ = ("_cids", "_memory", "pointer")
 
     def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
         """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
         super().__init__(ring.sqe, entries, arena, bells, bell)
         self._cids: NDArray[np.uint16] = self.memory.view(ring.sqe)[ring.cid]
-        self._head = 0
-        self._announced = 0
-        self.tail = 0
+        self._memory = ffi.from_buffer("uint8_t[]", self._buffer.view, require_writable=True)
+        self.pointer: _native.ihsm_sq_pointer = ffi.new("struct ihsm_sq *")
+        """The ring as C sees it."""
+        self.pointer.ring = self._memory
+        self.pointer.entries, self.pointer.entry_bytes = entries, self._entry_bytes
+
+    @property
+    def tail(self) -> int:
         """Where the next entry goes."""
+        return self.pointer.tail
 
     @property
     def room(self) -> int:
         """Entries that can be written: one slot stays empty, and the device must have fetched what was there."""
-        return (self._head - self.tail - 1) % self._entries
+        return (self.pointer.head - self.pointer.tail - 1) % self._entries
+
+    def check(self, entry: bytes) -> None:
+        """ValueError for an entry that `write` would not take."""
+        if len(entry) != self._entry_bytes:
+            raise ValueError(f"entry of {len(entry)} bytes, {self._entry_bytes} needed")
 
     def write(self, entry: bytes) -> None:
         """Write one entry, its command id included, where there is room; ValueError if it has another size."""
-        start = self.tail * self._entry_bytes
+        tail = self.pointer.tail
+        start = tail * self._entry_bytes
         self._bytes[start : start + self._entry_bytes] = entry
-        self.tail = (self.tail + 1) % self._entries
+        self.pointer.tail = (tail + 1) % self._entries
 
     def write_many(self, rows: NDArray[np.uint64], cids: NDArray[np.int64]) -> None:
         """Write entries given as words, with these command ids, where there is room; in two parts over the end."""
-        first = min(len(rows), self._entries - self.tail)
-        for start, part in ((self.tail, slice(0, first)), (0, slice(first, len(rows)))):
+        tail = self.pointer.tail
+        first = min(len(rows), self._entries - tail)
+        for start, part in ((tail, slice(0, first)), (0, slice(first, len(rows)))):
             length = part.stop - part.start
             if length:
                 self._rows[start : start + length] = rows[part]
                 self._cids[start : start + length] = cids[part]
-        self.tail = (self.tail + len(rows)) % self._entries
+        self.pointer.tail = (tail + len(rows)) % self._entries
 
     def announce(self) -> None:
         """Ring the doorbell: the device may fetch everything written."""
-        self._announced = self.tail
-        self._bells.ring(self.bell, self.tail)
+        self.pointer.announced = tail = self.pointer.tail
+        self._bells.ring(self.bell, tail)
 
     def announce_rest(self) -> None:
         """Ring the doorbell if something was written since."""
-        if self._announced != self.tail:
+        if self.pointer.announced != self.pointer.tail:
             self.announce()
 
     def fetched(self, head: int) -> bool:
         """Take over the SQ head of a completion; False if there is no such slot."""
         if head >= self._entries:
             return False
-        self._head = head
+        self.pointer.head = head
         return True
 
     def resume(self, tail: int) -> None:
         """Go on at `tail`, everything before it fetched."""
-        self.tail = self._head = self._announced = tail
+        self.pointer.tail = self.pointer.head = self.pointer.announced = tail
 
     def release(self) -> None:
         """Give the memory back."""
         self._cids = np.empty(0, np.uint16)
+        self.pointer.ring = ffi.NULL
+        self._memory = ffi.from_buffer("uint8_t[]", bytearray(), require_writable=True)
         super().release()
 
 
 class CompletionRing(_Ring):
     """A CQ: entries whose phase is right are new; the device is told how far they have been taken."""
 
-    __slots__ = ("_cq", "_cq_memory", "_unacknowledged")
+    __slots__ = ("_memory", "pointer")
 
     def __init__(self, ring: RingFormat, entries: int, arena: DmaArena, bells: Doorbells, bell: int) -> None:
         """Allocate the ring; `bell` is the byte offset of its doorbell in BAR2."""
         super().__init__(ring.cqe, entries, arena, bells, bell)
-        self._cq_memory = ffi.from_buffer("uint8_t[]", self._buffer.view)
-        self._cq = ffi.new("struct ihsm_cq *")
-        self._cq.ring = self._cq_memory
-        self._cq.entries = entries
-        self._cq.entry_bytes = ring.cqe.itemsize
+        self._memory = ffi.from_buffer("uint8_t[]", self._buffer.view)
+        self.pointer: _native.ihsm_cq_pointer = ffi.new("struct ihsm_cq *")
+        """The ring as C sees it."""
+        self.pointer.ring = self._memory
+        self.pointer.entries, self.pointer.entry_bytes = entries, self._entry_bytes
         self.resume(0, 1)
 
     @property
     def head(self) -> int:
         """Slot of the oldest entry that has not been taken."""
-        return self._cq.head
+        return self.pointer.head
 
     @property
     def phase(self) -> int:
         """Phase bit of a new entry at the head."""
-        return self._cq.phase
+        return self.pointer.phase
 
-    def spin(self, spin_ns: int) -> None:
-        """Look at the ring for up to `spin_ns` nanoseconds, without the interpreter lock, until an entry is there."""
-        lib.ihsm_cq_spin(self._cq, 1, spin_ns)
+    def spin(self, spin_ns: int, wanted: int = 1) -> None:
+        """Look at the ring for up to `spin_ns` ns, without the interpreter lock, until `wanted` entries are new."""
+        lib.ihsm_cq_spin(self.pointer, wanted, spin_ns)
 
     def ready(self) -> int:
         """Number of new entries."""
-        return lib.ihsm_cq_ready(self._cq)
+        return lib.ihsm_cq_ready(self.pointer)
 
     def take(self) -> bytes:
         """Take the oldest of the new entries."""
-        start = self._cq.head * self._entry_bytes
-        lib.ihsm_cq_advance(self._cq, 1)
+        start = self.pointer.head * self._entry_bytes
+        lib.ihsm_cq_advance(self.pointer, 1)
         return bytes(self._bytes[start : start + self._entry_bytes])
 
     def take_many(self, count: int) -> NDArray[np.uint64]:
         """Take the `count` oldest of the new entries: a row of words each, oldest first, the caller's own."""
-        head = self._cq.head
-        lib.ihsm_cq_advance(self._cq, count)
+        head = self.pointer.head
+        lib.ihsm_cq_advance(self.pointer, count)
         rows = self._rows[head : head + count].copy()
         return rows if len(rows) == count else np.concatenate((rows, self._rows[: count - len(rows)]))
 
     def acknowledge(self, count: int) -> None:
         """Account for entries that were taken; the device only needs the head to know that the CQ is not full."""
-        self._unacknowledged += count
-        if self._unacknowledged * 2 >= self._entries:
+        self.pointer.unacknowledged += count
+        if self.pointer.unacknowledged * 2 >= self._entries:
             self._tell()
 
     def assure(self, outstanding: int) -> None:
         """Have the device know of room for so many completions: it starts no command that might find the CQ full."""
-        if self._unacknowledged + outstanding >= self._entries:
+        if self.pointer.unacknowledged + outstanding >= self._entries:
             self._tell()
 
     def _tell(self) -> None:
-        self._unacknowledged = 0
-        self._bells.ring(self.bell, self._cq.head)
+        self.pointer.unacknowledged = 0
+        self._bells.ring(self.bell, self.pointer.head)
 
     def resume(self, head: int, phase: int) -> None:
         """Go on at a slot with a phase, everything before it acknowledged."""
-        self._cq.head, self._cq.phase = head, phase
-        self._unacknowledged = 0
+        self.pointer.head, self.pointer.phase = head, phase
+        self.pointer.unacknowledged = 0
 
     def release(self) -> None:
         """Give the memory back."""
-        self._cq.ring = ffi.NULL
-        self._cq_memory = ffi.from_buffer("uint8_t[]", b"")
+        self.pointer.ring = ffi.NULL
+        self._memory = ffi.from_buffer("uint8_t[]", b"")
         super().release()
