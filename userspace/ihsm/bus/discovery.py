@@ -16,7 +16,7 @@ import pyudev
 from ihsm.bus.holder import Holder, find_holder
 from ihsm_abi import sockets
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
-from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
+from ihsm_abi.uapi_names import DRIVER_NAME, HSM_NODE_PREFIX
 
 PCI_SUBSYSTEM: Final = "pci"
 NODES: Final = Path("/dev")
