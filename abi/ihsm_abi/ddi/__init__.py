@@ -75,7 +75,6 @@ _HOMES = {
     "KeyType": "enums",
     "KeyUsage": "enums",
     "OPERATIONS": "registry",
-    "OPERATION_OF_REQUEST": "registry",
     "OpenKeyReq": "keys",
     "OpenKeyResp": "keys",
     "OpenSessionReq": "sessions",
@@ -110,6 +109,7 @@ _HOMES = {
     "encode_head": "envelope",
     "encode_message": "envelope",
     "encode_request": "envelope",
+    "operation_of": "registry",
 }
 """Module of each name: loaded when used, for most programs use the messages of a few families."""
 

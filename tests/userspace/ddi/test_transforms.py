@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm.ddi import transforms
-from ihsm.ddi.transforms import Dialect
+from ihsm.ddi.dialect import Dialect
 from ihsm_abi.ddi import OPERATIONS, DdiOp, DerPublicKey, DeviceKind, KeyType, OpenSessionReq
 from ihsm_abi.ddi.formats import ECC_FORMATS
 from ihsm_abi.mbor import (

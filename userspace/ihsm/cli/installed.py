@@ -3,7 +3,8 @@
 """What the installed distribution says of itself, its version and its commands, read from its files.
 
 `importlib.metadata` says the same and brings `email`, `zipfile` and `csv` with it, which take as long to load as all
-else that `ihsm --version` needs. It is asked only where the files are not found, and for commands of other distributions.
+else that `ihsm --version` needs. It is asked only where the files are not found, and for
+commands of other distributions.
 """
 
 from __future__ import annotations

@@ -7,10 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
+from ihsm.ddi.call import Call as Call
 from ihsm.ddi.keys import Key, KeyRequest, der_of
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
@@ -53,19 +50,6 @@ from ihsm_abi.ddi import (
     UnmaskKeyResp,
 )
 from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
-from ihsm_abi.mbor import MborMap
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T_co]):
-    """One operation: its request, what it answers with, and what becomes of the answer."""
-
-    request: MborMap
-    response: type[MborMap]
-    result: Callable[[Any], T_co]
-    """Of an answer of the class `response`."""
 
 
 def generate_ecc_key(curve: EccCurve, request: KeyRequest) -> Call[Key]:

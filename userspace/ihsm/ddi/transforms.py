@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Dialects: what the host changes in messages so that its side always sees DER and big-endian forms (spec 03 §6).
+"""What the host changes in messages so that its side always sees DER and big-endian forms (spec 03 §6).
 
 A virtual device speaks those forms itself. A physical device sends and expects raw little-endian material; the
 transforms T1 to T8 convert requests before they are encoded and responses after they are decoded.
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from ihsm_abi.ddi import (
     ChangePinReq,
     DerPublicKey,
-    DeviceKind,
     EccGenerateKeyPairResp,
     EccSignReq,
     EccSignResp,
@@ -178,24 +177,18 @@ _TO_HOST: _Rules = {
 }
 
 
+def to_wire(request: M) -> M:
+    """Request in a physical device's forms; MborEncodeError if a field has none."""
+    return _apply(_TO_WIRE, request)
+
+
+def to_host(response: M) -> M:
+    """Response of a physical device in the host's forms; MborDecodeError if a field has none."""
+    return _apply(_TO_HOST, response)
+
+
 def _apply(rules: _Rules, message: M) -> M:
     changes = rules.get(type(message))
     if changes is None:
         return message
     return dataclasses.replace(message, **{name: change(getattr(message, name)) for name, change in changes.items()})  # type: ignore[type-var]  # every map type is a dataclass
-
-
-class Dialect:
-    """Converts messages for a device of one kind; while the kind is unknown nothing is converted."""
-
-    def __init__(self, kind: DeviceKind | None = None) -> None:
-        """`kind` is what GetDeviceInfo reports."""
-        self.kind = kind
-
-    def to_wire(self, request: M) -> M:
-        """Request in the device's forms; MborEncodeError if a field has none."""
-        return _apply(_TO_WIRE, request) if self.kind is DeviceKind.Physical else request
-
-    def to_host(self, response: M) -> M:
-        """Response in the host's forms; MborDecodeError if a field has none."""
-        return _apply(_TO_HOST, response) if self.kind is DeviceKind.Physical else response
