@@ -37,8 +37,8 @@ PROGRAMS: Final = ("sh", "bash", "env", "modprobe")
 LOADER_CACHE: Final = Path("/etc/ld.so.cache")
 LOCALE: Final = Path("/usr/lib/locale/C.utf8")
 """The one that Python sets itself to where none is asked for."""
-MAX_FILE_BYTES: Final = 4 << 20
-"""Longer files are programs and data that come with packages; a module or a library may be of any length."""
+MAX_DATA_BYTES: Final = 64 << 10
+"""Longer files are programs and data that come with packages; sources and libraries may be of any length."""
 MAX_ROOT_FILES: Final = 20_000
 """A folder of a .pth file that has more is no package's, but somebody's home or the like."""
 _LEFT_OUT: Final = frozenset({"__pycache__", "node_modules"})
@@ -69,13 +69,11 @@ def project_roots() -> list[Path]:
 def scan(part: Part) -> Stamps:
     """Files of a part as they are now, without the libraries that programs are linked with."""
     if part is Part.PROJECT:
-        return {
-            path: status for root in project_roots() for path, status in _limited(_files(os.fspath(root), whole=True))
-        }
+        return {path: status for root in project_roots() for path, status in _limited(_files(os.fspath(root)))}
     stamps: Stamps = {}
     for root in python_roots():
-        stamps.update(_files(os.fspath(root), whole=False))
-    stamps.update(_files(os.fspath(LOCALE), whole=True))
+        stamps.update(_files(os.fspath(root)))
+    stamps.update(_files(os.fspath(LOCALE)))
     beside = Path(sys.executable).parent
     stamps.update(stamp(_plain_files(beside)))
     found = [shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin") for name in PROGRAMS]
@@ -137,8 +135,8 @@ def _folders(paths: Sequence[str]) -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
-def _files(root: str, *, whole: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """Files and symbolic links below a folder; unless `whole`, without the long ones that no Python program loads."""
+def _files(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files and symbolic links below a folder that Python programs load."""
     waiting = [root]
     while waiting:
         try:
@@ -153,25 +151,26 @@ def _files(root: str, *, whole: bool) -> Iterator[tuple[str, os.stat_result]]:
             if stat.S_ISDIR(status.st_mode):
                 if entry.name not in _LEFT_OUT and not entry.name.startswith("."):
                     waiting.append(entry.path)
-            elif stat.S_ISLNK(status.st_mode) or (
-                stat.S_ISREG(status.st_mode) and (whole or status.st_size <= MAX_FILE_BYTES or ".so" in entry.name)
-            ):
+            elif stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and _is_wanted(entry.name, status)):
                 yield entry.path, status
 
 
+def _is_wanted(name: str, status: os.stat_result) -> bool:
+    return status.st_size <= MAX_DATA_BYTES or name.endswith(".py") or ".so" in name
+
+
 def _limited(files: Iterator[tuple[str, os.stat_result]]) -> Iterator[tuple[str, os.stat_result]]:
-    """The files of a folder; none if there are too many, or if a long one is no library."""
+    """The files of a folder; none if there are too many."""
     found = []
-    for path, status in files:
-        if status.st_size <= MAX_FILE_BYTES or ".so" in os.path.basename(path):
-            found.append((path, status))
+    for each in files:
+        found.append(each)
         if len(found) > MAX_ROOT_FILES:
             return
     yield from found
 
 
 def _plain_files(folder: Path) -> list[str]:
-    """Scripts and links of a folder of programs, without the long files."""
+    """Scripts and links of a folder of programs, but not those in its folders."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -179,7 +178,7 @@ def _plain_files(folder: Path) -> list[str]:
     return [
         entry.path
         for entry in entries
-        if entry.is_symlink() or (entry.is_file() and entry.stat().st_size <= MAX_FILE_BYTES >> 4)
+        if entry.is_symlink() or (entry.is_file() and _is_wanted(entry.name, entry.stat()))
     ]
 
 

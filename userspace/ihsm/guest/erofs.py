@@ -114,8 +114,7 @@ def write_image(out: BinaryIO, nodes: Mapping[bytes, Node]) -> None:
     for path, each in placed.items():
         if each.size:
             out.seek(each.block * BLOCK_BYTES)
-            data = data_of.get(id(each))
-            _copy(out, each, each.node.content if data is None else data, path)
+            _copy(out, each, data_of.get(id(each), each.node.content), path)
     out.truncate(next_block * BLOCK_BYTES)
     out.seek(_SUPERBLOCK_OFFSET)
     out.write(

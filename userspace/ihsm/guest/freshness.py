@@ -13,7 +13,7 @@ from typing import Final
 from ihsm.guest.images import Image
 
 SHARE_OF_TIME: Final = 50
-"""After a look that took so long, as many times as long nobody looks again: it shall take 2 % of a processor at most."""
+"""After a look, nobody looks again for so many times as long: looking shall take 2 % of a processor at most."""
 SHORTEST_S: Final = 1.0
 
 
