@@ -87,7 +87,7 @@ def test_no_tree_is_refused() -> None:
         {b"": folder, b"a": file, b"a/b": file},
         {b"": folder, b"a": Node(Attributes(stat.S_IFCHR | 0o600))},
     ):
-        with pytest.raises(ValueError, match="image|symbolic link"):
+        with pytest.raises(ValueError, match=r"image|symbolic link"):
             image(nodes)
 
 
