@@ -13,7 +13,7 @@ import signal
 import sys
 
 BLAS_VARIABLE = "OPENBLAS_NUM_THREADS"
-"""How many threads numpy's linear algebra makes when it is loaded, which then spin for a while; nobody here uses them."""
+"""How many threads numpy's linear algebra makes when it is loaded, which then spin for a while and do nothing here."""
 
 
 def run() -> None:
