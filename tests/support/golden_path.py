@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ihsm.ddi import Credential, Entropy, KeyRequest, Partition, Reply, SoftwareTrustAnchor, Transport
 from ihsm.ddi.certificates import identity_key
-from ihsm.ddi.dialect import Dialect
 from ihsm.ddi.pota import der_signature
-from ihsm.ddi.transforms import ecc_spki_to_raw
+from ihsm.ddi.transforms import Dialect, ecc_spki_to_raw
 from ihsm_abi.ddi import (
     OPERATIONS,
     ApiRev,

@@ -10,10 +10,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.ddi.credentials import Credential
-from ihsm.ddi.dialect import Dialect
 from ihsm.ddi.partition import Partition as Client
 from ihsm.ddi.pota import SoftwareTrustAnchor
 from ihsm.ddi.session import Session
+from ihsm.ddi.transforms import Dialect
 from ihsm_abi.ddi import (
     DdiStatus,
     DeviceKind,

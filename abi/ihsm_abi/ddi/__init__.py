@@ -9,6 +9,7 @@ Enumeration members, statuses and fields carry the interface's own names. Test o
 from ihsm_abi.lazy_names import loader
 
 _HOMES = {
+    "OPERATION_OF_REQUEST": "registry",
     "API_REV": "envelope",
     "AesEncryptDecryptReq": "crypto",
     "AesEncryptDecryptResp": "crypto",
@@ -109,7 +110,6 @@ _HOMES = {
     "encode_head": "envelope",
     "encode_message": "envelope",
     "encode_request": "envelope",
-    "operation_of": "registry",
 }
 """Module of each name: loaded when used, for most programs use the messages of a few families."""
 

@@ -81,7 +81,7 @@ from ihsm_abi.ddi.provisioning import (
     SetSealedBk3Req,
     SetSealedBk3Resp,
 )
-from ihsm_abi.ddi.registry import OPERATIONS, Operation, control_kind, operation_of
+from ihsm_abi.ddi.registry import OPERATION_OF_REQUEST, OPERATIONS, Operation, control_kind
 from ihsm_abi.ddi.sessions import (
     ChangePinReq,
     ChangePinResp,
@@ -103,6 +103,7 @@ __all__ = [
     "API_REV",
     "HOST_BUFFER_BYTES",
     "OPERATIONS",
+    "OPERATION_OF_REQUEST",
     "USAGE_FLAGS",
     "AesEncryptDecryptReq",
     "AesEncryptDecryptResp",
@@ -200,5 +201,4 @@ __all__ = [
     "encode_head",
     "encode_message",
     "encode_request",
-    "operation_of",
 ]

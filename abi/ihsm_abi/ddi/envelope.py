@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from ihsm_abi.ddi.device import GetApiRevReq
 from ihsm_abi.ddi.headers import ReqHdr, RespHdr
 from ihsm_abi.ddi.ops import DdiOp
-from ihsm_abi.ddi.registry import OPERATIONS, operation_of
+from ihsm_abi.ddi.registry import OPERATION_OF_REQUEST, OPERATIONS
 from ihsm_abi.ddi.status import DdiStatus
 from ihsm_abi.ddi.types import ApiRev, ErrResp
 from ihsm_abi.mbor import (
@@ -129,9 +129,7 @@ _LONGEST_REQUEST_HEAD: Final = len(encode_head(ReqHdr(rev=API_REV, op=DdiOp.Inva
 
 def encode_request(data: MborMap, *, session_id: int | None = None, rev: ApiRev | None = API_REV) -> bytes:
     """Request of the operation that `data` belongs to; `rev` is left out of GetApiRev, which must not carry it."""
-    operation = operation_of(type(data))
-    if operation is None:
-        raise KeyError(type(data))
+    operation = OPERATION_OF_REQUEST[type(data)]
     header = ReqHdr(rev=None if isinstance(data, GetApiRevReq) else rev, op=operation.op, sess_id=session_id)
     return encode_message(header, data)
 

@@ -8,7 +8,7 @@ A family of messages is loaded when one of them is asked for: to make its classe
 import functools
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from ihsm_abi.ddi.ops import DdiOp
 from ihsm_abi.hsm_queue import ControlKind
@@ -94,19 +94,25 @@ OPERATIONS: Final = {operation.op: operation for operation in _ALL}
 _BY_REQUEST: Final = {(operation.module, f"{operation.stem}Req"): operation for operation in _ALL}
 
 
-_OF_REQUEST: Final[dict[type[MborMap], Operation | None]] = {}
-"""What `operation_of` has found before."""
+class _ByRequest(dict[type[MborMap], Operation]):
+    """Fills itself: a class can be asked for only once its family is loaded."""
+
+    def __missing__(self, request: type[MborMap]) -> Operation:
+        operation = _BY_REQUEST[request.__module__, request.__qualname__]
+        if operation.request is not request:
+            raise KeyError(request)
+        self[request] = operation
+        return operation
+
+    def get(self, request: type[MborMap], default: Any = None) -> Any:
+        try:
+            return self[request]
+        except KeyError:
+            return default
 
 
-def operation_of(request: type[MborMap]) -> Operation | None:
-    """The operation that a request's data class belongs to; None if it is no request."""
-    try:
-        return _OF_REQUEST[request]
-    except KeyError:
-        operation = _BY_REQUEST.get((request.__module__, request.__qualname__))
-        found = operation if operation is not None and operation.request is request else None
-        _OF_REQUEST[request] = found
-        return found
+OPERATION_OF_REQUEST: Final = _ByRequest()
+"""The operation that a request's data class belongs to: to be looked up by the class, not to be walked through."""
 
 
 _KINDS: Final[dict[int, ControlKind]] = {operation.op: operation.kind for operation in _ALL}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ihsm_abi.ddi import OPERATIONS, DdiOp, DdiStatus, control_kind, enums, firmware_ops, operation_of, types
+from ihsm_abi.ddi import OPERATION_OF_REQUEST, OPERATIONS, DdiOp, DdiStatus, control_kind, enums, firmware_ops, types
 from ihsm_abi.ddi import headers as headers_module
 from ihsm_abi.ddi import masked_key as masked_key_module
 from ihsm_abi.ddi import provisioning as provisioning_module
@@ -76,8 +76,8 @@ def test_operations(table: dict[str, Any]) -> None:
     assert control_kind(table["op"]) is operation.kind
     assert operation.request.__name__ == table["request_type"].removeprefix("Ddi")
     assert operation.response.__name__ == table["response_type"].removeprefix("Ddi")
-    assert operation_of(operation.request) is operation
-    assert operation_of(operation.response) is None
+    assert OPERATION_OF_REQUEST[operation.request] is operation
+    assert OPERATION_OF_REQUEST.get(operation.response) is None
     check_fields(operation.request, table["request"])
     check_fields(operation.response, table["response"])
 

@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ihsm.ddi import Credential, DeviceKeyError, Key, KeyRequest, Partition, ResponseError, Session, StatusError
-from ihsm.ddi.dialect import Dialect
 from ihsm.ddi.partition import NONCE_ATTEMPTS
 from ihsm.ddi.pota import raw_signature
-from ihsm.ddi.transforms import ecc_spki_to_raw
+from ihsm.ddi.transforms import Dialect, ecc_spki_to_raw
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,

@@ -7,18 +7,18 @@ from typing import Any, TypeVar
 
 from ihsm.arguments import checked, integer
 from ihsm.ddi.call import Call
-from ihsm.ddi.dialect import Dialect
 from ihsm.ddi.errors import NotAsynchronousError, RequestError, ResponseError, StatusError
+from ihsm.ddi.transforms import Dialect
 from ihsm.ddi.transport import AsyncTransport, Reply, Transport
 from ihsm.errors import ArgumentError, ArgumentTypeError
 from ihsm_abi.ddi import (
     API_REV,
+    OPERATION_OF_REQUEST,
     ApiRev,
     DeviceKind,
     Operation,
     decode_response,
     encode_request,
-    operation_of,
 )
 from ihsm_abi.mbor import MborDecodeError, MborEncodeError, MborMap
 
@@ -74,7 +74,7 @@ class Channel:
         return self._decode(operation, await transport.exchange_async(message, operation.kind, session_id), response)
 
     def _encode(self, request: MborMap, session_id: int | None) -> tuple[Operation, bytes]:
-        operation = operation_of(type(request))
+        operation = OPERATION_OF_REQUEST.get(type(request))
         if operation is None:
             raise ArgumentError("Channel.call", "request", f"{type(request).__name__} belongs to no operation")
         if session_id is not None:

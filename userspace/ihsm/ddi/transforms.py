@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the host changes in messages so that its side always sees DER and big-endian forms (spec 03 §6).
+"""Dialects: what the host changes in messages so that its side always sees DER and big-endian forms (spec 03 §6).
 
 A virtual device speaks those forms itself. A physical device sends and expects raw little-endian material; the
 transforms T1 to T8 convert requests before they are encoded and responses after they are decoded.
@@ -10,28 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ihsm_abi.ddi import (
-    ChangePinReq,
-    DerPublicKey,
-    EccGenerateKeyPairResp,
-    EccSignReq,
-    EccSignResp,
-    EcdhKeyExchangeReq,
-    EstablishCredentialReq,
-    GetEstablishCredEncryptionKeyResp,
-    GetSessionEncryptionKeyResp,
-    GetUnwrappingKeyResp,
-    KeyType,
-    OpenKeyResp,
-    OpenSessionReq,
-    ReopenSessionReq,
-    RsaModExpReq,
-    RsaModExpResp,
-    RsaUnwrapReq,
-    RsaUnwrapResp,
-    UnmaskKeyResp,
-)
-from ihsm_abi.ddi.firmware_ops import DerKeyImportResp, RsaUnwrapKekReq
+from ihsm_abi.ddi import DerPublicKey, DeviceKind, KeyType
 from ihsm_abi.ddi.formats import (
     ECC_BY_PUBLIC_TYPE,
     ECC_FORMATS,
@@ -147,48 +126,55 @@ def wrapped_blob_to_wire(blob: bytes) -> bytes:
     return _reversed(blob[:WRAPPED_KEK_BYTES]) + blob[WRAPPED_KEK_BYTES:]
 
 
-_Rules = dict[type[MborMap], dict[str, Callable[[Any], Any]]]
+_Rules = dict[str, dict[str, Callable[[Any], Any]]]
+"""Name of a message's class -> field -> change. By name: to load a family of messages takes longer than to send one."""
 _TO_WIRE: _Rules = {
-    EstablishCredentialReq: {
+    "EstablishCredentialReq": {
         "pub_key": public_key_to_wire,
         "pota_sig": pota_signature_to_wire,
         "pota_pub_key": public_key_to_wire,
     },
-    OpenSessionReq: {"pub_key": public_key_to_wire},
-    ReopenSessionReq: {"pub_key": public_key_to_wire},
-    ChangePinReq: {"pub_key": public_key_to_wire},
-    EcdhKeyExchangeReq: {"pub_key_der": ecc_spki_to_raw},
-    EccSignReq: {"digest": digest_to_wire},
-    RsaModExpReq: {"y": _reversed},
-    RsaUnwrapReq: {"wrapped_blob": wrapped_blob_to_wire},
-    RsaUnwrapKekReq: {"wrapped_blob": wrapped_blob_to_wire},
+    "OpenSessionReq": {"pub_key": public_key_to_wire},
+    "ReopenSessionReq": {"pub_key": public_key_to_wire},
+    "ChangePinReq": {"pub_key": public_key_to_wire},
+    "EcdhKeyExchangeReq": {"pub_key_der": ecc_spki_to_raw},
+    "EccSignReq": {"digest": digest_to_wire},
+    "RsaModExpReq": {"y": _reversed},
+    "RsaUnwrapReq": {"wrapped_blob": wrapped_blob_to_wire},
+    "RsaUnwrapKekReq": {"wrapped_blob": wrapped_blob_to_wire},
 }
 _TO_HOST: _Rules = {
-    GetEstablishCredEncryptionKeyResp: {"pub_key": public_key_to_host, "pub_key_signature": signature_to_host},
-    GetSessionEncryptionKeyResp: {"pub_key": public_key_to_host, "pub_key_signature": signature_to_host},
-    EccGenerateKeyPairResp: {"pub_key": public_key_to_host},
-    GetUnwrappingKeyResp: {"pub_key": public_key_to_host},
-    OpenKeyResp: {"pub_key": public_key_to_host},
-    RsaUnwrapResp: {"pub_key": public_key_to_host},
-    UnmaskKeyResp: {"pub_key": public_key_to_host},
-    DerKeyImportResp: {"pub_key": public_key_to_host},
-    EccSignResp: {"signature": signature_to_host},
-    RsaModExpResp: {"x": _reversed},
+    "GetEstablishCredEncryptionKeyResp": {"pub_key": public_key_to_host, "pub_key_signature": signature_to_host},
+    "GetSessionEncryptionKeyResp": {"pub_key": public_key_to_host, "pub_key_signature": signature_to_host},
+    "EccGenerateKeyPairResp": {"pub_key": public_key_to_host},
+    "GetUnwrappingKeyResp": {"pub_key": public_key_to_host},
+    "OpenKeyResp": {"pub_key": public_key_to_host},
+    "RsaUnwrapResp": {"pub_key": public_key_to_host},
+    "UnmaskKeyResp": {"pub_key": public_key_to_host},
+    "DerKeyImportResp": {"pub_key": public_key_to_host},
+    "EccSignResp": {"signature": signature_to_host},
+    "RsaModExpResp": {"x": _reversed},
 }
-
-
-def to_wire(request: M) -> M:
-    """Request in a physical device's forms; MborEncodeError if a field has none."""
-    return _apply(_TO_WIRE, request)
-
-
-def to_host(response: M) -> M:
-    """Response of a physical device in the host's forms; MborDecodeError if a field has none."""
-    return _apply(_TO_HOST, response)
 
 
 def _apply(rules: _Rules, message: M) -> M:
-    changes = rules.get(type(message))
+    changes = rules.get(type(message).__name__)
     if changes is None:
         return message
     return dataclasses.replace(message, **{name: change(getattr(message, name)) for name, change in changes.items()})  # type: ignore[type-var]  # every map type is a dataclass
+
+
+class Dialect:
+    """Converts messages for a device of one kind; while the kind is unknown nothing is converted."""
+
+    def __init__(self, kind: DeviceKind | None = None) -> None:
+        """`kind` is what GetDeviceInfo reports."""
+        self.kind = kind
+
+    def to_wire(self, request: M) -> M:
+        """Request in the device's forms; MborEncodeError if a field has none."""
+        return _apply(_TO_WIRE, request) if self.kind is DeviceKind.Physical else request
+
+    def to_host(self, response: M) -> M:
+        """Response in the host's forms; MborDecodeError if a field has none."""
+        return _apply(_TO_HOST, response) if self.kind is DeviceKind.Physical else response

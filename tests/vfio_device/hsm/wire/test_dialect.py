@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihsm.ddi.dialect import Dialect as HostDialect
+from ihsm.ddi.transforms import Dialect as HostDialect
 from ihsm.ddi.transforms import ecc_raw_to_spki, ecc_spki_to_raw
 from ihsm_abi.ddi import (
     DdiStatus,
