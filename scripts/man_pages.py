@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Manual pages of all commands, in man(7) markup, from what click knows of them.
+"""Manual pages of all commands, in man(7) markup, from what click knows of them; and what `ihsm --help` says of each.
 
 They are kept in the repository, and the wheel takes them from there: a build needs neither click nor the commands.
 """
@@ -19,6 +19,11 @@ from written_pages import write
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "man"
+SUMMARIES: Final = ROOT / "userspace" / "ihsm" / "cli" / "summaries.txt"
+SUMMARIES_HEAD: Final = """# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+# Written by scripts/man-pages from the help texts: change those.
+"""
 HEAD: Final = r""".\" SPDX-FileCopyrightText: The ihsm authors
 .\" SPDX-License-Identifier: Apache-2.0
 .\" Written by scripts/man-pages from the help texts: change those.
@@ -46,7 +51,21 @@ FILES: Final = (("$XDG_DATA_HOME/ihsm/NAME/", "The store NAME: keys as the devic
 
 def main() -> int:
     """Write the pages, or with `--check` only tell which would change; 1 if there are such."""
-    return write(pages(), PAGES, ROOT, source="commands", script="scripts/man-pages")
+    found = [
+        write(texts, folder, ROOT, source="commands", script="scripts/man-pages")
+        for texts, folder in ((pages(), PAGES), ({SUMMARIES: summaries()}, None))
+    ]
+    return max(found)
+
+
+def summaries() -> str:
+    """A line for each command of the program: its name, and the first sentence of its help, as click would cut it."""
+    lines = []
+    for child in children(click.Context(ihsm, info_name="ihsm")):
+        words = paragraphs(child)[0].split()
+        end = next((index for index, word in enumerate(words) if word.endswith(".")), len(words))
+        lines.append(f"{child.info_name} {' '.join(words[: end + 1])}\n")
+    return SUMMARIES_HEAD + "".join(lines)
 
 
 def pages() -> dict[Path, str]:

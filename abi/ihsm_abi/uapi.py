@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""User interface of the Linux driver: nodes, ioctls, extended statuses (spec 02 A, G; 01 §8.5, §10, §11).
+"""User interface of the Linux driver: ioctls, extended statuses (spec 02 A, G; 01 §8.5, §10, §11).
 
 Buffers lie as a 64-bit Linux lays out the driver's C structures. Fields have the specification's names; where it has a
 name twice in one structure, that of the answer begins with `out_`. `python -m ihsm_abi.cheader --uapi OUT.h` writes all
@@ -12,21 +12,10 @@ from typing import Final
 
 import numpy as np
 
-DRIVER_NAME: Final = "azihsm"
-"""Name of the PCI driver and of the sysfs folder below a function (01 §1, 02 A.2)."""
 DRIVER_VERSION: Final = "3.2.0"
 """`driver_rev` of the device information (02 G)."""
-
-# Nodes and classes (02 A.1, 01 §10).
-
-HSM_NODE_PREFIX: Final = "azihsm"
-"""The node of minor 3 is /dev/azihsm3; programs look for /dev/azihsm* (02 F.1)."""
-MGMT_NODE_PREFIX: Final = "azihsm-mgmt"
-HSM_CLASS: Final = "azihsm-hsm"
-"""Class in sysfs, and name of the region of device numbers."""
-MGMT_CLASS: Final = "azihsm-mgmt"
 MINOR_COUNT: Final = 16 * 65
-"""Minors of each of the two regions, from 0."""
+"""Minors of each of the two regions of device numbers, from 0 (02 A.1); what they are called is in `uapi_names`."""
 
 # Limits (02 A.3, A.6).
 

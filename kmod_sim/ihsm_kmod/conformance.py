@@ -17,7 +17,7 @@ import ihsm_kmod.hsm
 from ihsm.bus import VfioUserFunction
 from ihsm.closing import Closing
 from ihsm.errors import BusError
-from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
+from ihsm_abi.uapi_names import DRIVER_NAME, HSM_NODE_PREFIX
 from ihsm_kmod.hsm.module import HsmModule
 from ihsm_kmod.kernel.errors import Errno
 from ihsm_kmod.kernel.process import Process

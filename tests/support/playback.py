@@ -16,6 +16,7 @@ from ihsm_abi.aes_queue import GCM_SQE, SGL_DESCRIPTOR, XTS_SQE, AesAttr, Cipher
 from ihsm_abi.hsm_queue import HSM_SQE, HsmCommandWord, SessionControl
 from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
 from ihsm_abi.uapi import AbortType, ControllerState, Ioctl
+from ihsm_abi.uapi_names import HSM_NODE_PREFIX
 from ihsm_kmod.kernel.clock import HZ, StillClock
 from ihsm_kmod.machine import Machine
 from support.hsm_driver import ADMIN_TIMEOUT_S, BDF, COMMAND_TIMEOUT_S, GRACE_S
@@ -43,7 +44,7 @@ class Program:
     def __init__(self, machine: Machine) -> None:
         self.process = machine.process()
         # Its number grows with each level-2 abort of a function that was bound before (spec 02 A.1).
-        (node,) = (name for name in machine.kernel.vfs.listdir("/dev") if name.startswith(uapi.HSM_NODE_PREFIX))
+        (node,) = (name for name in machine.kernel.vfs.listdir("/dev") if name.startswith(HSM_NODE_PREFIX))
         self.node = f"/dev/{node}"
         self.fd = self.process.open(self.node)
 

@@ -29,6 +29,7 @@ from ihsm import forks
 from ihsm.bench.device import BenchDevice, bulk_keys, provision
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.arena import DmaArena
+from ihsm.bus.unsharing import unshare
 from ihsm.control import ControlClient
 from ihsm.ddi import Channel, Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions, Submission
@@ -647,9 +648,9 @@ def test_unshared_memory_is_zeroed_private_and_still_mapped() -> None:
     shared = mmap.mmap(-1, 2 * PAGE_BYTES)
     shared[:] = b"x" * len(shared)
     view = np.frombuffer(shared, np.uint8)
-    forks.unshare(shared)
+    unshare(shared)
     assert not view.any()
     view[:] = 1
     del view
     shared.close()
-    forks.unshare(shared)
+    unshare(shared)

@@ -285,7 +285,7 @@ def test_auto_waits_for_whichever_becomes_free(served: list[Path], monkeypatch: 
         looked.set()
         return found
 
-    monkeypatch.setattr(uri_module, "find_all", look)
+    monkeypatch.setattr("ihsm.bus.discovery.find_all", look)
     waiter = Waiter(wait_s=HANG_S)
     assert looked.wait(HANG_S)
     assert not waiter.uris
@@ -376,7 +376,7 @@ def _openings(text: str, wait_s: float) -> list[Callable[[], None]]:
 def test_auto_takes_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver's node is there for all programs: which one is meant has to be said."""
     node = FoundFunction("chardev:/dev/null", driver="azihsm", nodes=("/dev/null",))
-    monkeypatch.setattr(uri_module, "find_all", lambda: [node])
+    monkeypatch.setattr("ihsm.bus.discovery.find_all", lambda: [node])
     with pytest.raises(DeviceNotFoundError, match=r"name it with --device: chardev:/dev/null$"):
         find_device()
 
@@ -384,6 +384,6 @@ def test_auto_takes_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_that_has_the_function_is_named_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GUEST_VARIABLE, "1")
     found = FoundFunction("pci:0000:00:04.0", driver="azihsm", nodes=("/dev/azihsm-mgmt0", "/dev/azihsm0"))
-    monkeypatch.setattr(uri_module, "find_all", lambda: [found])
+    monkeypatch.setattr("ihsm.bus.discovery.find_all", lambda: [found])
     with pytest.raises(DeviceBusyError, match="in use by the driver azihsm, behind chardev:/dev/azihsm0;"):
         find_device()

@@ -12,9 +12,15 @@ import os
 import signal
 import sys
 
+BLAS_VARIABLE = "OPENBLAS_NUM_THREADS"
+"""How many threads numpy's linear algebra makes when it is loaded, which then spin for a while and do nothing here."""
+
 
 def run() -> None:
     """Run the command that the process's arguments name; never returns."""
+    if BLAS_VARIABLE not in os.environ:
+        # For the library alone: programs that we start get `os.environ` as it is.
+        os.putenv(BLAS_VARIABLE, "1")
     try:
         from ihsm.cli import main
         from ihsm.cli.streams import prepare_process

@@ -12,7 +12,7 @@ import contextlib
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ihsm.ddi.calls import Call
+from ihsm.ddi.call import Call
 from ihsm.ddi.session import Session
 from ihsm.driver import Controller, HsmReply, Submission, Submitted, loop
 from ihsm.driver.line_up import performed

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ihsm import forks
 from ihsm.arguments import integer, seconds
@@ -36,8 +36,11 @@ from ihsm_abi.control import (
     ControlRequest,
 )
 from ihsm_abi.fault_actions import MAX_COUNT
-from ihsm_abi.faults import Fault, StandingFault
 from ihsm_abi.sockets import MAX_PATH_BYTES
+
+# Loaded when used: most who ask a device for something know nothing of faults.
+if TYPE_CHECKING:
+    from ihsm_abi.faults import Fault, StandingFault
 
 PROTOCOL: Final = "protocol"
 """`ControlError.code` of an answer that is none, or of no answer."""
@@ -136,12 +139,16 @@ class ControlClient(Closing):
         Raises:
             ControlError: the device has too many, or knows none of the kind.
         """
+        from ihsm_abi.faults import Fault
+
         if not isinstance(fault, Fault):
             raise ArgumentTypeError("ControlClient.add_fault", "fault", f"{type(fault).__name__}, must be a Fault")
         return _number(self.call(ControlCommand.FAULT_ADD, **fault.to_json()), "id")
 
     def faults(self) -> list[StandingFault]:
         """The faults that stand, in the order of their numbers."""
+        from ihsm_abi.faults import StandingFault
+
         result = self.call(ControlCommand.FAULT_LIST)
         try:
             return [StandingFault.from_json(entry) for entry in result["faults"]]

@@ -13,13 +13,11 @@ A fork that Python does not know of, by C code alone, is not seen. Programs that
 
 from __future__ import annotations
 
-import mmap
 import os
 import weakref
 from typing import Any, NoReturn, Protocol
 
-from ihsm._native import ffi, lib
-from ihsm.errors import ForkedError, ResourceError
+from ihsm.errors import ForkedError
 
 
 class Inherited(Protocol):
@@ -56,19 +54,6 @@ class LeftBehind:
 def left_behind(owner: str) -> Any:
     """A `LeftBehind`, in the place of an object of any type."""
     return LeftBehind(owner)
-
-
-def unshare(memory: mmap.mmap) -> None:
-    """Put zeroed memory of this process alone where shared memory is mapped; views of it stay valid.
-
-    Raises:
-        ResourceError: the kernel has no memory for that; what is there is still shared.
-    """
-    if memory.closed:
-        return
-    error = lib.ihsm_unshare(ffi.from_buffer("uint8_t[]", memory, require_writable=True), len(memory))
-    if error:
-        raise ResourceError(f"memory in a child of fork(): {os.strerror(-error)}", -error)
 
 
 def _tell() -> None:

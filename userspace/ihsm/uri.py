@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from ihsm.arguments import waiting_time
-from ihsm.bus import PciFunction, VfioUserFunction
-from ihsm.bus.discovery import FoundFunction, find_all
-from ihsm.bus.vfio_bind import GUEST_VARIABLE, VFIO_PCI
-from ihsm.chardev import NodeDevice
-from ihsm.driver import Controller, DriverOptions, OpenDevice
-from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceBusyError, DeviceNotFoundError, UriError
+
+# Loaded when used: to name a device takes none of what opens one.
+if TYPE_CHECKING:
+    from ihsm.bus import PciFunction
+    from ihsm.bus.discovery import FoundFunction
+    from ihsm.driver import Controller, DriverOptions, OpenDevice
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ RETRY_S: Final = 0.25
 """How often a device is looked at that others have, where nothing tells when they leave."""
 
 T = TypeVar("T")
-C = TypeVar("C", PciFunction, OpenDevice)
+C = TypeVar("C", "PciFunction", "OpenDevice")
 
 
 class Scheme(StrEnum):
@@ -132,6 +132,8 @@ def find_device(*, busy: bool = False) -> DeviceUri | None:
         DeviceBusyError: there are some, but others have them all; the message says who.
         DeviceNotFoundError: there are others', which have to be named.
     """
+    from ihsm.bus.discovery import find_all
+
     found = [function for function in find_all() if function.listening]
     own = [function for function in found if _own(DeviceUri.parse(function.uri))]
     if found and not own:
@@ -154,6 +156,8 @@ def _own(uri: DeviceUri) -> bool:
     if uri.scheme == Scheme.CHARDEV:
         return False
     if uri.scheme == Scheme.PCI:
+        from ihsm.bus.vfio_bind import GUEST_VARIABLE
+
         return GUEST_VARIABLE in os.environ
     try:
         return Path(uri.address).stat().st_uid == os.geteuid()
@@ -165,6 +169,8 @@ def _holder(function: FoundFunction) -> str | None:
     """Who has a function; None if it is free as far as can be told without opening it."""
     if function.holder is not None:
         return str(function.holder)
+    from ihsm.bus.vfio_bind import VFIO_PCI
+
     if function.driver in (None, VFIO_PCI):
         return None
     nodes = " or ".join(f"{Scheme.CHARDEV}:{node}" for node in function.hsm_nodes)
@@ -201,6 +207,8 @@ def open_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction:
     if uri.scheme == Scheme.CHARDEV:
         raise UriError(f"{uri}: a function itself is needed, vfio-user:PATH or pci:BDF, and here its driver has it")
     if uri.scheme == Scheme.VFIO_USER:
+        from ihsm.bus import VfioUserFunction
+
         return VfioUserFunction(uri.address, wait_s=wait_s)
     from ihsm.bus.vfio_kernel import KernelVfioFunction
 
@@ -220,7 +228,11 @@ def open_at(uri: DeviceUri, options: DriverOptions | None = None, *, wait_s: flo
         ArgumentError, ArgumentTypeError: `wait_s` is no time to wait.
     """
     if uri.scheme == Scheme.CHARDEV:
+        from ihsm.chardev import NodeDevice
+
         return NodeDevice(uri.address, options)
+    from ihsm.driver import Controller
+
     return Controller(open_uri(uri, wait_s=wait_s), options)
 
 
@@ -248,6 +260,8 @@ def _opened(
                 f"auto: no device found: start one (ihsm serve), or name one with --device or {DEVICE_VARIABLE}"
             )
         if opened is None:
+            from ihsm.embedded import EmbeddedDevice
+
             device = stack.enter_context(EmbeddedDevice())
             _log.warning("auto: no device found, taking a private one for the duration (process %d)", device.pid)
             opened = open_one(DeviceUri(Scheme.VFIO_USER, str(device.socket_path)), 0.0)
@@ -288,6 +302,8 @@ def open_controller(
     wait_s: float = 0.0,
 ) -> Iterator[Controller]:
     """Context with the function of a device brought up, see `open_function` and `Controller`."""
+    from ihsm.driver import Controller
+
     with (
         open_function(text, own=own, private=private, wait_s=wait_s) as function,
         Controller(function, options) as controller,

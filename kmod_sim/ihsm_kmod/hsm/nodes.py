@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ihsm_abi import uapi
+from ihsm_abi import uapi, uapi_names
 from ihsm_kmod.kernel.cdev import (
     Cdev,
     FileOperations,
@@ -78,9 +78,9 @@ class NodeClass:
 
 def hsm_nodes() -> NodeClass:
     """The class of /dev/azihsm0, 1, ..."""
-    return NodeClass(uapi.HSM_CLASS, uapi.HSM_NODE_PREFIX)
+    return NodeClass(uapi_names.HSM_CLASS, uapi_names.HSM_NODE_PREFIX)
 
 
 def mgmt_nodes() -> NodeClass:
     """The class of /dev/azihsm-mgmt0, 1, ..."""
-    return NodeClass(uapi.MGMT_CLASS, uapi.MGMT_NODE_PREFIX)
+    return NodeClass(uapi_names.MGMT_CLASS, uapi_names.MGMT_NODE_PREFIX)

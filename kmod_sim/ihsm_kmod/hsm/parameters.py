@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from ihsm_abi.uapi import DRIVER_NAME
+from ihsm_abi.uapi_names import DRIVER_NAME
 from ihsm_kmod.hsm.quirks import Quirks
 from ihsm_kmod.kernel.module import Module, Param
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm_abi.pci import BAR_BYTES, DEVICE_ID, MSIX_VECTORS, VENDOR_ID, Bar
-from ihsm_abi.uapi import DRIVER_NAME
+from ihsm_abi.uapi_names import DRIVER_NAME
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.health import HealthMonitor
 from ihsm_kmod.hsm.hsm_device import HsmDevice

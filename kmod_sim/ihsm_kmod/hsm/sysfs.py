@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ihsm_abi.uapi import DRIVER_NAME
+from ihsm_abi.uapi_names import DRIVER_NAME
 from ihsm_kmod.hsm.controller import Controller
 from ihsm_kmod.hsm.queue import IoQueue
 from ihsm_kmod.hsm.queue_pool import AES_POOL, QueuePool

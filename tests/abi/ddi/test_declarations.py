@@ -77,6 +77,7 @@ def test_operations(table: dict[str, Any]) -> None:
     assert operation.request.__name__ == table["request_type"].removeprefix("Ddi")
     assert operation.response.__name__ == table["response_type"].removeprefix("Ddi")
     assert OPERATION_OF_REQUEST[operation.request] is operation
+    assert OPERATION_OF_REQUEST.get(operation.response) is None
     check_fields(operation.request, table["request"])
     check_fields(operation.response, table["response"])
 

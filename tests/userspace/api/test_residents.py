@@ -25,7 +25,7 @@ from ihsm.api.residents import Residents, UntrackedKeysError
 from ihsm.api.rsa_key import RsaPrivateKey
 from ihsm.api.steps import Ask, Procedure
 from ihsm.ddi import Session, calls
-from ihsm.ddi.calls import Call
+from ihsm.ddi.call import Call
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key
 from ihsm.errors import KeyNotFoundError

@@ -1,19 +1,20 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Discovery of sockets, and of PCI functions through an emulated udev."""
+"""Discovery of sockets, and of PCI functions in folders that stand for sysfs."""
 
 from __future__ import annotations
 
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
+import pyudev
 
 from ihsm.bus import discovery
 from ihsm.bus.discovery import FoundFunction, find_all, find_nodes, find_pci, find_sockets
 from ihsm_abi import sockets
+from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
 
 
 def test_listening_and_left_over_sockets(tmp_path: Path) -> None:
@@ -69,47 +70,47 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert [sockets.numbered_path(Path("/a/f.sock"), n).name for n in range(3)] == ["f.sock", "f.sock.1", "f.sock.2"]
 
 
-class UdevDevice:
-    """What discovery reads of a pyudev.Device, over a folder that stands for sysfs."""
-
-    def __init__(self, path: Path, driver: str | None, device_node: str | None = None) -> None:
-        self.sys_path, self.sys_name = os.fspath(path), path.name
-        self.driver, self.device_node = driver, device_node
-
-
-class UdevContext:
-    def __init__(self, devices: list[UdevDevice], children: list[UdevDevice]) -> None:
-        self.devices, self.children = devices, children
-        self.asked: dict[str, str] = {}
-
-    def list_devices(self, **criteria: Any) -> Any:
-        if "parent" in criteria:
-            return self.children
-        return self
-
-    def match_property(self, name: str, value: str) -> list[UdevDevice]:
-        self.asked[name] = value
-        return self.devices
+def sysfs_function(root: Path, bdf: str, vendor: int = VENDOR_ID, device: int = DEVICE_ID) -> Path:
+    """A PCI function in a folder that stands for sysfs: bus/pci/devices has a link to where it really is."""
+    path = root / "devices" / "pci0000:00" / bdf
+    path.mkdir(parents=True)
+    (path / "vendor").write_text(f"{vendor:#06x}\n")
+    (path / "device").write_text(f"{device:#06x}\n")
+    (path / "uevent").write_text("PCI_CLASS=108000\n")
+    bus = root / "bus"
+    bus.mkdir(exist_ok=True)
+    (bus / bdf).symlink_to(path)
+    return path
 
 
 def test_pci_functions_carry_driver_group_and_nodes(tmp_path: Path) -> None:
-    paths = [tmp_path / "0000:00:05.0", tmp_path / "0000:00:04.0"]
-    for path in paths:
-        path.mkdir()
-    (tmp_path / "7").mkdir()
-    (paths[1] / "iommu_group").symlink_to(tmp_path / "7")
-    context = UdevContext(
-        [UdevDevice(paths[0], None), UdevDevice(paths[1], "vfio-pci")], [UdevDevice(tmp_path / "n", None, "/dev/n0")]
-    )
-    found = find_pci(context)  # type: ignore[arg-type]
-    assert context.asked == {"PCI_ID": "1414:C003"}
-    assert [function.uri for function in found] == ["pci:0000:00:04.0", "pci:0000:00:05.0"]
-    assert (found[0].driver, found[0].iommu_group, found[0].nodes) == ("vfio-pci", 7, ("/dev/n0",))
-    assert found[0].record()["nodes"] == ["/dev/n0"]
+    plain = sysfs_function(tmp_path, "0000:00:05.0")
+    driven = sysfs_function(tmp_path, "0000:00:04.0")
+    sysfs_function(tmp_path, "0000:00:06.0", device=DEVICE_ID + 1)
+    sysfs_function(tmp_path, "0000:00:07.0", vendor=VENDOR_ID + 1)
+    (tmp_path / "bus" / "0000:00:08.0").symlink_to(tmp_path / "gone")
+    for name in ("groups/7", "drivers/vfio-pci"):
+        (tmp_path / name).mkdir(parents=True)
+    (driven / "iommu_group").symlink_to(tmp_path / "groups" / "7")
+    (driven / "driver").symlink_to(tmp_path / "drivers" / "vfio-pci")
+    for name, node in (("class/n1", "sub/n1"), ("class/n0", "n0")):
+        (driven / name).mkdir(parents=True)
+        (driven / name / "uevent").write_text(f"MAJOR=1\nDEVNAME={node}\n")
+    (plain / "power").mkdir()
+    first, second = find_pci(tmp_path / "bus")
+    assert (first.uri, first.driver, first.iommu_group) == ("pci:0000:00:04.0", "vfio-pci", 7)
+    assert first.nodes == ("/dev/n0", "/dev/sub/n1")
+    assert first.record()["nodes"] == ["/dev/n0", "/dev/sub/n1"]
+    assert second == FoundFunction("pci:0000:00:05.0")
 
 
-def test_the_real_udev_answers() -> None:
-    assert isinstance(find_pci(), list)
+def test_a_machine_without_pci_has_none(tmp_path: Path) -> None:
+    assert find_pci(tmp_path / "none") == []
+
+
+def test_the_real_sysfs_and_udev_agree() -> None:
+    asked = pyudev.Context().list_devices(subsystem="pci").match_property("PCI_ID", f"{VENDOR_ID:04X}:{DEVICE_ID:04X}")
+    assert [function.uri for function in find_pci()] == sorted(f"pci:{device.sys_name}" for device in asked)
 
 
 def test_watching_reports_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ ECDSA = ec.ECDSA(hashes.SHA256())
 def root(tmp_path: Path, process: Process, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This program is one of the model's; where its stores are."""
     opened = functools.partial(NodeDevice, calls=calls_of(process))
-    monkeypatch.setattr("ihsm.uri.NodeDevice", opened)
+    monkeypatch.setattr("ihsm.chardev.NodeDevice", opened)
     monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
     monkeypatch.delenv("IHSM_DEVICE", raising=False)
@@ -136,7 +136,7 @@ def test_a_lost_command_is_repeated(hsm: Hsm) -> None:
 def test_two_programs(hsm: Hsm, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     check(hsm.generate("web", "p256"))
     other = driver.machine.process()
-    monkeypatch.setattr("ihsm.uri.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
+    monkeypatch.setattr("ihsm.chardev.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
     with Hsm.open() as second:
         check(second["web"])
         check(hsm["web"])
@@ -148,7 +148,7 @@ def test_two_programs_bring_the_device_back(hsm: Hsm, driver: Driver, monkeypatc
     looks, look = iter([False]), Partition.is_provisioned
     monkeypatch.setattr(Partition, "is_provisioned", lambda partition: next(looks, True) and look(partition))
     other = driver.machine.process()
-    monkeypatch.setattr("ihsm.uri.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
+    monkeypatch.setattr("ihsm.chardev.NodeDevice", functools.partial(NodeDevice, calls=calls_of(other)))
     with Hsm.open() as second:
         check(second["web"])
         check(hsm["web"])
@@ -214,7 +214,7 @@ def test_what_needs_the_function_itself(root: Path) -> None:
 
 
 def test_what_is_no_node(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ihsm.uri.NodeDevice", NodeDevice)
+    monkeypatch.setattr("ihsm.chardev.NodeDevice", NodeDevice)
     plain = tmp_path / "plain"
     plain.touch()
     assert "no such node" in refused(3, "info", "--device", f"chardev:{tmp_path}/azihsm0")

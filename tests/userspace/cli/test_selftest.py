@@ -92,7 +92,7 @@ class CorruptingController(Controller):
 def test_a_device_that_computes_wrongly_fails_in_the_steps_concerned(
     monkeypatch: pytest.MonkeyPatch, victim: DdiOp, failing: set[str]
 ) -> None:
-    monkeypatch.setattr("ihsm.uri.Controller", CorruptingController)
+    monkeypatch.setattr("ihsm.driver.Controller", CorruptingController)
     monkeypatch.setattr(CorruptingController, "victim", victim, raising=False)
     with EmbeddedDevice() as device:
         result = run("selftest", "--device", uri(device), "--json")

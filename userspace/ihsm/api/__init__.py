@@ -10,7 +10,7 @@ A call goes through these layers: a key object (`ec_key`, `rsa_key`, ...) hashes
 key rests; `Residents` bring it into the device; the `Connection` has the device, and brings it back when it was lost.
 """
 
-from importlib import import_module
+from ihsm_abi.lazy_names import loader
 
 _HOMES = {
     "AesCbcKey": "cbc",
@@ -36,10 +36,4 @@ _HOMES = {
 """Module of each name: loaded when used. Type checkers read the same from `__init__.pyi`."""
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    """Load a name's module."""
-    if name in _HOMES:
-        return getattr(import_module(f"ihsm.api.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loader(__name__, _HOMES)

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ihsm import procedures
 from ihsm.aio import completed
-from ihsm.ddi.calls import Call
+from ihsm.ddi.call import Call
 from ihsm.ddi.session import Session
 from ihsm.driver import AesCommands, OpenDevice, Submitted
 from ihsm.errors import IhsmError

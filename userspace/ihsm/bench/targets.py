@@ -89,6 +89,8 @@ TARGETS: Final = (
     Target("kmod-preload-way", "an ioctl of a driver that does nothing, CPU of both sides, µs", "value", 25.0, True),
     Target("trace-gcm-64", "hooks without a reader over a build without hooks", "off", 1.03, at_most=True),
     Target("trace-gcm-64", "more per command with a trace's reader, ns", "on_extra_ns", 150.0, at_most=True),
+    Target("guest-info", "second ihsm info in a guest under TCG, s", "value", 4.0, at_most=True),
+    Target("guest-first-signature", "ihsm guest --exec 'python sign.py' under TCG, in all, s", "value", 20.0, True),
     Target("api-open", "Hsm.open on a running device, ms", "value", 150.0, at_most=True),
 )
 

@@ -2,8 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways to reach a PCI function: a vfio-user socket, or the kernel's VFIO."""
 
-from ihsm.bus.arena import DmaArena, DmaBuffer
-from ihsm.bus.function import PciFunction
-from ihsm.bus.vfio_user import VfioUserFunction
+from ihsm_abi.lazy_names import loader
 
-__all__ = ["DmaArena", "DmaBuffer", "PciFunction", "VfioUserFunction"]
+_HOMES = {
+    "DmaArena": "arena",
+    "DmaBuffer": "arena",
+    "PciFunction": "function",
+    "VfioUserFunction": "vfio_user",
+}
+"""Module of each name, loaded when used."""
+
+__all__ = sorted(_HOMES)
+__getattr__ = loader(__name__, _HOMES)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ihsm import forks
 from ihsm.arguments import checked, whole
+from ihsm.bus.unsharing import unshare
 from ihsm.closing import Closing
 from ihsm.errors import ArenaError, ArenaFullError, ArenaRequestError, ForkedError
 from ihsm_abi.pci import PAGE_BYTES
@@ -74,7 +75,7 @@ class DmaArena(Closing):
         self._forked = True
         self._unmap = None
         self._free = []
-        forks.unshare(self._memory)
+        unshare(self._memory)
 
     @checked
     def allocate(self, size_bytes: int, alignment: int = DEFAULT_ALIGNMENT) -> DmaBuffer:

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finding functions: PCI devices through udev, sockets of served functions in the default folder, nodes of a driver."""
+"""Finding functions: PCI devices in sysfs, sockets of served functions in the default folder, nodes of a driver."""
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -11,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyudev
-
 from ihsm.bus.holder import Holder, find_holder
 from ihsm_abi import sockets
 from ihsm_abi.pci import DEVICE_ID, VENDOR_ID
-from ihsm_abi.uapi import DRIVER_NAME, HSM_NODE_PREFIX
+from ihsm_abi.uapi_names import DRIVER_NAME, HSM_NODE_PREFIX
 
 PCI_SUBSYSTEM: Final = "pci"
+SYSFS_DEVICES: Final = Path("/sys/bus/pci/devices")
 NODES: Final = Path("/dev")
+_IDS: Final = (VENDOR_ID, DEVICE_ID)
 _NODE: Final = re.compile(rf"{HSM_NODE_PREFIX}(\d+)")
 
 
@@ -49,23 +50,48 @@ class FoundFunction:
         return {**asdict(self), "nodes": list(self.nodes), "holder": holder}
 
 
-def find_pci(context: pyudev.Context | None = None) -> list[FoundFunction]:
-    """PCI functions of this machine that have the HSM's ids, in the order of their addresses."""
-    context = context or pyudev.Context()
-    wanted = f"{VENDOR_ID:04X}:{DEVICE_ID:04X}"
-    devices = context.list_devices(subsystem=PCI_SUBSYSTEM).match_property("PCI_ID", wanted)
-    return sorted((_describe(context, device) for device in devices), key=lambda found: found.uri)
+def find_pci(devices: Path = SYSFS_DEVICES) -> list[FoundFunction]:
+    """PCI functions of this machine that have the HSM's ids, in the order of their addresses.
+
+    Read from sysfs, as udev reads them: to load its library takes longer than all else that `auto` does.
+    """
+    try:
+        paths = sorted(devices.iterdir())
+    except OSError:
+        return []
+    return [_describe(path) for path in paths if (_number(path / "vendor"), _number(path / "device")) == _IDS]
 
 
-def _describe(context: pyudev.Context, device: pyudev.Device) -> FoundFunction:
-    group = Path(device.sys_path, "iommu_group")
-    nodes = [child.device_node for child in context.list_devices(parent=device) if child.device_node]
+def _number(file: Path) -> int | None:
+    """An id as sysfs has it, such as 0x1414; None of a function that is gone meanwhile."""
+    try:
+        return int(file.read_text(), 16)
+    except (OSError, ValueError):
+        return None
+
+
+def _describe(path: Path) -> FoundFunction:
+    driver, group = path / "driver", path / "iommu_group"
     return FoundFunction(
-        f"pci:{device.sys_name}",
-        driver=device.driver,
+        f"pci:{path.name}",
+        driver=driver.resolve().name if driver.exists() else None,
         iommu_group=int(group.resolve().name) if group.exists() else None,
-        nodes=tuple(sorted(nodes)),
+        nodes=tuple(sorted(_nodes_below(path))),
     )
+
+
+def _nodes_below(path: Path) -> Iterator[str]:
+    """Device nodes of what is below a function, by the name that the kernel gives them (`DEVNAME` of their uevent)."""
+    for folder, _, files in os.walk(path.resolve()):
+        if "uevent" in files:
+            try:
+                text = Path(folder, "uevent").read_text()
+            except OSError:
+                continue
+            for line in text.splitlines():
+                name, _, value = line.partition("=")
+                if name == "DEVNAME":
+                    yield f"/dev/{value}"
 
 
 def find_sockets(folder: Path | None = None) -> list[FoundFunction]:
@@ -129,16 +155,18 @@ def watch(interval_s: float = 1.0) -> Iterator[list[FoundFunction]]:
 
     PCI functions are watched through udev; sockets and nodes are looked for every `interval_s` seconds.
     """
+    import pyudev
+
     context = pyudev.Context()
     monitor = pyudev.Monitor.from_netlink(context)
     monitor.filter_by(PCI_SUBSYSTEM)
     monitor.start()
     before: list[FoundFunction] | None = None
-    functions = find_pci(context)
+    functions = find_pci()
     while True:
         found = _with_others(functions)
         if found != before:
             before = found
             yield found
         if monitor.poll(interval_s) is not None:
-            functions = find_pci(context)
+            functions = find_pci()

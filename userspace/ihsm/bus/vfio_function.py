@@ -15,6 +15,7 @@ from ihsm import forks
 from ihsm.arguments import checked, integer
 from ihsm.bus.arena import MAX_ARENA_BYTES, DmaArena
 from ihsm.bus.function import PciFunction, check_access, check_bar, octets_of
+from ihsm.bus.unsharing import unshare
 from ihsm.bus.vfio_abi import Region, RegionInfo
 from ihsm.errors import AccessError, ArenaRequestError, ArgumentTypeError, ConnectionLostError, ForkedError
 from ihsm_abi.pci import PAGE_BYTES
@@ -51,7 +52,7 @@ class VfioFunction(PciFunction):
         try:
             for mapping in mappings:
                 if mapping is not None:
-                    forks.unshare(mapping)
+                    unshare(mapping)
         finally:
             self._let_go()
 

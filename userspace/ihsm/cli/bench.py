@@ -133,10 +133,11 @@ def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
 
 def _run_suite(suite: str, device: str | None, seconds: float, wait_s: float) -> list[dict[str, Any]]:
     if suite == "guest":
+        from ihsm.bench.guest_loop import guest_loop_records
         from ihsm.bench.in_guest import guest_records
 
         with _progress(suite, None):
-            return guest_records()
+            return [*guest_loop_records(), *guest_records()]
     from ihsm.bench.setups import Place
     from ihsm.bench.soak import soak
     from ihsm.bench.suites import SUITES

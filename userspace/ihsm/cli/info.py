@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ihsm import ddi
 from ihsm.bus import PciFunction
 from ihsm.bus.config_space import capabilities, read_ids, serial_number
-from ihsm.chardev import NodeDevice
 from ihsm.cli.common import device_option, flatten, json_option, poll_option, print_json, print_table, wait_option
 from ihsm.cli.output_files import OUTPUT_FILE, write_output
 from ihsm.driver import Controller, DriverOptions, OpenDevice
 from ihsm.uri import open_device
 from ihsm_abi.ddi import GetApiRevReq, GetApiRevResp, GetDeviceInfoReq, GetDeviceInfoResp
 from ihsm_abi.pci import PAGE_BYTES
+
+if TYPE_CHECKING:
+    from ihsm.chardev import NodeDevice
 
 
 @click.command(
@@ -47,8 +49,11 @@ def info(device: str, wait_s: float, as_json: bool, poll: bool, chain_file: Path
         record: dict[str, Any] = {"uri": opened.uri}
         if isinstance(opened, Controller):
             record |= {"pci": describe_function(opened.function)} | describe_controller(opened)
-        elif isinstance(opened, NodeDevice):
-            record["driver"] = describe_node(opened)
+        else:
+            from ihsm.chardev.device import NodeDevice
+
+            if isinstance(opened, NodeDevice):
+                record["driver"] = describe_node(opened)
         record["hsm"] = describe_hsm(opened)
         if chain_file is not None:
             save_chain(opened, chain_file)

@@ -8,11 +8,10 @@ what its operations tell.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ihsm import ddi
 from ihsm.cli.common import (
     device_option,
     flatten,
@@ -24,9 +23,11 @@ from ihsm.cli.common import (
     wait_option,
 )
 from ihsm.control import ControlClient
-from ihsm.driver import DriverOptions
 from ihsm.errors import DeviceNotFoundError
 from ihsm.uri import Scheme, choose_device, open_at
+
+if TYPE_CHECKING:
+    from ihsm import ddi
 
 
 @click.command(
@@ -49,6 +50,9 @@ def status(device: str, wait_s: float, poll: bool, as_json: bool) -> None:
         with ControlClient(uri.address) as client:
             record = client.status()
     else:
+        from ihsm import ddi
+        from ihsm.driver import DriverOptions
+
         with open_at(uri, DriverOptions(interrupts=not poll), wait_s=wait_s) as opened:
             record = {"uri": str(uri), "module": describe_partition(ddi.Partition(opened))}
     if as_json:

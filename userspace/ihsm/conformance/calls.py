@@ -22,15 +22,14 @@ from ihsm_abi.ddi import DdiStatus, GetApiRevReq, GetApiRevResp, decode_response
 from ihsm_abi.mbor import MborDecodeError
 from ihsm_abi.uapi import (
     DEVICE_INFO,
-    DRIVER_NAME,
     GENERIC_IOCTL,
-    HSM_NODE_PREFIX,
     MAX_DST_LENGTH,
     RESET_DEVICE,
     AbortStatus,
     AbortType,
     Ioctl,
 )
+from ihsm_abi.uapi_names import DRIVER_NAME, HSM_NODE_PREFIX
 
 NOT_WRITTEN: Final = 0xEE
 """In every byte of what the driver is to answer: where it stays, nothing was answered."""

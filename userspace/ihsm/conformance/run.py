@@ -26,7 +26,7 @@ from ihsm.conformance.scenario import Scenario
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import IhsmError
 from ihsm.testing import faulty_device
-from ihsm_abi.uapi import DRIVER_NAME
+from ihsm_abi.uapi_names import DRIVER_NAME
 
 SLEEP_LIMIT_S: Final = 20.0
 """A task that sleeps for so long, while nothing is wrong with the device, hangs."""

@@ -12,7 +12,7 @@
 Everything on this side is DER and big-endian, whatever the device speaks.
 """
 
-from importlib import import_module
+from ihsm_abi.lazy_names import loader
 
 _HOMES = {
     "ArrayTransport": "transport",
@@ -47,10 +47,4 @@ _HOMES = {
 checkers read the same from `__init__.pyi`."""
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    """Load a name's module."""
-    if name in _HOMES:
-        return getattr(import_module(f"ihsm.ddi.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loader(__name__, _HOMES)

@@ -8,12 +8,8 @@ step of `ihsm.procedures`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
-
+from ihsm.ddi.call import Call as Call
 from ihsm.ddi.keys import Key, KeyRequest, der_of
-from ihsm.procedures import Step
 from ihsm_abi.ddi import (
     AesEncryptDecryptReq,
     AesEncryptDecryptResp,
@@ -55,54 +51,6 @@ from ihsm_abi.ddi import (
     UnmaskKeyResp,
 )
 from ihsm_abi.ddi.formats import AES_KEY_TYPES, ECC_BY_CURVE
-from ihsm_abi.mbor import MborMap
-
-R = TypeVar("R", bound=MborMap)
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Caller(Protocol):
-    """What carries out commands given and answered in host form: a session, or a partition's channel without one."""
-
-    def call(self, request: MborMap, response: type[R], /) -> R:
-        """Execute a command; errors as `ihsm.ddi.Channel.call`."""
-
-    async def call_async(self, request: MborMap, response: type[R], /) -> R:
-        """The same for coroutines; errors as `ihsm.ddi.Channel.call_async`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T_co]):
-    """One operation: its request, what it answers with, and what becomes of the answer."""
-
-    request: MborMap
-    response: type[MborMap]
-    result: Callable[[Any], T_co]
-    """Of an answer of the class `response`."""
-
-    def perform(self, link: Caller, /) -> T_co:
-        """Execute it; errors as `ihsm.ddi.Channel.call`."""
-        return self.result(link.call(self.request, self.response))
-
-    async def perform_async(self, link: Caller, /) -> T_co:
-        """The same for coroutines; errors as `ihsm.ddi.Channel.call_async`."""
-        return self.result(await link.call_async(self.request, self.response))
-
-
-Procedure = Generator[Step[Caller], Any, T]
-
-
-def ask(call: Call[T]) -> Procedure[T]:
-    """An operation as a procedure of this step alone."""
-    answer: T = yield call
-    return answer
-
-
-def command(request: MborMap, response: type[R]) -> Procedure[R]:
-    """A command as a procedure whose result is its answer."""
-    answer: R = yield Call(request, response, lambda given: given)
-    return answer
 
 
 def generate_ecc_key(curve: EccCurve, request: KeyRequest) -> Call[Key]:

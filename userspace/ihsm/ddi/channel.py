@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ihsm.arguments import checked
-from ihsm.ddi.calls import Call
+from ihsm.ddi.call import Call
 from ihsm.ddi.coding import decoded, encoded, operation_of
 from ihsm.ddi.errors import NotAsynchronousError, ResponseError
 from ihsm.ddi.transforms import Dialect

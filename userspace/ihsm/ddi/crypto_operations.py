@@ -4,7 +4,7 @@
 
 from ihsm.arguments import checked, octets
 from ihsm.ddi import calls
-from ihsm.ddi.calls import Procedure, ask
+from ihsm.ddi.call import Procedure, ask
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.keys import Key, KeyRequest
 from ihsm.ddi.wrapping import HASHES

@@ -7,7 +7,7 @@ from typing import Final
 
 from ihsm.arguments import checked
 from ihsm.ddi import calls
-from ihsm.ddi.calls import Procedure, ask
+from ihsm.ddi.call import Procedure, ask
 from ihsm.ddi.channel import InSession
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import Key, KeyRequest

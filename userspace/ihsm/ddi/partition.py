@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.arguments import checked, octets
-from ihsm.ddi.calls import Procedure, command
+from ihsm.ddi.call import Procedure, command
 from ihsm.ddi.certificates import CertificateChain, identity_key
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import Credential, CredentialCipher, Entropy

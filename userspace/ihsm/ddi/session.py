@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from ihsm.arguments import checked, checked_fields
 from ihsm.ddi.array_operations import ArrayOperations
-from ihsm.ddi.calls import Procedure, command
+from ihsm.ddi.call import Procedure, command
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations

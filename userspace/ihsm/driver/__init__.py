@@ -2,30 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: rings, controller bring-up, HSM and AES commands."""
 
-from ihsm.driver.aes_commands import AesCommands, AesOutput, GcmSealed
-from ihsm.driver.aes_queue import AesQueue
-from ihsm.driver.controller import Controller, ControllerState
-from ihsm.driver.hsm_queue import HsmQueue, HsmReply
-from ihsm.driver.opened import OpenDevice
-from ihsm.driver.options import DriverOptions
-from ihsm.driver.queue_pair import QueuePair
-from ihsm.driver.submission import Pending, Submission, Submitted
-from ihsm.fast_path import FastPathSession
+from ihsm_abi.lazy_names import loader
 
-__all__ = [
-    "AesCommands",
-    "AesOutput",
-    "AesQueue",
-    "Controller",
-    "ControllerState",
-    "DriverOptions",
-    "FastPathSession",
-    "GcmSealed",
-    "HsmQueue",
-    "HsmReply",
-    "OpenDevice",
-    "Pending",
-    "QueuePair",
-    "Submission",
-    "Submitted",
-]
+_HOMES = {
+    "AesCommands": "aes_commands",
+    "AesOutput": "aes_commands",
+    "AesQueue": "aes_queue",
+    "Controller": "controller",
+    "ControllerState": "controller",
+    "DriverOptions": "options",
+    "FastPathSession": ".fast_path",
+    "GcmSealed": "aes_commands",
+    "HsmQueue": "hsm_queue",
+    "HsmReply": "hsm_queue",
+    "OpenDevice": "opened",
+    "Pending": "submission",
+    "QueuePair": "queue_pair",
+    "Submission": "submission",
+    "Submitted": "submission",
+}
+"""Module of each name, loaded when used."""
+
+__all__ = sorted(_HOMES)
+__getattr__ = loader(__name__, _HOMES)

@@ -58,7 +58,23 @@ options=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o "$options,ro,cache=$(cat /ihsm/cache)" ihsm.root /low || fail root
 mount -t tmpfs -o size=50% ram /ram
 mkdir /ram/upper /ram/work
-mount -t overlay -o lowerdir=/low,upperdir=/ram/upper,workdir=/ram/work overlay /host || fail root
+# Images of what Python programs need, by the serial numbers of their disks; a later one lies over those before it.
+lower=/low
+image() {
+  for disk in /sys/block/vd*; do
+    if [ "$(cat "$disk/serial" 2>/dev/null)" = "$1" ]; then
+      mkdir -p "/images/$1"
+      if mount -t erofs -o ro "/dev/${disk##*/}" "/images/$1"; then
+        lower="/images/$1:$lower"
+      else
+        echo "ihsm: $1 cannot be mounted" >/dev/console
+      fi
+    fi
+  done
+}
+image ihsm.python
+image ihsm.project
+mount -t overlay -o "lowerdir=$lower,upperdir=/ram/upper,workdir=/ram/work" overlay /host || fail root
 for name in proc sys dev run dev/pts dev/shm sys/kernel/debug; do
   case $name in
     proc) type=proc ;;
@@ -99,11 +115,22 @@ set_up $debug/kmemleak scan=off
 # Sign of life, so that the host can tell a hung guest from a long command.
 (while sleep 2; do echo alive >&9; done) &
 
+# A file that is another on the host than in an image.
+freshen() {
+  mkdir -p "/host${1%/*}"
+  if [ -e "/low$1" ] || [ -L "/low$1" ]; then
+    cp -dp "/low$1" "/host$1"
+  else
+    rm -f "/host$1"
+  fi
+}
+
 # What the host asks for meanwhile.
 mkfifo /ihsm/asked
 (while read -r word rest; do
   case $word in
     run) echo "$rest" >/ihsm/asked ;;
+    fresh) freshen "$rest" 2>/dev/null ;;
     size) stty -F /dev/hvc0 rows "${rest% *}" cols "${rest#* }" ;;
     blocked)
       echo w >/proc/sysrq-trigger

@@ -20,8 +20,8 @@ from ihsm.guest.toolchain import find_busybox
 
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 _APPLETS = (
-    *("cat", "chroot", "dd", "dmesg", "echo", "insmod", "ln", "ls", "mkdir", "mkfifo", "mount", "poweroff", "rmmod"),
-    *("sed", "setsid", "sh", "sleep", "stty", "sync", "tail", "wc"),
+    *("cat", "chroot", "cp", "dd", "dmesg", "echo", "insmod", "ln", "ls", "mkdir", "mkfifo", "mount", "poweroff"),
+    *("rm", "rmmod", "sed", "setsid", "sh", "sleep", "stty", "sync", "tail", "wc"),
 )
 _FOLDERS = ("proc", "sys", "host", "low", "ram", "runs", "ihsm", "ihsm/boot", "ihsm/modules")
 _CONSOLE = (5, 1)
@@ -116,6 +116,8 @@ class Boot:
     end: bytes
     shares: Sequence[Path] = ()
     sections: bool = False
+    modules: Sequence[str] = ()
+    """Further modules of its kernel to load at the beginning."""
     size: tuple[int, int] = (24, 80)
 
     @property
@@ -140,7 +142,8 @@ def run_files(command: GuestCommand, modules: Sequence[GuestModule]) -> dict[str
 
 def build(kernel: GuestKernel, command: GuestCommand, modules: Sequence[GuestModule], boot_as: Boot) -> bytes:
     """The archive for a guest, with its first run."""
-    boot = [(path.name.partition(".ko")[0], module_bytes(path)) for path in kernel.load_order([*BOOT_MODULES])]
+    loaded = kernel.load_order([*BOOT_MODULES, *boot_as.modules])
+    boot = [(path.name.partition(".ko")[0], module_bytes(path)) for path in loaded]
     files = {
         "mode": boot_as.mode.encode(),
         "cache": boot_as.cache.encode(),

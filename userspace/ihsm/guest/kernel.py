@@ -55,6 +55,11 @@ class GuestKernel:
         file = self.modules / "modules.builtin" if self.modules else None
         return frozenset(map(module_name, file.read_text().split())) if file and file.exists() else frozenset()
 
+    def has(self, name: str) -> bool:
+        """Whether it has a module, built in or to be loaded; a kernel without modules is taken to have all."""
+        key = module_name(name)
+        return not self.modules or key in self._index or key in self._builtin
+
     def load_order(self, names: list[str]) -> list[Path]:
         """Files of the named modules and all they depend on, in loading order; built-in ones are left out."""
         files: dict[str, None] = {}

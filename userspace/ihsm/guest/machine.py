@@ -32,6 +32,7 @@ class Iommu(StrEnum):
     ON = "on"
 
 
+_DISK_SLOT = 0x1D
 _IOMMU_KERNEL = {
     Iommu.OFF: "intel_iommu=off",
     Iommu.PASSTHROUGH: "intel_iommu=on iommu=pt",
@@ -92,6 +93,8 @@ class MachineConfig:
     sockets: tuple[Path, ...] = ()
     shares: tuple[Path, ...] = ()
     runs: Path | None = None
+    disks: tuple[tuple[str, Path], ...] = ()
+    """Serial number and file of each disk, which the guest can only read."""
     channels: tuple[Channel, ...] = ()
     terminal: bool = False
     gdb_port: int | None = None
@@ -113,6 +116,11 @@ class MachineConfig:
             words += _filesystem(f"ihsm.share{index}", share, writable=True)
         if self.runs:
             words += _filesystem("ihsm.runs", self.runs, writable=True)
+        for function, (serial, file) in enumerate(self.disks):
+            words += ["-drive", f"if=none,id={serial},format=raw,readonly=on,file={_escaped(file)}"]
+            # Away from the addresses that QEMU gives to devices, so that those are the same with disks and without.
+            address = f"{_DISK_SLOT:#x}.{function}"
+            words += ["-device", f"virtio-blk-pci,drive={serial},serial={serial},addr={address},multifunction=on"]
         words += ["-device", "virtio-serial-pci,max_ports=8"]
         for channel in self.channels:
             name = channel.name

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ihsm.closing import Closing
 from ihsm.errors import OutputError
-from ihsm.guest import accel, initramfs
+from ihsm.guest import accel, images, initramfs
 from ihsm.guest.errors import (
     ConsoleError,
     GuestEndedError,
@@ -25,6 +26,7 @@ from ihsm.guest.errors import (
     ModuleLoadError,
     ModuleUnloadError,
 )
+from ihsm.guest.freshness import Freshness
 from ihsm.guest.initramfs import Boot, GuestCommand, GuestModule, Mode
 from ihsm.guest.kernel import GuestKernel, find_kernel
 from ihsm.guest.kernel_log import Complaint, Kind, find_complaints, parse_dmesg, parse_kmemleak, taint_complaints
@@ -75,6 +77,8 @@ class GuestConfig:
     gdb_port: int | None = None
     extra: tuple[str, ...] = ()
     kernel_arguments: str = ""
+    images: bool = True
+    """Whether the guest has images of its Python environment, or every file over 9p."""
     boot_limit_s: float | None = 180.0
     command_limit_s: float | None = 600.0
     silence_limit_s: float = 60.0
@@ -167,6 +171,7 @@ class RunningGuest(Closing):
         self._outputs: list[threading.Thread] = []
         self._ours: dict[str, socket.socket] = {}
         self._sections = Sections()
+        self._images = Freshness([])
         accelerator = accel.choose(config.accelerator, config.qemu, config.kernel)
         version = config.qemu.version_text
         progress(f"guest: booting Linux {config.kernel.release} in QEMU {version} ({accelerator})")
@@ -202,7 +207,10 @@ class RunningGuest(Closing):
     ) -> MachineConfig:
         config = self.config
         archive = self._folder / "initramfs"
-        boot = Boot(self._mode, self._end, config.shares, config.gdb_port is not None, terminal_size())
+        modules = images.boot_modules(config.kernel) if config.images else None
+        if modules is not None:
+            self._images = Freshness(images.provide(self._progress), config.shares)
+        boot = Boot(self._mode, self._end, config.shares, config.gdb_port is not None, modules or (), terminal_size())
         archive.write_bytes(initramfs.build(config.kernel, command, config.modules, boot))
         return MachineConfig(
             kernel=config.kernel.bootable(),
@@ -215,6 +223,7 @@ class RunningGuest(Closing):
             sockets=sockets,
             shares=config.shares,
             runs=self._folder / _RUNS if self._shares_runs else None,
+            disks=self._images.disks,
             channels=tuple(Channel(f"ihsm.{name}", end.fileno()) for name, end in ends.items()),
             terminal=self._mode is Mode.INTERACTIVE,
             gdb_port=config.gdb_port,
@@ -254,13 +263,19 @@ class RunningGuest(Closing):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         self._last_sign = time.monotonic()
+        self._freshen(self._images.look())
         self._tell(f"run {self._run.name}")
         return self._perform(streams)
+
+    def _freshen(self, paths: Sequence[str]) -> None:
+        """Have the guest take files as they are on the host now, in place of those in its images."""
+        for path in paths:
+            self._tell(f"fresh {path}")
 
     def _tell(self, line: str) -> None:
         """Ask init for something; it is not there any more if its end is closed."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._ours["control"].sendall(f"{line}\n".encode())
+            self._ours["control"].sendall(os.fsencode(f"{line}\n"))
 
     def _perform(self, streams: Streams | None) -> int:
         run = self._run
@@ -345,6 +360,8 @@ class RunningGuest(Closing):
             if data:
                 self._last_sign = time.monotonic()
                 self._hear(data, run)
+            if self._mode is not Mode.EXEC and run.ready_at is not None:
+                self._freshen(self._images.look_if_due())
             self._check_limits(run)
 
     def _hear(self, data: bytes, run: _Run) -> None:

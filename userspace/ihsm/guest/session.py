@@ -161,6 +161,8 @@ def guest_environment() -> dict[str, str]:
     environment["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment["XDG_RUNTIME_DIR"] = "/run/user"
+    # Threads of numpy's linear algebra, which nobody here uses, would spin on processors that are programs themselves.
+    environment["OPENBLAS_NUM_THREADS"] = "1"
     environment[GUEST_VARIABLE] = "1"
     return environment
 

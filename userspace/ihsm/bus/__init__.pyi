@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+# What type checkers see of `ihsm.bus`, whose names are loaded when used.
+
+from ihsm.bus.arena import DmaArena, DmaBuffer
+from ihsm.bus.function import PciFunction
+from ihsm.bus.vfio_user import VfioUserFunction
+
+__all__ = [
+    "DmaArena",
+    "DmaBuffer",
+    "PciFunction",
+    "VfioUserFunction",
+]

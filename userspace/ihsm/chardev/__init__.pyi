@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+# What type checkers see of `ihsm.chardev`, whose names are loaded when used.
+
+from ihsm.chardev.device import NodeDevice
+from ihsm.chardev.information import NodeInformation
+from ihsm.chardev.node_file import SYSTEM, Calls
+
+__all__ = [
+    "SYSTEM",
+    "Calls",
+    "NodeDevice",
+    "NodeInformation",
+]
