@@ -18,7 +18,7 @@ R = TypeVar("R", bound=MborMap)
 
 def operation_of(request: MborMap) -> Operation:
     """What a request asks for; ArgumentError if it is the request of no operation."""
-    operation = OPERATION_OF_REQUEST.get(type(request))
+    operation: Operation | None = OPERATION_OF_REQUEST.get(type(request))
     if operation is None:
         raise ArgumentError("Channel.call", "request", f"{type(request).__name__} belongs to no operation")
     return operation
