@@ -16,7 +16,7 @@ import pytest
 from ihsm.guest import environment, images
 from ihsm.guest.byte_code import byte_code, cached_name
 from ihsm.guest.environment import Part
-from ihsm.guest.freshness import Freshness
+from ihsm.guest.freshness import SHORTEST_S, Freshness
 from ihsm.guest.kernel import GuestKernel, find_kernel
 from support.erofs import Found, Reader
 
@@ -137,13 +137,17 @@ def test_what_changes_is_told_once_but_not_of_shared_folders(project: Path) -> N
 
 
 def test_nobody_looks_all_the_time(project: Path) -> None:
-    look = Freshness(images.provide())
+    now_s = 100.0
+    look = Freshness(images.provide(), now_s=lambda: now_s)
     assert look.look_if_due() == []
     (project / "new.py").write_text("")
     assert look.look_if_due() == []  # the first look is not due at once
-    look._due = dict.fromkeys(look._due, 0.0)
+    now_s += SHORTEST_S
     assert look.look_if_due() == [str(project / "new.py")]
-    assert all(due > time.monotonic() for due in look._due.values())
+    (project / "new.py").write_text("1")
+    assert look.look_if_due() == []
+    now_s += SHORTEST_S
+    assert look.look_if_due() == [str(project / "new.py")]
 
 
 def test_without_a_cache_there_are_no_images_and_it_is_said(
