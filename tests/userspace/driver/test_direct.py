@@ -28,7 +28,7 @@ from ihsm.errors import (
 from ihsm.fast_path import FastPathSession
 from ihsm_abi.doorbells import sq_tail_offset
 from ihsm_abi.hsm_queue import MAX_REQUEST_BYTES, ControlKind, HsmStatus
-from ihsm_abi.pci import PAGE_BYTES
+from ihsm_abi.pci import PAGE_BYTES, Bar
 from support.devices import DeviceUnderTest, open_device
 from support.ring_device import ring_device
 from support.waiting import HANG_S, ended, until
@@ -269,3 +269,16 @@ def test_a_head_beyond_the_ring_is_left_to_who_judges_it() -> None:
         ended(thread)
         assert isinstance(device.queue.failure, QueueProtocolError)
         assert (device.queue.outstanding, device.queue.stray_completions) == (0, 0)
+
+
+def test_an_error_that_somebody_keeps_does_not_keep_the_doorbells(
+    device: DeviceUnderTest, options: DriverOptions
+) -> None:
+    """A driver that gives a function back to the kernel waits until its memory is mapped nowhere."""
+    with Controller(device.function, options) as controller:
+        page = device.function.map_bar(Bar.DOORBELLS)
+        with pytest.raises(AesCommandError) as kept:
+            controller.aes_queues[0].gcm_encrypt(FastPathSession(1, 1), 1, b"text", timeout_s=HANG_S)
+    assert page is not None
+    page.close()  # BufferError if anybody has a view of it
+    assert kept.value.__traceback__ is not None

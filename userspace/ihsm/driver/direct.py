@@ -65,7 +65,8 @@ class Direct:
         page = bells.page
         assert page is not None
         assert ring.cqe.fields is not None
-        self._page, self._wanted = page, lock.wanted  # C has but the addresses
+        self._page: _native.Pointer[_native.uint8_t] | None = page  # C has but the addresses
+        self._wanted = lock.wanted
         self.state: _native.ihsm_direct_pointer = ffi.new("struct ihsm_direct *")
         """As C sees it: `lib.ihsm_exchange` takes it, and leaves `outcome` in it even if a signal's handler raises."""
         state = self.state
@@ -86,6 +87,10 @@ class Direct:
     def started_s(self) -> float:
         """When the last command was written, as of `time.monotonic`."""
         return self.state.started_ns / 1e9
+
+    def close(self) -> None:
+        """Let go of the page, so that the function can unmap it, whoever has this still: an error's traceback may."""
+        self._page, self.state.page = None, ffi.NULL
 
     def give_way(self) -> None:
         """Whoever wanted the queue gets it now."""

@@ -104,7 +104,7 @@ class QueuePair:
         self.lock = QueueLock()
         self._open, self._forked = False, True
         self._sq = self._cq = forks.left_behind(str(self))
-        self._direct = None
+        self._drop_direct()
         error = ForkedError(f"{self}: wait for a completion")
         for submission in {*self._outstanding.live(), *self.promised}:
             submission.forked(error)
@@ -430,9 +430,14 @@ class QueuePair:
             submission.announce()
 
     def release(self) -> None:
-        """Give the ring memory back."""
+        """Give the ring memory back, and let go of the doorbells."""
         with self.lock:
             self._is_released = True
-            self._direct = None
+            self._drop_direct()
             self._sq.release()
             self._cq.release()
+
+    def _drop_direct(self) -> None:
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
