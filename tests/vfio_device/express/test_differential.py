@@ -46,7 +46,7 @@ from ihsm_abi.pci import PAGE_BYTES
 from support.hsm import CREDENTIAL, SEED
 from support.twins import QUEUE, Seen, Sent, Subject, Twin, is_signature, twins
 
-EXAMPLES = int(os.environ.get("IHSM_DIFFERENTIAL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("IHSM_DIFFERENTIAL_EXAMPLES", "30"))
 CANONICAL = SessionControl.of(kind=ControlKind.IN_SESSION, id_valid=1)
 OPTIONS = {"physical": ("--kind", "physical"), "virtual-fips": ("--kind", "virtual", "--fips")}
 OPERATIONS = {
