@@ -40,8 +40,13 @@ def waiting(controller: Controller, messages: NDArray[np.uint8]) -> Replies:
     return controller.exchange_many(messages, ControlKind.NONE, None, 64, timeout_s=HANG_S)
 
 
-def awaited(controller: Controller, messages: NDArray[np.uint8]) -> Replies:
-    return run(controller.exchange_many_async(messages, ControlKind.NONE, None, 64, timeout_s=HANG_S))
+def awaited(controller: Controller, messages: NDArray[np.uint8], *, is_alone: bool = True) -> Replies:
+    exchanged = controller.exchange_many_async(messages, ControlKind.NONE, None, 64, timeout_s=HANG_S)
+    return run(exchanged, is_alone=is_alone)
+
+
+def awaited_beside_a_reset(controller: Controller, messages: NDArray[np.uint8]) -> Replies:
+    return awaited(controller, messages, is_alone=False)
 
 
 WAYS = pytest.mark.parametrize("exchange", [waiting, awaited])
@@ -94,7 +99,7 @@ def test_responses_are_cut_to_their_room(device: DeviceUnderTest, exchange: Exch
         assert [len(replies.message(number)) for number in (0, 1)] == [64, 8]
 
 
-@WAYS
+@pytest.mark.parametrize("exchange", [waiting, awaited_beside_a_reset])
 def test_a_queue_that_goes_fails_what_has_no_answer(device: DeviceUnderTest, exchange: Exchange) -> None:
     """What has completed before has its answer all the same."""
     with Controller(device.function, DriverOptions(hsm_queues=1)) as controller:
