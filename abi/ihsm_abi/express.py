@@ -118,6 +118,15 @@ def _message(cls: type[MborMap], name: str, *, begin: bytes = b"", end: bytes = 
     yield (_writer if cls.__name__.startswith("Resp") or cls.__name__.endswith("Resp") else _reader)(name, leaves)
 
 
+def _limits(cls: type[MborMap]) -> dict[str, int]:
+    """Most bytes of each array: what C makes room for."""
+    return {
+        f"IHSM_{upper(cls.__name__)}_{field.name.upper()}_MAX": field.spec.max
+        for field in cls.mbor_fields
+        if isinstance(field.spec, Octets)
+    }
+
+
 def _name(cls: type[MborMap]) -> str:
     return f"ihsm_{upper(cls.__name__).lower()}"
 
@@ -129,6 +138,8 @@ def render() -> str:
         raise ValueError("the device carries out in C what belongs to a session, and nothing else")
     control = SessionControl.of(kind=ControlKind.IN_SESSION, id_valid=True)
     constants = {
+        **{key: most for operation in operations for key, most in _limits(operation.request).items()},
+        **{key: most for operation in operations for key, most in _limits(operation.response).items()},
         **{f"IHSM_{upper(type(member).__name__)}_{upper(member.name)}": int(member) for member in _MEMBERS},
         "IHSM_MBOR_BOOL_MARKER": BOOL_MARKER,
         "IHSM_MBOR_BYTES_MARKER": BYTES_MARKER,

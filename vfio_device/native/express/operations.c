@@ -9,7 +9,7 @@
 
 #include "keystore/keystore.cdef.h"
 
-enum { MAX_DIGEST = 96, MAX_SIGNATURE = 2 * 66, MAX_MODULUS = 512, AES_BLOCK = 16 };
+enum { AES_BLOCK = 16 };
 
 /* Everything has been read, and the key may do it with this choice of the request's. */
 static bool has_key(struct ihsm_job *job, uint16_t key_id, uint32_t choice) {
@@ -40,7 +40,7 @@ static void turn(const struct ihsm_job *job, uint8_t *to, const uint8_t *from, s
 }
 
 /* The digest in big-endian form; false: it is not of the usual length, or longer than the curve's order. */
-static bool read_digest(const struct ihsm_job *job, const struct ihsm_octets *wire, uint8_t digest[MAX_DIGEST],
+static bool read_digest(const struct ihsm_job *job, const struct ihsm_octets *wire, uint8_t digest[IHSM_ECC_SIGN_REQ_DIGEST_MAX],
                         size_t *len) {
     *len = wire->len;
     if (job->key.digest_wire_bytes != 0) {
@@ -57,7 +57,7 @@ static bool read_digest(const struct ihsm_job *job, const struct ihsm_octets *wi
 
 static bool ecc_sign(struct ihsm_job *job) {
     struct ihsm_ecc_sign_req request;
-    uint8_t digest[MAX_DIGEST], signature[MAX_SIGNATURE];
+    uint8_t digest[IHSM_ECC_SIGN_REQ_DIGEST_MAX], signature[IHSM_ECC_SIGN_RESP_SIGNATURE_MAX];
     size_t digest_len, len;
     if (!ihsm_ecc_sign_req_read(&job->in, &request) || !has_key(job, request.key_id, request.digest_algo) ||
         !read_digest(job, &request.digest, digest, &digest_len) ||
@@ -75,7 +75,7 @@ static bool ecc_sign(struct ihsm_job *job) {
 
 static bool rsa_mod_exp(struct ihsm_job *job) {
     struct ihsm_rsa_mod_exp_req request;
-    uint8_t y[MAX_MODULUS], x[MAX_MODULUS];
+    uint8_t y[IHSM_RSA_MOD_EXP_REQ_Y_MAX], x[IHSM_RSA_MOD_EXP_RESP_X_MAX];
     if (!ihsm_rsa_mod_exp_req_read(&job->in, &request) || !has_key(job, request.key_id, request.op_type))
         return false;
     turn(job, y, request.y.bytes, request.y.len);
