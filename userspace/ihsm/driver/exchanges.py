@@ -51,14 +51,13 @@ class Exchanges:
             BusError: the device is gone.
             ForkedError: it is the parent's.
         """
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        return self._hsm_queue().exchange_message(message, kind, session_id, timeout_s=limit_s)
+        return self._hsm_queue().exchange_message(message, kind, session_id, timeout_s=self._limit_s(timeout_s))
 
     def submit(
         self, message: bytes, kind: ControlKind, session_id: int | None, *, timeout_s: float | None = None
     ) -> Future[HsmReply]:
         """Like `exchange`, but returns at once; the reply's `sc` is not checked."""
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
+        limit_s = self._limit_s(timeout_s)
         return self._hsm_queue().submit_message(message, kind, session_id, timeout_s=limit_s).future()
 
     async def exchange_async(
@@ -79,8 +78,7 @@ class Exchanges:
         def submit(queue: HsmQueue, left_s: float) -> Submission:
             return queue.submit_message(message, kind, session_id, timeout_s=left_s)
 
-        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
-        reply: HsmReply = await performed_by_any(self, self._hsm_queues_in_turn, submit, limit_s)
+        reply: HsmReply = await performed_by_any(self, self._hsm_queues_in_turn, submit, self._limit_s(timeout_s))
         return reply
 
     def exchange_many(
@@ -110,7 +108,7 @@ class Exchanges:
             ArgumentError, ArgumentTypeError: nothing was sent.
         """
         sent = Messages(messages, kind, session_id, response_bytes, self.buffers)
-        exchange_parts(sent, self._hsm_queue, self._limit_s(timeout_s))
+        exchange_parts(sent, self._hsm_queue, self._checked_limit_s(timeout_s))
         return sent.replies
 
     async def exchange_many_async(
@@ -127,11 +125,14 @@ class Exchanges:
         Whoever is cancelled while awaiting it leaves those that were sent to complete by themselves.
         """
         sent = Messages(messages, kind, session_id, response_bytes, self.buffers)
-        await exchange_parts_async(sent, self, self._hsm_queues_in_turn, self._limit_s(timeout_s))
+        await exchange_parts_async(sent, self, self._hsm_queues_in_turn, self._checked_limit_s(timeout_s))
         return sent.replies
 
     def _limit_s(self, timeout_s: float | None) -> float:
-        return self.options.timeout_s if timeout_s is None else seconds("Controller", "timeout_s", timeout_s)
+        return self.options.timeout_s if timeout_s is None else timeout_s
+
+    def _checked_limit_s(self, timeout_s: float | None) -> float:
+        return seconds("Controller", "timeout_s", self._limit_s(timeout_s))
 
     def flush_session(self, session_id: int) -> HsmReply:
         """Close a session without a message, as a driver does for a client that vanished (spec 02 B.5)."""
