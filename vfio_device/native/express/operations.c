@@ -40,8 +40,8 @@ static void turn(const struct ihsm_job *job, uint8_t *to, const uint8_t *from, s
 }
 
 /* The digest in big-endian form; false: it is not of the usual length, or longer than the curve's order. */
-static bool read_digest(const struct ihsm_job *job, const struct ihsm_octets *wire, uint8_t digest[IHSM_ECC_SIGN_REQ_DIGEST_MAX],
-                        size_t *len) {
+static bool read_digest(const struct ihsm_job *job, const struct ihsm_octets *wire,
+                        uint8_t digest[IHSM_ECC_SIGN_REQ_DIGEST_MAX], size_t *len) {
     *len = wire->len;
     if (job->key.digest_wire_bytes != 0) {
         if (wire->len != job->key.digest_wire_bytes)
