@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ihsm.driver import Controller, DriverOptions, HsmQueue, completion
+from ihsm.driver import Controller, DriverOptions, HsmQueue
 from ihsm.driver.aes_commands import draw_iv
 from ihsm.driver.rings import AES_RING
 from ihsm.driver.submission import Submission
@@ -33,6 +33,8 @@ from support.devices import DeviceUnderTest, open_device
 from support.ring_device import ring_device
 from support.waiting import HANG_S, ended, until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 LONG_SPIN_US = 1_000_000
 """As long as callers may look at the ring: nothing here may have to wait for the end of that."""
 
@@ -48,18 +50,6 @@ def options(request: pytest.FixtureRequest) -> DriverOptions:
 def device(tmp_path: Path) -> Iterator[DeviceUnderTest]:
     with open_device("doorbell-page", tmp_path) as device:
         yield device
-
-
-@pytest.fixture
-def controller(device: DeviceUnderTest, options: DriverOptions) -> Iterator[Controller]:
-    with Controller(device.function, options) as controller:
-        yield controller
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at a quiet device, which takes completions as well, rescues nobody here."""
-    monkeypatch.setattr(completion, "HEALTH_INTERVAL_S", 10 * HANG_S)
 
 
 @pytest.fixture

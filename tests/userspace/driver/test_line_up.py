@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ihsm import aio
-from ihsm.driver import Controller, DriverOptions, FastPathSession, completion
+from ihsm.driver import Controller, DriverOptions, FastPathSession
 from ihsm.driver.aes_commands import draw_iv
 from ihsm.errors import (
     AesCommandError,
@@ -24,6 +24,8 @@ from ihsm_abi.hsm_queue import ControlKind
 from support.coroutines import eventually, exchange, fetched, run, started
 from support.devices import DeviceUnderTest, open_device
 from support.waiting import HANG_S, ended, one_round, until
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
@@ -36,18 +38,6 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceUnd
 def options(request: pytest.FixtureRequest) -> DriverOptions:
     """One HSM queue of three slots."""
     return DriverOptions(interrupts=request.param == "interrupts", hsm_queues=1, hsm_entries=4)
-
-
-@pytest.fixture
-def controller(device: DeviceUnderTest, options: DriverOptions) -> Iterator[Controller]:
-    with Controller(device.function, options) as controller:
-        yield controller
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at a quiet device, which takes completions as well, rescues nobody here."""
-    monkeypatch.setattr(completion, "HEALTH_INTERVAL_S", 10 * HANG_S)
 
 
 def test_commands_of_one_round_share_doorbells(device: DeviceUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:

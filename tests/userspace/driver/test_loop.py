@@ -34,6 +34,8 @@ from support.descriptors import open_descriptors
 from support.devices import DeviceUnderTest, open_device
 from support.waiting import HANG_S, ended, one_round, until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 @pytest.fixture(params=["vfio-user", "doorbell-page"])
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceUnderTest]:
@@ -45,18 +47,6 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceUnd
 def options(request: pytest.FixtureRequest) -> DriverOptions:
     """One HSM queue of three slots."""
     return DriverOptions(interrupts=request.param == "interrupts", hsm_queues=1, hsm_entries=4)
-
-
-@pytest.fixture
-def controller(device: DeviceUnderTest, options: DriverOptions) -> Iterator[Controller]:
-    with Controller(device.function, options) as controller:
-        yield controller
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at a quiet device, which takes completions as well, rescues nobody here."""
-    monkeypatch.setattr(completion, "HEALTH_INTERVAL_S", 10 * HANG_S)
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ihsm.driver import Controller, DriverOptions, completion
+from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import ArgumentError, ArgumentTypeError, CommandTimeoutError, HsmCommandError, QueueClosedError
 from ihsm.replies import Replies
 from ihsm_abi.hsm_queue import ControlKind
 from support.coroutines import eventually, run
 from support.devices import DeviceUnderTest, open_device
 from support.waiting import HANG_S, ended, one_round, until
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 Exchange = Callable[[Controller, NDArray[np.uint8]], Replies]
 
@@ -28,12 +30,6 @@ Exchange = Callable[[Controller, NDArray[np.uint8]], Replies]
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DeviceUnderTest]:
     with open_device(request.param, tmp_path) as device:
         yield device
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at a quiet device, which takes completions as well, rescues nobody here."""
-    monkeypatch.setattr(completion, "HEALTH_INTERVAL_S", 10 * HANG_S)
 
 
 def waiting(controller: Controller, messages: NDArray[np.uint8]) -> Replies:
