@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import selectors
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import BinaryIO, Final, Protocol
 import click
 
 from ihsm.arguments import MAX_WAIT_S
+from ihsm.cli import installed
 from ihsm.cli.common import Number, control_address, device_option, printable
 from ihsm.cli.streams import silence_stdout
 from ihsm.cli.trace_check import check, rules
@@ -128,7 +128,7 @@ class _Packets:
     """A pcapng file."""
 
     def __init__(self, file: BinaryIO, readers: Sequence[TraceReader], filters: Filters) -> None:
-        self._writer = PcapngWriter(file, f"ihsm {importlib.metadata.version('ihsm')}")
+        self._writer = PcapngWriter(file, f"ihsm {installed.version()}")
         self._interfaces = [
             self._writer.add_interface(f"{reader.socket_path} (function {reader.start.function})", str(filters))
             for reader in readers
