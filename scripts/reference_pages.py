@@ -18,7 +18,7 @@ from written_pages import write
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 PACKAGES: Final = (
-    "ihsm.bus", "ihsm.driver", "ihsm.ddi", "ihsm.store", "ihsm.api", "ihsm.testing", "ihsm_kmod.machine",
+    "ihsm.bus", "ihsm.driver", "ihsm.ddi", "ihsm.aio", "ihsm.store", "ihsm.api", "ihsm.testing", "ihsm_kmod.machine",
 )  # fmt: skip
 """Packages and modules, the lowest first; a page is called as the last part of the name."""
 SOURCES: Final = (ROOT / "userspace", ROOT / "kmod_sim")
@@ -123,7 +123,7 @@ def _class(item: griffe.Class, public: dict[str, str]) -> Iterator[str]:
         yield from _text(constructor)
     of_bases = {name for base in bases for name in base.all_members}
     members = {
-        name: _definition(member)
+        name: _awaited(item, _definition(member))
         for name, member in item.all_members.items()
         if not name.startswith("_") and not (member.inherited and name in of_bases)
     }
@@ -150,6 +150,19 @@ def _class(item: griffe.Class, public: dict[str, str]) -> Iterator[str]:
 
 def _definition(found: griffe.Object | griffe.Alias) -> griffe.Object:
     return found.final_target if isinstance(found, griffe.Alias) else found
+
+
+def _awaited(item: griffe.Class, member: griffe.Object) -> griffe.Object:
+    """What `name = awaited(Class.method)` in a class stands for (`ihsm.procedures`): the method, as a coroutine."""
+    call = getattr(member, "value", None)
+    if not isinstance(call, griffe.ExprCall) or str(call.function) != "awaited":
+        return member
+    owner, _, name = str(call.arguments[0]).rpartition(".")
+    method = _definition(_definition(item.module[owner]).all_members[name])
+    assert isinstance(method, griffe.Function)
+    coroutine = griffe.Function(name, parameters=method.parameters, returns=method.returns, docstring=method.docstring)
+    coroutine.decorators, coroutine.parent, coroutine.labels = method.decorators, method.parent, {"async"}
+    return coroutine
 
 
 def _is_record(item: griffe.Class) -> bool:
@@ -196,6 +209,8 @@ def _signature(item: griffe.Class | griffe.Function, name: str) -> Iterator[str]
         parts.append("/")
     result = f" -> {_returned(item)}" if isinstance(item, griffe.Function) and item.returns is not None else ""
     prefix = "class " if isinstance(item, griffe.Class) else ""
+    if "async" in item.labels:
+        prefix = "async "
     for label in ("classmethod", "staticmethod"):
         if label in item.labels:
             prefix = f"@{label}\n{prefix}"

@@ -20,9 +20,9 @@ More of it.
 """
 
 from ihsm.bus.hiding import hiding
-from ihsm.bus.things import LIMIT, Colour, Pair, Setting, Thing, make
+from ihsm.bus.things import LIMIT, Colour, Pair, Setting, Thing, View, make
 
-__all__ = ["LIMIT", "Colour", "Pair", "Setting", "Thing", "hiding", "make"]
+__all__ = ["LIMIT", "Colour", "Pair", "Setting", "Thing", "View", "hiding", "make"]
 '''
 THINGS = '''"""Things."""
 
@@ -65,6 +65,10 @@ class Thing(Base):
     def size(self) -> int:
         """Bytes."""
 
+    @operation
+    def waited(self, limit_s: float) -> Procedure[str]:
+        """What comes."""
+
     @classmethod
     def named(cls, name: str) -> "Thing":
         """One by name."""
@@ -93,6 +97,12 @@ class Setting:
 
     often: int = 3
     """How often."""
+
+
+class View:
+    """The same, awaited."""
+
+    waited = awaited(Thing.waited)
 
 
 def make(a_rather_long_name: Thing, another_long_name: int, *, a_long_option: bool, and_more: str = "") -> Thing:
@@ -136,6 +146,8 @@ def test_a_page_says_how_everything_public_is_used(sources: Path) -> None:
         "```py\n@classmethod\nnamed(name: str) -> Thing\n```\n",
         "### Thing.shared\n\n```py\nshared(what: int | None = None) -> str\n```\n\nFrom the base.\n",
         "```py\nclass Pair(first: int, second: int = 2)\n```\n",
+        "### Thing.waited\n\n```py\nwaited(limit_s: float) -> str\n```\n\nWhat comes.\n",
+        "### View.waited\n\n```py\nasync waited(limit_s: float) -> str\n```\n\nWhat comes.\n",
         "class Colour(IntEnum)\n```\n\nWhat it looks like.\n\n| Member | |\n|---|---|\n"
         "| `RED` | Like a rose. |\n| `BLUE` |  |\n",
         "```py\nclass Setting(often: int = 3)\n```\n\nHow it is done.\n\n| Field | Type | |\n|---|---|---|\n"

@@ -2,18 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices from asyncio: the event loop itself takes the completions, without a thread.
 
-session = aio.AsyncSession(partition.open_session(credential))
-signatures = await asyncio.gather(*(session.ecc_sign(key, digest, HashAlgorithm.Sha256) for digest in digests))
+    partition = aio.AsyncPartition(Partition(controller))
+    async with await partition.open_session(credential) as session:
+        key = await session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify))
+        await asyncio.gather(*(session.ecc_sign(key, each, HashAlgorithm.Sha256) for each in digests))
+
+What stands for a partition or a session here is a view of it: both may be used with and without `await` in turn.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ihsm.ddi.call import Call
-from ihsm.ddi.session import Session
+from ihsm.ddi.credentials import Credential
+from ihsm.ddi.partition import Partition
+from ihsm.ddi.session import Session, SessionTicket
 from ihsm.driver import Controller, HsmReply, Submission, Submitted, loop
 from ihsm.driver.line_up import performed
 from ihsm.errors import ArgumentTypeError, IhsmError
@@ -24,7 +32,7 @@ from ihsm_abi.mbor import MborMap
 R = TypeVar("R", bound=MborMap)
 T = TypeVar("T")
 
-__all__ = ["AsyncSession", "completed", "exchange", "performed"]
+__all__ = ["AsyncPartition", "AsyncSession", "completed", "exchange", "performed"]
 
 
 async def completed(submitted: Submitted) -> Any:
@@ -102,3 +110,64 @@ class AsyncSession:
         """Close the session; a failure to do so does not hide the error that ended the block."""
         with contextlib.suppress(IhsmError) if value is not None else contextlib.nullcontext():
             await self.close()
+
+
+class AsyncPartition:
+    """A partition, awaited: the operations of `ihsm.ddi.Partition` with the same arguments, results and errors.
+
+    The sessions that it opens are `AsyncSession`s. Whoever is cancelled leaves the command that is with the device to
+    complete by itself; a session that it opens then is closed, as long as the event loop goes on.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        """The operations of a partition whose transport is an `ihsm.ddi.AsyncTransport`."""
+        if not isinstance(partition, Partition):
+            raise ArgumentTypeError("AsyncPartition", "partition", f"{type(partition).__name__}, must be a Partition")
+        self.link = partition
+        """The partition itself."""
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def call(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
+        """Execute a command given and answered in host form; see `Partition.call_async`."""
+        return await self.link.call_async(request, response, session_id)
+
+    api_revisions = awaited(Partition.api_revisions)
+    info = awaited(Partition.info)
+    certificate_chain = awaited(Partition.certificate_chain)
+    identity_key = awaited(Partition.identity_key)
+    init_bk3 = awaited(Partition.init_bk3)
+    is_provisioned = awaited(Partition.is_provisioned)
+    sealed_bk3 = awaited(Partition.sealed_bk3)
+    set_sealed_bk3 = awaited(Partition.set_sealed_bk3)
+    establish_credential = awaited(Partition.establish_credential)
+    session_cipher = awaited(Partition.session_cipher)
+    _open_session = awaited(Partition.open_session)
+    _reopen_session = awaited(Partition.reopen_session)
+
+    async def open_session(self, credential: Credential, *, seed: bytes | None = None) -> AsyncSession:
+        """Open a session; see `Partition.open_session`."""
+        return await self._session(self._open_session(credential, seed=seed))
+
+    async def reopen_session(self, credential: Credential, ticket: SessionTicket) -> AsyncSession:
+        """Revive a session after a reset and renewed provisioning, under its old id; see `Partition.reopen_session`."""
+        return await self._session(self._reopen_session(credential, ticket))
+
+    async def _session(self, opening: Coroutine[Any, Any, Session]) -> AsyncSession:
+        task = asyncio.ensure_future(opening)
+        try:
+            return AsyncSession(await asyncio.shield(task))
+        except asyncio.CancelledError:
+            task.add_done_callback(self._close_late)
+            raise
+
+    def _close_late(self, opened: asyncio.Task[Session]) -> None:
+        """Close a session that nobody gets, for a device has few."""
+        if not opened.cancelled() and opened.exception() is None:
+            closing = asyncio.ensure_future(_close(opened.result()))
+            self._closing.add(closing)  # the event loop itself keeps no task alive
+            closing.add_done_callback(self._closing.discard)
+
+
+async def _close(session: Session) -> None:
+    with contextlib.suppress(IhsmError):
+        await AsyncSession(session).close()

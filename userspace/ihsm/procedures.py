@@ -71,26 +71,25 @@ class Through(Generic[L, T]):
 def perform(procedure: Procedure[L, T], link: L) -> T:
     """Do the steps of a procedure; what they raise is raised in the procedure."""
     try:
-        step = next(procedure)
-        while True:
-            try:
-                answer = step.perform(link)
-            except BaseException as error:
-                step = procedure.throw(error)
-            else:
-                step = procedure.send(answer)
+        _steps_of(procedure, link, is_awaited=False).send(None)
     except StopIteration as end:
         result: T = end.value
         return result
+    raise AssertionError("a step that is performed awaits nothing")
 
 
 async def perform_async(procedure: Procedure[L, T], link: L) -> T:
     """The same, awaited."""
+    return await _steps_of(procedure, link, is_awaited=True)
+
+
+async def _steps_of(procedure: Procedure[L, T], link: L, *, is_awaited: bool) -> T:
+    """Both: a coroutine that awaits nothing ends where it is begun."""
     try:
         step = next(procedure)
         while True:
             try:
-                answer = await step.perform_async(link)
+                answer = await step.perform_async(link) if is_awaited else step.perform(link)
             except BaseException as error:
                 step = procedure.throw(error)
             else:

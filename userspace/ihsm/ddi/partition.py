@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client's view of a partition: what needs no session, from revision to opening one (spec 04 §9, §13)."""
 
+from __future__ import annotations
+
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -21,7 +24,7 @@ from ihsm.ddi.pota import TrustAnchor, der_signature, endorse
 from ihsm.ddi.session import Session, SessionTicket
 from ihsm.ddi.transforms import ecc_spki_to_raw
 from ihsm.ddi.transport import Transport
-from ihsm.procedures import perform
+from ihsm.procedures import Through, operation, perform_async
 from ihsm_abi.ddi import (
     API_REV,
     ApiRev,
@@ -53,8 +56,10 @@ from ihsm_abi.ddi import (
     SetSealedBk3Resp,
 )
 from ihsm_abi.ddi.limits import BK3_BYTES, POTA_SIGNATURE_BYTES, SESSION_SEED_BYTES
+from ihsm_abi.mbor import MborMap
 
 _EncryptionKey = GetEstablishCredEncryptionKeyResp | GetSessionEncryptionKeyResp
+R = TypeVar("R", bound=MborMap)
 T = TypeVar("T")
 
 NONCE_ATTEMPTS = 12
@@ -91,14 +96,20 @@ class Partition:
         """Those that may be open, as far as this object opened them."""
         self._sessions_guard = threading.Lock()
 
-    def api_revisions(self) -> GetApiRevResp:
+    @operation
+    def api_revisions(self) -> Procedure[GetApiRevResp]:
         """Oldest and newest interface revision that the device speaks."""
-        return self._channel.call(GetApiRevReq(), GetApiRevResp)
+        revisions: GetApiRevResp = yield Through(self._channel, command(GetApiRevReq(), GetApiRevResp))
+        return revisions
 
-    def info(self) -> GetDeviceInfoResp:
+    @operation
+    def info(self) -> Procedure[GetDeviceInfoResp]:
         """Kind, number of key tables, FIPS state; asked once, since the kind decides how messages look."""
+        return self._ask_info()
+
+    def _ask_info(self) -> Procedure[GetDeviceInfoResp]:
         if self._info is None:
-            info = self._channel.call(GetDeviceInfoReq(), GetDeviceInfoResp)
+            info = yield Through(self._channel, command(GetDeviceInfoReq(), GetDeviceInfoResp))
             self._channel.learn_kind(info.kind)
             self._info = info
         return self._info
@@ -109,25 +120,34 @@ class Partition:
         self.info()
         return self._channel
 
+    def call(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
+        """Execute a command given and answered in host form; arguments and errors as `Channel.call`."""
+        return self.channel.call(request, response, session_id)
+
+    async def call_async(self, request: MborMap, response: type[R], session_id: int | None = None) -> R:
+        """Like `call`, for coroutines; errors as `Channel.call_async`."""
+        await perform_async(self._ask_info(), self)
+        return await self._channel.call_async(request, response, session_id)
+
+    @operation
     @checked
-    def certificate_chain(self, slot: int = 0) -> CertificateChain:
+    def certificate_chain(self, slot: int = 0) -> Procedure[CertificateChain]:
         """Read all certificates; CertificateChainError if they change meanwhile. Not verified: call its `verify`."""
-        before = self._chain_info(slot)
-        certificates = tuple(self._certificate(slot, number) for number in range(before.num_certs))
-        if not certificates or self._chain_info(slot) != before:
+        before = yield from command(GetCertChainInfoReq(slot_id=slot), GetCertChainInfoResp)
+        certificates = []
+        for number in range(before.num_certs):
+            read = yield from command(GetCertificateReq(slot_id=slot, cert_id=number), GetCertificateResp)
+            certificates.append(read.certificate)
+        after = yield from command(GetCertChainInfoReq(slot_id=slot), GetCertChainInfoResp)
+        if not certificates or after != before:
             raise CertificateChainError("the certificate chain is empty or changed while it was read")
         self._identity = identity_key(certificates[-1])
-        return CertificateChain(certificates, before.thumbprint)
+        return CertificateChain(tuple(certificates), before.thumbprint)
 
-    def _chain_info(self, slot: int) -> GetCertChainInfoResp:
-        return self.channel.call(GetCertChainInfoReq(slot_id=slot), GetCertChainInfoResp)
-
-    def _certificate(self, slot: int, number: int) -> bytes:
-        return self.channel.call(GetCertificateReq(slot_id=slot, cert_id=number), GetCertificateResp).certificate
-
-    def identity_key(self) -> ec.EllipticCurvePublicKey:
+    @operation
+    def identity_key(self) -> Procedure[ec.EllipticCurvePublicKey]:
         """The partition's identity key, from its last certificate as it is now; no chain is verified."""
-        return perform(self._read_identity(), self.channel)
+        return self._read_identity()
 
     def _read_identity(self) -> Procedure[ec.EllipticCurvePublicKey]:
         info = yield from command(GetCertChainInfoReq(slot_id=0), GetCertChainInfoResp)
@@ -137,36 +157,41 @@ class Partition:
         self._identity = identity_key(last.certificate)
         return self._identity
 
+    @operation
     @checked
-    def init_bk3(self, bk3: bytes) -> InitBk3Resp:
+    def init_bk3(self, bk3: bytes) -> Procedure[InitBk3Resp]:
         """Have the owner's 48-byte backup key masked by the device; the result goes into `establish_credential`."""
         octets("init_bk3", "BK3", bk3, BK3_BYTES)
-        return self.channel.call(InitBk3Req(bk3=bk3), InitBk3Resp)
+        return command(InitBk3Req(bk3=bk3), InitBk3Resp)
 
-    def is_provisioned(self) -> bool:
+    @operation
+    def is_provisioned(self) -> Procedure[bool]:
         """Whether a credential is established, so that sessions can be opened with it."""
         try:
-            self.channel.call(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp)
+            yield from command(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp)
         except StatusError as error:
             if error.status in (DdiStatus.CredentialsNotEstablished, DdiStatus.PartitionNotProvisioned):
                 return False
             raise
         return True
 
-    def sealed_bk3(self) -> bytes | None:
+    @operation
+    def sealed_bk3(self) -> Procedure[bytes | None]:
         """The sealed backup key kept by the device, None if there is none."""
         try:
-            return self.channel.call(GetSealedBk3Req(), GetSealedBk3Resp).sealed_bk3
+            return (yield from command(GetSealedBk3Req(), GetSealedBk3Resp)).sealed_bk3
         except StatusError as error:
             if error.status == DdiStatus.SealedBk3NotPresent:
                 return None
             raise
 
+    @operation
     @checked
-    def set_sealed_bk3(self, sealed_bk3: bytes) -> None:
+    def set_sealed_bk3(self, sealed_bk3: bytes) -> Procedure[None]:
         """Have the device keep up to 512 opaque bytes; possible once in the partition's life."""
-        self.channel.call(SetSealedBk3Req(sealed_bk3=sealed_bk3), SetSealedBk3Resp)
+        yield from command(SetSealedBk3Req(sealed_bk3=sealed_bk3), SetSealedBk3Resp)
 
+    @operation
     @checked
     def establish_credential(
         self,
@@ -176,7 +201,7 @@ class Partition:
         *,
         bmk: bytes = b"",
         masked_unwrapping_key: bytes = b"",
-    ) -> bytes:
+    ) -> Procedure[bytes]:
         """Provision the partition and set its credential.
 
         Args:
@@ -189,11 +214,11 @@ class Partition:
         Returns:
             The masked partition masking key (BMK).
         """
-        signature, anchor_key = endorse(anchor, self.identity_key())
+        signature, anchor_key = endorse(anchor, (yield from self._read_identity()))
 
-        def attempt() -> bytes:
-            key = self.channel.call(GetEstablishCredEncryptionKeyReq(), GetEstablishCredEncryptionKeyResp)
-            cipher = perform(self._agree(key), self.channel)
+        def attempt() -> Procedure[bytes]:
+            key = yield from command(GetEstablishCredEncryptionKeyReq(), GetEstablishCredEncryptionKeyResp)
+            cipher = yield from self._agree(key)
             request = EstablishCredentialReq(
                 encrypted_credential=cipher.establish_credential(credential),
                 pub_key=cipher.public_key,
@@ -203,14 +228,15 @@ class Partition:
                 pota_sig=signature,
                 pota_pub_key=anchor_key,
             )
-            return self.channel.call(request, EstablishCredentialResp).bmk
+            return (yield from command(request, EstablishCredentialResp)).bmk
 
-        established = _retry_lost_nonce(attempt)
+        established = yield from _retry_lost_nonce(attempt)
         self._end_fast_paths()  # whatever took the old credential away took the sessions' keys, too
         return established
 
+    @operation
     @checked
-    def open_session(self, credential: Credential, *, seed: bytes | None = None) -> Session:
+    def open_session(self, credential: Credential, *, seed: bytes | None = None) -> Procedure[Session]:
         """Open a session; `seed` (48 bytes, random by default) ties the masked keys of the session to it."""
         session_seed = (
             self._entropy.random(SESSION_SEED_BYTES)
@@ -218,28 +244,30 @@ class Partition:
             else octets("open_session", "session seed", seed, SESSION_SEED_BYTES)
         )
 
-        def attempt() -> Session:
-            cipher = self.session_cipher()
+        def attempt() -> Procedure[Session]:
+            cipher = yield from self.agreement()
             request = OpenSessionReq(
                 encrypted_credential=cipher.session_credential(credential, session_seed), pub_key=cipher.public_key
             )
-            opened = self.channel.call(request, OpenSessionResp)
+            opened = yield from command(request, OpenSessionResp)
             return self._opened(Session(self, opened.sess_id, opened.short_app_id, session_seed, opened.bmk_session))
 
         return _retry_lost_nonce(attempt)
 
+    @operation
     @checked
-    def reopen_session(self, credential: Credential, ticket: SessionTicket) -> Session:
+    def reopen_session(self, credential: Credential, ticket: SessionTicket) -> Procedure[Session]:
         """Revive a session after a reset and renewed provisioning, under its old id."""
 
-        def attempt() -> Session:
-            cipher = self.session_cipher()
+        def attempt() -> Procedure[Session]:
+            cipher = yield from self.agreement()
             request = ReopenSessionReq(
                 encrypted_credential=cipher.session_credential(credential, ticket.seed),
                 pub_key=cipher.public_key,
                 bmk_session=ticket.bmk_session,
             )
-            opened = self.channel.call(request, ReopenSessionResp, ticket.session_id)
+            old = _UnderId(self, ticket.session_id)
+            opened = yield Through(old, command(request, ReopenSessionResp))
             return self._opened(Session(self, opened.sess_id, opened.short_app_id, ticket.seed, opened.bmk_session))
 
         return _retry_lost_nonce(attempt)
@@ -259,12 +287,13 @@ class Partition:
         for session in over:
             session.fast_path.end()
 
-    def session_cipher(self) -> CredentialCipher:
+    @operation
+    def session_cipher(self) -> Procedure[CredentialCipher]:
         """Keys agreed with the device's session encryption key under its current nonce."""
-        return perform(self.agreement(), self.channel)
+        return self.agreement()
 
     def agreement(self) -> Procedure[CredentialCipher]:
-        """The same, of steps that `channel` takes."""
+        """The same, as a procedure of steps that the partition takes."""
         key = yield from command(GetSessionEncryptionKeyReq(), GetSessionEncryptionKeyResp)
         return (yield from self._agree(key))
 
@@ -275,7 +304,7 @@ class Partition:
 
     def _verify_key(self, key: _EncryptionKey) -> Procedure[None]:
         """The identity key signs the raw little-endian coordinates, whatever the dialect (spec 04 §9.3)."""
-        if not key.pub_key_signature and self.info().kind is DeviceKind.Virtual:
+        if not key.pub_key_signature and (yield from self._ask_info()).kind is DeviceKind.Virtual:
             return
         if len(key.pub_key_signature) != POTA_SIGNATURE_BYTES:
             raise DeviceKeyError(f"signature of the encryption key has {len(key.pub_key_signature)} bytes")
@@ -293,12 +322,26 @@ class Partition:
                     raise DeviceKeyError("the encryption key is not signed by the partition's identity key") from None
 
 
-def _retry_lost_nonce(attempt: Callable[[], T]) -> T:
+@dataclass(frozen=True, slots=True)
+class _UnderId:
+    """A partition, called under the id of a session that is not open yet."""
+
+    partition: Partition
+    session_id: int
+
+    def call(self, request: MborMap, response: type[R]) -> R:
+        return self.partition.call(request, response, self.session_id)
+
+    async def call_async(self, request: MborMap, response: type[R]) -> R:
+        return await self.partition.call_async(request, response, self.session_id)
+
+
+def _retry_lost_nonce(attempt: Callable[[], Procedure[T]]) -> Procedure[T]:
     """Try again while another client used the nonce first; every other error ends it."""
     for _ in range(NONCE_ATTEMPTS - 1):
         try:
-            return attempt()
+            return (yield from attempt())
         except StatusError as error:
             if error.status != DdiStatus.NonceMismatch:
                 raise
-    return attempt()
+    return (yield from attempt())

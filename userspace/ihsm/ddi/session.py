@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from ihsm.arguments import checked, checked_fields
 from ihsm.ddi.array_operations import ArrayOperations
-from ihsm.ddi.call import Procedure, command
+from ihsm.ddi.call import Caller, Procedure, command
 from ihsm.ddi.channel import Channel
 from ihsm.ddi.credentials import CredentialCipher
 from ihsm.ddi.crypto_operations import CryptoOperations
@@ -41,7 +41,7 @@ class SessionTicket:
         checked_fields(self)
 
 
-class SessionHost(Protocol):
+class SessionHost(Caller, Protocol):
     """What a session needs of its partition, see `ihsm.ddi.Partition`."""
 
     @property
@@ -49,7 +49,7 @@ class SessionHost(Protocol):
         """Typed messages in host form."""
 
     def agreement(self) -> Procedure[CredentialCipher]:
-        """The same as `session_cipher` of a partition, of steps that its channel takes."""
+        """The same as `session_cipher` of a partition, as a procedure of steps that the partition takes."""
 
 
 class Session(KeyOperations, CryptoOperations, ArrayOperations):
@@ -115,7 +115,7 @@ class Session(KeyOperations, CryptoOperations, ArrayOperations):
     @checked
     def change_pin(self, pin: bytes) -> Procedure[None]:
         """Replace the PIN (16 bytes) of the partition's credential; sessions stay open."""
-        cipher: CredentialCipher = yield Through(self.partition.channel, self.partition.agreement())
+        cipher: CredentialCipher = yield Through(self.partition, self.partition.agreement())
         yield from command(ChangePinReq(new_pin=cipher.new_pin(pin), pub_key=cipher.public_key), ChangePinResp)
 
     @operation
