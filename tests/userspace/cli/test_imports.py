@@ -160,3 +160,39 @@ def test_completion_offers_commands_with_their_summaries_and_options() -> None:
     offered: list[CompletionItem] = main.shell_complete(context, "st")
     assert [(item.value, bool(item.help)) for item in offered] == [("status", True), ("store", True)]
     assert "--version" in {item.value for item in main.shell_complete(context, "--")}
+
+
+def test_what_is_loaded_is_not_looked_through_for_garbage_and_later_garbage_is_found(device: EmbeddedDevice) -> None:
+    program = PROGRAM.replace("*sys.modules", "gc.isenabled(), gc.get_freeze_count() > 10_000")
+    words = ["info", "--device", f"vfio-user:{device.socket_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import gc{program}", *words], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.split() == ["0", "True", "True"]
+
+
+STACK_PROGRAM = """
+from resource import RUSAGE_SELF, getrusage
+from ihsm.__main__ import with_room
+
+def faults(depth):
+    if depth:
+        return faults(depth - 1)
+    def leaf():
+        pass
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    for _ in range(200):
+        leaf()
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+
+def main():
+    print(max(faults(depth) for depth in range(400)))
+
+with_room(main)()
+"""
+
+
+def test_no_call_costs_a_page_fault_however_deep_it_is() -> None:
+    """Without room there are depths at which each of the calls begins a piece of the stack anew."""
+    done = subprocess.run([sys.executable, "-c", STACK_PROGRAM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -60,6 +58,8 @@ OUTPUT_FILE: Final = OutputFile()
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[tuple[int, Path]]:
     """An empty file in the same folder, open for writing; removed at the end unless it was given another name."""
+    import tempfile  # with what it imports it takes as long as a third of click
+
     descriptor, name = tempfile.mkstemp(prefix=".ihsm-", dir=path.parent)
     temporary = Path(name)
     try:
@@ -135,6 +135,9 @@ def _replacing(target: Path) -> Iterator[Writable]:
         try:
             descriptor, temporary = stack.enter_context(_beside(target))
         except PermissionError:  # a file that may be written to, in a folder that may not
+            import shutil
+            import tempfile
+
             with tempfile.TemporaryFile(buffering=0) as spool:
                 yield spool
                 spool.seek(0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from ihsm.driver.options import DriverOptions
 from ihsm.driver.submission import Submission
 from ihsm.replies import Replies
 from ihsm_abi.hsm_queue import ControlKind
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class Exchanges:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ihsm.arguments import seconds
 from ihsm.driver.completion import CompletionLine, Reapable
 from ihsm.errors import CommandTimeoutError, IhsmError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Collect = Callable[[int, Any], Any]
 """Makes the outcome of a single command from its command id and completion (a named tuple of the CQE's fields), before
@@ -141,6 +143,8 @@ class Submission:
 
     def future(self) -> Future[Any]:
         """The same result as a future, completed by the line's thread; it cannot be cancelled."""
+        from concurrent.futures import Future  # most programs wait, or await
+
         with self.queue.lock:
             if self._future is not None:
                 return self._future
