@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from support.kmod_run import FORBIDDING, UNPRIVILEGED, printed
+from support.kmod_run import FORBIDDING, UNPRIVILEGED, kmod_run, printed
 from support.programs import DIFFERENCES, HELPER, chardev_user, on_host, report, static_go_user
 from support.stores import NOBODY
 
@@ -97,3 +97,13 @@ def test_a_static_program_in_go() -> None:
         "a file of the child's own: 3.2.0 0",
         f"one that is not there: open {NODE}7: no such file or directory",
     ]
+
+
+def test_ihsm_names_the_node_and_takes_it(tmp_path: Path) -> None:
+    """The function is in the machine's /sys alone: nobody can open it."""
+    alone = {"XDG_RUNTIME_DIR": str(tmp_path), "IHSM_DEVICE": ""}
+    info = ("--", sys.executable, "-m", "ihsm", "info", "--device")
+    refused = kmod_run(*info, "auto", environment=alone)
+    assert refused.returncode == 3
+    assert refused.stderr.endswith(f"name it with --device: chardev:{NODE}\n")
+    assert printed(*info, refused.stderr.split()[-1], environment=alone)

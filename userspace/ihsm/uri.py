@@ -137,7 +137,7 @@ def find_device(*, busy: bool = False) -> DeviceUri | None:
     found = [function for function in find_all() if function.listening]
     own = [function for function in found if _own(DeviceUri.parse(function.uri))]
     if found and not own:
-        names = ", ".join(function.uri for function in found)
+        names = ", ".join(uri for function in found for uri in _ways(function))
         raise DeviceNotFoundError(f"auto takes no device that you did not start; name it with --device: {names}")
     free = [function.uri for function in own if busy or _holder(function) is None]
     if len(free) > 1:
@@ -173,8 +173,17 @@ def _holder(function: FoundFunction) -> str | None:
 
     if function.driver in (None, VFIO_PCI):
         return None
-    nodes = " or ".join(f"{Scheme.CHARDEV}:{node}" for node in function.hsm_nodes)
+    nodes = " or ".join(_nodes(function))
     return f"the driver {function.driver}" + (f", behind {nodes}" if nodes else "")
+
+
+def _ways(function: FoundFunction) -> list[str]:
+    """URIs by which a function can be opened: where a kernel's driver has it, those of its nodes."""
+    return _nodes(function) or [function.uri]
+
+
+def _nodes(function: FoundFunction) -> list[str]:
+    return [f"{Scheme.CHARDEV}:{node}" for node in function.hsm_nodes]
 
 
 def patiently(attempt: Callable[[], T], wait_s: float) -> T:
