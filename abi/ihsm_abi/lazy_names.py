@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of a package that are loaded when they are used, so that a program waits only for what it does use.
 
-Type checkers read the same from the package's `__init__.pyi`.
+Type checkers read the same from the package's `__init__.pyi`, which `scripts/name-stubs` writes.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ def all_checks() -> list[Check]:
         Check(("python", "scripts/check-licences")),
         Check(("shellcheck", "--external-sources", *touched.shell_scripts(ROOT))),
         Check(("lint-imports", "--no-logo")),
+        Check(("scripts/name-stubs", "--check")),
         Check(("scripts/reference", "--check"), needs_build=True),
         Check(("scripts/man-pages", "--check"), needs_build=True),
         Check(("scripts/fault-table", "--check"), needs_build=True),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-# What type checkers see of `ihsm_abi.ddi`, whose names are loaded when used.
+# Written by scripts/name-stubs: what type checkers see of `ihsm_abi.ddi`, whose names are loaded when used.
 
 from ihsm_abi.ddi.certificates import GetCertChainInfoReq, GetCertChainInfoResp, GetCertificateReq, GetCertificateResp
 from ihsm_abi.ddi.crypto import (

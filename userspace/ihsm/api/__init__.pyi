@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-# What type checkers see of `ihsm.api`, whose names are loaded when used.
+# Written by scripts/name-stubs: what type checkers see of `ihsm.api`, whose names are loaded when used.
 
 from ihsm.api.attest import VerifiedReport
 from ihsm.api.cbc import AesCbcKey

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-# What type checkers see of `ihsm.bus`, whose names are loaded when used.
+# Written by scripts/name-stubs: what type checkers see of `ihsm.bus`, whose names are loaded when used.
 
 from ihsm.bus.arena import DmaArena, DmaBuffer
 from ihsm.bus.function import PciFunction

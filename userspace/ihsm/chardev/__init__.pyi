@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-# What type checkers see of `ihsm.chardev`, whose names are loaded when used.
+# Written by scripts/name-stubs: what type checkers see of `ihsm.chardev`, whose names are loaded when used.
 
 from ihsm.chardev.device import NodeDevice
 from ihsm.chardev.information import NodeInformation

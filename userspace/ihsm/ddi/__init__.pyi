@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-# What type checkers see of `ihsm.ddi`, whose names are loaded when used.
+# Written by scripts/name-stubs: what type checkers see of `ihsm.ddi`, whose names are loaded when used.
 
 from ihsm.ddi.attestation import AttestationReport, verify_report
 from ihsm.ddi.certificates import CertificateChain
