@@ -59,7 +59,7 @@ class RecordCodec:
         self.pack = self._struct.pack
         self._type: Any = namedtuple("Record", self.names)  # type: ignore[misc]
 
-    def unpack(self, record: bytes | bytearray) -> Any:
+    def unpack(self, record: bytes | bytearray | memoryview) -> Any:
         """Named tuple of a record's fields."""
         return _NEW(self._type, self._struct.unpack(record))
 

@@ -50,7 +50,7 @@ class QueueLock:
 class Direct:
     """The short way over the rings of one queue; used under the queue's lock."""
 
-    __slots__ = ("_cqe", "_page", "_wanted", "state")
+    __slots__ = ("_page", "_wanted", "completion", "state")
 
     def __init__(
         self,
@@ -70,18 +70,14 @@ class Direct:
         self.state: _native.ihsm_direct_pointer = ffi.new("struct ihsm_direct *")
         """As C sees it: `lib.ihsm_exchange` takes it, and leaves `outcome` in it even if a signal's handler raises."""
         state = self.state
-        self._cqe = ffi.buffer(state.cqe, ring.cqe.itemsize)
+        self.completion = memoryview(ffi.buffer(state.cqe, ring.cqe.itemsize))
+        """That of the command that was taken last; the next one overwrites it."""
         state.sq, state.cq, state.ids, state.page, state.wanted = sq.pointer, cq.pointer, ids.pointer, page, lock.wanted
         state.sq_bell, state.cq_bell = sq.bell, cq.bell
         state.asleep_offset = POLLER_ASLEEP_OFFSET
         state.kick = -1 if bells.event is None else bells.event
         state.cqe_cid = ring.cqe.fields[ring.cid][1]
         state.cqe_sqhd = ring.cqe.fields["sqhd"][1]
-
-    @property
-    def completion(self) -> bytes:
-        """That of the command that was taken last."""
-        return bytes(self._cqe)
 
     @property
     def started_s(self) -> float:

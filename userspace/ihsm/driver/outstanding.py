@@ -32,8 +32,10 @@ class Outstanding:
         self.strays = 0
         """Completions with a command id that was not outstanding."""
         self._name = name
-        self._codec = RecordCodec(ring.cqe)
-        self._cid_index = self._codec.names.index(ring.cid)
+        codec = RecordCodec(ring.cqe)
+        self.fields_of = codec.unpack
+        """A completion's fields, of its bytes."""
+        self._cid_index = codec.names.index(ring.cid)
         assert ring.cqe.fields is not None
         self._cid_offset = ring.cqe.fields[ring.cid][1]
         self._batches = Batches(entries)
@@ -56,13 +58,9 @@ class Outstanding:
         """Whether no single command is outstanding."""
         return not self._single_count
 
-    def fields_of(self, completion: bytes) -> Any:
-        """A completion's fields."""
-        return self._codec.unpack(completion)
-
     def complete(self, raw: bytes, done: list[Submission]) -> Any:
         """Account for a completion; a submission thereby done is appended to `done`. The completion's fields."""
-        record = self._codec.unpack(raw)
+        record = self.fields_of(raw)
         cid: int = record[self._cid_index]
         submission = self._singles[cid] if cid < len(self._singles) else None
         if submission is not None:
@@ -96,7 +94,7 @@ class Outstanding:
             else:
                 self.ids.give_back_many(cids[run])
                 _finish(submission, run.stop - run.start, done)
-        return self._codec.unpack(rows[-1].tobytes())
+        return self.fields_of(rows[-1].tobytes())
 
     def fail(self, error: IhsmError, due_before: float = float("inf")) -> list[Submission]:
         """Fail submissions with a deadline before a value of `time.monotonic`; those that were not done yet.
