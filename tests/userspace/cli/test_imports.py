@@ -196,3 +196,9 @@ def test_no_call_costs_a_page_fault_however_deep_it_is() -> None:
     """Without room there are depths at which each of the calls begins a piece of the stack anew."""
     done = subprocess.run([sys.executable, "-c", STACK_PROGRAM], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
+
+
+def test_who_signs_and_waits_loads_no_event_loop() -> None:
+    program = "import ihsm.cli.sign, ihsm.cli.encrypt, sys; from ihsm import Hsm; print('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

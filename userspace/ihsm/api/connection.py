@@ -9,7 +9,6 @@ fails for this reason is repeated once, after all that.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
 import logging
@@ -265,6 +264,8 @@ class Connection(Closing):
             lost = error
         finally:
             link.leave(use)
+        import asyncio
+
         await asyncio.to_thread(self._replace, link, lost)
         link, use = await self._entered_async()
         try:
@@ -297,6 +298,8 @@ class Connection(Closing):
         link = self._link
         use = None if link is None else link.enter()
         if link is None or use is None:
+            import asyncio
+
             return await asyncio.to_thread(self._entered)
         return link, use
 

@@ -8,7 +8,6 @@ they take the AES queues in turn.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass
@@ -304,4 +303,6 @@ class Pumping:
 
     async def perform_async(self, link: Link) -> None:
         """The same in a thread: sources and sinks block."""
+        import asyncio
+
         await asyncio.to_thread(self.pump.run, link, self.key_id)

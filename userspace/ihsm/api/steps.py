@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ihsm import procedures
-from ihsm.aio import completed
 from ihsm.ddi.call import Call
 from ihsm.ddi.session import Session
 from ihsm.driver import AesCommands, OpenDevice, Submitted
 from ihsm.errors import IhsmError
 from ihsm.fast_path import FastPathSession
+
+if TYPE_CHECKING:  # takes as long to load as the rest, and programs that wait do without it
+    import asyncio
 
 T = TypeVar("T")
 
@@ -73,6 +74,8 @@ class FastPath:
 
     async def perform_async(self, link: Link) -> Any:
         """The same, awaited."""
+        from ihsm.aio import completed
+
         return await completed(self._submit(link))
 
     def _submit(self, link: Link) -> Submitted:
@@ -103,6 +106,8 @@ class Completed:
 
     async def perform_async(self, link: Link) -> Any:
         """The same, awaited."""
+        from ihsm.aio import completed
+
         return await completed(self.submission)
 
 
@@ -129,6 +134,8 @@ class Make(Generic[T]):
 
     async def perform_async(self, link: Link) -> T:
         """The same, awaited."""
+        import asyncio
+
         task = asyncio.ensure_future(link.session.perform_async(self.call))
         try:
             return await asyncio.shield(task)
@@ -175,6 +182,8 @@ class Signal:
 
     async def wait_async(self, limit_s: float | None = None) -> bool:
         """The same, awaited."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         entry = (loop, future)
