@@ -54,9 +54,9 @@ static bool take_over(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
 bool ihsm_ring_doorbell(struct ihsm_ring *ring, bool is_cq_head, uint32_t value) {
     pthread_mutex_lock(&ring->lock);
     bool legal = take_over(ring, is_cq_head, value);
-    if (legal)
-        ihsm_ring_make_ready(ring);
+    pthread_cond_t *filled = legal ? ihsm_ring_enlist(ring) : NULL;
     pthread_mutex_unlock(&ring->lock);
+    ihsm_ready_wake(filled);
     return legal;
 }
 
@@ -75,9 +75,9 @@ void ihsm_engine_doorbell(struct ihsm_engine *engine, uint64_t offset, uint32_t 
     pthread_mutex_lock(&ring->lock);
     bool legal = take_over(ring, offset / IHSM_STRIDE_BYTES % 2, value);
     bool serve = legal && engine->inline_aes && ring->class == IHSM_CLASS_AES && !ring->queued && !ring->serving;
-    if (legal && !serve)
-        ihsm_ring_make_ready(ring);
+    pthread_cond_t *filled = legal && !serve ? ihsm_ring_enlist(ring) : NULL;
     pthread_mutex_unlock(&ring->lock);
+    ihsm_ready_wake(filled);
     if (serve) {
         ihsm_aes_serve(ring, false, false, INLINE_COMMANDS, INLINE_BYTES);
         ihsm_host_kick(engine->host);

@@ -62,10 +62,11 @@ static void note_source(struct ihsm_ring *ring, const struct ihsm_command *comma
     ihsm_note_unreachable(ring->engine, IHSM_UNREACHABLE_SOURCE, ring->id, command->cid, sqe.src_prp1, sqe.src_len);
 }
 
-static void finish(struct ihsm_ring *ring) {
+/* With ring->lock held; what is returned is for ihsm_ready_wake. */
+static pthread_cond_t *finish(struct ihsm_ring *ring) {
     if (ring->in_flight == 0)
         pthread_cond_broadcast(&ring->changed);
-    ihsm_ring_make_ready(ring);
+    return ihsm_ring_enlist(ring);
 }
 
 /* Post a completion and ask for the vector, or what a fault does instead; locks as for ihsm_ring_post. */
@@ -142,8 +143,9 @@ enum ihsm_pulled ihsm_ring_take(struct ihsm_ring *ring, struct ihsm_command *com
         }
     }
     ihsm_regions_unlock(regions);
-    finish(ring);
+    pthread_cond_t *filled = finish(ring);
     pthread_mutex_unlock(&ring->lock);
+    ihsm_ready_wake(filled);
     return taken;
 }
 
@@ -170,6 +172,7 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
                     const uint8_t *request, struct data data, void *cqe) {
     struct ihsm_ring *ring = ihsm_engine_ring(engine, queue_id);
     struct ihsm_regions *regions = &engine->host->regions;
+    pthread_cond_t *filled = NULL;
     int outcome = IHSM_DROPPED;
 
     if (ring == NULL)
@@ -186,9 +189,10 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
         }
         ihsm_regions_unlock(regions);
         if (outcome != IHSM_DATA_FAILED)
-            finish(ring);
+            filled = finish(ring);
     }
     pthread_mutex_unlock(&ring->lock);
+    ihsm_ready_wake(filled);
     if (outcome == IHSM_DROPPED)
         ihsm_count(&engine->counters.completions_dropped, 1);
     if (outcome == IHSM_POSTED) /* otherwise the engine may be closed and its host gone */
@@ -224,13 +228,15 @@ int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint
 
 void ihsm_hsm_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) {
     struct ihsm_regions *regions = &ring->engine->host->regions;
+    pthread_cond_t *filled = NULL;
     pthread_mutex_lock(&ring->lock);
     if (ring->sq_live && ring->generation == generation) {
         ihsm_regions_read_lock(regions);
         if (ihsm_ring_post(ring, cqe))
             ihsm_host_request_vector(ring->engine->host, ring->vector);
         ihsm_regions_unlock(regions);
-        finish(ring);
+        filled = finish(ring);
     }
     pthread_mutex_unlock(&ring->lock);
+    ihsm_ready_wake(filled);
 }

@@ -50,7 +50,8 @@ static void enlist(struct ihsm_ready *ready, enum ihsm_ready_list list, struct i
     ready->lists[list].last = engine;
 }
 
-static void push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
+/* What to signal, once the locks have been let go: while they are held, who is woken waits at once. */
+static pthread_cond_t *push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
     pthread_mutex_lock(&ready->lock);
     unsigned list = ring->class;
     if (list == IHSM_READY_AES && ready->long_served && ihsm_ring_next_is_long(ring))
@@ -66,17 +67,19 @@ static void push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
     if (!waiting->listed && !waiting->served)
         enlist(ready, list, ring->engine);
     /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
-    if (!waiting->served && !(first && list == IHSM_READY_AES && serves_itself))
-        pthread_cond_signal(&ready->lists[list].filled);
+    bool wake = !waiting->served && !(first && list == IHSM_READY_AES && serves_itself);
     pthread_mutex_unlock(&ready->lock);
+    return wake ? &ready->lists[list].filled : NULL;
 }
 
-void ihsm_ring_make_ready(struct ihsm_ring *ring) {
-    if (!ring->queued && !ring->serving && ihsm_ring_has_work(ring)) {
-        ring->queued = true;
-        push(ring->engine->ready, ring);
-    }
+pthread_cond_t *ihsm_ring_enlist(struct ihsm_ring *ring) {
+    if (ring->queued || ring->serving || !ihsm_ring_has_work(ring))
+        return NULL;
+    ring->queued = true;
+    return push(ring->engine->ready, ring);
 }
+
+void ihsm_ring_make_ready(struct ihsm_ring *ring) { ihsm_ready_wake(ihsm_ring_enlist(ring)); }
 
 struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list list) {
     struct ihsm_engine *engine = ready->lists[list].first;

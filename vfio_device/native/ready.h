@@ -48,6 +48,11 @@ void ihsm_ready_close(struct ihsm_ready *ready);
 
 /* Put a ring on its list if it has work and is neither there nor being served; ring->lock held. */
 void ihsm_ring_make_ready(struct ihsm_ring *ring);
+/*
+ * The same but for the waking: what is returned goes to ihsm_ready_wake when ring->lock has been let go. Who is woken
+ * takes that lock first of all.
+ */
+pthread_cond_t *ihsm_ring_enlist(struct ihsm_ring *ring);
 /* From now on the calling thread looks at the AES list again and again: no worker need wake for what it puts there. */
 void ihsm_ready_serves_itself(void);
 
@@ -56,6 +61,10 @@ struct ihsm_ring *ihsm_ready_pop(struct ihsm_ready *ready, enum ihsm_ready_list 
 void ihsm_ready_leave(struct ihsm_ready *ready, enum ihsm_ready_list list, struct ihsm_engine *engine);
 
 /* Without it: */
+static inline void ihsm_ready_wake(pthread_cond_t *filled) {
+    if (filled != NULL)
+        pthread_cond_signal(filled);
+}
 bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list); /* until there is a ring; false: closed */
 /* Forget the engine's rings and wait until no thread is between popping one and leaving it. */
 void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine);
