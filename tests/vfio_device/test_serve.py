@@ -81,6 +81,20 @@ def test_first_use_and_end(socket_folder: Path) -> None:
     assert not any("Traceback" in line for line in server.errors)
 
 
+def test_so_many_threads_for_hsm_commands_as_are_asked_for(socket_folder: Path) -> None:
+    def tasks(pid: int) -> int:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+    with (
+        serve("--socket", str(socket_folder / "a.sock"), "--hsm-threads", "1") as one,
+        serve("--socket", str(socket_folder / "b.sock"), "--hsm-threads", "7") as seven,
+    ):
+        use(one.paths[0])
+        use(seven.paths[0])
+        # Some threads come and go, such as that which makes keys ahead.
+        until(lambda: tasks(seven.pid) - tasks(one.pid) == 6, "six threads more")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_with_a_client_attached(socket_folder: Path, number: int) -> None:
     with serve("--socket", str(socket_folder / "a.sock")) as server:

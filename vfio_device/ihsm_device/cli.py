@@ -26,6 +26,7 @@ STDERR: Final = 2
 LEVELS: Final = ("debug", "info", "warning", "error")
 KINDS: Final = ("virtual", "physical")
 PROFILES: Final = ("default", "firmware")
+MAX_HSM_THREADS: Final = 64
 
 
 def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -68,6 +69,11 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     help="Whether signatures, RSA, HMAC and AES-CBC are done without the interpreter where they succeed.",
 )
 @click.option(
+    "--hsm-threads",
+    type=click.IntRange(1, MAX_HSM_THREADS),
+    help="Threads for HSM commands that take microseconds.  [default: as many as suit the processors]",
+)
+@click.option(
     "--doorbell",
     type=click.Choice(["trap", "page"]),
     default="trap",
@@ -100,6 +106,7 @@ def serve(
     fips: bool,
     validation_hooks: bool,
     express: str,
+    hsm_threads: int | None,
     doorbell: str,
     spin_us: float,
     fault_file: Path | None,
@@ -147,6 +154,7 @@ def serve(
                     resources=resources,
                     doorbell_page=doorbell == "page",
                     spin_us=spin_us,
+                    hsm_threads=hsm_threads,
                     faults=faults,
                 )
             running.callback(server.stop)

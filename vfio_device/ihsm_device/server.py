@@ -69,13 +69,15 @@ class Server:
         resources: int = 1,
         doorbell_page: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
+        hsm_threads: int | None = None,
         faults: Sequence[Fault] = (),
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
         With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
-        microseconds after the last work (`math.inf`: always), then sleeps for short times. `faults` are what each
-        function is told to do wrong from the start.
+        microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
+        HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
+        the start.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -98,7 +100,9 @@ class Server:
         self._by_engine = {id(endpoint.engine): endpoint.function for endpoint in self._endpoints}
         self._unreachable = UnreachableLog(self._scheduler, self._index_of)
         express = any(endpoint.function.module.express is not None for endpoint in self._endpoints)
-        self._pool = WorkerPool(self._scheduler, self._find, functions=len(paths), express=express)
+        self._pool = WorkerPool(
+            self._scheduler, self._find, functions=len(paths), express=express, fast_threads=hsm_threads
+        )
 
     def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
         endpoint = Endpoint(

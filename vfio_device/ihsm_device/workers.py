@@ -73,19 +73,22 @@ class WorkerPool:
         *,
         functions: int = 1,
         express: bool = False,
+        fast_threads: int | None = None,
     ) -> None:
         """For a process of `functions` functions; `find_handler` gives that of a command, None if it is no more.
 
-        With `express` there are threads for the express lane too.
+        With `express` there are threads for the express lane too. `fast_threads` is how many execute quick HSM
+        commands, None: as many as suit the processors.
         """
         self._scheduler = scheduler
         self._find_handler = find_handler
         threads = max(2, os.cpu_count() or 1)
         in_python = min(threads // 2, MAX_PYTHON_THREADS)
+        fast = fast_threads or (min(threads, MAX_FAST_THREADS) if express else in_python)
         scheduler.limit_outside(in_python)
         self._threads = [
             *self._named("admin", min(functions, MAX_ADMIN_THREADS), self._serve_admin),
-            *self._named("hsm", min(threads, MAX_FAST_THREADS) if express else in_python, self._serve_fast),
+            *self._named("hsm", fast, self._serve_fast),
             *self._named("hsm-slow", threads, self._serve_slow),
         ]
 

@@ -138,7 +138,7 @@ def test_histograms_survive_their_text_form() -> None:
 
 
 def test_every_target_can_be_judged() -> None:
-    assert len({(target.id, target.number) for target in TARGETS}) == len(TARGETS) == 36
+    assert len({(target.id, target.number) for target in TARGETS}) == len(TARGETS) == 43
     at_least, at_most = Target("x", "", "peer", 2.0), Target("x", "", "value", 1.0, at_most=True)
     record = {"ratio": {"peer": 1.9}, "value": 0.5}
     assert (at_least.met(record), at_most.met(record)) == (False, True)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import time
@@ -14,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm.bench.device import bulk_keys
-from ihsm.bench.peers import soft_hsm
+from ihsm.bench.peers import SoftHsm, soft_hsm
 from ihsm.bench.results import WALL, Result, latency, throughput
-from ihsm.bench.sample import Load, Runner, Sample, Watch, interleave, ratios, timed
+from ihsm.bench.sample import Load, Runner, Sample, Series, Watch, interleave, ratios, timed
 from ihsm.bench.setups import LATENCY_DEVICE, Place
 from ihsm.ddi import Key, KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
@@ -39,8 +41,12 @@ Advance = Callable[[str], None]
 def client(place: Place, advance: Advance) -> list[Result]:
     """ring-poll-python, exchange-python; sign-many-python beside SoftHSM2 and beside one signature at a time."""
     results = []
-    with place.function(LATENCY_DEVICE, CLIENT) as (controller, session, load):
-        for measure in (ring_poll_python, exchange_python, sign_many_python):
+    with contextlib.ExitStack() as stack:
+        peer = soft_hsm()
+        if peer is not None:
+            stack.callback(peer.close)
+        controller, session, load = stack.enter_context(place.function(LATENCY_DEVICE, CLIENT))
+        for measure in (ring_poll_python, exchange_python, functools.partial(sign_many_python, peer=peer)):
             results.append(measure(controller, session, load))
             advance(results[-1].id)
     return results
@@ -61,8 +67,19 @@ def exchange_python(controller: Controller, session: Session, load: Load | None)
     return latency("exchange-python", {"device": [sample]}, {}, bytes=len(message))
 
 
-def sign_many_python(controller: Controller, session: Session, load: Load | None) -> Result:
-    """P-256 signatures over arrays of digests, wall time, against a library in this process and its C."""
+def sign_many_python(
+    controller: Controller,
+    session: Session,
+    load: Load | None,
+    *,
+    peer: SoftHsm | None,
+    rounds: Callable[[dict[str, Runner]], Series] | None = None,
+) -> Result:
+    """P-256 signatures over arrays of digests, wall time, against a library in this process and its C.
+
+    `rounds` runs the variants in turn; by default `PAIRS` times.
+    """
+    run_rounds = rounds or functools.partial(interleave, pairs=PAIRS)
     key = session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify))
     digests = np.frombuffer(os.urandom(ARRAY * 32), np.uint8).reshape(ARRAY, 32)
     digest = hashlib.sha256(b"benchmark").digest()
@@ -72,15 +89,10 @@ def sign_many_python(controller: Controller, session: Session, load: Load | None
             lambda: session.ecc_sign(key, digest, HashAlgorithm.Sha256), seconds, device=load
         ),
     }
-    peer = soft_hsm()
-    try:
-        if peer is not None:
-            variants["softhsm2"] = lambda seconds: peer.ecdsa_p256(digest, seconds)
-        series = interleave(variants, pairs=PAIRS, advance=lambda: None)
-    finally:
-        if peer is not None:
-            peer.close()
-        session.delete_key(key)
+    if peer is not None:
+        variants["softhsm2"] = functools.partial(peer.ecdsa_p256, digest)
+    series = run_rounds(variants)
+    session.delete_key(key)
     found = ratios(series, "device", lambda sample: sample.wall_per_op_s)
     return throughput("sign-many-python", series, found, ratio_clock=WALL, array=ARRAY)
 

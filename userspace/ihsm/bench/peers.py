@@ -80,6 +80,22 @@ class Library:
         check(status, "AES-XTS")
         return sample_of(result)
 
+    def cbc(self, buffers: Buffers, data_bytes: int, seconds: float) -> Sample:
+        """AES-256-CBC encryption of whole blocks out of place, new IV each time."""
+        result = ffi.new("struct ihsm_bench_result *")
+        status = lib.ihsm_bench_cbc(
+            self._handle, os.urandom(32), *buffers.native, data_bytes, int(seconds * 1e9), result
+        )
+        check(status, "AES-CBC")
+        return sample_of(result)
+
+    def hmac(self, message: bytes, seconds: float) -> Sample:
+        """HMAC-SHA-256 of a message, keyed once."""
+        result = ffi.new("struct ihsm_bench_result *")
+        status = lib.ihsm_bench_hmac(self._handle, os.urandom(32), message, len(message), int(seconds * 1e9), result)
+        check(status, "HMAC")
+        return sample_of(result)
+
     def sign(self, private_key_der: bytes, digest: bytes, seconds: float) -> Sample:
         """Signatures over a digest with an EC or RSA key."""
         result = ffi.new("struct ihsm_bench_result *")

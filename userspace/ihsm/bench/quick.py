@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,33 +13,33 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.client import exchange_python, ring_poll_python
 from ihsm.bench.device import BenchDevice, provision, provisioned
+from ihsm.bench.operations import Operation, Operations
 from ihsm.bench.peers import Library, SoftHsm, aws_lc, soft_hsm, system_openssl
 from ihsm.bench.results import CPU, WALL, Result, latency, throughput
 from ihsm.bench.rings import primitive
-from ihsm.bench.sample import PAIRS, Runner, Sample, Series, Watch, interleave, ratios
+from ihsm.bench.sample import PAIR_SECONDS, PAIRS, Runner, Sample, Series, Watch, interleave, ratios
 from ihsm.bench.setups import (
     LATENCY_DEVICE,
     THROUGHPUT_DEVICE,
     TRAP_DEVICE,
     WAITING,
     IdleReading,
-    der,
-    library_runner,
     proportional_bytes,
 )
-from ihsm.bench.workloads import AesWork, DdiWork, Recorder, aes_work, recorded
+from ihsm.bench.workloads import AesWork, Recorder, aes_work, ddi_work, library_runner, recorded
 from ihsm.closing import Closing
-from ihsm.ddi import KeyRequest, Session
+from ihsm.ddi import Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyClass, KeyUsage, RsaOpType
+from ihsm_abi.ddi import EccCurve
 
 OUTSTANDING: Final = 16
 DDI_BATCH: Final = 4
 """Commands submitted, and completions taken, with one doorbell."""
+DDI_NAP_US: Final = 50
+"""Of a client between two looks: as long as a few operations of some microseconds take, so that it disturbs none."""
 QUEUES: Final = 126
 FUNCTIONS: Final = 64
 POLLED: Final = DriverOptions(
@@ -49,9 +47,6 @@ POLLED: Final = DriverOptions(
 )
 MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
 IDLE: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=16, buffer_bytes=1 << 16)
-
-FIGURES_WITH_PAIRS: Final = 11
-"""Figures that come from interleaved rounds."""
 
 Step = Callable[[], list[Result]]
 
@@ -104,8 +99,8 @@ class QuickRun(Closing):
         """End the devices and let go of the peers."""
         self._stack.close()
 
-    def _interleave(self, variants: dict[str, Runner]) -> Series:
-        return interleave(variants, pairs=self.pairs, advance=self._advance)
+    def _interleave(self, variants: dict[str, Runner], seconds: float = PAIR_SECONDS) -> Series:
+        return interleave(variants, pairs=self.pairs, seconds=seconds, advance=self._advance)
 
     def groups(self) -> list[tuple[str, Step]]:
         """The steps, in order."""
@@ -115,9 +110,14 @@ class QuickRun(Closing):
         ]
 
     @property
+    def figures_with_pairs(self) -> int:
+        """How many figures come from interleaved rounds."""
+        return 11
+
+    @property
     def rounds(self) -> int:
         """How often `advance` will be called."""
-        return self.pairs * FIGURES_WITH_PAIRS
+        return self.pairs * self.figures_with_pairs
 
     # ---- AES ----
 
@@ -212,30 +212,24 @@ class QuickRun(Closing):
         return results
 
     def _ecdsa(self, controller: Controller, session: Session) -> Iterator[Result]:
-        recorder, through = recorded(controller, session)
-        for id, curve, peer_curve, algorithm in (
-            ("ecdsa-p256", EccCurve.P256, ec.SECP256R1(), HashAlgorithm.Sha256),
-            ("ecdsa-p384", EccCurve.P384, ec.SECP384R1(), HashAlgorithm.Sha384),
-        ):
-            digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
-            key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
-            through.ecc_sign(key, digest, algorithm)
-            peer_key = der(ec.generate_private_key(peer_curve))
-            yield self._ddi(id, recorder, controller, peer_key, digest, outstanding=OUTSTANDING, batch=DDI_BATCH)
+        recorder, operations = self._operations(controller, session)
+        for curve in (EccCurve.P256, EccCurve.P384):
+            yield self._ddi(operations.ecdsa(curve), recorder, controller, outstanding=OUTSTANDING, batch=DDI_BATCH)
 
     def _rsa(self, controller: Controller, session: Session) -> Iterator[Result]:
         """One at a time: two workers are, on many machines, two threads of a core that the peer has to itself."""
-        recorder, through = recorded(controller, session)
-        digest = hashlib.sha256(b"benchmark").digest()
+        recorder, operations = self._operations(controller, session)
         with idle_functions(self._idle):
             for bits in (2048, 3072):
-                own = rsa.generate_private_key(65537, bits)
-                key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
-                through.rsa_mod_exp(key, b"\x00" + os.urandom(bits // 8 - 1), RsaOpType.Sign)
+                operation = operations.rsa(bits)
                 # Provisioning has the device make keys ahead; that is over after the first of the two.
                 before = IdleReading(self._idle)
-                yield self._ddi(f"rsa-{bits}", recorder, controller, der(own), digest, outstanding=1, batch=1)
+                yield self._ddi(operation, recorder, controller, outstanding=1, batch=1)
             yield self._idle_64(before)
+
+    def _operations(self, controller: Controller, session: Session) -> tuple[Recorder, Operations]:
+        recorder, through = recorded(controller, session)
+        return recorder, Operations(session, through, self.openssl, self.soft_hsm)
 
     def _idle_64(self, reading: IdleReading) -> Result:
         """Percent of a CPU since the reading's start, and memory now."""
@@ -255,29 +249,13 @@ class QuickRun(Closing):
         return latency("ring-trap", series, median_p50_ratio(series, "device", "socket", "eventfd"), bytes=16)
 
     def _ddi(
-        self,
-        id: str,
-        recorder: Recorder,
-        controller: Controller,
-        key: bytes,
-        digest: bytes,
-        *,
-        outstanding: int,
-        batch: int,
+        self, operation: Operation, recorder: Recorder, controller: Controller, *, outstanding: int, batch: int
     ) -> Result:
-        """The command recorded last, against a peer's signature with `key`."""
-        assert recorder.session_id is not None
-        work = DdiWork(
-            controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=self._trap.load
-        )
-        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding, batch=batch)}
-        if self.openssl is not None:
-            variants["openssl"] = functools.partial(self.openssl.sign, key, digest)
-        if self.soft_hsm is not None and id == "ecdsa-p256":
-            variants["softhsm2"] = functools.partial(self.soft_hsm.ecdsa_p256, digest)
-        series = self._interleave(variants)
-        work.release()
-        return throughput(id, series, ratios(series, "device"), outstanding=outstanding)
+        """An operation through the device that traps, against its peers."""
+        with ddi_work(operation, recorder, controller, load=self._trap.load) as work:
+            run = functools.partial(work.run, outstanding=outstanding, batch=batch, nap_us=DDI_NAP_US)
+            series = self._interleave({"device": run, **operation.peers})
+        return throughput(operation.id, series, ratios(series, "device"), outstanding=outstanding, batch=batch)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,8 @@ class Result:
     """Samples by variant; the first is the device."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further facts, such as parameters of the run."""
+    doubts: list[str] = field(default_factory=list)
+    """Why this machine cannot tell, however quiet it is."""
 
     @property
     def spread(self) -> float | None:
@@ -69,7 +71,7 @@ class Result:
     @property
     def noisy(self) -> list[str]:
         """Why the figure should not be trusted; empty if it can be."""
-        return [f"{name}: {reason}" for name, samples in self.runs.items() for reason in noise(samples)]
+        return self.doubts + [f"{name}: {reason}" for name, samples in self.runs.items() for reason in noise(samples)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; histograms as text."""

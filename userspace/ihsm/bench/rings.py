@@ -25,6 +25,8 @@ from ihsm_abi.pci import Bar
 
 MAX_LATENCIES: Final = 1 << 20
 """Latencies kept per run; a run with more operations keeps its first."""
+NAP_US: Final = 20
+"""Of a client that has much outstanding: as long as some tens of AES commands take."""
 
 
 class BenchLoopError(DriverError):
@@ -87,15 +89,20 @@ class RingLoad:
             if len(table) != queue.entries:
                 raise ValueError(f"{queue}: {len(table)} entries prepared for a ring of {queue.entries}")
 
-    def closed_loop(self, seconds: float, *, depth: int, batch: int = 1, latencies: bool = False) -> Sample:
-        """Keep up to `depth` commands outstanding on every queue, submitted `batch` at a time."""
+    def closed_loop(
+        self, seconds: float, *, depth: int, batch: int = 1, latencies: bool = False, nap_us: int = NAP_US
+    ) -> Sample:
+        """Keep up to `depth` commands outstanding on every queue, submitted `batch` at a time.
+
+        Where completions are polled, and much is outstanding, the caller naps for `nap_us` between two looks.
+        """
         smallest = min(queue.entries for queue in self._queues)
         if not 1 <= batch <= depth < smallest:
             raise ValueError(f"batches of {batch}, {depth} outstanding: 1 to {smallest - 1} possible")
         room = MAX_LATENCIES if latencies else 0
         return self._run(
             lambda rings, count, result: lib.ihsm_bench_closed_loop(
-                rings, count, depth, batch, int(seconds * 1e9), self._buffer(room), room, result
+                rings, count, depth, batch, int(seconds * 1e9), nap_us * 1000, self._buffer(room), room, result
             ),
             latencies,
         )

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ihsm.bench.device import BenchDevice, provision, provisioned
-from ihsm.bench.peers import Library
-from ihsm.bench.sample import LEAST_S, Load, Runner
-from ihsm.bench.workloads import AesWork
+from ihsm.bench.sample import LEAST_S, Load
 from ihsm.ddi import Session
 from ihsm.driver import Controller, DriverOptions
 
@@ -73,13 +70,6 @@ def proportional_bytes(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/{pid}/smaps_rollup has no Pss line")
-
-
-def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:
-    """The same work by a library."""
-    if cipher == "gcm":
-        return functools.partial(library.gcm, work.buffers, work.aad_bytes, work.size)
-    return functools.partial(library.xts, work.buffers, work.size)
 
 
 def der(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:

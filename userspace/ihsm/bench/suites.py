@@ -5,18 +5,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
-
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ihsm.bench.api import api
 from ihsm.bench.client import client
 from ihsm.bench.device import BenchDevice, provision
 from ihsm.bench.kmod import kmod
+from ihsm.bench.operations import DERIVE, ENCRYPT, Operation, Operations, shared_secret
 from ihsm.bench.peers import aws_lc, pyca_gcm, soft_hsm, system_openssl
 from ihsm.bench.results import Result, latency, throughput
 from ihsm.bench.rings import primitive
@@ -28,15 +25,13 @@ from ihsm.bench.setups import (
     WAITING,
     IdleReading,
     Place,
-    der,
-    library_runner,
     proportional_bytes,
 )
 from ihsm.bench.trace import trace
-from ihsm.bench.workloads import DdiWork, aes_work, recorded
-from ihsm.ddi import Key, KeyRequest, Session
+from ihsm.bench.workloads import aes_work, ddi_work, library_runner, recorded
+from ihsm.ddi import Key, Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm_abi.ddi import AesKeySize, AesOp, EccCurve, HashAlgorithm, KeyClass, KeyType, KeyUsage, RsaOpType
+from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyType
 
 SECONDS: Final = 0.3
 """Of a run that is not one of interleaved pairs."""
@@ -53,9 +48,6 @@ IDLE_WINDOW_S: Final = 0.5
 SETTLED_PERCENT: Final = 3.0
 """CPU above which a device without work is taken to be making keys still; a sleeping poller takes about 2 %."""
 SETTLING_S: Final = 10.0
-
-DERIVE: Final = KeyRequest(KeyUsage.Derive)
-ENCRYPT: Final = KeyRequest(KeyUsage.EncryptDecrypt)
 
 Advance = Callable[[str], None]
 """Called with what has just been measured."""
@@ -151,25 +143,17 @@ def ddi(place: Place, advance: Advance) -> list[Result]:
     try:
         with place.function(TRAP_DEVICE, WAITING) as (controller, session, load):
             recorder, through = recorded(controller, session)
-            for name, call, peers in _operations(session, through):
-                if hsm is not None and name == "ecdsa-p256":
-                    peers["softhsm2"] = functools.partial(hsm.ecdsa_p256, bytes(32))
-                call()
-                assert recorder.session_id is not None
-                work = DdiWork(
-                    controller, recorder.message, recorder.session_id, queue=controller.hsm_queues[0], load=load
-                )
-                for outstanding in OUTSTANDING:
-                    variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding)}
-                    if outstanding == max(OUTSTANDING):
-                        variants |= peers
-                    series = interleave(variants, pairs=PEER_PAIRS)
-                    costs = ratios(series, "device")
-                    results.append(
-                        throughput(f"{name}-outstanding-{outstanding}", series, costs, outstanding=outstanding)
-                    )
-                    advance(results[-1].id)
-                work.release()
+            for operation in _operations(Operations(session, through, system_openssl(), hsm)):
+                with ddi_work(operation, recorder, controller, load=load) as work:
+                    for outstanding in OUTSTANDING:
+                        variants: dict[str, Runner] = {"device": functools.partial(work.run, outstanding=outstanding)}
+                        if outstanding == max(OUTSTANDING):
+                            variants |= operation.peers
+                        series = interleave(variants, pairs=PEER_PAIRS)
+                        costs = ratios(series, "device")
+                        name = f"{operation.id}-outstanding-{outstanding}"
+                        results.append(throughput(name, series, costs, outstanding=outstanding))
+                        advance(name)
             for result in _derivations(session, load):
                 results.append(result)
                 advance(result.id)
@@ -179,51 +163,21 @@ def ddi(place: Place, advance: Advance) -> list[Result]:
     return results
 
 
-def _operations(session: Session, through: Session) -> Iterator[tuple[str, Callable[[], object], dict[str, Runner]]]:
-    """Operations whose message may be sent again: name, a call that sends it once, peers."""
-    openssl = system_openssl()
-
-    def signer(key: bytes, digest: bytes) -> dict[str, Runner]:
-        return {} if openssl is None else {"openssl": functools.partial(openssl.sign, key, digest)}
-
-    for curve, algorithm, own_curve in (
-        (EccCurve.P256, HashAlgorithm.Sha256, ec.SECP256R1()),
-        (EccCurve.P384, HashAlgorithm.Sha384, ec.SECP384R1()),
-        (EccCurve.P521, HashAlgorithm.Sha512, ec.SECP521R1()),
-    ):
-        digest = hashlib.new(algorithm.name.lower(), b"benchmark").digest()
-        key = session.generate_ecc_key(curve, KeyRequest(KeyUsage.SignVerify))
-        peers = signer(der(ec.generate_private_key(own_curve)), digest)
-        yield f"ecdsa-{curve.name.lower()}", functools.partial(through.ecc_sign, key, digest, algorithm), peers
-    digest = hashlib.sha256(b"benchmark").digest()
+def _operations(operations: Operations) -> Iterator[Operation]:
+    for curve in (EccCurve.P256, EccCurve.P384, EccCurve.P521):
+        yield operations.ecdsa(curve)
     for bits in (2048, 3072, 4096):
-        own = rsa.generate_private_key(65537, bits)
-        key = session.import_key(der(own), KeyClass.RsaCrt, KeyRequest(KeyUsage.SignVerify))
-        message = b"\0" + os.urandom(bits // 8 - 1)
-        yield (
-            f"rsa-{bits}",
-            functools.partial(through.rsa_mod_exp, key, message, RsaOpType.Sign),
-            signer(der(own), digest),
-        )
-    secret = session.generate_aes_key(AesKeySize.Aes256, KeyRequest(KeyUsage.EncryptDecrypt))
-    data, iv = bytes(1024), bytes(16)
-    yield "aes-cbc-1024", functools.partial(through.aes_cbc, secret, AesOp.Encrypt, data, iv), {}
-    shared = _shared_secret(session)
-    hmac_key = session.hkdf(shared, HashAlgorithm.Sha256, KeyType.HmacSha256, KeyRequest(KeyUsage.SignVerify))
-    yield "hmac-sha256-1024", functools.partial(through.hmac, hmac_key, data), {}
-
-
-def _shared_secret(session: Session) -> Key:
-    pair, peer = (session.generate_ecc_key(EccCurve.P256, DERIVE) for _ in range(2))
-    assert peer.public_key_der is not None
-    return session.ecdh(pair, peer.public_key_der, KeyType.Secret256, DERIVE)
+        yield operations.rsa(bits)
+    yield operations.cbc(1024)
+    for message_bytes in (64, 1024):
+        yield operations.hmac(message_bytes)
 
 
 def _derivations(session: Session, load: Load | None) -> Iterator[Result]:
     """Operations that make a key, from Python; the key is deleted again, so each is two commands."""
     pair, peer = (session.generate_ecc_key(EccCurve.P256, DERIVE) for _ in range(2))
     assert peer.public_key_der is not None
-    point, shared = peer.public_key_der, _shared_secret(session)
+    point, shared = peer.public_key_der, shared_secret(session)
     makers: dict[str, Callable[[], Key]] = {
         "ecdh-p256": lambda: session.ecdh(pair, point, KeyType.Secret256, DERIVE),
         "hkdf-sha256": lambda: session.hkdf(shared, HashAlgorithm.Sha256, KeyType.Aes256, ENCRYPT),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm.bench.device import bulk_keys
-from ihsm.bench.peers import Buffers
-from ihsm.bench.rings import RingLoad
-from ihsm.bench.sample import Load, Sample
+from ihsm.bench.operations import Operation
+from ihsm.bench.peers import Buffers, Library
+from ihsm.bench.rings import NAP_US, RingLoad
+from ihsm.bench.sample import Load, Runner, Sample
 from ihsm.ddi import Partition, Session
 from ihsm.driver import AesQueue, Controller, FastPathSession, HsmQueue, HsmReply
 from ihsm.driver.aes_batch import gcm_entries, xts_entries
@@ -125,9 +127,12 @@ class DdiWork:
         table["session_id"] = session_id
         self.ring = RingLoad(controller, [queue], [table], load)
 
-    def run(self, seconds: float, *, outstanding: int, batch: int = 1) -> Sample:
-        """Keep up to so many commands outstanding; latencies are recorded where they are submitted one by one."""
-        return self.ring.closed_loop(seconds, depth=outstanding, batch=batch, latencies=batch == 1)
+    def run(self, seconds: float, *, outstanding: int, batch: int = 1, nap_us: int = NAP_US) -> Sample:
+        """Keep up to so many commands outstanding; latencies are recorded where they are submitted one by one.
+
+        For `nap_us` see `RingLoad.closed_loop`.
+        """
+        return self.ring.closed_loop(seconds, depth=outstanding, batch=batch, latencies=batch == 1, nap_us=nap_us)
 
     def response(self, slot: int) -> bytes:
         """What lies in the response page of a slot."""
@@ -153,3 +158,27 @@ def aes_work(
             yield work
         finally:
             work.release()
+
+
+@contextmanager
+def ddi_work(
+    operation: Operation, recorder: Recorder, controller: Controller, *, queue: HsmQueue | None = None,
+    load: Load | None = None,
+) -> Iterator[DdiWork]:  # fmt: skip
+    """`DdiWork` of an operation that `recorder` sees sent, on the first queue or the one given, released afterwards."""
+    operation.send()
+    assert recorder.session_id is not None
+    work = DdiWork(
+        controller, recorder.message, recorder.session_id, queue=queue or controller.hsm_queues[0], load=load
+    )
+    try:
+        yield work
+    finally:
+        work.release()
+
+
+def library_runner(library: Library, work: AesWork, cipher: str) -> Runner:
+    """The same work by a library."""
+    if cipher == "gcm":
+        return functools.partial(library.gcm, work.buffers, work.aad_bytes, work.size)
+    return functools.partial(library.xts, work.buffers, work.size)

@@ -21,15 +21,16 @@ from ihsm.cli.output_files import OUTPUT_FILE, write_output
 if TYPE_CHECKING:
     from ihsm.bench.compare import Change
 
-NAMES: Final = ("ring", "aes", "ddi", "client", "api", "kmod", "scale", "trace", "guest", "soak")
+NAMES: Final = ("targets", "ring", "aes", "ddi", "client", "api", "kmod", "scale", "trace", "guest", "soak")
 
 
 @click.command(
     help="""Measure rings, AES, DDI operations, the Python client, the key API, the driver model, scale and traces, with
     peers beside them.
 
-    SUITE is ring, aes, ddi, client, api, kmod, scale, trace, guest or soak; without any: the quick figures. soak puts
-    mixed load on 16 queues and fails if a completion is lost, comes twice or tells of an error.
+    SUITE is targets, ring, aes, ddi, client, api, kmod, scale, trace, guest or soak; without any: the quick figures.
+    targets has these and every other target of a device but those of api, kmod, trace and guest. soak puts mixed load
+    on 16 queues and fails if a completion is lost, comes twice or tells of an error.
     """,
 )
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
@@ -106,10 +107,14 @@ def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: flo
     machine = describe()
     records: list[dict[str, Any]] = []
     if quick:
-        found, machine["peers"] = _run_quick()
+        found, machine["peers"] = _run_figures("quick")
         records += found
     for suite in suites:
-        records += _run_suite(suite, device, seconds, wait_s)
+        if suite == "targets":
+            found, machine["peers"] = _run_figures(suite)
+            records += found
+        else:
+            records += _run_suite(suite, device, seconds, wait_s)
     wall_s = time.monotonic() - start
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     machine |= others.since_start(sum(used.ru_utime + used.ru_stime for used in usage), wall_s)
@@ -123,10 +128,13 @@ def measure(suites: Sequence[str], quick: bool, device: str | None, seconds: flo
     return {"format": FORMAT, "seconds": wall_s, "results": records, "machine": machine, "targets": judged}
 
 
-def _run_quick() -> tuple[list[dict[str, Any]], dict[str, str | None]]:
+def _run_figures(title: str) -> tuple[list[dict[str, Any]], dict[str, str | None]]:
+    """Figures of private devices that are started together: the quick ones, or all that have targets."""
+    from ihsm.bench.all_targets import AllTargets
     from ihsm.bench.quick import QuickRun
 
-    with _progress("quick", None) as (advance, set_total), QuickRun(lambda: advance("")) as run:
+    kind = AllTargets if title == "targets" else QuickRun
+    with _progress(title, None) as (advance, set_total), kind(lambda: advance("")) as run:
         set_total(run.rounds)
         return [result.to_json() for _, step in run.groups() for result in step()], run.peers
 

@@ -38,9 +38,13 @@ struct ihsm_bench_ring {
     uint16_t *free;         /* command ids that are not outstanding, the first `entries - outstanding` */
 };
 
-/* Keep `depth` commands outstanding on each ring, submitting `batch` at a time, for at least min_ns, then drain. */
+/*
+ * Keep `depth` commands outstanding on each ring, submitting `batch` at a time, for at least min_ns, then drain. Where
+ * completions are polled, and enough is outstanding, the caller sleeps for nap_ns between two looks, below a second.
+ */
 int ihsm_bench_closed_loop(struct ihsm_bench_ring *rings, uint32_t count, uint32_t depth, uint32_t batch,
-                           uint64_t min_ns, uint32_t *latencies_ns, uint64_t room, struct ihsm_bench_result *result);
+                           uint64_t min_ns, uint32_t nap_ns, uint32_t *latencies_ns, uint64_t room,
+                           struct ihsm_bench_result *result);
 /* Submit one command every interval_ns whether or not earlier ones are done; latency counts from when it was due. */
 int ihsm_bench_open_loop(struct ihsm_bench_ring *ring, uint64_t interval_ns, uint64_t min_ns, uint32_t *latencies_ns,
                          uint64_t room, struct ihsm_bench_result *result);
@@ -67,6 +71,12 @@ int ihsm_bench_gcm(struct ihsm_bench_library *library, const uint8_t key[32], co
 int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], const uint8_t *source, uint8_t *target,
                    uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
                    struct ihsm_bench_result *result);
+int ihsm_bench_cbc(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *source, uint8_t *target,
+                   uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
+                   struct ihsm_bench_result *result);
+/* HMAC-SHA-256 of one message; cached context, keyed once. */
+int ihsm_bench_hmac(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *message, uint32_t bytes,
+                    uint64_t min_ns, struct ihsm_bench_result *result);
 /* Signatures over a digest with a private key (DER). */
 int ihsm_bench_sign(struct ihsm_bench_library *library, const uint8_t *der, size_t der_bytes, const uint8_t *digest,
                     size_t digest_bytes, uint64_t min_ns, struct ihsm_bench_result *result);

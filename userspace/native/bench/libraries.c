@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,13 @@
     X(void, EVP_CIPHER_CTX_free, (void *))                                                                             \
     X(const void *, EVP_aes_256_gcm, (void))                                                                           \
     X(const void *, EVP_aes_256_xts, (void))                                                                           \
+    X(const void *, EVP_aes_256_cbc, (void))                                                                           \
+    X(const void *, EVP_sha256, (void))                                                                                \
+    X(void *, HMAC_CTX_new, (void))                                                                                    \
+    X(void, HMAC_CTX_free, (void *))                                                                                   \
+    X(int, HMAC_Init_ex, (void *, const void *, int, const void *, void *))                                            \
+    X(int, HMAC_Update, (void *, const uint8_t *, size_t))                                                             \
+    X(int, HMAC_Final, (void *, uint8_t *, unsigned *))                                                                \
     X(int, EVP_EncryptInit_ex, (void *, const void *, void *, const uint8_t *, const uint8_t *))                       \
     X(int, EVP_EncryptUpdate, (void *, uint8_t *, int *, const uint8_t *, int))                                        \
     X(int, EVP_EncryptFinal_ex, (void *, uint8_t *, int *))                                                            \
@@ -40,7 +48,7 @@ struct ihsm_bench_library {
     FUNCTIONS(MEMBER)
 };
 
-enum { VERSION_TEXT = 0, GET_TAG = 0x10, TAG_BYTES = 16, MAX_SIGNATURE = 1024 };
+enum { VERSION_TEXT = 0, GET_TAG = 0x10, TAG_BYTES = 16, HMAC_TAG_BYTES = 32, MAX_SIGNATURE = 1024 };
 
 struct ihsm_bench_library *ihsm_bench_aws_lc(void) {
     static struct ihsm_bench_library library;
@@ -112,23 +120,24 @@ int ihsm_bench_gcm(struct ihsm_bench_library *library, const uint8_t key[32], co
     return good ? 0 : -EIO;
 }
 
-int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], const uint8_t *source, uint8_t *target,
-                   uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
+/* A cipher without tag whose IV, or tweak, has 16 bytes; of CBC whole blocks. */
+static int encrypt(struct ihsm_bench_library *library, const void *cipher, const uint8_t *key, const uint8_t *source,
+                   uint8_t *target, uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
                    struct ihsm_bench_result *result) {
     uint32_t burst = calls_per_clock(bytes), buffer = 0;
     void *context = library->EVP_CIPHER_CTX_new();
-    uint8_t tweak[16] = {0};
+    uint8_t iv[16] = {0};
     uint64_t end, count = 0;
     int good = context != NULL, length;
 
-    good = good && library->EVP_EncryptInit_ex(context, library->EVP_aes_256_xts(), NULL, key, tweak);
+    good = good && library->EVP_EncryptInit_ex(context, cipher, NULL, key, iv);
     ihsm_measure_begin(result);
     end = result->wall_ns + min_ns;
     while (good && ihsm_goes_on(result, ihsm_now_ns(), end)) {
         for (uint32_t i = 0; i < burst; i++) {
             count++;
-            memcpy(tweak, &count, sizeof count);
-            good &= library->EVP_EncryptInit_ex(context, NULL, NULL, NULL, tweak);
+            memcpy(iv, &count, sizeof count);
+            good &= library->EVP_EncryptInit_ex(context, NULL, NULL, NULL, iv);
             good &= library->EVP_EncryptUpdate(context, target + buffer * stride, &length, source + buffer * stride,
                                                (int)bytes);
             buffer = buffer + 1 < buffers ? buffer + 1 : 0;
@@ -137,6 +146,42 @@ int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], co
     }
     ihsm_measure_end(result);
     library->EVP_CIPHER_CTX_free(context);
+    return good ? 0 : -EIO;
+}
+
+int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], const uint8_t *source, uint8_t *target,
+                   uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
+                   struct ihsm_bench_result *result) {
+    return encrypt(library, library->EVP_aes_256_xts(), key, source, target, buffers, stride, bytes, min_ns, result);
+}
+
+int ihsm_bench_cbc(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *source, uint8_t *target,
+                   uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
+                   struct ihsm_bench_result *result) {
+    return encrypt(library, library->EVP_aes_256_cbc(), key, source, target, buffers, stride, bytes, min_ns, result);
+}
+
+int ihsm_bench_hmac(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *message, uint32_t bytes,
+                    uint64_t min_ns, struct ihsm_bench_result *result) {
+    uint32_t burst = calls_per_clock(bytes);
+    void *context = library->HMAC_CTX_new();
+    uint8_t tag[HMAC_TAG_BYTES];
+    unsigned length;
+    uint64_t end;
+    int good = context && library->HMAC_Init_ex(context, key, HMAC_TAG_BYTES, library->EVP_sha256(), NULL);
+
+    ihsm_measure_begin(result);
+    end = result->wall_ns + min_ns;
+    while (good && ihsm_goes_on(result, ihsm_now_ns(), end)) {
+        for (uint32_t i = 0; i < burst; i++) {
+            good &= library->HMAC_Init_ex(context, NULL, 0, NULL, NULL); /* the same key again */
+            good &= library->HMAC_Update(context, message, bytes);
+            good &= library->HMAC_Final(context, tag, &length);
+        }
+        result->operations += burst;
+    }
+    ihsm_measure_end(result);
+    library->HMAC_CTX_free(context);
     return good ? 0 : -EIO;
 }
 

@@ -13,10 +13,9 @@
 #define LOST_NS UINT64_C(10000000000)
 #define EVENT_WAIT_MS 100
 /*
- * A client that has plenty outstanding and does not look at latencies naps so long: where two CPUs are threads of one
- * core, spinning would slow the device by half, while its peers have the core to themselves.
+ * A client that has plenty outstanding, so much at least, and does not look at latencies naps: where two CPUs are
+ * threads of one core, spinning would slow the device by half, while its peers have the core to themselves.
  */
-#define NAP_NS 20000
 #define MIN_DEPTH_TO_NAP 16
 
 static int ring_doorbell(struct ihsm_bench_ring *ring, uint32_t offset, uint32_t value) {
@@ -93,8 +92,8 @@ static int reap(struct ihsm_bench_ring *ring, uint32_t batch, uint32_t *latencie
     return error ? error : (int)count;
 }
 
-static int wait_for_any(struct ihsm_bench_ring *rings, int plenty) {
-    const struct timespec nap = {.tv_nsec = NAP_NS};
+static int wait_for_any(struct ihsm_bench_ring *rings, int plenty, uint32_t nap_ns) {
+    const struct timespec nap = {.tv_nsec = nap_ns};
 
     /* Rings of one run share a vector or are polled. */
     if (rings[0].event < 0) {
@@ -129,7 +128,8 @@ static int serve(struct ihsm_bench_ring *rings, uint32_t count, uint32_t depth, 
 }
 
 int ihsm_bench_closed_loop(struct ihsm_bench_ring *rings, uint32_t count, uint32_t depth, uint32_t batch,
-                           uint64_t min_ns, uint32_t *latencies_ns, uint64_t room, struct ihsm_bench_result *result) {
+                           uint64_t min_ns, uint32_t nap_ns, uint32_t *latencies_ns, uint64_t room,
+                           struct ihsm_bench_result *result) {
     uint64_t end, progress_ns;
     uint32_t left, rounds = 0;
     int open = 1, may_nap = !latencies_ns && depth >= MIN_DEPTH_TO_NAP;
@@ -163,7 +163,7 @@ int ihsm_bench_closed_loop(struct ihsm_bench_ring *rings, uint32_t count, uint32
         for (uint32_t i = 0; i < count; i++)
             left += rings[i].outstanding;
         if (!progress && left)
-            wait_for_any(rings, may_nap && left > count * depth / 2);
+            wait_for_any(rings, may_nap && left > count * depth / 2, nap_ns);
     } while (open || left);
     ihsm_measure_end(result);
     return 0;

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every target of a device on this machine: `ihsm bench targets`. Those of `--quick`, and what does not fit there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+
+from ihsm.bench.client import CLIENT, sign_many_python
+from ihsm.bench.device import BenchDevice, provisioned
+from ihsm.bench.machine import smt_siblings
+from ihsm.bench.operations import Operations
+from ihsm.bench.quick import DDI_BATCH, DDI_NAP_US, OUTSTANDING, QuickRun, Step
+from ihsm.bench.results import WALL, Result, throughput
+from ihsm.bench.sample import Runner, Sample, interleave, latencies_us, ratios
+from ihsm.bench.setups import THROUGHPUT_DEVICE, TRAP_DEVICE, WAITING
+from ihsm.bench.workloads import ddi_work, recorded
+from ihsm.driver import DriverOptions
+from ihsm.errors import IhsmError
+from ihsm.kept import MODULE_OPTIONS
+from ihsm_abi.ddi import EccCurve
+
+MANY: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, hsm_entries=257, buffer_bytes=8 << 20)
+"""Room for what arrays have outstanding, and a client that naps between looks at the ring."""
+MANY_OUTSTANDING: Final = 256
+MANY_BATCH: Final = 64
+ASLEEP_US: Final = 400
+"""Of the client between two looks, where it is to leave both processors to the device: a tenth of what it has out."""
+BOTH: Final = DriverOptions(spin_us=0, hsm_queues=2, aes_queues=1, hsm_entries=32)
+"""A queue with much outstanding, and one for who waits for each command; both sleep until an interrupt."""
+BESIDE_S: Final = 0.4
+"""Of a run beside RSA: a 99th percentile wants many commands."""
+RSA_HEAD_START_S: Final = 0.02
+STARTS: Final = 7
+START_TIMEOUT_S: Final = 120.0
+P99: Final = 99.0
+
+
+class CommandFailedError(IhsmError):
+    """A command whose start was to be measured failed."""
+
+
+class AllTargets(QuickRun):
+    """The quick figures and the rest; what is only for the rest has devices of its own."""
+
+    def groups(self) -> list[tuple[str, Step]]:
+        """The steps, in order."""
+        return [
+            *super().groups(),
+            ("RSA-4096", self.rsa_4096),
+            ("HMAC and CBC", self.short),
+            ("two device threads", self.threads),
+            ("ECDSA beside RSA", self.beside_rsa),
+            ("arrays from Python", self.arrays),
+            ("start", lambda: [cli_start(self.repeated(STARTS))]),
+        ]
+
+    @property
+    def figures_with_pairs(self) -> int:
+        """Those of `--quick` and six more."""
+        return super().figures_with_pairs + 6
+
+    def repeated(self, times: int) -> int:
+        """So many, or less where rounds are few."""
+        return min(times, self.pairs)
+
+    def rsa_4096(self) -> list[Result]:
+        """rsa-4096, beside what `--quick` has of RSA."""
+        with provisioned(self._trap, WAITING) as (controller, session):
+            recorder, operations = self._operations(controller, session)
+            return [self._ddi(operations.rsa(4096), recorder, controller, outstanding=1, batch=1)]
+
+    def short(self) -> list[Result]:
+        """hmac-sha256-64, cbc-1024: as arrays have them outstanding, with doorbells through a page."""
+        results = []
+        with provisioned(self._busy, MANY) as (controller, session):
+            recorder, operations = self._operations(controller, session)
+            for operation in (operations.hmac(64), operations.cbc(1024)):
+                with ddi_work(operation, recorder, controller, load=self._busy.load) as work:
+                    run = functools.partial(work.run, outstanding=MANY_OUTSTANDING, batch=MANY_BATCH, nap_us=DDI_NAP_US)
+                    series = self._interleave({"device": run, **operation.peers})
+                found = ratios(series, "device")
+                results.append(throughput(operation.id, series, found, outstanding=MANY_OUTSTANDING, batch=MANY_BATCH))
+        return results
+
+    def threads(self) -> list[Result]:
+        """ddi-threads: wall time, P-256 by two threads of a device against one, while the client is mostly asleep."""
+        with contextlib.ExitStack() as stack:
+            variants: dict[str, Runner] = {}
+            for name, count in (("two_threads", 2), ("one_thread", 1)):
+                arguments = (*THROUGHPUT_DEVICE, "--hsm-threads", str(count))
+                device = stack.enter_context(contextlib.closing(BenchDevice(arguments)))
+                controller, session = stack.enter_context(provisioned(device, MANY))
+                recorder, through = recorded(controller, session)
+                operation = Operations(session, through, None, None).ecdsa(EccCurve.P256)
+                work = stack.enter_context(ddi_work(operation, recorder, controller, load=device.load))
+                variants[name] = functools.partial(
+                    work.run, outstanding=MANY_OUTSTANDING, batch=MANY_BATCH, nap_us=ASLEEP_US
+                )
+            series = self._interleave(variants)
+        found = ratios(series, "two_threads", lambda sample: sample.wall_per_op_s)
+        result = throughput("ddi-threads", series, found, ratio_clock=WALL, outstanding=MANY_OUTSTANDING)
+        result.doubts += two_cores_doubt(smt_siblings())
+        return [result]
+
+    def beside_rsa(self) -> list[Result]:
+        """ecdsa-p99-beside-rsa: wall time of one P-256 signature at a time, with the lane and without."""
+        with contextlib.ExitStack() as stack:
+            variants: dict[str, Runner] = {}
+            for name in ("on", "off"):
+                device = stack.enter_context(
+                    contextlib.closing(BenchDevice((*TRAP_DEVICE, "--resources", "2", "--express", name)))
+                )
+                controller, session = stack.enter_context(provisioned(device, BOTH))
+                recorder, through = recorded(controller, session)
+                operations = Operations(session, through, None, None)
+                queues = controller.hsm_queues
+                rsa = stack.enter_context(ddi_work(operations.rsa(4096), recorder, controller, queue=queues[1]))
+                signature = stack.enter_context(
+                    ddi_work(operations.ecdsa(EccCurve.P256), recorder, controller, queue=queues[0], load=device.load)
+                )
+                variants[f"express_{name}"] = beside(
+                    functools.partial(signature.run, outstanding=1),
+                    functools.partial(rsa.run, outstanding=OUTSTANDING, batch=DDI_BATCH),
+                )
+            series = self._interleave(variants, BESIDE_S)
+        p99 = {name: float(np.percentile(latencies_us(samples), P99)) for name, samples in series.items()}
+        more = {f"{name}_p99_us": value for name, value in p99.items()}
+        ratio = {"express_off": p99["express_on"] / p99["express_off"]}
+        p50 = float(np.median(latencies_us(series["express_on"])))
+        return [
+            Result(
+                "ecdsa-p99-beside-rsa", p99["express_on"], "us", ratio, ratio_clock=WALL, p50_us=p50, runs=series,
+                more=more,
+            )
+        ]  # fmt: skip
+
+    def arrays(self) -> list[Result]:
+        """sign-many-python."""
+        with provisioned(self._quick, CLIENT) as (controller, session):
+            return [
+                sign_many_python(controller, session, self._quick.load, peer=self.soft_hsm, rounds=self._interleave)
+            ]
+
+
+def beside(measured: Runner, neighbour: Runner) -> Runner:
+    """Runs of one while another, in a thread of its own, is at work before it begins and until it has ended."""
+
+    def run(seconds: float) -> Sample:
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(neighbour, seconds + 2 * RSA_HEAD_START_S)
+            time.sleep(RSA_HEAD_START_S)
+            sample = measured(seconds)
+            other.result()
+        return sample
+
+    return run
+
+
+def two_cores_doubt(cores: Sequence[Sequence[int]]) -> list[str]:
+    """Why two threads cannot be told from one on CPUs of which each list is one core's; empty if they can."""
+    if len(cores) > 1:
+        return []
+    return ["all CPUs are threads of one core: there is no second for a second thread"]
+
+
+def cli_start(times: int) -> Result:
+    """`ihsm --version` and `ihsm status` of a served function, whole processes, wall time."""
+    with contextlib.closing(BenchDevice()) as device:
+        commands = {
+            "status": ["status", "--device", f"vfio-user:{device.process.socket_path}"],
+            "version": ["--version"],
+        }
+        taken = interleave(
+            {name: functools.partial(_once, arguments) for name, arguments in commands.items()}, pairs=times
+        )  # fmt: skip
+    seconds = {f"{name}_s": statistics.median(run.wall_s for run in runs) for name, runs in taken.items()}
+    return Result("cli-start", seconds["status_s"], "s", ratio_clock=WALL, runs=taken, more=seconds)
+
+
+def _once(arguments: Sequence[str], seconds: float) -> Sample:
+    """One process, however long it may take.
+
+    Raises:
+        CommandFailedError: it ended with another status than 0, or not at all.
+    """
+    del seconds
+    command = [sys.executable, *MODULE_OPTIONS, "ihsm", *arguments]
+    before, began = os.times(), time.perf_counter()
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=START_TIMEOUT_S, check=True)
+    except subprocess.SubprocessError as error:
+        raise CommandFailedError(f"ihsm {arguments[0]}: {error}") from None
+    wall_s, after = time.perf_counter() - began, os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return Sample(operations=1, wall_s=wall_s, client_cpu_s=cpu_s)
