@@ -114,10 +114,11 @@ bool ihsm_put_slow(struct ihsm_engine *engine, const struct ihsm_command *comman
         waiting->count++;
         if (was_empty)
             enlist(slow, engine);
-        pthread_cond_signal(&slow->filled);
     }
     pthread_mutex_unlock(&slow->lock);
-    if (!room)
+    if (room) /* without the lock, for which who is woken would wait at once */
+        pthread_cond_signal(&slow->filled);
+    else
         free(kept);
     return room;
 }

@@ -20,12 +20,11 @@ import numpy as np
 from ihsm.bench.client import CLIENT, sign_many_python
 from ihsm.bench.device import BenchDevice, provisioned
 from ihsm.bench.machine import smt_siblings
-from ihsm.bench.operations import Operations
 from ihsm.bench.quick import DDI_BATCH, DDI_NAP_US, OUTSTANDING, QuickRun, Step
 from ihsm.bench.results import WALL, Result, throughput
-from ihsm.bench.sample import Runner, Sample, interleave, latencies_us, ratios
+from ihsm.bench.sample import Runner, Sample, Series, interleave, latencies_us, ratios
 from ihsm.bench.setups import THROUGHPUT_DEVICE, TRAP_DEVICE, WAITING
-from ihsm.bench.workloads import ddi_work, recorded
+from ihsm.bench.workloads import ddi_work
 from ihsm.driver import DriverOptions
 from ihsm.errors import IhsmError
 from ihsm.kept import MODULE_OPTIONS
@@ -97,13 +96,12 @@ class AllTargets(QuickRun):
     def threads(self) -> list[Result]:
         """ddi-threads: wall time, P-256 by two threads of a device against one, while the client is mostly asleep."""
         with contextlib.ExitStack() as stack:
+            one = stack.enter_context(contextlib.closing(BenchDevice((*THROUGHPUT_DEVICE, "--hsm-threads", "1"))))
             variants: dict[str, Runner] = {}
-            for name, count in (("two_threads", 2), ("one_thread", 1)):
-                arguments = (*THROUGHPUT_DEVICE, "--hsm-threads", str(count))
-                device = stack.enter_context(contextlib.closing(BenchDevice(arguments)))
+            for name, device in (("two_threads", self._busy), ("one_thread", one)):
                 controller, session = stack.enter_context(provisioned(device, MANY))
-                recorder, through = recorded(controller, session)
-                operation = Operations(session, through, None, None).ecdsa(EccCurve.P256)
+                recorder, operations = self._operations(controller, session)
+                operation = operations.ecdsa(EccCurve.P256)
                 work = stack.enter_context(ddi_work(operation, recorder, controller, load=device.load))
                 variants[name] = functools.partial(
                     work.run, outstanding=MANY_OUTSTANDING, batch=MANY_BATCH, nap_us=ASLEEP_US
@@ -117,34 +115,24 @@ class AllTargets(QuickRun):
     def beside_rsa(self) -> list[Result]:
         """ecdsa-p99-beside-rsa: wall time of one P-256 signature at a time, with the lane and without."""
         with contextlib.ExitStack() as stack:
+            without = BenchDevice((*TRAP_DEVICE, "--resources", "2", "--express", "off"))
+            stack.callback(without.close)
             variants: dict[str, Runner] = {}
-            for name in ("on", "off"):
-                device = stack.enter_context(
-                    contextlib.closing(BenchDevice((*TRAP_DEVICE, "--resources", "2", "--express", name)))
-                )
+            for name, device in (("express_on", self._trap), ("express_off", without)):
                 controller, session = stack.enter_context(provisioned(device, BOTH))
-                recorder, through = recorded(controller, session)
-                operations = Operations(session, through, None, None)
-                queues = controller.hsm_queues
-                rsa = stack.enter_context(ddi_work(operations.rsa(4096), recorder, controller, queue=queues[1]))
+                recorder, operations = self._operations(controller, session)
+                first, second = controller.hsm_queues
+                rsa = stack.enter_context(ddi_work(operations.rsa(4096), recorder, controller, queue=second))
+                operation = operations.ecdsa(EccCurve.P256)
                 signature = stack.enter_context(
-                    ddi_work(operations.ecdsa(EccCurve.P256), recorder, controller, queue=queues[0], load=device.load)
+                    ddi_work(operation, recorder, controller, queue=first, load=device.load)
                 )
-                variants[f"express_{name}"] = beside(
+                variants[name] = beside(
                     functools.partial(signature.run, outstanding=1),
                     functools.partial(rsa.run, outstanding=OUTSTANDING, batch=DDI_BATCH),
                 )
             series = self._interleave(variants, BESIDE_S)
-        p99 = {name: float(np.percentile(latencies_us(samples), P99)) for name, samples in series.items()}
-        more = {f"{name}_p99_us": value for name, value in p99.items()}
-        ratio = {"express_off": p99["express_on"] / p99["express_off"]}
-        p50 = float(np.median(latencies_us(series["express_on"])))
-        return [
-            Result(
-                "ecdsa-p99-beside-rsa", p99["express_on"], "us", ratio, ratio_clock=WALL, p50_us=p50, runs=series,
-                more=more,
-            )
-        ]  # fmt: skip
+        return [_tail("ecdsa-p99-beside-rsa", series)]
 
     def arrays(self) -> list[Result]:
         """sign-many-python."""
@@ -152,6 +140,22 @@ class AllTargets(QuickRun):
             return [
                 sign_many_python(controller, session, self._quick.load, peer=self.soft_hsm, rounds=self._interleave)
             ]
+
+
+def _tail(id: str, series: Series) -> Result:
+    """The 99th percentile of the first variant's latencies, over that of the second."""
+    p99 = {name: float(np.percentile(latencies_us(samples), P99)) for name, samples in series.items()}
+    ours, theirs = series
+    return Result(
+        id,
+        p99[ours],
+        "us",
+        {theirs: p99[ours] / p99[theirs]},
+        ratio_clock=WALL,
+        p50_us=float(np.median(latencies_us(series[ours]))),
+        runs=series,
+        more={f"{name}_p99_us": value for name, value in p99.items()},
+    )
 
 
 def beside(measured: Runner, neighbour: Runner) -> Runner:

@@ -74,10 +74,10 @@ class QuickRun(Closing):
         """All at once: what takes time is starting their interpreters."""
         wide = (*THROUGHPUT_DEVICE, "--resources", str(QUEUES // 2))
         wanted = (
-            (THROUGHPUT_DEVICE, 1),
+            ((*THROUGHPUT_DEVICE, "--hsm-threads", "2"), 1),
             (LATENCY_DEVICE, 1),
             (wide, 1),
-            (TRAP_DEVICE, 1),
+            ((*TRAP_DEVICE, "--resources", "2"), 1),
             (TRAP_DEVICE, FUNCTIONS),
         )
         pool = self._stack.enter_context(ThreadPoolExecutor(len(wanted)))
