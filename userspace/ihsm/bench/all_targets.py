@@ -20,10 +20,10 @@ import numpy as np
 from ihsm.bench.client import CLIENT, sign_many_python
 from ihsm.bench.device import BenchDevice, provisioned
 from ihsm.bench.machine import smt_siblings
-from ihsm.bench.quick import DDI_BATCH, DDI_NAP_US, OUTSTANDING, QuickRun, Step
+from ihsm.bench.quick import DDI_BATCH, DDI_NAP_US, OUTSTANDING, Group, QuickRun
 from ihsm.bench.results import WALL, Result, throughput
 from ihsm.bench.sample import Runner, Sample, Series, interleave, latencies_us, ratios
-from ihsm.bench.setups import THROUGHPUT_DEVICE, TRAP_DEVICE, WAITING
+from ihsm.bench.setups import WAITING
 from ihsm.bench.workloads import ddi_work
 from ihsm.driver import DriverOptions
 from ihsm.errors import IhsmError
@@ -51,18 +51,18 @@ class CommandFailedError(IhsmError):
 
 
 class AllTargets(QuickRun):
-    """The quick figures and the rest; what is only for the rest has devices of its own."""
+    """The quick figures and the rest."""
 
-    def groups(self) -> list[tuple[str, Step]]:
+    def groups(self) -> list[Group]:
         """The steps, in order."""
         return [
             *super().groups(),
-            ("RSA-4096", self.rsa_4096),
-            ("HMAC and CBC", self.short),
-            ("two device threads", self.threads),
-            ("ECDSA beside RSA", self.beside_rsa),
-            ("arrays from Python", self.arrays),
-            ("start", lambda: [cli_start(self.repeated(STARTS))]),
+            Group("RSA-4096", self.rsa_4096, ("trap",)),
+            Group("HMAC and CBC", self.short, ("busy",)),
+            Group("two device threads", self.threads, ("busy", "one_thread")),
+            Group("ECDSA beside RSA", self.beside_rsa, ("trap", "without_lane")),
+            Group("arrays from Python", self.arrays, ("quick",)),
+            Group("start", lambda: [cli_start(min(STARTS, self.pairs))]),
         ]
 
     @property
@@ -70,23 +70,19 @@ class AllTargets(QuickRun):
         """Those of `--quick` and six more."""
         return super().figures_with_pairs + 6
 
-    def repeated(self, times: int) -> int:
-        """So many, or less where rounds are few."""
-        return min(times, self.pairs)
-
     def rsa_4096(self) -> list[Result]:
         """rsa-4096, beside what `--quick` has of RSA."""
-        with provisioned(self._trap, WAITING) as (controller, session):
+        with provisioned(self._devices["trap"], WAITING) as (controller, session):
             recorder, operations = self._operations(controller, session)
             return [self._ddi(operations.rsa(4096), recorder, controller, outstanding=1, batch=1)]
 
     def short(self) -> list[Result]:
         """hmac-sha256-64, cbc-1024: as arrays have them outstanding, with doorbells through a page."""
         results = []
-        with provisioned(self._busy, MANY) as (controller, session):
+        with provisioned(self._devices["busy"], MANY) as (controller, session):
             recorder, operations = self._operations(controller, session)
             for operation in (operations.hmac(64), operations.cbc(1024)):
-                with ddi_work(operation, recorder, controller, load=self._busy.load) as work:
+                with ddi_work(operation, recorder, controller, load=self._devices["busy"].load) as work:
                     run = functools.partial(work.run, outstanding=MANY_OUTSTANDING, batch=MANY_BATCH, nap_us=DDI_NAP_US)
                     series = self._interleave({"device": run, **operation.peers})
                 found = ratios(series, "device")
@@ -96,9 +92,8 @@ class AllTargets(QuickRun):
     def threads(self) -> list[Result]:
         """ddi-threads: wall time, P-256 by two threads of a device against one, while the client is mostly asleep."""
         with contextlib.ExitStack() as stack:
-            one = stack.enter_context(contextlib.closing(BenchDevice((*THROUGHPUT_DEVICE, "--hsm-threads", "1"))))
             variants: dict[str, Runner] = {}
-            for name, device in (("two_threads", self._busy), ("one_thread", one)):
+            for name, device in (("two_threads", self._devices["busy"]), ("one_thread", self._devices["one_thread"])):
                 controller, session = stack.enter_context(provisioned(device, MANY))
                 recorder, operations = self._operations(controller, session)
                 operation = operations.ecdsa(EccCurve.P256)
@@ -115,10 +110,8 @@ class AllTargets(QuickRun):
     def beside_rsa(self) -> list[Result]:
         """ecdsa-p99-beside-rsa: wall time of one P-256 signature at a time, with the lane and without."""
         with contextlib.ExitStack() as stack:
-            without = BenchDevice((*TRAP_DEVICE, "--resources", "2", "--express", "off"))
-            stack.callback(without.close)
             variants: dict[str, Runner] = {}
-            for name, device in (("express_on", self._trap), ("express_off", without)):
+            for name, device in (("express_on", self._devices["trap"]), ("express_off", self._devices["without_lane"])):
                 controller, session = stack.enter_context(provisioned(device, BOTH))
                 recorder, operations = self._operations(controller, session)
                 first, second = controller.hsm_queues
@@ -136,10 +129,10 @@ class AllTargets(QuickRun):
 
     def arrays(self) -> list[Result]:
         """sign-many-python."""
-        with provisioned(self._quick, CLIENT) as (controller, session):
-            return [
-                sign_many_python(controller, session, self._quick.load, peer=self.soft_hsm, rounds=self._interleave)
-            ]
+        device = self._devices["quick"]
+        with provisioned(device, CLIENT) as (controller, session):
+            rounds = self._interleave
+            return [sign_many_python(controller, session, device.load, peer=self.soft_hsm, rounds=rounds)]
 
 
 def _tail(id: str, series: Series) -> Result:

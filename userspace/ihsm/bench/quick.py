@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +49,28 @@ POLLED: Final = DriverOptions(
 MANY_QUEUES: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_entries=16, buffer_bytes=8 << 20)
 IDLE: Final = DriverOptions(interrupts=False, hsm_queues=1, aes_queues=1, aes_entries=16, buffer_bytes=1 << 16)
 
+DEVICES: Final = {
+    "busy": ((*THROUGHPUT_DEVICE, "--hsm-threads", "2"), 1),
+    "one_thread": ((*THROUGHPUT_DEVICE, "--hsm-threads", "1"), 1),
+    "quick": (LATENCY_DEVICE, 1),
+    "wide": ((*THROUGHPUT_DEVICE, "--resources", str(QUEUES // 2)), 1),
+    "trap": ((*TRAP_DEVICE, "--resources", "2"), 1),
+    "without_lane": ((*TRAP_DEVICE, "--resources", "2", "--express", "off"), 1),
+    "idle": (TRAP_DEVICE, FUNCTIONS),
+}
+"""Options of `ihsm serve` and number of functions, by the names that groups of figures use."""
+
 Step = Callable[[], list[Result]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that are measured together."""
+
+    title: str
+    step: Step
+    devices: tuple[str, ...] = ()
+    """Names of those it uses."""
 
 
 class QuickRun(Closing):
@@ -65,26 +87,21 @@ class QuickRun(Closing):
         try:
             if self.soft_hsm:
                 self._stack.callback(self.soft_hsm.close)
-            self._busy, self._quick, self._wide, self._trap, self._idle = self._start_devices()
+            self._devices = self._start_devices()
         except BaseException:
             self._stack.close()
             raise
 
-    def _start_devices(self) -> list[BenchDevice]:
-        """All at once: what takes time is starting their interpreters."""
-        wide = (*THROUGHPUT_DEVICE, "--resources", str(QUEUES // 2))
-        wanted = (
-            ((*THROUGHPUT_DEVICE, "--hsm-threads", "2"), 1),
-            (LATENCY_DEVICE, 1),
-            (wide, 1),
-            ((*TRAP_DEVICE, "--resources", "2"), 1),
-            (TRAP_DEVICE, FUNCTIONS),
-        )
+    def _start_devices(self) -> dict[str, BenchDevice]:
+        """Those that the groups use, all at once: what takes time is starting their interpreters."""
+        wanted = sorted({name for group in self.groups() for name in group.devices})
+        if not wanted:
+            return {}
         pool = self._stack.enter_context(ThreadPoolExecutor(len(wanted)))
-        starting = [pool.submit(BenchDevice, *arguments) for arguments in wanted]
-        started = [future.result() for future in starting if future.exception() is None]
+        starting = {name: pool.submit(BenchDevice, *DEVICES[name]) for name in wanted}
+        started = [future.result() for future in starting.values() if future.exception() is None]
         self._stack.callback(lambda: list(pool.map(BenchDevice.close, started)))
-        return [future.result() for future in starting]
+        return {name: future.result() for name, future in starting.items()}
 
     @property
     def peers(self) -> dict[str, str | None]:
@@ -102,11 +119,11 @@ class QuickRun(Closing):
     def _interleave(self, variants: dict[str, Runner], seconds: float = PAIR_SECONDS) -> Series:
         return interleave(variants, pairs=self.pairs, seconds=seconds, advance=self._advance)
 
-    def groups(self) -> list[tuple[str, Step]]:
+    def groups(self) -> list[Group]:
         """The steps, in order."""
         return [
-            ("rings and AES", self.polled),
-            ("trapped doorbells and DDI", self.trapped),
+            Group("rings and AES", self.polled, ("busy", "quick", "wide")),
+            Group("trapped doorbells and DDI", self.trapped, ("trap", "idle")),
         ]
 
     @property
@@ -124,11 +141,11 @@ class QuickRun(Closing):
     def polled(self) -> list[Result]:
         """gcm-65536, gcm-4096, gcm-64, gcm-64-numpy, xts-4096, ring-poll-c, -python, exchange-python, scale-queues."""
         with (
-            provisioned(self._busy, POLLED) as (controller, session),
-            provisioned(self._quick, POLLED) as (quick_controller, quick_session),
+            provisioned(self._devices["busy"], POLLED) as (controller, session),
+            provisioned(self._devices["quick"], POLLED) as (quick_controller, quick_session),
         ):
             with aes_work(quick_controller, quick_session, "gcm", 64) as numpy_work:
-                numpy = numpy_batches(numpy_work, quick_controller, 256, self._quick)
+                numpy = numpy_batches(numpy_work, quick_controller, 256, self._devices["quick"])
                 small = self._aes(controller, session, "gcm", 64, depth=768, batch=256, numpy=numpy)
             return [
                 *self._aes(controller, session, "gcm", 65536, depth=32, batch=8),
@@ -137,8 +154,8 @@ class QuickRun(Closing):
                 *self._aes(controller, session, "xts", 4096, depth=192, batch=64),
                 self._scale_queues(controller, session),
                 self._ring_poll_c(quick_controller, quick_session),
-                ring_poll_python(quick_controller, quick_session, self._quick.load),
-                exchange_python(quick_controller, quick_session, self._quick.load),
+                ring_poll_python(quick_controller, quick_session, self._devices["quick"].load),
+                exchange_python(quick_controller, quick_session, self._devices["quick"].load),
             ]
 
     def _aes(
@@ -153,7 +170,7 @@ class QuickRun(Closing):
         numpy: Runner | None = None,
     ) -> list[Result]:
         """With `numpy` the SoftHSM2 comparison too, and a second result."""
-        with aes_work(controller, session, cipher, size, load=self._busy.load) as work:
+        with aes_work(controller, session, cipher, size, load=self._devices["busy"].load) as work:
             variants: dict[str, Runner] = {"device": functools.partial(work.run, depth=depth, batch=batch)}
             if self.openssl is not None:
                 variants["openssl"] = library_runner(self.openssl, work, cipher)
@@ -177,7 +194,7 @@ class QuickRun(Closing):
     # ---- latency and scale ----
 
     def _ring_poll_c(self, controller: Controller, session: Session) -> Result:
-        with aes_work(controller, session, "gcm", 16, load=self._quick.load) as work:
+        with aes_work(controller, session, "gcm", 16, load=self._devices["quick"].load) as work:
             series = self._interleave(
                 {
                     "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
@@ -187,10 +204,11 @@ class QuickRun(Closing):
         return latency("ring-poll-c", series, median_p50_ratio(series, "device", "shared_memory"), bytes=16)
 
     def _scale_queues(self, controller: Controller, session: Session) -> Result:
+        many = self._devices["wide"]
         with (
-            provisioned(self._wide, MANY_QUEUES) as (wide, wide_session),
-            aes_work(controller, session, "gcm", 4096, load=self._busy.load) as one,
-            aes_work(wide, wide_session, "gcm", 4096, load=self._wide.load, queues=wide.aes_queues) as all_queues,
+            provisioned(many, MANY_QUEUES) as (wide, wide_session),
+            aes_work(controller, session, "gcm", 4096, load=self._devices["busy"].load) as one,
+            aes_work(wide, wide_session, "gcm", 4096, load=many.load, queues=wide.aes_queues) as all_queues,
         ):
             series = self._interleave(
                 {
@@ -205,9 +223,9 @@ class QuickRun(Closing):
 
     def trapped(self) -> list[Result]:
         """ring-trap, rsa-2048, rsa-3072, and idle-64 beside them; ecdsa-p256, ecdsa-p384."""
-        with provisioned(self._trap, WAITING) as (controller, session):
+        with provisioned(self._devices["trap"], WAITING) as (controller, session):
             results = [self._ring_trap(controller, session), *self._rsa(controller, session)]
-        with provisioned(self._trap, POLLED) as (controller, session):
+        with provisioned(self._devices["trap"], POLLED) as (controller, session):
             results += self._ecdsa(controller, session)
         return results
 
@@ -219,11 +237,11 @@ class QuickRun(Closing):
     def _rsa(self, controller: Controller, session: Session) -> Iterator[Result]:
         """One at a time: two workers are, on many machines, two threads of a core that the peer has to itself."""
         recorder, operations = self._operations(controller, session)
-        with idle_functions(self._idle):
+        with idle_functions(self._devices["idle"]):
             for bits in (2048, 3072):
                 operation = operations.rsa(bits)
                 # Provisioning has the device make keys ahead; that is over after the first of the two.
-                before = IdleReading(self._idle)
+                before = IdleReading(self._devices["idle"])
                 yield self._ddi(operation, recorder, controller, outstanding=1, batch=1)
             yield self._idle_64(before)
 
@@ -233,12 +251,12 @@ class QuickRun(Closing):
 
     def _idle_64(self, reading: IdleReading) -> Result:
         """Percent of a CPU since the reading's start, and memory now."""
-        megabytes = proportional_bytes(self._idle.process.pid) / 1e6
+        megabytes = proportional_bytes(self._devices["idle"].process.pid) / 1e6
         facts = {"functions": FUNCTIONS, "megabytes_per_function": megabytes / FUNCTIONS, "megabytes": megabytes}
         return Result("idle-64", reading.percent(), "%", clock=CPU, more=facts)
 
     def _ring_trap(self, controller: Controller, session: Session) -> Result:
-        with aes_work(controller, session, "gcm", 16, load=self._trap.load) as work:
+        with aes_work(controller, session, "gcm", 16, load=self._devices["trap"].load) as work:
             series = self._interleave(
                 {
                     "device": functools.partial(work.run, depth=1, batch=1, latencies=True),
@@ -252,7 +270,7 @@ class QuickRun(Closing):
         self, operation: Operation, recorder: Recorder, controller: Controller, *, outstanding: int, batch: int
     ) -> Result:
         """An operation through the device that traps, against its peers."""
-        with ddi_work(operation, recorder, controller, load=self._trap.load) as work:
+        with ddi_work(operation, recorder, controller, load=self._devices["trap"].load) as work:
             run = functools.partial(work.run, outstanding=outstanding, batch=batch, nap_us=DDI_NAP_US)
             series = self._interleave({"device": run, **operation.peers})
         return throughput(operation.id, series, ratios(series, "device"), outstanding=outstanding, batch=batch)

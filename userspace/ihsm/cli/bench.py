@@ -136,7 +136,7 @@ def _run_figures(title: str) -> tuple[list[dict[str, Any]], dict[str, str | None
     kind = AllTargets if title == "targets" else QuickRun
     with _progress(title, None) as (advance, set_total), kind(lambda: advance("")) as run:
         set_total(run.rounds)
-        return [result.to_json() for _, step in run.groups() for result in step()], run.peers
+        return [result.to_json() for group in run.groups() for result in group.step()], run.peers
 
 
 def _run_suite(suite: str, device: str | None, seconds: float, wait_s: float) -> list[dict[str, Any]]:
