@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ihsm.bench.device import BenchDevice, provisioned
 from ihsm.bench.machine import smt_siblings
 from ihsm.bench.quick import DDI_BATCH, DDI_NAP_US, OUTSTANDING, Group, QuickRun
 from ihsm.bench.results import WALL, Result, throughput
-from ihsm.bench.sample import Runner, Sample, Series, interleave, latencies_us, ratios
+from ihsm.bench.sample import Runner, Sample, Series, interleave, latencies_us, ratios, spread_of
 from ihsm.bench.setups import WAITING
 from ihsm.bench.workloads import ddi_work
 from ihsm.driver import DriverOptions
@@ -136,18 +136,25 @@ class AllTargets(QuickRun):
 
 
 def _tail(id: str, series: Series) -> Result:
-    """The 99th percentile of the first variant's latencies, over that of the second."""
-    p99 = {name: float(np.percentile(latencies_us(samples), P99)) for name, samples in series.items()}
+    """The 99th percentile of the first variant's latencies over that of the second, of each round.
+
+    The ratio is what is more than the rounds' own spread: 1 for a worse one that is not.
+    """
     ours, theirs = series
+    p99 = {name: [float(np.percentile(latencies_us([sample]), P99)) for sample in series[name]] for name in series}
+    pairs = [our / their for our, their in zip(p99[ours], p99[theirs], strict=True)]
+    median, spread = statistics.median(pairs), spread_of(pairs) or 0.0
+    more: dict[str, Any] = {f"{name}_p99_us": statistics.median(values) for name, values in p99.items()}
+    more |= {"pairs_median": median, "pairs_spread": spread}
     return Result(
         id,
-        p99[ours],
+        more[f"{ours}_p99_us"],
         "us",
-        {theirs: p99[ours] / p99[theirs]},
+        {theirs: median if median > 1 + spread else min(median, 1.0)},
         ratio_clock=WALL,
         p50_us=float(np.median(latencies_us(series[ours]))),
         runs=series,
-        more={f"{name}_p99_us": value for name, value in p99.items()},
+        more=more,
     )
 
 

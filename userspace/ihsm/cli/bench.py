@@ -34,7 +34,7 @@ NAMES: Final = ("targets", "ring", "aes", "ddi", "client", "api", "kmod", "scale
     """,
 )
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
-@click.option("--quick", is_flag=True, help="The figures that targets exist for, in less than a minute.")
+@click.option("--quick", is_flag=True, help="Those figures with targets that fit into a minute.")
 @click.option("--device", metavar="URI", help="Measure this unprovisioned function; default: private devices.")
 @wait_option
 @click.option("--seconds", type=Number(min=1), default=600.0, show_default=True, help="How long soak goes on.")
