@@ -121,9 +121,9 @@ int ihsm_bench_gcm(struct ihsm_bench_library *library, const uint8_t key[32], co
 }
 
 /* A cipher without tag whose IV, or tweak, has 16 bytes; of CBC whole blocks. */
-static int encrypt(struct ihsm_bench_library *library, const void *cipher, const uint8_t *key, const uint8_t *source,
-                   uint8_t *target, uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
-                   struct ihsm_bench_result *result) {
+static int encrypt_untagged(struct ihsm_bench_library *library, const void *cipher, const uint8_t *key,
+                            const uint8_t *source, uint8_t *target, uint32_t buffers, uint64_t stride, uint32_t bytes,
+                            uint64_t min_ns, struct ihsm_bench_result *result) {
     uint32_t burst = calls_per_clock(bytes), buffer = 0;
     void *context = library->EVP_CIPHER_CTX_new();
     uint8_t iv[16] = {0};
@@ -152,13 +152,15 @@ static int encrypt(struct ihsm_bench_library *library, const void *cipher, const
 int ihsm_bench_xts(struct ihsm_bench_library *library, const uint8_t key[64], const uint8_t *source, uint8_t *target,
                    uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
                    struct ihsm_bench_result *result) {
-    return encrypt(library, library->EVP_aes_256_xts(), key, source, target, buffers, stride, bytes, min_ns, result);
+    return encrypt_untagged(library, library->EVP_aes_256_xts(), key, source, target, buffers, stride, bytes, min_ns,
+                            result);
 }
 
 int ihsm_bench_cbc(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *source, uint8_t *target,
                    uint32_t buffers, uint64_t stride, uint32_t bytes, uint64_t min_ns,
                    struct ihsm_bench_result *result) {
-    return encrypt(library, library->EVP_aes_256_cbc(), key, source, target, buffers, stride, bytes, min_ns, result);
+    return encrypt_untagged(library, library->EVP_aes_256_cbc(), key, source, target, buffers, stride, bytes, min_ns,
+                            result);
 }
 
 int ihsm_bench_hmac(struct ihsm_bench_library *library, const uint8_t key[32], const uint8_t *message, uint32_t bytes,
