@@ -136,21 +136,17 @@ class AllTargets(QuickRun):
 
 
 def _tail(id: str, series: Series) -> Result:
-    """The 99th percentile of the first variant's latencies over that of the second, of each round.
-
-    The ratio is what is more than the rounds' own spread: 1 for a worse one that is not.
-    """
+    """The 99th percentile of the first variant's latencies over that of the second, of each round."""
     ours, theirs = series
     p99 = {name: [float(np.percentile(latencies_us([sample]), P99)) for sample in series[name]] for name in series}
     pairs = [our / their for our, their in zip(p99[ours], p99[theirs], strict=True)]
-    median, spread = statistics.median(pairs), spread_of(pairs) or 0.0
     more: dict[str, Any] = {f"{name}_p99_us": statistics.median(values) for name, values in p99.items()}
-    more |= {"pairs_median": median, "pairs_spread": spread}
+    more["pairs_spread"] = spread_of(pairs)
     return Result(
         id,
         more[f"{ours}_p99_us"],
         "us",
-        {theirs: median if median > 1 + spread else min(median, 1.0)},
+        {theirs: statistics.median(pairs)},
         ratio_clock=WALL,
         p50_us=float(np.median(latencies_us(series[ours]))),
         runs=series,
