@@ -7,6 +7,7 @@
 
 #include "fastpath/fastpath.h"
 #include "faulty.h"
+#include "prefetch.h"
 #include "seam.h"
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
@@ -119,7 +120,7 @@ static bool fetch(struct server *server) {
     }
     for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count;
          i++) {
-        __builtin_prefetch(server->cq + (size_t)next * sizeof(struct aes_cqe), 1);
+        ihsm_prefetch_to_write(server->cq + (size_t)next * sizeof(struct aes_cqe));
         next = next + 1 == ring->cq_entries ? 0 : next + 1;
     }
     ring->fetched_count = count;

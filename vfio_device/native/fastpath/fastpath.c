@@ -198,13 +198,15 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
 
 void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
     unsigned attr = entry->common.attr;
-    struct ihsm_fp_command command = {
-        .context = context,
-        .scratch = context->scratch,
-        .sqe = &entry->common,
-        .cqe = cqe,
-        .decrypt = attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK,
-    };
+    struct ihsm_fp_command command;
+    command.context = context;
+    command.scratch = context->scratch;
+    command.sqe = &entry->common;
+    command.cqe = cqe;
+    command.meter = (struct ihsm_list_meter){0};
+    command.unchecked = 0;
+    command.mapped = false;
+    command.decrypt = attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK;
     if ((attr >> IHSM_AES_ATTR_CIPHER_SHIFT & IHSM_AES_ATTR_CIPHER_MASK) == IHSM_CIPHER_XTS)
         execute_xts(&command, &entry->xts);
     else
