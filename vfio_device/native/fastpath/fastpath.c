@@ -79,16 +79,22 @@ static void let_go(struct ihsm_fp_held *held) {
 
 static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
     struct ihsm_fp_held *held = &context->held[place];
-    struct used used = {0};
     if (held->key && (held->number != number || ks_bulk_deleted(held->key))) {
         unload(context->scratch);
         let_go(held);
     }
-    if (!held->key && context->function->keys && number <= LARGEST_KEY_NUMBER)
+    if (!held->key && context->function->keys && number <= LARGEST_KEY_NUMBER) {
         *held = (struct ihsm_fp_held){ks_bulk_acquire(context->function->keys, number), number};
-    if (held->key)
-        used = (struct used){held->key, ks_bulk_info(held->key)};
-    return used;
+        context->differ = false;
+    }
+    return held->key ? (struct used){held->key, ks_bulk_info(held->key)} : (struct used){0};
+}
+
+/* Neither of two held keys changes, so they are compared once. */
+static bool same_key(struct ihsm_fp_context *context) {
+    if (!context->differ)
+        context->differ = !ks_bulk_equal(context->held[0].key, context->held[1].key);
+    return !context->differ;
 }
 
 void ihsm_fp_end(struct ihsm_fp_context *context) {
@@ -128,7 +134,8 @@ static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used) {
     return 0;
 }
 
-static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, const struct used *key2) {
+static unsigned xts_error(struct ihsm_fp_context *context, const struct xts_sqe *sqe, const struct used *key1,
+                          const struct used *key2) {
     if (is_gcm(key1))
         return IHSM_XTS_ERROR_KEY1_TYPE;
     if (is_gcm(key2))
@@ -143,7 +150,7 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, co
         return IHSM_XTS_ERROR_KEY_NOT_OWNED;
     if (key1->info->session_only != key2->info->session_only)
         return IHSM_XTS_ERROR_SESSION_ONLY_DIFFERS;
-    if (ks_bulk_equal(key1->key, key2->key))
+    if (same_key(context))
         return IHSM_XTS_ERROR_SAME_KEY;
     if (key1->info->app_id != sqe->short_app_id)
         return IHSM_XTS_ERROR_KEY1_APP;
@@ -187,7 +194,7 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
     const struct ihsm_fp_function *function = c->context->function;
     struct used key1 = find(c->context, 0, sqe->key_id1), key2 = find(c->context, 1, sqe->key_id2);
     c->cqe->fips_approved = indicator(function, &key1);
-    unsigned error = xts_error(sqe, &key1, &key2);
+    unsigned error = xts_error(c->context, sqe, &key1, &key2);
     if (error) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_XTS, error);
         return;

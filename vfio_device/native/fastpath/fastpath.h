@@ -50,6 +50,7 @@ struct ihsm_fp_context {
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
     struct ihsm_fp_held held[2];     /* the first and the second key of the last command; released by ihsm_fp_end */
+    bool differ;                     /* the two keys of an XTS command are known not to be the same 32 bytes */
     uint32_t max_steps;              /* of the lists of one command (struct ihsm_list_meter); with more it is put off */
     bool put_off;                    /* the command has not been carried out, and its completion is void */
     uint64_t steps;                  /* of the lists of all commands so far */
