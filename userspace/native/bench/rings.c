@@ -132,7 +132,7 @@ int ihsm_bench_closed_loop(struct ihsm_bench_ring *rings, uint32_t count, uint32
                            uint64_t min_ns, uint32_t *latencies_ns, uint64_t room, struct ihsm_bench_result *result) {
     uint64_t end, progress_ns;
     uint32_t left, rounds = 0;
-    int open = 1, may_nap = !latencies_ns && depth >= MIN_DEPTH_TO_NAP;
+    int open = 1, may_nap = !latencies_ns && count * depth >= MIN_DEPTH_TO_NAP;
 
     if (!batch || batch > depth)
         return -EINVAL;
