@@ -48,7 +48,10 @@ void ihsm_ready_close(struct ihsm_ready *ready);
 
 /* Put a ring on its list if it has work and is neither there nor being served; ring->lock held. */
 void ihsm_ring_make_ready(struct ihsm_ring *ring);
-/* From now on the calling thread looks at the AES list again and again: no worker need wake for what it puts there. */
+/*
+ * From now on the calling thread serves what it puts on the AES list itself, or others that are awake do: nobody wakes
+ * for it unless ihsm_ready_wake_another says so.
+ */
 void ihsm_ready_serves_itself(void);
 
 /* With ready->lock held: the next ring of a list, its engine marked busy until ihsm_ready_leave; NULL: none. */
@@ -57,6 +60,8 @@ void ihsm_ready_leave(struct ihsm_ready *ready, enum ihsm_ready_list list, struc
 
 /* Without it: */
 bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list); /* until there is a ring; false: closed */
+/* If several rings are on the list: one more thread for them, where one waits. */
+void ihsm_ready_wake_another(struct ihsm_ready *ready, enum ihsm_ready_list list);
 /* Forget the engine's rings and wait until no thread is between popping one and leaving it. */
 void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine);
 
