@@ -7,8 +7,11 @@
 
 #include "fastpath/fastpath.h"
 #include "faulty.h"
-#include "prefetch.h"
+#include "lines.h"
 #include "seam.h"
+
+/* So many commands read at once are a row: a client that has several outstanding. */
+#define ROW (IHSM_AES_FETCH / 2)
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
 struct server {
@@ -88,6 +91,28 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
     ihsm_host_request_vector(ring->engine->host, ring->vector);
 }
 
+/* Ask for the places of the next `count` completions, and give up as many behind them, which will be asked for next. */
+static void take_completion_lines(const struct server *server, uint32_t count, uint32_t room) {
+    const struct ihsm_ring *ring = server->ring;
+    uint32_t at = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
+    if (server->cq == NULL)
+        return;
+    /*
+     * Not where there are few commands: then somebody waits for each, and a line takes longer to come from memory than
+     * from another CPU. Nor without room for those behind them, which the client has yet to read.
+     */
+    bool give_up = ihsm_lines_stay_shared && count >= ROW && room >= 2 * count;
+    uint32_t last = give_up ? 2 * count : count;
+    for (uint32_t i = 0; i < last; i++) {
+        const uint8_t *place = server->cq + (size_t)at * sizeof(struct aes_cqe);
+        if (i < count)
+            ihsm_line_to_write(place);
+        else
+            ihsm_line_give_up(place);
+        at = at + 1 == ring->cq_entries ? 0 : at + 1;
+    }
+}
+
 /* Read the next entries of the ring, as many as there are, fit, and have a place in the CQ. */
 static bool fetch(struct server *server) {
     struct ihsm_ring *ring = server->ring;
@@ -111,18 +136,14 @@ static bool fetch(struct server *server) {
     }
     ihsm_trace_entries(&ring->engine->host->trace, ring->id, first, ring->sq_entries, ring->fetched,
                        sizeof(struct aes_sqe), count);
-    /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */
+    /* The client's CPU has written the next entries and read the completions' places: get both while we work. */
     for (uint32_t i = 0, next = head; i < IHSM_AES_FETCH && i < pending - count; i++) {
         const uint8_t *at = server->sq + (size_t)next * sizeof(struct aes_sqe);
         __builtin_prefetch(at);
         __builtin_prefetch(at + sizeof(struct aes_sqe) / 2);
         next = next + 1 == ring->sq_entries ? 0 : next + 1;
     }
-    for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count;
-         i++) {
-        ihsm_prefetch_to_write(server->cq + (size_t)next * sizeof(struct aes_cqe));
-        next = next + 1 == ring->cq_entries ? 0 : next + 1;
-    }
+    take_completion_lines(server, count, room);
     ring->fetched_count = count;
     ring->in_flight += count;
     atomic_store_explicit(&ring->sq_head, head, memory_order_release);
