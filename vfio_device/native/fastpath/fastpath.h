@@ -8,6 +8,8 @@
 #include "abi.h"
 #include "fastpath/sgl.h"
 
+struct ihsm_aes_key;
+struct ks_bulk_info;
 struct ks_bulk_key;
 struct ks_bulk_table;
 
@@ -32,7 +34,9 @@ struct ihsm_fp_scratch *ihsm_fp_scratch(void);
 
 /* A key kept from one command to the next, because finding it again costs as much as encrypting a block. */
 struct ihsm_fp_held {
-    struct ks_bulk_key *key; /* NULL: none */
+    struct ks_bulk_key *key; /* NULL: none, and so are the next two */
+    const struct ks_bulk_info *info;
+    const struct ihsm_aes_key *aes;
     uint32_t number;
 };
 
