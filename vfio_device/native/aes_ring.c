@@ -34,34 +34,42 @@ static void map_rings(struct server *server) {
     const struct ihsm_regions *regions = server->context.regions;
     server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct aes_sqe), false);
     server->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
-    if ((uintptr_t)server->cq % sizeof(uint16_t) != 0)
+    if ((uintptr_t)server->cq % sizeof(uint64_t) != 0)
         server->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
     server->mapped = server->context.remapped;
 }
 
-/* Write an entry into the client's memory, the word with the phase last. */
-static void publish(uint8_t *at, const struct aes_cqe *cqe) {
-    memcpy(at, cqe, offsetof(struct aes_cqe, psf));
-    __atomic_store_n((uint16_t *)(at + offsetof(struct aes_cqe, psf)), cqe->psf, __ATOMIC_RELEASE);
-}
+#define END offsetof(struct aes_cqe, sqhd)
+_Static_assert(sizeof(struct aes_cqe) - END == sizeof(uint64_t) && END % sizeof(uint64_t) == 0, "one store writes it");
 
-/* ihsm_ring_post for a completion queue in one piece. */
+/*
+ * ihsm_ring_post for a completion queue in one piece. What was stored last goes from registers or in the pieces it was
+ * stored in: a load that spans several stores waits until all have reached the cache, and they do so behind the payload.
+ */
 static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     struct ihsm_ring *ring = server->ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
+    uint8_t *at = server->cq + (size_t)tail * sizeof *cqe;
+    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
+    uint16_t psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
+    uint64_t end = sqhd | (uint64_t)ring->id << 16 | (uint64_t)cqe->err << 32 | (uint64_t)psf << 48;
 
-    cqe->sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
-    cqe->sqid = ring->id;
-    cqe->psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
     ring->in_flight--;
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION))
-        ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe,
-                                              sizeof *cqe, cqe->psf));
-    publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
+    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION)) {
+        memcpy((uint8_t *)cqe + END, &end, sizeof end);
+        ihsm_record_end(
+            ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe, psf));
+    }
+    memcpy(at, cqe, offsetof(struct aes_cqe, tag));
+    memcpy(at + offsetof(struct aes_cqe, tag), cqe->tag, sizeof cqe->tag);
+    memcpy(at + offsetof(struct aes_cqe, iv), cqe->iv, offsetof(struct aes_cqe, len) - offsetof(struct aes_cqe, iv));
+    memcpy(at + offsetof(struct aes_cqe, len), &cqe->len, sizeof cqe->len);
+    /* The word with the phase is the last to be seen. */
+    __atomic_store_n((uint64_t *)(at + END), end, __ATOMIC_RELEASE);
 }
 
 /* Answer a command; true: the vector is due. */

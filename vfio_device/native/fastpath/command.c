@@ -48,7 +48,7 @@ static bool remap(struct ihsm_fp_command *c, unsigned remapped) {
 }
 
 /* A data pointer that names one block of `len` bytes, all of it in one region: nothing to walk. */
-static bool one_block(struct ihsm_fp_command *c, const struct sgl_descriptor *pointer, bool is_sgl, bool destination,
+static inline __attribute__((always_inline)) bool one_block(struct ihsm_fp_command *c, const struct sgl_descriptor *pointer, bool is_sgl, bool destination,
                       uint32_t len, struct ihsm_pieces *pieces) {
     uint64_t iova = pointer->addr, got; /* the first PRP lies where an SGL's address does */
     bool names_one = is_sgl ? pointer->type == IHSM_SGL_TYPE_DATA_BLOCK << 4 && pointer->len == len
@@ -64,7 +64,7 @@ static bool one_block(struct ihsm_fp_command *c, const struct sgl_descriptor *po
 }
 
 /* What as good as every short command has: one block each way, equally long. False: the lists are to be walked. */
-static bool map_blocks(struct ihsm_fp_command *c, bool is_sgl) {
+static inline bool map_blocks(struct ihsm_fp_command *c, bool is_sgl) {
     struct ihsm_fp_scratch *s = c->scratch;
     const struct aes_sqe *sqe = c->sqe;
     if (sqe->dst_len != sqe->src_len || !one_block(c, &sqe->src, is_sgl, false, sqe->src_len, &s->src) ||

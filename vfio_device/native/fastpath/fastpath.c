@@ -71,7 +71,8 @@ static void let_go(struct ihsm_fp_held *held) {
     *held = (struct ihsm_fp_held){0};
 }
 
-static void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held, uint32_t number) {
+/* Not inline: as good as every command finds its keys held. */
+static __attribute__((noinline)) void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held, uint32_t number) {
     if (held->key) {
         unload(context->scratch);
         let_go(held);
@@ -85,7 +86,7 @@ static void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held, 
 }
 
 /* A key during a command; its `key` is NULL if the number names no live bulk key of the function. */
-static const struct ihsm_fp_held *find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
+static inline const struct ihsm_fp_held *find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
     struct ihsm_fp_held *held = &context->held[place];
     if (!held->key || held->number != number || ks_bulk_deleted(held->key))
         acquire(context, held, number);
