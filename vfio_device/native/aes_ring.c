@@ -105,12 +105,13 @@ static void take_completion_lines(const struct server *server, uint32_t count, u
     uint32_t at = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     if (server->cq == NULL)
         return;
+    uint32_t last = count;
     /*
      * Not where there are few commands: then somebody waits for each, and a line takes longer to come from memory than
-     * from another CPU. Nor without room for those behind them, which the client has yet to read.
+     * from another CPU. Nor where there is no room, for the client has yet to read those.
      */
-    bool give_up = ihsm_lines_stay_shared && count >= ROW && room >= 2 * count;
-    uint32_t last = give_up ? 2 * count : count;
+    if (ihsm_lines_stay_shared && count >= ROW)
+        last = 2 * count < room ? 2 * count : room;
     for (uint32_t i = 0; i < last; i++) {
         const uint8_t *place = server->cq + (size_t)at * sizeof(struct aes_cqe);
         if (i < count)
