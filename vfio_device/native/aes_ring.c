@@ -44,7 +44,8 @@ _Static_assert(sizeof(struct aes_cqe) - END == sizeof(uint64_t) && END % sizeof(
 
 /*
  * ihsm_ring_post for a completion queue in one piece. What was stored last goes from registers or in the pieces it was
- * stored in: a load that spans several stores waits until all have reached the cache, and they do so behind the payload.
+ * stored in: a load that spans several stores waits until all have reached the cache, and they do so behind the
+ * payload.
  */
 static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     struct ihsm_ring *ring = server->ring;

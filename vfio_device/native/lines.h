@@ -4,10 +4,10 @@
  * Cache lines that one CPU writes and another reads, over and over: completions.
  *
  * A line that the client has read lies in the caches of both CPUs, and the next store to it waits until the other CPU
- * has let go. Stores wait in line: where the two CPUs share no cache, the device waited 100 ns for each completion, half
- * of a short command. Asking for the line ahead helps only if the CPU takes it from the other then. Intel's do. AMD's
- * leave a line alone that is in their own cache, shared or not (seen on Zen 4), but one that is in no cache they fetch to
- * be written, many at a time. So there a line is given up, to memory, some commands before it is asked for.
+ * has let go. Stores wait in line: where the two CPUs share no cache, the device waited 100 ns for each completion,
+ * half of a short command. Asking for the line ahead helps only if the CPU takes it from the other then. Intel's do.
+ * AMD's leave a line alone that is in their own cache, shared or not (seen on Zen 4), but one that is in no cache they
+ * fetch to be written, many at a time. So there a line is given up, to memory, some commands before it is asked for.
  */
 #pragma once
 #include <stdbool.h>

@@ -48,8 +48,10 @@ static bool remap(struct ihsm_fp_command *c, unsigned remapped) {
 }
 
 /* A data pointer that names one block of `len` bytes, all of it in one region: nothing to walk. */
-static inline __attribute__((always_inline)) bool one_block(struct ihsm_fp_command *c, const struct sgl_descriptor *pointer, bool is_sgl, bool destination,
-                      uint32_t len, struct ihsm_pieces *pieces) {
+static inline __attribute__((always_inline)) bool one_block(struct ihsm_fp_command *c,
+                                                            const struct sgl_descriptor *pointer, bool is_sgl,
+                                                            bool destination, uint32_t len,
+                                                            struct ihsm_pieces *pieces) {
     uint64_t iova = pointer->addr, got; /* the first PRP lies where an SGL's address does */
     bool names_one = is_sgl ? pointer->type == IHSM_SGL_TYPE_DATA_BLOCK << 4 && pointer->len == len
                             : iova % 4 == 0 && len <= IHSM_LIST_PAGE_BYTES - iova % IHSM_LIST_PAGE_BYTES;

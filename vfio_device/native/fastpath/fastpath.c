@@ -72,7 +72,8 @@ static void let_go(struct ihsm_fp_held *held) {
 }
 
 /* Not inline: as good as every command finds its keys held. */
-static __attribute__((noinline)) void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held, uint32_t number) {
+static __attribute__((noinline)) void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held,
+                                              uint32_t number) {
     if (held->key) {
         unload(context->scratch);
         let_go(held);

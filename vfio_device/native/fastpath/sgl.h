@@ -92,7 +92,8 @@ static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t byte
     }
 }
 
-/* Copy `len` bytes from or to the pieces and advance; these two for any number of pieces, the next two inline for one. */
+/* Copy `len` bytes from or to the pieces and advance; these two for any number of pieces, the next two inline for one.
+ */
 void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
 void ihsm_cursor_scatter(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
 
