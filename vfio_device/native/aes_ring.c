@@ -43,15 +43,23 @@ static void map_rings(struct server *server) {
 _Static_assert(sizeof(struct aes_cqe) - END == sizeof(uint64_t) && END % sizeof(uint64_t) == 0, "one store writes it");
 
 /*
- * ihsm_ring_post for a completion queue in one piece. What was stored last goes from registers or in the pieces it was
- * stored in: a load that spans several stores waits until all have reached the cache, and they do so behind the
- * payload.
+ * Write an entry into the client's memory, its last fields, of which the phase is one, as `end` and last. What was
+ * stored last goes from registers or in the pieces it was stored in: a load that spans several stores waits until all
+ * have reached the cache, and they do so behind the payload.
  */
+static void publish(uint8_t *at, const struct aes_cqe *cqe, uint64_t end) {
+    memcpy(at, cqe, offsetof(struct aes_cqe, tag));
+    memcpy(at + offsetof(struct aes_cqe, tag), cqe->tag, sizeof cqe->tag);
+    memcpy(at + offsetof(struct aes_cqe, iv), cqe->iv, offsetof(struct aes_cqe, len) - offsetof(struct aes_cqe, iv));
+    memcpy(at + offsetof(struct aes_cqe, len), &cqe->len, sizeof cqe->len);
+    __atomic_store_n((uint64_t *)(at + END), end, __ATOMIC_RELEASE);
+}
+
+/* ihsm_ring_post for a completion queue in one piece. */
 static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     struct ihsm_ring *ring = server->ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
-    uint8_t *at = server->cq + (size_t)tail * sizeof *cqe;
     uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
     uint16_t psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
     uint64_t end = sqhd | (uint64_t)ring->id << 16 | (uint64_t)cqe->err << 32 | (uint64_t)psf << 48;
@@ -65,12 +73,7 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
         ihsm_record_end(
             ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe, psf));
     }
-    memcpy(at, cqe, offsetof(struct aes_cqe, tag));
-    memcpy(at + offsetof(struct aes_cqe, tag), cqe->tag, sizeof cqe->tag);
-    memcpy(at + offsetof(struct aes_cqe, iv), cqe->iv, offsetof(struct aes_cqe, len) - offsetof(struct aes_cqe, iv));
-    memcpy(at + offsetof(struct aes_cqe, len), &cqe->len, sizeof cqe->len);
-    /* The word with the phase is the last to be seen. */
-    __atomic_store_n((uint64_t *)(at + END), end, __ATOMIC_RELEASE);
+    publish(server->cq + (size_t)tail * sizeof *cqe, cqe, end);
 }
 
 /* Answer a command; true: the vector is due. */
