@@ -29,16 +29,18 @@ static uint64_t now_ns(void) {
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static uint32_t ready_up_to(const struct ihsm_cq *cq, uint32_t limit) {
+static int is_new(const struct ihsm_cq *cq, uint32_t index, uint32_t phase) {
+    const uint8_t *entry = cq->ring + (size_t)index * cq->entry_bytes;
+    const uint16_t *word = (const uint16_t *)(entry + cq->entry_bytes - sizeof(uint16_t));
+
+    /* Acquire: the rest of the entry is read only after its phase was seen. */
+    return (__atomic_load_n(word, __ATOMIC_ACQUIRE) & 1u) == phase;
+}
+
+uint32_t ihsm_cq_ready_up_to(const struct ihsm_cq *cq, uint32_t limit) {
     uint32_t index = cq->head, phase = cq->phase, count = 0;
 
-    while (count < limit) {
-        const uint8_t *entry = cq->ring + (size_t)index * cq->entry_bytes;
-        const uint16_t *word = (const uint16_t *)(entry + cq->entry_bytes - sizeof(uint16_t));
-
-        /* Acquire: the rest of the entry is read only after its phase was seen. */
-        if ((__atomic_load_n(word, __ATOMIC_ACQUIRE) & 1u) != phase)
-            break;
+    while (count < limit && is_new(cq, index, phase)) {
         count++;
         if (++index == cq->entries) {
             index = 0;
@@ -48,14 +50,21 @@ static uint32_t ready_up_to(const struct ihsm_cq *cq, uint32_t limit) {
     return count;
 }
 
-uint32_t ihsm_cq_ready(const struct ihsm_cq *cq) { return ready_up_to(cq, cq->entries); }
+uint32_t ihsm_cq_ready(const struct ihsm_cq *cq) { return ihsm_cq_ready_up_to(cq, cq->entries); }
+
+int ihsm_cq_has(const struct ihsm_cq *cq, uint32_t count) {
+    uint32_t last = cq->head + count - 1;
+    int wraps = last >= cq->entries;
+
+    return is_new(cq, wraps ? last - cq->entries : last, cq->phase ^ (uint32_t)wraps);
+}
 
 uint32_t ihsm_cq_spin(const struct ihsm_cq *cq, uint32_t wanted, uint64_t spin_ns) {
     uint64_t deadline = now_ns() + spin_ns;
 
     for (;;) {
         for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
-            if (ready_up_to(cq, wanted) >= wanted)
+            if (ihsm_cq_has(cq, wanted))
                 return ihsm_cq_ready(cq);
             cpu_relax();
         }
@@ -142,7 +151,7 @@ void ihsm_exchange(struct ihsm_direct *direct, const uint8_t *entry, uint32_t ci
     ring(direct, direct->sq_bell, next);
     for (uint64_t deadline = direct->started_ns + spin_ns;;) {
         for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
-            if (ready_up_to(cq, 1)) {
+            if (ihsm_cq_has(cq, 1)) {
                 if (took(direct, cid)) {
                     ids->free++;
                     direct->outcome = IHSM_TAKEN;

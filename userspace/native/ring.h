@@ -34,8 +34,16 @@ struct ihsm_ids {
 
 /* Number of new entries from head on, at most `entries`; their bytes may be read after this call. */
 uint32_t ihsm_cq_ready(const struct ihsm_cq *cq);
+/* At most `limit` of them. */
+uint32_t ihsm_cq_ready_up_to(const struct ihsm_cq *cq, uint32_t limit);
 
-/* The same, but looks for up to spin_ns nanoseconds until `wanted` entries are there. */
+/*
+ * Whether there are `count` new entries, 1 to `entries`: entries come in order, so that only the last is looked at. Who
+ * looks at those before it again and again takes the lines from the device that it is about to write.
+ */
+int ihsm_cq_has(const struct ihsm_cq *cq, uint32_t count);
+
+/* ihsm_cq_ready, but looks for up to spin_ns nanoseconds until there are `wanted` entries, 1 to `entries`. */
 uint32_t ihsm_cq_spin(const struct ihsm_cq *cq, uint32_t wanted, uint64_t spin_ns);
 
 /* Move head by `count` entries, with its phase. */

@@ -7,7 +7,11 @@
 
 #include "fastpath/fastpath.h"
 #include "faulty.h"
+#include "lines.h"
 #include "seam.h"
+
+/* So many commands read at once are a row: a client that has several outstanding. */
+#define ROW (IHSM_AES_FETCH / 2)
 
 /* What a server knows of its ring's memory: pointers if a ring lies in one piece, as good as always. */
 struct server {
@@ -30,15 +34,25 @@ static void map_rings(struct server *server) {
     const struct ihsm_regions *regions = server->context.regions;
     server->sq = in_one_piece(regions, ring->sq_base, (uint64_t)ring->sq_entries * sizeof(struct aes_sqe), false);
     server->cq = in_one_piece(regions, ring->cq_base, (uint64_t)ring->cq_entries * sizeof(struct aes_cqe), true);
-    if ((uintptr_t)server->cq % sizeof(uint16_t) != 0)
+    if ((uintptr_t)server->cq % sizeof(uint64_t) != 0)
         server->cq = NULL; /* the phase is written by one store, or by ihsm_ring_post with care */
     server->mapped = server->context.remapped;
 }
 
-/* Write an entry into the client's memory, the word with the phase last. */
-static void publish(uint8_t *at, const struct aes_cqe *cqe) {
-    memcpy(at, cqe, offsetof(struct aes_cqe, psf));
-    __atomic_store_n((uint16_t *)(at + offsetof(struct aes_cqe, psf)), cqe->psf, __ATOMIC_RELEASE);
+#define END offsetof(struct aes_cqe, sqhd)
+_Static_assert(sizeof(struct aes_cqe) - END == sizeof(uint64_t) && END % sizeof(uint64_t) == 0, "one store writes it");
+
+/*
+ * Write an entry into the client's memory, its last fields, of which the phase is one, as `end` and last. What was
+ * stored last goes from registers or in the pieces it was stored in: a load that spans several stores waits until all
+ * have reached the cache, and they do so behind the payload.
+ */
+static void publish(uint8_t *at, const struct aes_cqe *cqe, uint64_t end) {
+    memcpy(at, cqe, offsetof(struct aes_cqe, tag));
+    memcpy(at + offsetof(struct aes_cqe, tag), cqe->tag, sizeof cqe->tag);
+    memcpy(at + offsetof(struct aes_cqe, iv), cqe->iv, offsetof(struct aes_cqe, len) - offsetof(struct aes_cqe, iv));
+    memcpy(at + offsetof(struct aes_cqe, len), &cqe->len, sizeof cqe->len);
+    __atomic_store_n((uint64_t *)(at + END), end, __ATOMIC_RELEASE);
 }
 
 /* ihsm_ring_post for a completion queue in one piece. */
@@ -46,18 +60,20 @@ static void post_in_place(struct server *server, struct aes_cqe *cqe) {
     struct ihsm_ring *ring = server->ring;
     uint32_t tail = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
     bool wraps = tail + 1 == ring->cq_entries;
+    uint16_t sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
+    uint16_t psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
+    uint64_t end = sqhd | (uint64_t)ring->id << 16 | (uint64_t)cqe->err << 32 | (uint64_t)psf << 48;
 
-    cqe->sqhd = (uint16_t)atomic_load_explicit(&ring->sq_head, memory_order_relaxed);
-    cqe->sqid = ring->id;
-    cqe->psf = (uint16_t)((cqe->psf & ~IHSM_PSF_PHASE_MASK) | ring->cq_phase);
     ring->in_flight--;
     ring->cq_phase ^= wraps;
     /* Before the entry is visible, as in ihsm_ring_post. */
     atomic_store_explicit(&ring->cq_tail, wraps ? 0 : tail + 1, memory_order_release);
-    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION))
-        ihsm_record_end(ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe,
-                                              sizeof *cqe, cqe->psf));
-    publish(server->cq + (size_t)tail * sizeof *cqe, cqe);
+    if (ihsm_traced(&ring->engine->host->trace, IHSM_TRACE_KIND_COMPLETION)) {
+        memcpy((uint8_t *)cqe + END, &end, sizeof end);
+        ihsm_record_end(
+            ihsm_trace_completion(&ring->engine->host->trace, ring->id, tail, ring->vector, cqe, sizeof *cqe, psf));
+    }
+    publish(server->cq + (size_t)tail * sizeof *cqe, cqe, end);
 }
 
 /* Answer a command; true: the vector is due. */
@@ -87,6 +103,29 @@ void ihsm_aes_drain(struct ihsm_ring *ring) {
     ihsm_host_request_vector(ring->engine->host, ring->vector);
 }
 
+/* Ask for the places of the next `count` completions, and give up as many behind them, which will be asked for next. */
+static void take_completion_lines(const struct server *server, uint32_t count, uint32_t room) {
+    const struct ihsm_ring *ring = server->ring;
+    uint32_t at = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed);
+    if (server->cq == NULL)
+        return;
+    uint32_t last = count;
+    /*
+     * Not where there are few commands: then somebody waits for each, and a line takes longer to come from memory than
+     * from another CPU. Nor where there is no room, for the client has yet to read those.
+     */
+    if (ihsm_lines_stay_shared && count >= ROW)
+        last = 2 * count < room ? 2 * count : room;
+    for (uint32_t i = 0; i < last; i++) {
+        const uint8_t *place = server->cq + (size_t)at * sizeof(struct aes_cqe);
+        if (i < count)
+            ihsm_line_to_write(place);
+        else
+            ihsm_line_give_up(place);
+        at = at + 1 == ring->cq_entries ? 0 : at + 1;
+    }
+}
+
 /* Read the next entries of the ring, as many as there are, fit, and have a place in the CQ. */
 static bool fetch(struct server *server) {
     struct ihsm_ring *ring = server->ring;
@@ -110,18 +149,14 @@ static bool fetch(struct server *server) {
     }
     ihsm_trace_entries(&ring->engine->host->trace, ring->id, first, ring->sq_entries, ring->fetched,
                        sizeof(struct aes_sqe), count);
-    /* The client's CPU has written the next entries and read the completions' places: fetch both while we work. */
+    /* The client's CPU has written the next entries and read the completions' places: get both while we work. */
     for (uint32_t i = 0, next = head; i < IHSM_AES_FETCH && i < pending - count; i++) {
         const uint8_t *at = server->sq + (size_t)next * sizeof(struct aes_sqe);
         __builtin_prefetch(at);
         __builtin_prefetch(at + sizeof(struct aes_sqe) / 2);
         next = next + 1 == ring->sq_entries ? 0 : next + 1;
     }
-    for (uint32_t i = 0, next = atomic_load_explicit(&ring->cq_tail, memory_order_relaxed); server->cq && i < count;
-         i++) {
-        __builtin_prefetch(server->cq + (size_t)next * sizeof(struct aes_cqe), 1);
-        next = next + 1 == ring->cq_entries ? 0 : next + 1;
-    }
+    take_completion_lines(server, count, room);
     ring->fetched_count = count;
     ring->in_flight += count;
     atomic_store_explicit(&ring->sq_head, head, memory_order_release);

@@ -33,6 +33,11 @@
 #define MAX_SLEEP_NS INT64_C(2000000)
 /* The clock is read once in so many rounds without work. */
 #define ROUNDS_PER_CLOCK 64
+/*
+ * Rings that have waited for so long have a worker wake, then another. Waking one takes microseconds of both, and those
+ * who serve rings wait for each other's locks.
+ */
+#define ALONE_NS INT64_C(200000)
 
 static void pause_cpu(void) {
 #if defined(__x86_64__)
@@ -90,11 +95,26 @@ static void sleep_until_kicked(struct ihsm_scheduler *scheduler, int64_t nanosec
     pthread_mutex_unlock(&pages->lock);
 }
 
+/* After a turn: wake a worker if rings have been left over for long; *behind_since is 0, or since when. */
+static void ask_for_help(struct ihsm_ready *ready, int64_t *behind_since) {
+    if (ihsm_ready_is_empty(ready, IHSM_READY_AES)) {
+        *behind_since = 0;
+        return;
+    }
+    int64_t now = ihsm_now_ns();
+    if (*behind_since == 0) {
+        *behind_since = now;
+    } else if (now - *behind_since >= ALONE_NS) {
+        ihsm_ready_wake_another(ready, IHSM_READY_AES);
+        *behind_since = now;
+    }
+}
+
 static void *poll_pages(void *argument) {
     struct ihsm_scheduler *scheduler = argument;
     struct ihsm_poller *poller = &scheduler->poller;
     struct ihsm_pages *pages = &scheduler->pages;
-    int64_t idle_since = ihsm_now_ns(), sleep_ns = MIN_SLEEP_NS;
+    int64_t idle_since = ihsm_now_ns(), sleep_ns = MIN_SLEEP_NS, behind_since = 0;
     unsigned idle_rounds = 0;
 
     pthread_setname_np(pthread_self(), "ihsm-poll");
@@ -102,6 +122,7 @@ static void *poll_pages(void *argument) {
     while (!atomic_load_explicit(&poller->closed, memory_order_relaxed)) {
         bool worked = scan_locked(pages);
         worked |= ihsm_scheduler_serve(scheduler, IHSM_READY_AES, UINT_MAX) > 0;
+        ask_for_help(&scheduler->ready, &behind_since);
         while (atomic_load_explicit(&pages->waiting, memory_order_relaxed) > 0)
             sched_yield();
         if (worked) {

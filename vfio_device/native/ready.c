@@ -15,7 +15,12 @@ static void set_link(struct ihsm_engine **link, struct ihsm_engine *engine) {
 }
 
 void ihsm_ready_init(struct ihsm_ready *ready) {
-    pthread_mutex_init(&ready->lock, NULL);
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    /* Held for some loads and stores, by threads that come back in microseconds: to sleep takes longer than to wait. */
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&ready->lock, &attributes);
+    pthread_mutexattr_destroy(&attributes);
     for (unsigned list = 0; list < IHSM_READY_LISTS; list++)
         pthread_cond_init(&ready->lists[list].filled, NULL);
     pthread_cond_init(&ready->idle, NULL);
@@ -57,7 +62,6 @@ static pthread_cond_t *push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
     if (list == IHSM_READY_AES && ready->long_served && ihsm_ring_next_is_long(ring))
         list = IHSM_READY_LONG;
     struct ihsm_waiting *waiting = &ring->engine->waiting[list];
-    bool first = ready->lists[list].first == NULL;
     ring->next_ready = NULL;
     if (waiting->first == NULL)
         waiting->first = ring;
@@ -66,8 +70,7 @@ static pthread_cond_t *push(struct ihsm_ready *ready, struct ihsm_ring *ring) {
     waiting->last = ring;
     if (!waiting->listed && !waiting->served)
         enlist(ready, list, ring->engine);
-    /* The poller serves an AES ring it found ready itself, at once: no worker need wake for the first. */
-    bool wake = !waiting->served && !(first && list == IHSM_READY_AES && serves_itself);
+    bool wake = !waiting->served && !(list == IHSM_READY_AES && serves_itself);
     pthread_mutex_unlock(&ready->lock);
     return wake ? &ready->lists[list].filled : NULL;
 }
@@ -108,6 +111,14 @@ void ihsm_ready_leave(struct ihsm_ready *ready, enum ihsm_ready_list list, struc
     }
     if (--engine->busy == 0)
         pthread_cond_broadcast(&ready->idle);
+}
+
+void ihsm_ready_wake_another(struct ihsm_ready *ready, enum ihsm_ready_list list) {
+    pthread_mutex_lock(&ready->lock);
+    const struct ihsm_engine *engine = ready->lists[list].first;
+    if (engine != NULL && (engine->waiting[list].next != NULL || engine->waiting[list].first->next_ready != NULL))
+        pthread_cond_signal(&ready->lists[list].filled);
+    pthread_mutex_unlock(&ready->lock);
 }
 
 bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list) {

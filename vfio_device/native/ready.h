@@ -53,7 +53,10 @@ void ihsm_ring_make_ready(struct ihsm_ring *ring);
  * takes that lock first of all.
  */
 pthread_cond_t *ihsm_ring_enlist(struct ihsm_ring *ring);
-/* From now on the calling thread looks at the AES list again and again: no worker need wake for what it puts there. */
+/*
+ * From now on the calling thread serves what it puts on the AES list itself, or others that are awake do: nobody wakes
+ * for it unless ihsm_ready_wake_another says so.
+ */
 void ihsm_ready_serves_itself(void);
 
 /* With ready->lock held: the next ring of a list, its engine marked busy until ihsm_ready_leave; NULL: none. */
@@ -66,6 +69,8 @@ static inline void ihsm_ready_wake(pthread_cond_t *filled) {
         pthread_cond_signal(filled);
 }
 bool ihsm_ready_wait(struct ihsm_ready *ready, enum ihsm_ready_list list); /* until there is a ring; false: closed */
+/* If several rings are on the list: one more thread for them, where one waits. */
+void ihsm_ready_wake_another(struct ihsm_ready *ready, enum ihsm_ready_list list);
 /* Forget the engine's rings and wait until no thread is between popping one and leaving it. */
 void ihsm_ready_forget(struct ihsm_ready *ready, struct ihsm_engine *engine);
 

@@ -105,21 +105,12 @@ bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, u
     return found;
 }
 
-void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
-                             bool write, uint64_t *contiguous) {
-    size_t at = *hint;
-    if (at >= regions->count || iova < regions->table[at].iova || iova > regions->table[at].last) {
-        at = lower_bound(regions, iova);
-        if (at == regions->count || regions->table[at].iova > iova)
-            return NULL;
-        *hint = at;
-    }
-    const struct ihsm_region *region = &regions->table[at];
-    if (region->vaddr == NULL || !(write ? region->writable : region->readable))
-        return NULL;
-    uint64_t behind = region->last - iova; /* bytes after the first */
-    *contiguous = wanted - 1 <= behind ? wanted : behind + 1;
-    return region->vaddr + (iova - region->iova);
+bool ihsm_regions_find(const struct ihsm_regions *regions, size_t *hint, uint64_t iova) {
+    size_t at = lower_bound(regions, iova);
+    if (at == regions->count || regions->table[at].iova > iova)
+        return false;
+    *hint = at;
+    return true;
 }
 
 bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len) {

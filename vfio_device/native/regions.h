@@ -39,13 +39,30 @@ int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *reg
 int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 
+/* Put into *hint the region that iova lies in; false: none. Read lock held. */
+bool ihsm_regions_find(const struct ihsm_regions *regions, size_t *hint, uint64_t iova);
+
 /*
  * Pointer to guest memory at iova, and in *contiguous how many of the wanted bytes (at least 1) lie behind it; NULL if
  * iova is not mapped, has no pointer, or may not be accessed that way. The caller holds the read lock as long as it
  * uses the pointer. *hint is any number, kept by the caller between calls: the region found last.
  */
-void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova, uint64_t wanted,
-                             bool write, uint64_t *contiguous);
+static inline void *ihsm_regions_translate(const struct ihsm_regions *regions, size_t *hint, uint64_t iova,
+                                           uint64_t wanted, bool write, uint64_t *contiguous) {
+    size_t at = *hint;
+    if (at >= regions->count || iova < regions->table[at].iova || iova > regions->table[at].last) {
+        if (!ihsm_regions_find(regions, hint, iova))
+            return NULL;
+        at = *hint;
+    }
+    const struct ihsm_region *region = &regions->table[at];
+    if (region->vaddr == NULL || !(write ? region->writable : region->readable))
+        return NULL;
+    uint64_t behind = region->last - iova; /* bytes after the first */
+    *contiguous = wanted - 1 <= behind ? wanted : behind + 1;
+    return region->vaddr + (iova - region->iova);
+}
+
 /* Copy between guest and private memory, read lock held; false (something may have been copied) if not all is there. */
 bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *to, size_t len);
 bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const void *from, size_t len);

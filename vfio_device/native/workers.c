@@ -62,6 +62,7 @@ static void work(struct ihsm_scheduler *scheduler, enum ihsm_ready_list list) {
 
 static void *aes_worker(void *scheduler) {
     pthread_setname_np(pthread_self(), "ihsm-aes");
+    ihsm_ready_serves_itself();
     work(scheduler, IHSM_READY_AES);
     return NULL;
 }

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ihsm._native import lib
 from ihsm.bus import DmaArena
 from ihsm.driver.records import as_rows
 from ihsm.driver.rings import ADMIN_RING, AES_RING, HSM_RING, CompletionRing, RingFormat, SubmissionRing
@@ -148,6 +149,9 @@ def test_completions_are_taken_once_and_in_order(entries: int, counts: list[int]
                 if tail == entries:
                     tail, phase = 0, phase ^ 1
             assert cq.ready() == count
+            has = [bool(lib.ihsm_cq_has(cq.pointer, wanted)) for wanted in range(1, entries + 1)]
+            assert has == [wanted <= count for wanted in range(1, entries + 1)]
+            assert lib.ihsm_cq_ready_up_to(cq.pointer, 2) == min(count, 2)
             if count == 1:
                 taken = np.frombuffer(cq.take(), ADMIN_RING.cqe)
             else:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device.hsm.keystore import BulkType
 from support import aes_model
 from support.aes_rig import XTS_ID_1, XTS_ID_2, XTS_KEY_1, XTS_KEY_2, AesRig, read_blocks, xts_job
@@ -86,3 +87,16 @@ def test_service_indicator(make_rig: Callable[..., AesRig], fips: bool) -> None:
     for pair, expected in (((1, 2), fips), ((9, 2), fips), ((3, 2), False), ((4, 2), fips), ((1, 3), fips)):
         sqe, _ = xts_job(rig.memory, pair, bytes(16), bytes(32))
         assert rig.run(sqe.tobytes()).fips_approved == expected
+
+
+def test_keys_of_the_same_bytes_are_refused_whatever_was_held_before(make_rig: Callable[..., AesRig]) -> None:
+    """Commands of one row, whose keys stay held: each pair is compared, by whichever of its keys it differs."""
+    rig = make_rig()
+    for number, key in enumerate((XTS_KEY_1, XTS_KEY_2, XTS_KEY_1, XTS_KEY_2), start=1):
+        rig.add_key(number, key, BulkType.XTS)
+    pairs = [(1, 2), (1, 3), (1, 4), (2, 4), (3, 4), (3, 1), (3, 2)]
+    jobs = [xts_job(rig.memory, pair, bytes(16), bytes(2048)) for pair in pairs]
+    queue = rig.queues[FIRST_AES_QUEUE_ID]
+    queue.submit([sqe.tobytes() for sqe, _ in jobs])
+    refused = [completion.status[0] != 0 for completion in queue.reap(len(jobs))]
+    assert refused == [False, True, False, True, False, True, False]

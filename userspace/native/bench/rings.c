@@ -56,18 +56,20 @@ static int submit(struct ihsm_bench_ring *ring, uint32_t count, uint64_t due_ns)
 }
 
 /*
- * Take all completions there are and acknowledge them, if they are at least `batch` or all that are outstanding;
- * returns how many, or a negative errno: EBADMSG if one is for a command that is not outstanding.
+ * Once there are `batch` completions, or as many as are outstanding, take and acknowledge them, for a batch of one all
+ * that there are. Returns how many, or a negative errno: EBADMSG if one is for a command that is not outstanding.
  */
 static int reap(struct ihsm_bench_ring *ring, uint32_t batch, uint32_t *latencies_ns, uint64_t room,
                 struct ihsm_bench_result *result) {
-    uint32_t count = ihsm_cq_ready(&ring->cq);
-    uint64_t now = latencies_ns && count ? ihsm_now_ns() : 0;
-    uint32_t index = ring->cq.head;
+    uint32_t wanted = batch < ring->outstanding ? batch : ring->outstanding ? ring->outstanding : 1;
+    uint32_t count, index = ring->cq.head;
+    uint64_t now;
     int error;
 
-    if (!count || (count < batch && count < ring->outstanding))
+    if (!ihsm_cq_has(&ring->cq, wanted))
         return 0;
+    count = ihsm_cq_ready_up_to(&ring->cq, batch == 1 ? ring->entries : wanted);
+    now = latencies_ns ? ihsm_now_ns() : 0;
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *cqe = ring->cq.ring + (size_t)index * ring->cq.entry_bytes;
         uint16_t cid, psf;
@@ -132,7 +134,7 @@ int ihsm_bench_closed_loop(struct ihsm_bench_ring *rings, uint32_t count, uint32
                            struct ihsm_bench_result *result) {
     uint64_t end, progress_ns;
     uint32_t left, rounds = 0;
-    int open = 1, may_nap = !latencies_ns && depth >= MIN_DEPTH_TO_NAP;
+    int open = 1, may_nap = !latencies_ns && count * depth >= MIN_DEPTH_TO_NAP;
 
     if (!batch || batch > depth)
         return -EINVAL;

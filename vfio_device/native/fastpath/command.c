@@ -47,11 +47,45 @@ static bool remap(struct ihsm_fp_command *c, unsigned remapped) {
     return true;
 }
 
+/* A data pointer that names one block of `len` bytes, all of it in one region: nothing to walk. */
+static inline __attribute__((always_inline)) bool one_block(struct ihsm_fp_command *c,
+                                                            const struct sgl_descriptor *pointer, bool is_sgl,
+                                                            bool destination, uint32_t len,
+                                                            struct ihsm_pieces *pieces) {
+    uint64_t iova = pointer->addr, got; /* the first PRP lies where an SGL's address does */
+    bool names_one = is_sgl ? pointer->type == IHSM_SGL_TYPE_DATA_BLOCK << 4 && pointer->len == len
+                            : iova % 4 == 0 && len <= IHSM_LIST_PAGE_BYTES - iova % IHSM_LIST_PAGE_BYTES;
+    if (!names_one)
+        return false;
+    uint8_t *base = ihsm_regions_translate(c->context->regions, &pieces->hint, iova, len, destination, &got);
+    if (base == NULL || got != len)
+        return false;
+    pieces->piece[0] = (struct ihsm_piece){iova, base, len};
+    pieces->count = 1;
+    return true;
+}
+
+/* What as good as every short command has: one block each way, equally long. False: the lists are to be walked. */
+static inline bool map_blocks(struct ihsm_fp_command *c, bool is_sgl) {
+    struct ihsm_fp_scratch *s = c->scratch;
+    const struct aes_sqe *sqe = c->sqe;
+    if (sqe->dst_len != sqe->src_len || !one_block(c, &sqe->src, is_sgl, false, sqe->src_len, &s->src) ||
+        !one_block(c, &sqe->dst, is_sgl, true, sqe->src_len, &s->dst))
+        return false;
+    c->context->steps += 2;
+    c->src = (struct ihsm_cursor){s->src.piece, s->src.piece + 1, 0};
+    c->dst = (struct ihsm_cursor){s->dst.piece, s->dst.piece + 1, 0};
+    c->mapped = true;
+    return true;
+}
+
 bool ihsm_fp_map(struct ihsm_fp_command *c, bool lengths_first) {
     struct ihsm_fp_scratch *s = c->scratch;
     const struct aes_sqe *sqe = c->sqe;
     const struct ihsm_regions *regions = c->context->regions;
     bool is_sgl = sqe->attr >> IHSM_AES_ATTR_PSDT_SHIFT & IHSM_AES_ATTR_PSDT_MASK;
+    if (map_blocks(c, is_sgl))
+        return true;
     unsigned remapped = c->context->remapped;
     c->meter.go_on = go_on;
     struct ihsm_list_result fault =

@@ -59,12 +59,6 @@ struct ihsm_fp_scratch *ihsm_fp_scratch(void) {
 
 /* ---- checks ---- */
 
-/* A key during a command. */
-struct used {
-    struct ks_bulk_key *key; /* NULL: the number names no live bulk key of the function */
-    const struct ks_bulk_info *info;
-};
-
 static void unload(struct ihsm_fp_scratch *scratch) {
     if (scratch->loaded)
         ihsm_gcm_wipe(&scratch->gcm);
@@ -74,21 +68,37 @@ static void unload(struct ihsm_fp_scratch *scratch) {
 static void let_go(struct ihsm_fp_held *held) {
     if (held->key)
         ks_bulk_release(held->key);
-    held->key = NULL;
+    *held = (struct ihsm_fp_held){0};
 }
 
-static struct used find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
-    struct ihsm_fp_held *held = &context->held[place];
-    struct used used = {0};
-    if (held->key && (held->number != number || ks_bulk_deleted(held->key))) {
+/* Not inline: as good as every command finds its keys held. */
+static __attribute__((noinline)) void acquire(struct ihsm_fp_context *context, struct ihsm_fp_held *held,
+                                              uint32_t number) {
+    if (held->key) {
         unload(context->scratch);
         let_go(held);
     }
-    if (!held->key && context->function->keys && number <= LARGEST_KEY_NUMBER)
-        *held = (struct ihsm_fp_held){ks_bulk_acquire(context->function->keys, number), number};
-    if (held->key)
-        used = (struct used){held->key, ks_bulk_info(held->key)};
-    return used;
+    if (!context->function->keys || number > LARGEST_KEY_NUMBER)
+        return;
+    struct ks_bulk_key *key = ks_bulk_acquire(context->function->keys, number);
+    if (key)
+        *held = (struct ihsm_fp_held){key, ks_bulk_info(key), ks_bulk_aes(key), number};
+    context->differ = false;
+}
+
+/* A key during a command; its `key` is NULL if the number names no live bulk key of the function. */
+static inline const struct ihsm_fp_held *find(struct ihsm_fp_context *context, unsigned place, uint32_t number) {
+    struct ihsm_fp_held *held = &context->held[place];
+    if (!held->key || held->number != number || ks_bulk_deleted(held->key))
+        acquire(context, held, number);
+    return held;
+}
+
+/* Neither of two held keys changes, so they are compared once. */
+static bool same_key(struct ihsm_fp_context *context) {
+    if (!context->differ)
+        context->differ = !ks_bulk_equal(context->held[0].key, context->held[1].key);
+    return !context->differ;
 }
 
 void ihsm_fp_end(struct ihsm_fp_context *context) {
@@ -99,18 +109,18 @@ void ihsm_fp_end(struct ihsm_fp_context *context) {
 }
 
 /* An unused entry counts as type XTS. */
-static bool is_gcm(const struct used *used) { return used->key && used->info->type != KS_BULK_XTS; }
+static bool is_gcm(const struct ihsm_fp_held *used) { return used->key && used->info->type != KS_BULK_XTS; }
 
 /* The service indicator depends on nothing but the type of the first key (spec 02 E.3). */
-static uint32_t indicator(const struct ihsm_fp_function *function, const struct used *used) {
+static uint32_t indicator(const struct ihsm_fp_function *function, const struct ihsm_fp_held *used) {
     return used->key && used->info->type == KS_BULK_GCM_UNAPPROVED ? 0 : function->fips;
 }
 
-static bool other_session(const struct used *used, uint16_t session_id) {
+static bool other_session(const struct ihsm_fp_held *used, uint16_t session_id) {
     return used->info->session_only && used->info->session_id != session_id;
 }
 
-static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used) {
+static unsigned gcm_error(const struct gcm_sqe *sqe, const struct ihsm_fp_held *used) {
     if (sqe->aligned_aad_len % IHSM_GCM_AAD_ALIGNMENT_BYTES != 0)
         return IHSM_GCM_ERROR_AAD_ALIGNMENT;
     if (sqe->key_id > LARGEST_KEY_NUMBER)
@@ -128,7 +138,8 @@ static unsigned gcm_error(const struct gcm_sqe *sqe, const struct used *used) {
     return 0;
 }
 
-static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, const struct used *key2) {
+static unsigned xts_error(struct ihsm_fp_context *context, const struct xts_sqe *sqe, const struct ihsm_fp_held *key1,
+                          const struct ihsm_fp_held *key2) {
     if (is_gcm(key1))
         return IHSM_XTS_ERROR_KEY1_TYPE;
     if (is_gcm(key2))
@@ -143,7 +154,7 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, co
         return IHSM_XTS_ERROR_KEY_NOT_OWNED;
     if (key1->info->session_only != key2->info->session_only)
         return IHSM_XTS_ERROR_SESSION_ONLY_DIFFERS;
-    if (ks_bulk_equal(key1->key, key2->key))
+    if (same_key(context))
         return IHSM_XTS_ERROR_SAME_KEY;
     if (key1->info->app_id != sqe->short_app_id)
         return IHSM_XTS_ERROR_KEY1_APP;
@@ -162,49 +173,51 @@ static unsigned xts_error(const struct xts_sqe *sqe, const struct used *key1, co
 
 static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
     const struct ihsm_fp_function *function = c->context->function;
-    struct used used = find(c->context, 0, sqe->key_id);
-    c->cqe->fips_approved = indicator(function, &used);
+    const struct ihsm_fp_held *used = find(c->context, 0, sqe->key_id);
+    c->cqe->fips_approved = indicator(function, used);
     /* Drawn before the other checks, so that even a refused command shows it. */
-    if (function->device_iv && !c->decrypt && used.key && used.info->type == KS_BULK_GCM_APPROVED)
+    if (function->device_iv && !c->decrypt && used->key && used->info->type == KS_BULK_GCM_APPROVED)
         ihsm_random_iv(c->cqe->iv);
     else
         memcpy(c->cqe->iv, sqe->iv, sizeof sqe->iv);
-    unsigned error = gcm_error(sqe, &used);
+    unsigned error = gcm_error(sqe, used);
     if (error) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_GCM, error);
         return;
     }
     IHSM_SEAM(AES_KEY_FOUND);
-    const struct ihsm_aes_key *key = ks_bulk_aes(used.key);
-    if (c->scratch->loaded != used.key) {
-        ihsm_gcm_load(&c->scratch->gcm, key);
-        c->scratch->loaded = used.key;
+    if (c->scratch->loaded != used->key) {
+        ihsm_gcm_load(&c->scratch->gcm, used->aes);
+        c->scratch->loaded = used->key;
     }
-    ihsm_gcm_run(c, sqe, key);
+    ihsm_gcm_run(c, sqe, used->aes);
 }
 
 static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
     const struct ihsm_fp_function *function = c->context->function;
-    struct used key1 = find(c->context, 0, sqe->key_id1), key2 = find(c->context, 1, sqe->key_id2);
-    c->cqe->fips_approved = indicator(function, &key1);
-    unsigned error = xts_error(sqe, &key1, &key2);
+    const struct ihsm_fp_held *key1 = find(c->context, 0, sqe->key_id1);
+    const struct ihsm_fp_held *key2 = find(c->context, 1, sqe->key_id2);
+    c->cqe->fips_approved = indicator(function, key1);
+    unsigned error = xts_error(c->context, sqe, key1, key2);
     if (error) {
         ihsm_fp_fail(c, IHSM_AES_STATUS_INVALID_FIELD_XTS, error);
         return;
     }
     IHSM_SEAM(AES_KEY_FOUND);
-    ihsm_xts_run(c, sqe, ks_bulk_aes(key1.key), ks_bulk_aes(key2.key));
+    ihsm_xts_run(c, sqe, key1->aes, key2->aes);
 }
 
 void ihsm_fp_execute(struct ihsm_fp_context *context, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
     unsigned attr = entry->common.attr;
-    struct ihsm_fp_command command = {
-        .context = context,
-        .scratch = context->scratch,
-        .sqe = &entry->common,
-        .cqe = cqe,
-        .decrypt = attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK,
-    };
+    struct ihsm_fp_command command;
+    command.context = context;
+    command.scratch = context->scratch;
+    command.sqe = &entry->common;
+    command.cqe = cqe;
+    command.meter = (struct ihsm_list_meter){0};
+    command.unchecked = 0;
+    command.mapped = false;
+    command.decrypt = attr >> IHSM_AES_ATTR_DECRYPT_SHIFT & IHSM_AES_ATTR_DECRYPT_MASK;
     if ((attr >> IHSM_AES_ATTR_CIPHER_SHIFT & IHSM_AES_ATTR_CIPHER_MASK) == IHSM_CIPHER_XTS)
         execute_xts(&command, &entry->xts);
     else

@@ -8,6 +8,8 @@
 #include "abi.h"
 #include "fastpath/sgl.h"
 
+struct ihsm_aes_key;
+struct ks_bulk_info;
 struct ks_bulk_key;
 struct ks_bulk_table;
 
@@ -32,7 +34,9 @@ struct ihsm_fp_scratch *ihsm_fp_scratch(void);
 
 /* A key kept from one command to the next, because finding it again costs as much as encrypting a block. */
 struct ihsm_fp_held {
-    struct ks_bulk_key *key; /* NULL: none */
+    struct ks_bulk_key *key; /* NULL: none, and so are the next two */
+    const struct ks_bulk_info *info;
+    const struct ihsm_aes_key *aes;
     uint32_t number;
 };
 
@@ -50,6 +54,7 @@ struct ihsm_fp_context {
     const struct ihsm_fp_function *function;
     struct ihsm_fp_scratch *scratch;
     struct ihsm_fp_held held[2];     /* the first and the second key of the last command; released by ihsm_fp_end */
+    bool differ;                     /* the two keys of an XTS command are known not to be the same 32 bytes */
     uint32_t max_steps;              /* of the lists of one command (struct ihsm_list_meter); with more it is put off */
     bool put_off;                    /* the command has not been carried out, and its completion is void */
     uint64_t steps;                  /* of the lists of all commands so far */

@@ -196,7 +196,7 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
     return (struct ihsm_list_result){.rank = IHSM_LIST_GOOD};
 }
 
-void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
+void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
         memcpy(to, ihsm_cursor_at(cursor), n);
@@ -206,7 +206,7 @@ void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
     }
 }
 
-void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len) {
+void ihsm_cursor_scatter(struct ihsm_cursor *cursor, const uint8_t *from, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
         memcpy(ihsm_cursor_at(cursor), from, n);

@@ -2,6 +2,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Data pointers of AES queue entries: SGLs and PRPs turned into lists of host memory (spec 02 C.4, E.2). */
 #pragma once
+#include <string.h>
+
 #include "abi.h"
 #include "regions.h"
 
@@ -90,9 +92,28 @@ static inline void ihsm_cursor_advance(struct ihsm_cursor *cursor, uint64_t byte
     }
 }
 
-/* Copy `len` bytes from or to the pieces and advance. */
-void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
-void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
+/* Copy `len` bytes from or to the pieces and advance; these two for any number of pieces, the next two inline for one.
+ */
+void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len);
+void ihsm_cursor_scatter(struct ihsm_cursor *cursor, const uint8_t *from, size_t len);
+
+static inline void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
+    if (len == 0 || ihsm_cursor_left(cursor) < len) {
+        ihsm_cursor_gather(cursor, to, len);
+        return;
+    }
+    memcpy(to, ihsm_cursor_at(cursor), len);
+    ihsm_cursor_advance(cursor, len);
+}
+
+static inline void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *from, size_t len) {
+    if (len == 0 || ihsm_cursor_left(cursor) < len) {
+        ihsm_cursor_scatter(cursor, from, len);
+        return;
+    }
+    memcpy(ihsm_cursor_at(cursor), from, len);
+    ihsm_cursor_advance(cursor, len);
+}
 
 /* After the mappings may have changed: find one piece anew; false if it is no longer there as a whole. */
 bool ihsm_piece_remap(struct ihsm_piece *piece, const struct ihsm_regions *regions, size_t *hint, bool destination);

@@ -52,6 +52,14 @@ void ihsm_xts_run(struct ihsm_fp_command *c, const struct xts_sqe *sqe, const st
     uint32_t unit = data_unit_bytes[sqe->attr >> IHSM_AES_ATTR_DUL_SHIFT & IHSM_AES_ATTR_DUL_MASK];
     if (unit == 0)
         unit = left;
+    /* As good as always: one data unit in one piece each way. */
+    if (left > IHSM_COPY_BYTES && left <= unit && left < IHSM_SPAN_BYTES && left <= ihsm_cursor_left(&c->src) &&
+        left <= ihsm_cursor_left(&c->dst)) {
+        ihsm_xts_crypt(data_key, tweak_key, c->decrypt, sqe->tweak, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst),
+                       left);
+        c->cqe->len = left;
+        return;
+    }
     struct xts x = {.data_key = data_key, .tweak_key = tweak_key};
     memcpy(x.tweak, sqe->tweak, sizeof x.tweak);
     bool copied = left <= IHSM_COPY_BYTES;
