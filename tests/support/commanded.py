@@ -26,9 +26,9 @@ class Commanded:
     def scan(self, size: str) -> dict[str, int]:
         """Count the bytes that follow the command on standard input."""
         memory_scan.receive_needle(0, int(size))
-        found = memory_scan.count(int(size))
+        found, outside = memory_scan.count(int(size))
         memory_scan.forget_needle()
-        return {"found": found}
+        return {"found": found, "outside": outside}
 
     def command(self, name: str) -> Callable[..., object]:
         """The method that a line names."""
@@ -70,6 +70,10 @@ class Commander:
     def found(self, needle: bytes) -> int:
         """How often the process has these bytes in its memory."""
         return int(self("scan", str(len(needle)), data=needle)["found"])
+
+    def outside(self, needle: bytes) -> int:
+        """How often these bytes lie where core dumps or children would get them."""
+        return int(self("scan", str(len(needle)), data=needle)["outside"])
 
     def end(self) -> None:
         """Kill the process."""

@@ -49,18 +49,26 @@ def forget_needle() -> None:
     ctypes.memset(_window, 0, _WINDOW)
 
 
-def count(size: int) -> int:
-    """How often the first `size` bytes of the needle buffer occur in readable memory, the two buffers excepted."""
+def count(size: int) -> tuple[int, int]:
+    """How often the first `size` bytes of the needle buffer occur in readable memory, the two buffers excepted.
+
+    In all, and of these outside of what neither core dumps nor children get: where keys must not be.
+    """
     own = [(ctypes.addressof(buffer), len(buffer)) for buffer in (_needle, _window)]
-    return sum(_count_region(start, end, size, own) for start, end in _regions())
+    found = [(_count_region(start, end, size, own), guarded) for start, end, guarded in _regions()]
+    return sum(hits for hits, _ in found), sum(hits for hits, guarded in found if not guarded)
 
 
-def _regions() -> list[tuple[int, int]]:
-    regions = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
-        if found and "[vvar" not in line and "[vsyscall]" not in line:
-            regions.append((int(found[1], 16), int(found[2], 16)))
+def _regions() -> list[tuple[int, int, bool]]:
+    """Begin and end of what can be read, and whether it is left out of core dumps and children."""
+    regions: list[tuple[int, int, bool]] = []
+    readable = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) (r?)", line):
+            start, end = int(found[1], 16), int(found[2], 16)
+            readable = bool(found[3]) and "[vvar" not in line and "[vsyscall]" not in line
+        elif readable and line.startswith("VmFlags:"):
+            regions.append((start, end, {"dd", "dc"} <= set(line.split())))
     return regions
 
 
