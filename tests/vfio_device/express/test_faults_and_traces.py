@@ -148,6 +148,9 @@ class Client:
         return self._ring.cq.tobytes()
 
     def close(self) -> None:
+        """Leave a queue behind of which nothing has been read."""
+        self._driver.delete_pair(QUEUE)
+        self._driver.create_pair(QUEUE)
         for page in self.pages:
             page.release()
 
