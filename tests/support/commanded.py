@@ -11,11 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support import memory_scan
+from support.memory_scan import Hits
 
 TESTS = Path(__file__).parents[1]
 
@@ -23,12 +24,13 @@ TESTS = Path(__file__).parents[1]
 class Commanded:
     """Base of what such a process does: every method is a command, its arguments are words."""
 
-    def scan(self, size: str) -> dict[str, int]:
-        """Count the bytes that follow the command on standard input."""
-        memory_scan.receive_needle(0, int(size))
-        found = memory_scan.count(int(size))
-        memory_scan.forget_needle()
-        return {"found": found}
+    def scan(self, *sizes: str) -> list[memory_scan.Hits]:
+        """Look for the needles of these sizes that follow the command on standard input."""
+        lengths = [int(size) for size in sizes]
+        memory_scan.receive_needles(0, sum(lengths))
+        hits = memory_scan.count(lengths)
+        memory_scan.forget_needles()
+        return hits
 
     def command(self, name: str) -> Callable[..., object]:
         """The method that a line names."""
@@ -67,9 +69,23 @@ class Commander:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
+    def search(self, needles: Mapping[str, Sequence[bytes]]) -> dict[str, list[Hits]]:
+        """How often the process has these bytes in its memory, all at one moment."""
+        flat = [needle for group in needles.values() for needle in group]
+        hits = iter(Hits(*both) for both in self("scan", *(str(len(needle)) for needle in flat), data=b"".join(flat)))
+        return {name: [next(hits) for _ in group] for name, group in needles.items()}
+
     def found(self, needle: bytes) -> int:
         """How often the process has these bytes in its memory."""
-        return int(self("scan", str(len(needle)), data=needle)["found"])
+        return self.search({"": [needle]})[""][0].found
+
+    def missing(self, needles: Mapping[str, Sequence[bytes]]) -> list[str]:
+        """Of which groups no needle is there."""
+        return [name for name, hits in self.search(needles).items() if not any(hit.found for hit in hits)]
+
+    def present(self, needles: Mapping[str, Sequence[bytes]]) -> list[str]:
+        """Of which groups any needle is there."""
+        return [name for name, hits in self.search(needles).items() if any(hit.found for hit in hits)]
 
     def end(self) -> None:
         """Kill the process."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Further builds of the device's native module, made when a test first asks for them, and programs that use one."""
+"""Further builds of the native modules, made when a test first asks for them, and programs that use one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COPIED: Final = ("libvfio_user_src", "aws_lc")
 
 
 def native_build(name: str, *options: str) -> Path:
-    """The module built with these meson options in build/NAME, brought up to date.
+    """The device's module, the client's beside it, built with these meson options in build/NAME, brought up to date.
 
     Raises:
         AssertionError: it cannot be built; the text is what meson says.
@@ -40,7 +40,7 @@ def native_build(name: str, *options: str) -> Path:
             shutil.rmtree(folder)
             _meson("setup", str(folder), str(NATIVE), *made_with)
             stamp.write_text("\n".join(made_with))
-        _meson("compile", "-C", str(folder), f"--ninja-args={module}")
+        _meson("compile", "-C", str(folder), f"--ninja-args={module},_user{module}")
     return folder / module
 
 
@@ -57,7 +57,7 @@ def _meson(*arguments: str) -> str:
 def run_with_native(
     module: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with this build of the module: a script, or -m and a module, and their arguments."""
+    """Run Python with this build of the modules: a script, or -m and a module, and their arguments."""
     path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, str(WITH_NATIVE), str(module), *arguments],

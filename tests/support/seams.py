@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ihsm_device._native import lib
 
+HAS_SEAMS: Final = hasattr(lib, "ihsm_seam_close")
+"""Whether the native module of this process has any."""
 GUARD_S = 120
 """No wait takes that long unless something is broken."""
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a script or a module with another build of the device's native module: with_native.py SO (SCRIPT | -m MODULE) ...
+"""Run a script or a module with another build of the native modules: with_native.py SO (SCRIPT | -m MODULE) ...
 
-Only this process sees it, not its children.
+SO is the device's; the client's lies beside it. Only this process sees them, not its children.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 
 class NativeFinder(importlib.abc.MetaPathFinder):
-    """Finds ihsm_device._native at a path of one's own."""
+    """Finds ihsm_device._native at a path of one's own, and ihsm._native beside it."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        device = Path(path)
+        self._paths = {
+            "ihsm_device._native": str(device),
+            "ihsm._native": str(device.with_name(f"_user{device.name}")),
+        }
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The module itself; everything else is left to the others."""
-        if fullname != "ihsm_device._native":
-            return None
-        return importlib.util.spec_from_file_location(fullname, self._path)
+        """The modules themselves; everything else is left to the others."""
+        place = self._paths.get(fullname)
+        return None if place is None else importlib.util.spec_from_file_location(fullname, place)
 
 
 def main(arguments: list[str]) -> None:

@@ -9,19 +9,21 @@ import random
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from ihsm.bus import VfioUserFunction
 from ihsm_abi.admin import AdminOpcode, AdminStatus
 from support.killed import CONNECTED, LONGEST_PAUSE_S, STEPS, kill_one
 from support.polled import PolledDriver
 from support.process import serve, settled
 
-CLIENTS: Final = 200
 WARM_UP: Final = 20
 GROWTH_KIB: Final = 1024
 """Heap that may settle over the clients; a leaked region, thread or context would be many times that."""
 
 
-def test_two_hundred_killed_clients(socket_folder: Path) -> None:
+@pytest.mark.parametrize("clients", [30, pytest.param(180, marks=pytest.mark.long)])
+def test_killed_clients(socket_folder: Path, clients: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.killed", "ihsm.bus", "ihsm_abi.ddi"])
     chance = random.Random(3)
@@ -31,7 +33,7 @@ def test_two_hundred_killed_clients(socket_folder: Path) -> None:
         for _ in range(WARM_UP):
             kill_one(context, path, chance.randrange(1, STEPS), chance.random() * LONGEST_PAUSE_S)
         files, threads, memory = settled(server)
-        for _ in range(CLIENTS - WARM_UP):
+        for _ in range(clients):
             steps = chance.randrange(1, STEPS)
             connected += steps >= CONNECTED
             kill_one(context, path, steps, chance.random() * LONGEST_PAUSE_S)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The native module under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, loaded by plain Python."""
+"""The modules of device and client under Address-, UndefinedBehavior- and ThreadSanitizer, loaded by plain Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def sanitized(request: pytest.FixtureRequest) -> tuple[Path, dict[str, str]]:
-    """Path of a build with a sanitizer, and the environment to run it in."""
+    """Path of the device's module in a build with a sanitizer, and the environment to run it in."""
     module = native_build(
         f"sanitize-{request.param.split(',')[0]}",
         f"-Db_sanitize={request.param}", "-Db_lundef=false", "-Dbuildtype=debugoptimized",
@@ -54,6 +54,13 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], storm: str, doorbells: st
     run(sanitized, str(SUPPORT / storm), str(ROUNDS), doorbells)
 
 
+def run_tests(sanitized: tuple[Path, dict[str, str]], tests: str) -> None:
+    run(
+        sanitized, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--timeout=1200", "-m", "not long",
+        str(ROOT / "tests" / tests),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "tests",
     [
@@ -73,8 +80,10 @@ def test_storm(sanitized: tuple[Path, dict[str, str]], storm: str, doorbells: st
         "express/test_withdrawal.py",
     ],
 )
-def test_suites(sanitized: tuple[Path, dict[str, str]], tests: str) -> None:
-    run(
-        sanitized, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--timeout=1200", "-m", "not long",
-        str(ROOT / "tests" / "vfio_device" / tests),
-    )  # fmt: skip
+def test_suites_of_the_device(sanitized: tuple[Path, dict[str, str]], tests: str) -> None:
+    run_tests(sanitized, f"vfio_device/{tests}")
+
+
+@pytest.mark.parametrize("tests", ["driver", "test_aio.py", "ddi/test_arrays.py", "test_forks.py"])
+def test_suites_of_the_client(sanitized: tuple[Path, dict[str, str]], tests: str) -> None:
+    run_tests(sanitized, f"userspace/{tests}")

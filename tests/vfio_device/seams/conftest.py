@@ -11,13 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ihsm_device._native import lib
 from support.aes_rig import AesRig, standard_rig
 from support.native_builds import native_build, run_with_native
 from support.rig import EngineRig
-from support.seams import Seams
+from support.seams import HAS_SEAMS, Seams
 
-HAS_SEAMS = hasattr(lib, "ihsm_seam_close")
 FAULTS = pytest.StashKey[dict[str, str]]()
 """What went wrong in the other process, by node id; of the files that have run."""
 

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "keystore/keystore.cdef.h"
 #include "operations.h"
 #include "seam.h"
 
@@ -56,6 +57,8 @@ enum ihsm_express ihsm_express(struct ihsm_engine *engine, const struct ihsm_com
     if (!ihsm_published_find_session(published, job.head.sess_id, &session, &ticket) ||
         session.major != job.head.rev_major || session.minor != job.head.rev_minor || !operation->run(&job))
         return IHSM_EXPRESS_NOT;
+    if (ks_unlocked_is_news())
+        return IHSM_EXPRESS_NOT; /* Python tells of it after each command */
     IHSM_SEAM(EXPRESS_RUN);
     if (!ihsm_published_hold(published, job.head.sess_id, ticket, job.key_id, job.key_ticket))
         return IHSM_EXPRESS_NOT;

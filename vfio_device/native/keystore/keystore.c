@@ -32,7 +32,15 @@ void ks_close(void) {
     opened = false;
 }
 
-uint64_t ks_unlocked_bytes(void) { return ks_arena_unlocked(); }
+static _Atomic bool told_unlocked; /* whether who asked last was told of any */
+
+uint64_t ks_unlocked_bytes(void) {
+    uint64_t unlocked = ks_arena_unlocked();
+    told_unlocked = unlocked != 0;
+    return unlocked;
+}
+
+bool ks_unlocked_is_news(void) { return (ks_arena_unlocked() != 0) != told_unlocked; }
 
 void ks_statistics(ks_stats *out) {
     struct arena_stats arena;

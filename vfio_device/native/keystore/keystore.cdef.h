@@ -83,6 +83,7 @@ int ks_open(int hooks, int faults);
 void ks_close(void);
 void ks_statistics(ks_stats *out);
 uint64_t ks_unlocked_bytes(void); /* of the store's memory, those that the system did not let it lock */
+bool ks_unlocked_is_news(void);   /* there are such, or none any more, and nobody has asked since */
 
 int ks_destroy(uint64_t key);
 size_t ks_destroy_group(uint64_t owner, uint64_t mask);

@@ -44,13 +44,11 @@ def test_keys_are_found_alive_and_gone_after_destruction(life: Commander) -> Non
     assert life("self_test")["passed"]
     masked = life("in_thread", "make")
     needles = {name: pieces(name, opened(blob)) for name, blob in masked.items()}
-    for name, parts in needles.items():
-        assert any(life.found(part) for part in parts), f"{name}: a living key must be found"
+    assert life.missing(needles) == []
     answer = life("destroy")
     assert answer["destroyed"] >= 2 * len(masked)
     assert answer["left"] == 1
-    left = {name: [life.found(part) for part in parts] for name, parts in needles.items()}
-    assert all(not any(counts) for counts in left.values()), left
+    assert life.present(needles) == []
 
 
 def test_imports_and_credentials_leave_nothing(life: Commander) -> None:
@@ -86,20 +84,18 @@ def test_imports_and_credentials_leave_nothing(life: Commander) -> None:
         "pin": [pin],
     }
     passing = {"kek": [kek], "shared": [shared[:24], shared[24:]], "okm": [okm[:32], okm[32:]]}
-    for name, parts in alive.items():
-        assert any(life.found(part) for part in parts), f"{name}: a living key must be found"
-    for name, parts in passing.items():
-        assert not any(life.found(part) for part in parts), f"{name} was needed for a moment only"
+    assert life.missing(alive) == []
+    assert life.present(passing) == [], "needed for a moment only"
     life("destroy")
-    left = {name: [life.found(part) for part in parts] for name, parts in (alive | passing).items()}
-    assert all(not any(counts) for counts in left.values()), left
+    assert life.present(alive | passing) == []
 
 
 def test_closing_wipes_what_nobody_destroyed(life: Commander) -> None:
     masked = life("make")
-    needles = [part for name, blob in masked.items() for part in pieces(name, opened(blob))]
+    needles = {name: pieces(name, opened(blob)) for name, blob in masked.items()}
+    assert life.missing(needles) == []
     assert life("close")["left"] == 0
-    assert not any(life.found(part) for part in needles)
+    assert life.present(needles) == []
 
 
 def test_key_memory_is_out_of_reach(life: Commander) -> None:
