@@ -68,7 +68,7 @@ def test_a_program_gets_what_the_driver_gives(way: Way) -> None:
 
 def test_a_user_without_privileges_gets_the_same(way: Way, own_folders: dict[str, str]) -> None:
     """In a container that forbids to mount and to trace, besides."""
-    before = (*FORBIDDING, *UNPRIVILEGED)
+    before = (*FORBIDDING, "namespaces", *UNPRIVILEGED)
     assert printed(*way.program, before=before, environment=own_folders, cwd="/") == on_host(way.via, report())
 
 

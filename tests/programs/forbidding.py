@@ -1,65 +1,42 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a command that may not call mount, unshare and their like, nor ptrace, as in many a container.
+"""Run a command that may not make some system calls, as in many a container.
 
-    forbidding.py PROGRAM [ARGUMENTS]
+    forbidding.py GROUP[,GROUP ...] PROGRAM [ARGUMENTS]
 
 It and all its children get EPERM for them, by a filter of seccomp that none of them can take off.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 import sys
 from typing import Final
 
+from ihsm_abi import seccomp
+from ihsm_abi.seccomp import JUMP_EQUAL, LOAD_WORD, RETURN, Line
+
 FORBIDDEN: Final = {
-    "ptrace": 101, "pivot_root": 155, "chroot": 161, "mount": 165, "umount2": 166, "unshare": 272, "setns": 308,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442,
+    "namespaces": {
+        "ptrace": 101, "pivot_root": 155, "chroot": 161, "mount": 165, "umount2": 166, "unshare": 272, "setns": 308,
+        "open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442,
+    },
+    "landlock": {"landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446},
+    "filters": {"seccomp": 317},
 }  # fmt: skip
 """Numbers of x86-64."""
-PR_SET_NO_NEW_PRIVS: Final = 38
-PR_SET_SECCOMP: Final = 22
-SECCOMP_MODE_FILTER: Final = 2
-LOAD_WORD: Final = 0x20
-JUMP_IF_EQUAL: Final = 0x15
-RETURN: Final = 0x06
-ALLOW: Final = 0x7FFF0000
-ERRNO: Final = 0x00050000
-NUMBER_AT: Final = 0
-"""Offset of the call's number in `struct seccomp_data`."""
 
 
-class Program(ctypes.Structure):
-    """`struct sock_fprog`."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
-def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """`struct sock_filter`."""
-    return struct.pack("<HBBI", code, if_true, if_false, value)
-
-
-def forbid() -> None:
+def forbid(groups: str) -> None:
     """Install the filter."""
-    checks = b"".join(
-        instruction(JUMP_IF_EQUAL, number, 0, 1) + instruction(RETURN, ERRNO | errno.EPERM)
-        for number in FORBIDDEN.values()
-    )
-    text = instruction(LOAD_WORD, NUMBER_AT) + checks + instruction(RETURN, ALLOW)
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = Program(len(text) // 8, text)
-    unused = ctypes.c_ulong(0)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), unused, unused, unused) or libc.prctl(
-        PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program), unused, unused
-    ):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    numbers = [number for group in groups.split(",") for number in FORBIDDEN[group].values()]
+    lines: list[Line | str] = [(LOAD_WORD, 0, 0, seccomp.DATA_NR)]
+    lines += [(JUMP_EQUAL, "refuse", 0, number) for number in numbers]
+    lines += [(RETURN, 0, 0, seccomp.RET_ALLOW), "refuse", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.EPERM)]
+    seccomp.install(seccomp.assemble(lines), 0)
 
 
 if __name__ == "__main__":
-    forbid()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    forbid(sys.argv[1])
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -15,7 +15,7 @@ from support.stores import NOBODY
 
 KMOD_RUN: Final = (sys.executable, "-P", "-m", "ihsm", "kmod", "run")
 FORBIDDING: Final = (sys.executable, str(Path(__file__).parents[1] / "programs" / "forbidding.py"))
-"""Before a command: it may neither mount nor trace."""
+"""Before names of groups of system calls, and a command that may not make them."""
 _BECOME_NOBODY: Final = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
 )  # fmt: skip

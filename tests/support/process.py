@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -105,10 +105,23 @@ def settled(server: ServeProcess) -> tuple[int, int, int]:
 
 
 @contextlib.contextmanager
-def serve(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[ServeProcess]:
-    """Run `ihsm serve` with these options; ended at the end if it still runs."""
+def serve(
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = SERVE,
+    descriptors: Sequence[int] = (),
+) -> Iterator[ServeProcess]:
+    """Run `ihsm serve`, or `program` as if it were that, with these options; ended at the end if it still runs.
+
+    `descriptors` are passed on to it.
+    """
     process = subprocess.Popen(
-        [*SERVE, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*program, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        pass_fds=descriptors,
     )
     assert process.stdout is not None
     assert process.stderr is not None

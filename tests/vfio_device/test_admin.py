@@ -13,7 +13,7 @@ import pytest
 
 from ihsm_abi.admin import IDENTIFY, AdminOpcode, AdminStatus
 from ihsm_abi.hsm_queue import ControlKind, SessionControl
-from ihsm_device.function import firmware_version
+from ihsm_device.version import VERSION
 from support.devices import DeviceUnderTest
 from support.polled import PolledDriver, Ring, admin_sqe, hsm_sqe
 from support.waiting import HANG_S, ended
@@ -31,7 +31,7 @@ def test_identify_writes_exactly_its_structure(driver: PolledDriver, device: Dev
     assert (identity["vid"], identity["ssvid"], identity["ctrl_id"], identity["ver"]) == (0x1414, 0x1414, 1, 0x10400)
     assert (page[77], page[78], page[83], page[84]) == (0x66, 0x44, 0x77, 0x66)
     assert page[4:36] == f"{device.module.serial:016X}".encode().ljust(32)
-    assert page[36:68] == firmware_version().encode().ljust(32)
+    assert page[36:68] == VERSION.encode().ljust(32)
     assert (identity["cp_mdts"], identity["fp_mdts"], identity["cp_maxcmd"], identity["fp_maxcmd"]) == (13, 13, 2, 4)
     assert (page[100], page[101]) == (1, 0)
 

@@ -92,6 +92,18 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     "--faults", "fault_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="JSON array of faults that each function has from its start, some of which it can have only so.",
 )  # fmt: skip
+@click.option(
+    "--sandbox", type=click.Choice(["on", "off"]), default="on", show_default=True, envvar="IHSM_SANDBOX",
+    help="Whether the process gives up what it does not need: privileges, files, system calls.",
+)  # fmt: skip
+@click.option(
+    "--user", metavar="NAME|UID",
+    help="Whom the process becomes if root starts it. [default: who owns --state, the user ihsm, or one of its own]",
+)  # fmt: skip
+@click.option(
+    "--allow-uid", "allowed_uids", type=click.IntRange(0), multiple=True, metavar="UID",
+    help="Another user that may use the device; can be repeated. [default: the process's own, and who started it]",
+)  # fmt: skip
 @click.option("--log-level", type=click.Choice(LEVELS), help="Least severe to log. [default: that of `ihsm`]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines. [default: that of `ihsm`]")
 @click.pass_context
@@ -110,6 +122,9 @@ def serve(
     doorbell: str,
     spin_us: float,
     fault_file: Path | None,
+    sandbox: str,
+    user: str | None,
+    allowed_uids: tuple[int, ...],
     log_level: str | None,
     log_format: logs.LogFormat | None,
 ) -> None:
@@ -127,14 +142,16 @@ def serve(
     with contextlib.ExitStack() as running:
         running.callback(writer.close)
         with _start_errors():
-            writer.start()
             # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
             from ihsm_abi.ddi import DeviceKind
             from ihsm_device.fault_file import read_faults
             from ihsm_device.hsm.device import DeviceOptions, HsmDevice
             from ihsm_device.hsm.module import SecurityModule
             from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
+            from ihsm_device.lookout import Lookout
+            from ihsm_device.sandbox import Confinement
             from ihsm_device.server import Server, chosen_paths, tune_process
+            from ihsm_device.socket_paths import Clients
 
             faults = () if fault_file is None else read_faults(fault_file)
             tune_process()
@@ -146,8 +163,15 @@ def serve(
                 validation_hooks=validation_hooks,
                 express=express == "on",
             )
-            hsm = running.enter_context(HsmDevice(options))
+            confinement = Confinement()
             with chosen_paths(path, count) as paths:
+                lookout = None
+                if sandbox == "on":
+                    lookout = Lookout(count)
+                    running.callback(lookout.close)
+                    confinement.restrict(state, paths, user)
+                writer.start()
+                hsm = running.enter_context(HsmDevice(options))
                 server = Server(
                     paths,
                     lambda index: SecurityModule.open(hsm, index, resources),
@@ -156,9 +180,14 @@ def serve(
                     spin_us=spin_us,
                     hsm_threads=hsm_threads,
                     faults=faults,
+                    clients=Clients.of({confinement.starter, os.getuid()}, allowed_uids),
+                    lookout=lookout,
+                    confinement=confinement,
                 )
             running.callback(server.stop)
             server.start()
+            if sandbox == "on":
+                confinement.filter_calls()
         click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))
         signal.sigwait(signals)
 

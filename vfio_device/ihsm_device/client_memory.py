@@ -12,15 +12,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Final
 
+from ihsm_device.lookout import ReadMaps, read_maps
 from ihsm_device.vfu import DmaRegion
 
 LOOK_TIMEOUT_S: Final = 1.0
 """How long a client's mappings are waited for: the kernel may need a lock that the client holds."""
-MAX_MAPS_BYTES: Final = 16 << 20
-"""Of a client's mappings, as the kernel lists them, so much is read."""
 
 File = tuple[int, int]
 """Device number and inode."""
@@ -46,8 +44,9 @@ def private_files(maps: bytes) -> set[File]:
 class ClientMemory:
     """The files behind the guest memory of one function; used by the thread that owns it."""
 
-    def __init__(self) -> None:
-        """No client yet."""
+    def __init__(self, read_maps: ReadMaps = read_maps) -> None:
+        """No client yet; `read_maps` gives the mappings of one."""
+        self._read_maps = read_maps
         self._files: dict[int, File] = {}
         self._regions: Counter[File] = Counter()
         self._looking: threading.Thread | None = None
@@ -79,8 +78,7 @@ class ClientMemory:
 
         def read() -> None:
             try:
-                with Path(f"/proc/{pid}/maps").open("rb") as maps:
-                    found.update(private_files(maps.read(MAX_MAPS_BYTES)))
+                found.update(private_files(self._read_maps(pid)))
             except OSError:
                 return  # another user's, or gone
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred: pid, uid, gid."""
+_DRAINED_BYTES: Final = 1 << 16
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class ClientProcess:
 
     pid: int | None
     """None for a process that this one's namespace does not show."""
+    uid: int
     name: str | None
     since: datetime
     _connection: socket.socket
@@ -31,9 +33,8 @@ class ClientProcess:
     def of(cls, descriptor: int) -> Self:
         """The process that made a connection, of which a duplicate is kept until `close`; raises OSError."""
         connection = socket.socket(fileno=os.dup(descriptor))
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, _, _ = _CREDENTIALS.unpack(credentials)
-        return cls(pid or None, _name(pid), datetime.now(UTC), connection)
+        pid, uid = peer(connection)
+        return cls(pid or None, uid, _name(pid), datetime.now(UTC), connection)
 
     def record(self) -> dict[str, Any] | None:
         """The fields for the control socket; None if the client has hung up and its end is merely under way."""
@@ -46,9 +47,22 @@ class ClientProcess:
             return None
         return {"pid": self.pid, "name": self.name, "since": self.since.isoformat(timespec="microseconds")}
 
+    def hang_up(self) -> None:
+        """End the connection, with all that the client has sent and nobody has read."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+        while self._connection.recv(_DRAINED_BYTES, socket.MSG_DONTWAIT):
+            pass  # descriptors among it are closed by the kernel
+
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.close()
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Process id, 0 for one of another namespace, and user of who made a connection, as of then; raises OSError."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return pid, uid
 
 
 def _name(pid: int) -> str | None:

@@ -10,11 +10,12 @@ answer to.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import selectors
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any, Final, TypeVar
 
 from ihsm_abi.control import (
@@ -25,6 +26,7 @@ from ihsm_abi.control import (
     ControlRefusal,
     ControlRequest,
 )
+from ihsm_device.client_process import peer
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +54,9 @@ STOP_TIMEOUT_S: Final = 5.0
 class ControlServer:
     """Serves every control socket of the process from one thread."""
 
-    def __init__(self) -> None:
-        """No socket is served before `start`."""
+    def __init__(self, uids: Container[int] | None = None) -> None:
+        """No socket is served before `start`. Clients are of one of the users `uids`; None: of any."""
+        self._uids = uids
         self._sockets: list[tuple[socket.socket, Mapping[str, Handler]]] = []
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._started = threading.Event()
@@ -99,16 +102,14 @@ class ControlServer:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
-        servers = [await self._serve_socket(listener, handlers) for listener, handlers in self._sockets]
+        servers = [
+            await loop.create_unix_server(functools.partial(_Connection, handlers, self._uids), sock=listener)
+            for listener, handlers in self._sockets
+        ]
         self._started.set()
         await stopped.wait()
         for server in servers:
             server.close()
-
-    @staticmethod
-    async def _serve_socket(listener: socket.socket, handlers: Mapping[str, Handler]) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(lambda: _Connection(handlers), sock=listener)
 
 
 def _require_descriptors() -> None:
@@ -121,11 +122,22 @@ def _require_descriptors() -> None:
 class _Connection(asyncio.StreamReaderProtocol):
     """A client, whose requests are answered in order until it ends or sends a line beyond the limit."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], uids: Container[int] | None) -> None:
         super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), self._serve)
         self._handlers = handlers
+        self._uids = uids
         self._gone = asyncio.get_running_loop().create_future()
         """Done as soon as the client is seen to send no more, however many requests are still unanswered."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client; one of a user who may not use the device is hung up on."""
+        _, uid = peer(transport.get_extra_info("socket"))
+        if self._uids is None or uid in self._uids:
+            super().connection_made(transport)
+            return
+        _log.warning("control connection refused: user %d may not use the device", uid)
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
     def eof_received(self) -> bool:
         """The client has closed, or sends no more."""

@@ -32,8 +32,9 @@ from ihsm_device.client_memory import ClientMemory
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
 from ihsm_device.hosts import VfuHost
+from ihsm_device.lookout import ReadMaps, read_maps
 from ihsm_device.scheduler import Scheduler
-from ihsm_device.socket_paths import SocketFile, claimed
+from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, claimed
 
 _log = logging.getLogger(__name__)
 
@@ -71,10 +72,12 @@ class Endpoint:
         resources: int = 1,
         doorbell_page: bool = False,
         faults: Sequence[Fault] = (),
+        clients: Clients = OF_ANY_USER,
+        read_maps: ReadMaps = read_maps,
     ) -> None:
-        """Listens at `path` (mode 0600) from now on, serves from `start` on; `doorbell_page`: BAR2 can be mapped.
+        """Listens at `path` from now on, serves `clients` from `start` on; `doorbell_page`: BAR2 can be mapped.
 
-        `faults` are what the function is told to do wrong from the start.
+        `faults` are what the function is told to do wrong from the start, `read_maps` gives mappings of clients.
 
         Raises:
             OSError, MemoryError: the system gives no more descriptors or memory; nothing is left behind.
@@ -82,13 +85,14 @@ class Endpoint:
         """
         self.path = path
         with contextlib.ExitStack() as undone:
-            with claimed(path):
-                self._context = vfu.Context(os.fspath(path), log=self._library_log)
+            with claimed(path, clients.mode):
+                self._context = vfu.Context(os.fspath(path), log=self._library_log, uids=clients.uids)
                 undone.callback(self._context.close)
                 self._file = SocketFile.at(path)
             undone.callback(self._file.remove)
             self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undone.callback(os.close, self._stop_fd)
+            self._memory = ClientMemory(read_maps)
             self._set_up(scheduler, module, index, resources, doorbell_page, faults, undone)
             undone.pop_all()
         self._stopping = threading.Event()
@@ -112,7 +116,6 @@ class Endpoint:
             self._context.add_capability(block.data, block.position, extended=block.extended)
         self.engine = Engine(scheduler, VfuHost(self._context, sizes), doorbell_page=doorbell_page)
         undone.callback(self.engine.close)
-        self._memory = ClientMemory()
         self.function = Function(
             self.engine,
             module,

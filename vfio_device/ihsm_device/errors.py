@@ -50,6 +50,14 @@ class FaultFileUnusable(DeviceError):
         super().__init__(f"faults {path!r}: {reason}")
 
 
+class NoSuchUser(DeviceError):
+    """A user whom the system does not know."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is what was asked for."""
+        super().__init__(f"there is no user {name!r}")
+
+
 class StartError(DeviceError):
     """The process could not get what it needs from the system: threads, descriptors, memory."""
 

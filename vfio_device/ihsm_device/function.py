@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from ihsm_device.engine import Engine, KeyTable, PublishedTable
 from ihsm_device.faults import FaultSet
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion, Lane
 from ihsm_device.trace import Trace
+from ihsm_device.version import VERSION
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +71,6 @@ class Module(ResetModule, Protocol):
         """State for the control socket; nothing secret."""
 
 
-def firmware_version() -> str:
-    """What Identify reports as `fr`: the version of this package."""
-    return importlib.metadata.version("ihsm")
-
-
 def _failure(status: HsmStatus) -> HsmCompletion:
     """A completion without message and session."""
     return HsmCompletion(b"", SessionControl(0), sc=status)
@@ -106,7 +101,7 @@ class Function:
             engine.set_keys(module.bulk_table, fips=module.fips_approved, device_iv=module.device_iv)
         if module.express is not None:
             engine.set_express(module.express)
-        identity = ControllerIdentity(module.serial, firmware_version(), index + 1)
+        identity = ControllerIdentity(module.serial, VERSION, index + 1)
         self.trace = Trace(engine, index, (ADMIN_QUEUE_ID, *hsm_queue_ids(resources), *aes_queue_ids(resources)))
         self.faults = FaultSet(engine, execute=self._execute_held, reset=self._reset_by_fault, trace=self.trace)
         self.controller = FunctionController(

@@ -4,35 +4,42 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import subprocess
-import sys
+import signal
+import struct
+import threading
 from typing import Final
 
-HELPER: Final = """
-import os, select, signal, sys, time
-device = int(sys.argv[1])
-if os.getppid() == device:
-    os.kill(device, signal.SIGSTOP)
-    time.sleep(0.01)  # until all its threads stand
-    os.write(1, b".")  # read when the device goes on, whoever has it go on
-    select.select([0], [], [], float(sys.argv[2]))  # its end: the device is gone, or goes on
-    if os.getppid() == device:
-        os.kill(device, signal.SIGCONT)
-"""
-"""A stopped process cannot wake itself. Who ends this child early leaves the device standing, until a SIGCONT."""
+_SIGEVENT: Final = struct.Struct("@Pii48x")
+"""struct sigevent: value, signal, and how it is told, here SIGEV_SIGNAL (sigevent(3type))."""
+_ITIMERSPEC: Final = struct.Struct("=qqqq")
+"""struct itimerspec: no interval, seconds, nanoseconds."""
+_SIGEV_SIGNAL: Final = 0
+_CLOCK_MONOTONIC: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def pause(seconds: float) -> None:
-    """Stop all threads of the process, and return when they have gone on.
+    """Stop all threads of the process, and return when they have gone on, which a SIGCONT of others has them do too.
+
+    A stopped process cannot wake itself, but one of its timers can: SIGCONT works when it is sent (signal(7)).
 
     Raises:
-        OSError: the system has no process for the helper.
+        OSError: the system gives no timer.
     """
-    command = [sys.executable, "-I", "-S", "-c", HELPER, str(os.getpid()), str(seconds)]
-    # A session of its own: a terminal's signals for the device's group are not for it.
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as helper:
-        assert helper.stdout is not None
-        helper.stdout.read(1)
+    timer = ctypes.c_void_p()
+    event = _SIGEVENT.pack(0, signal.SIGCONT, _SIGEV_SIGNAL)
+    _check(_LIBC.timer_create(_CLOCK_MONOTONIC, event, ctypes.byref(timer)))
+    try:
+        whole, part = divmod(seconds, 1)
+        _check(_LIBC.timer_settime(timer, 0, _ITIMERSPEC.pack(0, 0, int(whole), max(1, int(part * 1e9))), None))
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # to this thread, which does not go on before it
+    finally:
+        _LIBC.timer_delete(timer)
+
+
+def _check(result: int) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -21,8 +21,10 @@ from ihsm_device.control_socket import ControlServer, Handler
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
+from ihsm_device.lookout import Lookout, read_maps
+from ihsm_device.sandbox import Confinement
 from ihsm_device.scheduler import Scheduler
-from ihsm_device.socket_paths import SocketFile, default_paths, listen
+from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, default_paths, listen
 from ihsm_device.trace_commands import TraceCommands
 from ihsm_device.unreachable_log import UnreachableLog
 from ihsm_device.workers import WorkerPool
@@ -71,13 +73,17 @@ class Server:
         spin_us: float = DEFAULT_SPIN_US,
         hsm_threads: int | None = None,
         faults: Sequence[Fault] = (),
+        clients: Clients = OF_ANY_USER,
+        lookout: Lookout | None = None,
+        confinement: Confinement | None = None,
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
         With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
         microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
         HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
-        the start.
+        the start, `clients` who may use them. `lookout` reads mappings of clients, which this process does itself
+        without; `confinement` is shown in the status.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -86,8 +92,11 @@ class Server:
         self._scheduler = Scheduler(aes_workers=min(MAX_AES_THREADS, os.cpu_count() or 1), spin_us=spin_us)
         self._doorbell_page = doorbell_page
         self._faults = tuple(faults)
+        self._clients = clients
+        self._lookout = lookout
+        self._confinement = confinement or Confinement()
         self._endpoints: list[Endpoint] = []
-        self._control = ControlServer()
+        self._control = ControlServer(clients.uids)
         self._control_files: list[SocketFile] = []
         try:
             for index, path in enumerate(paths):
@@ -113,10 +122,12 @@ class Server:
             resources=resources,
             doorbell_page=self._doorbell_page,
             faults=self._faults,
+            clients=self._clients,
+            read_maps=self._lookout.reader(index) if self._lookout else read_maps,
         )
         self._endpoints.append(endpoint)
         control_path = path.with_name(path.name + SUFFIX)
-        listener, file = listen(control_path)
+        listener, file = listen(control_path, self._clients.mode)
         self._control_files.append(file)
         faults = FaultCommands(endpoint.function.faults)
         handlers: dict[str, Handler] = {ControlCommand.STATUS: lambda arguments: self._status(endpoint, faults)}
@@ -130,14 +141,14 @@ class Server:
     def _find(self, command: Command) -> Function | None:
         return self._by_engine.get(id(command.engine))
 
-    @staticmethod
-    def _status(endpoint: Endpoint, faults: FaultCommands) -> dict[str, Any]:
+    def _status(self, endpoint: Endpoint, faults: FaultCommands) -> dict[str, Any]:
         return {
             "schema": SCHEMA_VERSION,
             "pid": os.getpid(),
             "open_files": len(os.listdir("/proc/self/fd")) - 1,
             "socket": os.fspath(endpoint.path),
             "client": endpoint.client,
+            "sandbox": self._confinement.record(),
             "faults": faults.status(),
             **endpoint.function.status(),
         }

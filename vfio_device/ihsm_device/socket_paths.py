@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,36 @@ from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnu
 _log = logging.getLogger(__name__)
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-PRIVATE_UMASK: Final = 0o177
+OWNER_ONLY: Final = 0o600
+FOR_ALL: Final = 0o666
 FOLDER_MODE: Final = 0o700
 LOCK_SUFFIX: Final = ".lock"
 LOCK_TIMEOUT_S: Final = 10.0
 LOCK_RETRY_S: Final = 0.01
 
 
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Who may use a device: users, and the mode of its sockets, which lets them come as far as being looked at."""
+
+    uids: frozenset[int] | None
+    """None: whoever the mode lets in."""
+    mode: int = OWNER_ONLY
+
+    @classmethod
+    def of(cls, own: Iterable[int], allowed: Iterable[int]) -> Self:
+        """The users of the server itself, and others if there are any."""
+        others = frozenset(allowed) - frozenset(own)
+        return cls(others | frozenset(own), FOR_ALL if others else OWNER_ONLY)
+
+
+OF_ANY_USER: Final = Clients(None)
+
+
 @contextmanager
-def private_files() -> Iterator[None]:
-    """Files made meanwhile, by this process's only thread that makes any, are readable by their owner alone."""
-    before = os.umask(PRIVATE_UMASK)
+def files_of_mode(mode: int) -> Iterator[None]:
+    """Files made meanwhile, by this process's only thread that makes any, may be used by those whom `mode` names."""
+    before = os.umask(~mode & 0o777)
     try:
         yield
     finally:
@@ -68,8 +87,8 @@ class SocketFile:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Have `path` free for a socket to be bound and listened on meanwhile; its mode will be 0600.
+def claimed(path: Path, mode: int = OWNER_ONLY) -> Iterator[None]:
+    """Have `path` free for a socket to be bound and listened on meanwhile, which will have `mode`.
 
     Checks the path's length and folder and removes a socket that nobody listens on. Of several processes that want the
     same path one is in here at a time, so that none removes what another has just bound.
@@ -86,7 +105,7 @@ def claimed(path: Path) -> Iterator[None]:
         with _exclusive(path):
             _make_free(path)
             try:
-                with private_files():
+                with files_of_mode(mode):
                     yield
             except BaseException as error:
                 # Nothing was there: a socket bound since is ours, but for what came in between.
@@ -132,7 +151,7 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 def _try_lock(name: Path) -> int | None:
     """Descriptor of the lock file, locked; None if another process has it."""
-    lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = os.fstat(lock)
@@ -148,11 +167,11 @@ def _try_lock(name: Path) -> int | None:
     return None
 
 
-def listen(path: Path) -> tuple[socket.socket, SocketFile]:
-    """A listening socket at `path`, mode 0600, and its file; raises as `claimed` does."""
+def listen(path: Path, mode: int = OWNER_ONLY) -> tuple[socket.socket, SocketFile]:
+    """A listening socket at `path`, and its file; raises as `claimed` does."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with claimed(path):
+        with claimed(path, mode):
             listener.bind(os.fspath(path))
             listener.listen()
             return listener, SocketFile.at(path)

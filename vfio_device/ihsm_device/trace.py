@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from ihsm_abi.trace import FORMAT_VERSION, NO_QUEUE, TraceKind, padded
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command
 from ihsm_device.engine import Engine
+from ihsm_device.version import VERSION
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _MESSAGES: Final = 1 << TraceKind.REQUEST | 1 << TraceKind.RESPONSE
@@ -123,12 +123,11 @@ class Trace:
     def beginning(self, faults: Sequence[tuple[int, str]]) -> bytes:
         """What a stream starts with: how the function is now, with its faults by number and text."""
         admin = self._engine.queue(ADMIN_QUEUE_ID)
-        software = importlib.metadata.version("ihsm").encode()
         start = _START.pack(FORMAT_VERSION, admin is not None and admin.has_sq)
         queues = [state for queue_id in self._queue_ids if (state := self._engine.queue(queue_id)) is not None]
         return b"".join(
             (
-                self._record(TraceKind.START, start + software),
+                self._record(TraceKind.START, start + VERSION.encode()),
                 *(
                     self._record(
                         TraceKind.QUEUE,

@@ -15,7 +15,7 @@ import logging
 import os
 import select
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
@@ -95,11 +95,18 @@ _numbers = itertools.count(1)
 class Context:
     """A PCI Express device behind a vfio-user socket."""
 
-    def __init__(self, path: str, *, log: LogCallback | None = None, level: int = logging.WARNING) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        log: LogCallback | None = None,
+        level: int = logging.WARNING,
+        uids: Container[int] | None = None,
+    ) -> None:
         """Bind and listen at `path`, which must not exist; clients are accepted by `attach`.
 
         `log` receives the library's messages of at least Python log level `level`; by default they go to this
-        module's logger.
+        module's logger. Clients are of one of the users `uids`; None: of any.
 
         Raises:
             OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).
@@ -110,6 +117,7 @@ class Context:
         self._reset: Callable[[ResetType], None] | None = None
         self._on_map: DmaCallback | None = None
         self._on_unmap: DmaCallback | None = None
+        self._uids = uids
         self._attached = False
         self._registers: list[tuple[int, ConfigRegister]] = [(0, register) for register in HEADER_REGISTERS]
         """What clients can write in configuration space: registers, and the offsets of what they are part of."""
@@ -239,6 +247,10 @@ class Context:
                 self._attached = True
                 self._refused.clear()
                 self._client = ClientProcess.of(lib.ihsm_vfu_poll_fd(self.handle))
+                if self._uids is not None and self._client.uid not in self._uids:
+                    self._log(logging.WARNING, f"client refused: user {self._client.uid} may not use the device")
+                    self._client.hang_up()
+                    self.run(timeout_s=0)
             elif result in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
                 raise OSError(-result, os.strerror(-result))
             else:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,17 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm.closing import Closing
-from ihsm_kmod.host.syscalls import AUDIT_ARCH_X86_64, IOCTL_TYPES, X32_SYSCALL_BIT, Sys
-
-_PR_SET_NO_NEW_PRIVS: Final = 38
-_SYS_SECCOMP: Final = 317
-_SET_MODE_FILTER: Final = 1
-_FLAG_NEW_LISTENER: Final = 1 << 3
-_FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
-"""Linux 5.19. Once a call is taken, only what kills the program ends its wait: without it a timer's signal would, and
-the answer of a command that is carried out would be lost."""
-_RET_ALLOW: Final = 0x7FFF0000
-_RET_USER_NOTIF: Final = 0x7FC00000
+from ihsm_abi import seccomp
+from ihsm_abi.seccomp import AND, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, LOAD_WORD, RETURN, Line
+from ihsm_kmod.host.syscalls import IOCTL_TYPES, Sys
 
 _NOTIF: Final = struct.Struct("=QIIiIQ6Q")
 """struct seccomp_notif: id, pid, flags, and struct seccomp_data: nr, arch, instruction_pointer, args."""
@@ -45,27 +36,7 @@ _ADDFD_FLAG_SEND: Final = 1 << 1
 _FD_SYNC_WAKE_UP: Final = 1
 """Linux 6.6: who waits for the answer runs on the processor where it was given."""
 
-# Classic BPF (linux/bpf_common.h).
-_LOAD_WORD: Final = 0x20
-_AND: Final = 0x54
-_JUMP_EQUAL: Final = 0x15
-_JUMP_GREATER_OR_EQUAL: Final = 0x35
-_RETURN: Final = 0x06
-_DATA_NR: Final = 0
-_DATA_ARCH: Final = 4
-_DATA_ARG1: Final = 24
-_INSTRUCTION: Final = struct.Struct("=HBBI")
-
-_Line = tuple[int, int | str, int | str, int]
-"""Code, where to go on if true and if false (lines to skip, or a label), value."""
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class _Program(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+_IOCTL_TYPE_BITS: Final = 0xFF00
 
 
 def filter_program(calls: Iterable[Sys] = tuple(Sys)) -> bytes:
@@ -74,45 +45,24 @@ def filter_program(calls: Iterable[Sys] = tuple(Sys)) -> bytes:
     What is not of x86-64 is let be, too: for it there is no device, and 32-bit programs the driver does not serve
     (spec 02 A.1).
     """
-    others = [call for call in calls if call is not Sys.IOCTL]
-    body: list[_Line] = [(_LOAD_WORD, 0, 0, _DATA_NR), (_JUMP_GREATER_OR_EQUAL, "allow", 0, X32_SYSCALL_BIT)]
-    body += [(_JUMP_EQUAL, "notify", 0, int(call)) for call in others]
-    body += [(_JUMP_EQUAL, 0, "allow", int(Sys.IOCTL)), (_LOAD_WORD, 0, 0, _DATA_ARG1), (_AND, 0, 0, 0xFF00)]
-    body += [(_JUMP_EQUAL, "notify", 0, kind << 8) for kind in IOCTL_TYPES]
-    head: list[_Line] = [(_LOAD_WORD, 0, 0, _DATA_ARCH), (_JUMP_EQUAL, 0, "allow", AUDIT_ARCH_X86_64)]
-    tail: list[_Line] = [(_RETURN, 0, 0, _RET_ALLOW), (_RETURN, 0, 0, _RET_USER_NOTIF)]
-    lines = head + body + tail
-    labels = {"allow": len(lines) - 2, "notify": len(lines) - 1}
-
-    def offset(at: int, target: int | str) -> int:
-        return labels[target] - at - 1 if isinstance(target, str) else target
-
-    return b"".join(
-        _INSTRUCTION.pack(code, offset(at, true), offset(at, false), value)
-        for at, (code, true, false, value) in enumerate(lines)
-    )
+    lines: list[Line | str] = [
+        (LOAD_WORD, 0, 0, seccomp.DATA_ARCH), (JUMP_EQUAL, 0, "allow", seccomp.AUDIT_ARCH_X86_64),
+        (LOAD_WORD, 0, 0, seccomp.DATA_NR), (JUMP_GREATER_OR_EQUAL, "allow", 0, seccomp.X32_SYSCALL_BIT),
+    ]  # fmt: skip
+    lines += [(JUMP_EQUAL, "notify", 0, int(call)) for call in calls if call is not Sys.IOCTL]
+    lines += [(JUMP_EQUAL, 0, "allow", int(Sys.IOCTL)), (LOAD_WORD, 0, 0, seccomp.low_word(1))]
+    lines += [(AND, 0, 0, _IOCTL_TYPE_BITS), *((JUMP_EQUAL, "notify", 0, kind << 8) for kind in IOCTL_TYPES)]
+    lines += ["allow", (RETURN, 0, 0, seccomp.RET_ALLOW), "notify", (RETURN, 0, 0, seccomp.RET_USER_NOTIF)]
+    return seccomp.assemble(lines)
 
 
 def install(program: bytes) -> int:
     """Put the calling thread, and all that it will start, under a filter; the listener's descriptor.
 
     Raises:
-        OSError: EINVAL, the host's kernel is older than 5.19; EBUSY, there is a listener already, above us; EPERM or
-            EACCES, it is not allowed here; ENOSYS, the kernel has no seccomp.
+        OSError: as `ihsm_abi.seccomp.install`; EINVAL means a kernel older than 5.19.
     """
-    if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise _error()
-    argument = _Program(len(program) // _INSTRUCTION.size, program)
-    flags = _FLAG_NEW_LISTENER | _FLAG_WAIT_KILLABLE_RECV
-    fd: int = _LIBC.syscall(_SYS_SECCOMP, _SET_MODE_FILTER, flags, ctypes.byref(argument))
-    if fd < 0:
-        raise _error()
-    return fd
-
-
-def _error() -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code))
+    return seccomp.install(program, seccomp.FLAG_NEW_LISTENER | seccomp.FLAG_WAIT_KILLABLE_RECV)
 
 
 @dataclass(frozen=True)

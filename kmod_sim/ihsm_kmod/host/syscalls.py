@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linux's system calls on x86-64, those that are looked at: numbers, arguments, and structures that they fill.
 
-Sources: linux/audit.h, asm/unistd_64.h, asm/stat.h, linux/stat.h, linux/openat2.h, linux/fcntl.h.
+Sources: asm/unistd_64.h, asm/stat.h, linux/stat.h, linux/openat2.h, linux/fcntl.h.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Final
 
 from ihsm_kmod.kernel.clock import SECOND_NS
 
-AUDIT_ARCH_X86_64: Final = 0xC000003E
-X32_SYSCALL_BIT: Final = 0x40000000
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_NO_AUTOMOUNT: Final = 0x800

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a device process gives up before it serves, so that a fault in it gives nothing else away."""
+
+from ihsm_device.sandbox.confinement import Confinement
+
+__all__ = ["Confinement"]
