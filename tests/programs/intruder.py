@@ -55,6 +55,13 @@ def made_executable() -> None:
         raise OSError(ctypes.get_errno(), "")
 
 
+def file_in_memory() -> int:
+    """A page without a name, which a device makes for traces."""
+    file = os.memfd_create("code")
+    os.ftruncate(file, mmap.PAGESIZE)
+    return file
+
+
 def attempts(folder: Path) -> dict[str, Callable[[], object]]:
     """What is tried; `folder` is the tests' own, with a file `other` and a listening socket `listener`."""
     other = socket.socket  # made in the attempt
@@ -79,7 +86,7 @@ def attempts(folder: Path) -> dict[str, Callable[[], object]]:
         "signal another process": lambda: os.kill(os.getppid(), 0),
         "executable memory": lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=EXECUTABLE),
         "memory made executable": made_executable,
-        "a file in memory": lambda: os.close(os.memfd_create("code")),
+        "code in a file in memory": lambda: mmap.mmap(file_in_memory(), mmap.PAGESIZE, prot=EXECUTABLE),
         "a ring of system calls": lambda: call(425, 8, bytes(120)),
         "a program of the kernel's": lambda: call(321, 0, bytes(120), 120),
         "faults handled here": lambda: call(323, 0),

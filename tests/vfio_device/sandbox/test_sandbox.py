@@ -37,7 +37,7 @@ WORKS_WITHOUT: Final = frozenset(
     (
         "read a file", "write a file", "make a file", "list a folder", "remove a file", "read the passwords",
         "read beside the sockets", "connect", "execute", "fork", "clone3", "trace", "signal another process",
-        "executable memory", "memory made executable", "a file in memory",
+        "executable memory", "memory made executable", "code in a file in memory",
     )
 )  # fmt: skip
 """Attempts that nothing stops without a sandbox, whoever runs the tests."""

@@ -56,7 +56,7 @@ def chosen_user(name: str | None, state: Path | None, seed: str) -> User:
     try:
         return _named(USER_NAME)
     except NoSuchUser:
-        uid = _unused_uid(zlib.crc32(seed.encode()))
+        uid = _unused_uid(zlib.crc32(os.fsencode(seed)))
         return User(uid, uid)
 
 

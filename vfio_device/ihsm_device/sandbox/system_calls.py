@@ -37,6 +37,7 @@ _ANYHOW: Final = {
     "membarrier": 324,
     # memory
     "munmap": 11, "brk": 12, "mremap": 25, "madvise": 28, "mlock": 149, "mlock2": 325, "munlock": 150,
+    "memfd_create": 319, "ftruncate": 77,
     # threads, signals, the end
     "sched_yield": 24, "sched_setaffinity": 203, "sched_getaffinity": 204, "set_robust_list": 273, "rseq": 334,
     "gettid": 186, "getcpu": 309, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15,
