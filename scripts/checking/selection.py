@@ -57,6 +57,7 @@ NAMED: Final = {
     "docs/man/*.1": "tests/scripts/test_man_pages.py",
     "scripts/mutants": "tests/scripts/test_mutation.py",
     "scripts/name-stubs": "tests/structure/test_lazy_names.py",
+    "scripts/name_stubs.py": "tests/structure/test_lazy_names.py",
     "scripts/reference": "tests/scripts/test_reference_pages.py",
     "scripts/setup": "tests/scripts/test_bootstrap.py",
     "scripts/test-libraries": "tests/scripts/test_library_tests.py",
