@@ -159,7 +159,7 @@ def status(twin: Twin) -> dict[str, Any]:
     """What the twins are to have in common of their status."""
     with ControlClient(twin.device.socket_path) as control:
         whole = control.status()
-    for name in ("pid", "socket", "client", "open_files"):
+    for name in ("pid", "socket", "client", "open_files", "sandbox"):
         del whole[name]
     del whole["module"]["express"], whole["module"]["key_memory"], whole["counters"]["hsm_express"]
     return whole
