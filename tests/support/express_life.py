@@ -32,6 +32,8 @@ class ExpressLife(Commanded):
         self.rig = ExpressRig()
         self.session = self.rig.scene.open_session()
         self.unwrapping = self.session.unwrapping_key()
+        self.answers: list[bytes] = []
+        """What came of the last work, for a search that is to find something outside."""
         self.keys: dict[str, Key] = {}
 
     def start(self) -> dict[str, str]:
@@ -64,6 +66,7 @@ class ExpressLife(Commanded):
         names = list(self.keys) * int(rounds)
         with ThreadPoolExecutor(CALLERS) as callers:
             results = dict(zip(names, callers.map(self._use, names), strict=True))
+        self.answers = [bytes.fromhex(result) for result in results.values()]
         return {"results": results, "commands": len(names), "taken": self.rig.taken - before}
 
     def _use(self, name: str) -> str:

@@ -167,6 +167,6 @@ def test_the_lane_leaves_no_secret_outside_the_key_store(life: Commander) -> Non
     assert not any(hit.outside for found in hits.values() for hit in found), hits
     assert life.present(passing) == []
     tag = {"tag": [bytes.fromhex(done["results"]["sha256"])]}
-    assert life.search(tag)["tag"][0].outside, "an answer lies outside, and is seen there"
+    assert life.search(tag)["tag"][0].outside, "what is kept outside is seen there"
     life("delete")
     assert life.present(secrets) == []
