@@ -26,7 +26,7 @@ void ihsm_seam_spoil(const void *at, size_t len, const void *result);
 #define IHSM_SEAM(place) ((void)0)
 #define IHSM_SEAM_SLEEP_BOUND(bound) (bound)
 #define IHSM_SEAM_LITTER_STACK() ((void)0)
-/* len bytes of guest memory have been copied; or worked on in place, with as long a result elsewhere or in their place. */
+/* len bytes of guest memory have been copied; or worked on where they lie, with as long a result there or elsewhere. */
 #define IHSM_SEAM_READ(at, len) ((void)0)
 #define IHSM_SEAM_WORKED_ON(at, result, len) ((void)0)
 #endif
