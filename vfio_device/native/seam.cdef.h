@@ -47,8 +47,8 @@ void ihsm_seam_litter_stack(bool on);
 size_t ihsm_seam_litter_left(void);
 
 /*
- * From now on what has been copied out of guest memory, or been worked on there, is changed there at once, as a guest might
- * do at the worst moment: whoever reads it again finds something else. All of guest memory must be writable.
+ * From now on what has been copied out of guest memory, or been worked on there, is changed there at once, as a guest
+ * might do at the worst moment: whoever reads it again finds something else. All of guest memory must be writable.
  */
 void ihsm_seam_spoil_reads(bool on);
 /* Bytes changed so since ihsm_seam_reset. */
