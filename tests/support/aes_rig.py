@@ -79,7 +79,7 @@ class AesRig:
     def __init__(
         self, store: KeyStore, memory_bytes: int = 1 << 22, *, region_ends: Sequence[int] = (), entries: int = 16,
         queues: int = 1, fips: bool = False, device_iv: bool = False, aes_workers: int = 1,
-        table: BulkTable | None = None, scheduler: Scheduler | None = None,
+        table: BulkTable | None = None, scheduler: Scheduler | None = None, doorbell_page: bool = False,
     ) -> None:  # fmt: skip
         self.store = store
         self.owns_table = table is None
@@ -88,7 +88,7 @@ class AesRig:
         self.owns_scheduler = scheduler is None
         self.scheduler = Scheduler(aes_workers=aes_workers) if scheduler is None else scheduler
         self.host = LoopbackHost()
-        self.engine = Engine(self.scheduler, self.host)
+        self.engine = Engine(self.scheduler, self.host, doorbell_page=doorbell_page)
         self.engine.set_keys(self.table, fips=fips, device_iv=device_iv)
         self.memory = GuestMemory(self.host, memory_bytes, ends=region_ends)
         self.queues: dict[int, AesQueue] = {}
@@ -136,10 +136,10 @@ class AesRig:
 
 
 @contextlib.contextmanager
-def standard_rig(*, queues: int = 1, aes_workers: int = 1) -> Iterator[AesRig]:
+def standard_rig(*, queues: int = 1, aes_workers: int = 1, doorbell_page: bool = False) -> Iterator[AesRig]:
     """A rig with the standard keys, of a store that is the test's own."""
     store = KeyStore()
-    rig = AesRig(store, queues=queues, aes_workers=aes_workers)
+    rig = AesRig(store, queues=queues, aes_workers=aes_workers, doorbell_page=doorbell_page)
     rig.add_standard_keys()
     yield rig
     rig.close()
@@ -204,6 +204,36 @@ def write_sgl(memory: GuestMemory, blocks: Sequence[Block], per_segment: int = D
         kind = SglType.SEGMENT if link else SglType.LAST_SEGMENT
         link = descriptor(address, len(body), kind)
     return link
+
+
+def prp(*entries: int) -> bytes:
+    """Two page pointers in place of a descriptor."""
+    return np.array((*entries, 0)[:2], "<u8").tobytes()
+
+
+def write_prps(memory: GuestMemory, content: bytes, *, skew: int = 256) -> tuple[bytes, list[Block]]:
+    """Pages for `content`, the first from `skew` on: what belongs into the queue entry, and the pages."""
+    blocks: list[Block] = []
+    while content:
+        at = 0 if blocks else skew
+        part = min(PAGE_BYTES - at, len(content))
+        blocks.append((memory.allocate(part, skew=at), part))
+        memory.write(blocks[-1][0], content[:part])
+        content = content[part:]
+    rest = [address for address, _ in blocks[1:]]
+    if len(rest) < 2:
+        return prp(blocks[0][0], *rest), blocks
+    # The list starts three entries before the end of a page, so that it must lead on.
+    at = first_list = memory.allocate(24, skew=PAGE_BYTES - 24)
+    while rest:
+        room = (PAGE_BYTES - at % PAGE_BYTES) // 8
+        if len(rest) <= room:
+            memory.write(at, np.array(rest, "<u8").tobytes())
+            break
+        following = memory.allocate(PAGE_BYTES)
+        memory.write(at, np.array([*rest[: room - 1], following], "<u8").tobytes())
+        rest, at = rest[room - 1 :], following
+    return prp(blocks[0][0], first_list), blocks
 
 
 def scatter(memory: GuestMemory, length: int, cuts: Sequence[int], skews: Sequence[int] = (0,)) -> list[Block]:

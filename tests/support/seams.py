@@ -51,6 +51,14 @@ class Seams:
         """Bytes of litter on the stack of the calling thread."""
         return int(lib.ihsm_seam_litter_left())
 
+    def spoil_reads(self) -> None:
+        """Change guest memory wherever it has been read, at once."""
+        lib.ihsm_seam_spoil_reads(True)
+
+    def spoiled(self) -> int:
+        """Bytes changed so."""
+        return int(lib.ihsm_seam_spoiled())
+
     def reset(self) -> None:
         """Everything as it was."""
         lib.ihsm_seam_reset()

@@ -9,6 +9,7 @@
 
 #include "abi.h"
 #include "engine.cdef.h"
+#include "seam.h"
 
 int ihsm_regions_init(struct ihsm_regions *regions) {
     pthread_rwlockattr_t attributes;
@@ -121,6 +122,7 @@ bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *
         if (from == NULL)
             return false;
         memcpy((uint8_t *)to + done, from, piece);
+        IHSM_SEAM_READ(from, piece);
         done += piece;
     }
     return true;

@@ -17,7 +17,8 @@ static struct {
     unsigned let_pass, standing;
     uint64_t reached;
 } places[IHSM_SEAM_PLACES];
-static atomic_bool without_bound, littering;
+static atomic_bool without_bound, littering, spoiling;
+static atomic_ullong spoiled;
 
 void ihsm_seam_reach(enum ihsm_seam place) {
     pthread_mutex_lock(&lock);
@@ -87,6 +88,8 @@ void ihsm_seam_reset(void) {
     pthread_mutex_unlock(&lock);
     without_bound = false;
     littering = false;
+    spoiling = false;
+    spoiled = 0;
 }
 
 void ihsm_seam_sleep_without_bound(bool on) { without_bound = on; }
@@ -113,4 +116,20 @@ __attribute__((noinline)) size_t ihsm_seam_litter_left(void) {
     for (size_t i = 0; i < sizeof frame / sizeof *frame; i++)
         left += frame[i] == LITTER ? sizeof *frame : 0;
     return left;
+}
+
+void ihsm_seam_spoil_reads(bool on) { spoiling = on; }
+
+uint64_t ihsm_seam_spoiled(void) { return spoiled; }
+
+void ihsm_seam_spoil(const void *at, size_t len, const void *result) {
+    if (!spoiling)
+        return;
+    uintptr_t source = (uintptr_t)at, written = (uintptr_t)result;
+    if (result != NULL && source < written + len && written < source + len)
+        return; /* in place: what has been read is there no more */
+    /* No byte comes back within 256 reads: a generator of full period. */
+    for (volatile uint8_t *byte = (volatile uint8_t *)source; byte < (volatile uint8_t *)source + len; byte++)
+        *byte = (uint8_t)(*byte * 5 + 0x5B);
+    spoiled += len;
 }

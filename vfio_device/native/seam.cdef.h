@@ -45,3 +45,11 @@ void ihsm_seam_sleep_without_bound(bool on);
 void ihsm_seam_litter_stack(bool on);
 /* Bytes of litter on the stack below the caller. */
 size_t ihsm_seam_litter_left(void);
+
+/*
+ * From now on what has been copied out of guest memory, or been worked on there, is changed there at once, as a guest
+ * might do at the worst moment: whoever reads it again finds something else. All of guest memory must be writable.
+ */
+void ihsm_seam_spoil_reads(bool on);
+/* Bytes changed so since ihsm_seam_reset. */
+uint64_t ihsm_seam_spoiled(void);

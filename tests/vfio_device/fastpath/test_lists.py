@@ -27,7 +27,9 @@ from support.aes_rig import (
     descriptor,
     gcm_job,
     gcm_sqe,
+    prp,
     read_blocks,
+    write_prps,
     xts_job,
     xts_sqe,
 )
@@ -138,11 +140,6 @@ def test_tail_over_a_region_boundary(make_rig: Callable[..., AesRig]) -> None:
     assert rig.run(sqe.tobytes()).status == (2, 0x26)
 
 
-def prp(*entries: int) -> bytes:
-    """Two page pointers in place of a descriptor."""
-    return np.array((*entries, 0)[:2], "<u8").tobytes()
-
-
 @pytest.mark.parametrize("length", [16, 4096 - 256, 4096 - 256 + 16, 2 * 4096 - 256, 2 * 4096, 5 * 4096, 600 * 4096])
 def test_prps(make_rig: Callable[..., AesRig], length: int) -> None:
     """One page, two, a list, and lists that lead to another list."""
@@ -150,32 +147,8 @@ def test_prps(make_rig: Callable[..., AesRig], length: int) -> None:
     rig.add_standard_keys()
     data = (bytes(range(251)) * (length // 251 + 1))[:length]
 
-    def pages(content: bytes) -> tuple[bytes, list[tuple[int, int]]]:
-        blocks, done = [], 0
-        while done < length:
-            skew = 256 if not blocks else 0
-            part = min(PAGE_BYTES - skew, length - done)
-            blocks.append((rig.memory.allocate(part, skew=skew), part))
-            rig.memory.write(blocks[-1][0], content[done : done + part])
-            done += part
-        rest = [address for address, _ in blocks[1:]]
-        if len(rest) < 2:
-            return prp(blocks[0][0], *rest), blocks
-        # The list starts three entries before the end of a page, so that it must lead on.
-        at = rig.memory.allocate(24, skew=PAGE_BYTES - 24)
-        first = at
-        while rest:
-            room = (PAGE_BYTES - at % PAGE_BYTES) // 8
-            if len(rest) <= room:
-                rig.memory.write(at, np.array(rest, "<u8").tobytes())
-                break
-            following = rig.memory.allocate(PAGE_BYTES)
-            rig.memory.write(at, np.array([*rest[: room - 1], following], "<u8").tobytes())
-            rest, at = rest[room - 1 :], following
-        return prp(blocks[0][0], first), blocks
-
-    src, _ = pages(data)
-    dst, blocks = pages(bytes(length))
+    src, _ = write_prps(rig.memory, data)
+    dst, blocks = write_prps(rig.memory, bytes(length))
     assert rig.run(xts(rig, length, src, dst, sgl=False)).status == (0, 0)
     expected = aes_model.xts(XTS_KEY_1, XTS_KEY_2, bytes(16), 0, data, decrypt=False)
     assert read_blocks(rig.memory, blocks) == expected

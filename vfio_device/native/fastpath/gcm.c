@@ -28,6 +28,7 @@ static bool run_text(struct ihsm_fp_command *c, const struct ihsm_aes_key *key, 
         if (n == 0)
             return false;
         ihsm_gcm_crypt(&c->scratch->gcm, key, c->decrypt, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
+        IHSM_SEAM_WORKED_ON(ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
         ihsm_cursor_advance(&c->src, n);
         ihsm_cursor_advance(&c->dst, n);
         left -= n;

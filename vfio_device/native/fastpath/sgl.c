@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "seam.h"
+
 struct walk {
     const struct ihsm_regions *regions;
     struct ihsm_pieces *pieces;
@@ -200,6 +202,7 @@ void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
         memcpy(to, ihsm_cursor_at(cursor), n);
+        IHSM_SEAM_READ(ihsm_cursor_at(cursor), n);
         ihsm_cursor_advance(cursor, n);
         to += n;
         len -= n;

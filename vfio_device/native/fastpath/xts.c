@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "seam.h"
+
 static const uint32_t data_unit_bytes[] = {0, IHSM_DATA_UNIT_BYTES_1, IHSM_DATA_UNIT_BYTES_2, IHSM_DATA_UNIT_BYTES_3};
 
 struct xts {
@@ -29,6 +31,7 @@ static bool run_unit(struct ihsm_fp_command *c, const struct xts *x, uint32_t le
         if (n > 0) {
             ihsm_xts_crypt(x->data_key, x->tweak_key, c->decrypt, tweak, ihsm_cursor_at(&c->src),
                            ihsm_cursor_at(&c->dst), n);
+            IHSM_SEAM_WORKED_ON(ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), n);
             ihsm_cursor_advance(&c->src, n);
             ihsm_cursor_advance(&c->dst, n);
         } else {

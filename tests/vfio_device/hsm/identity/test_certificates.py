@@ -75,6 +75,14 @@ def test_chain_info_comes_first(stage: Stage, covers: Callable[..., None]) -> No
     covers("GetCertificate/chain-info-not-read")
 
 
+def test_numbers_beyond_the_chain(stage: Stage) -> None:
+    scene = stage.fresh()
+    for number in range(info(scene).num_certs, 256):
+        with pytest.raises(StatusError) as caught:
+            certificate(scene, number)
+        assert caught.value.status == DdiStatus.InvalidCertificate, number
+
+
 def test_thumbprint_and_stability(stage: Stage) -> None:
     scene = stage.fresh()
     chain = read_chain(scene)
