@@ -60,6 +60,7 @@ void ihsm_xts_run(struct ihsm_fp_command *c, const struct xts_sqe *sqe, const st
         left <= ihsm_cursor_left(&c->dst)) {
         ihsm_xts_crypt(data_key, tweak_key, c->decrypt, sqe->tweak, ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst),
                        left);
+        IHSM_SEAM_WORKED_ON(ihsm_cursor_at(&c->src), ihsm_cursor_at(&c->dst), left);
         c->cqe->len = left;
         return;
     }
