@@ -188,13 +188,13 @@ class Altering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def exchange_many(self, messages: Octets, *rest: Any) -> Replies:
-        replies: Replies = self._transport.exchange_many(messages, *rest)
+    def exchange_many(self, messages: Octets, *rest: Any, check: Callable[[], object]) -> Replies:
+        replies: Replies = self._transport.exchange_many(messages, *rest, check=check)
         self._change(replies)
         return replies
 
-    async def exchange_many_async(self, messages: Octets, *rest: Any) -> Replies:
-        replies: Replies = await self._transport.exchange_many_async(messages, *rest)
+    async def exchange_many_async(self, messages: Octets, *rest: Any, check: Callable[[], object]) -> Replies:
+        replies: Replies = await self._transport.exchange_many_async(messages, *rest, check=check)
         self._change(replies)
         return replies
 
@@ -236,6 +236,46 @@ def test_each_failure_is_told_by_its_position(session: Session, ask: Callable[[S
         else:
             der = der_signature(signatures[position].tobytes())
             key.public_key.verify(der, digest.tobytes(), ec.ECDSA(Prehashed(HASHES[HashAlgorithm.Sha256]())))
+
+
+class ClosedMeanwhile:
+    """A transport of arrays whose session is closed, and perhaps its number given away, before they are sent."""
+
+    def __init__(self, transport: Any, session: Session) -> None:
+        self._transport, self._session = transport, session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def exchange_many(self, *arguments: Any, check: Callable[[], object]) -> Replies:
+        self._session.abandon()
+        replies: Replies = self._transport.exchange_many(*arguments, check=check)
+        return replies
+
+    async def exchange_many_async(self, *arguments: Any, check: Callable[[], object]) -> Replies:
+        self._session.abandon()
+        replies: Replies = await self._transport.exchange_many_async(*arguments, check=check)
+        return replies
+
+
+@pytest.mark.parametrize("ask", [Session.ecc_sign_many, sign_awaited])
+def test_nothing_is_sent_for_a_session_that_was_closed(
+    session: Session, ask: Callable[[Session, Key, Octets], Octets]
+) -> None:
+    """Its number may be another session's by now, and so may the key's."""
+    channel = session.partition.channel
+    transport = channel._transport
+    if not hasattr(transport, "exchange_many"):
+        pytest.skip("takes no arrays")
+    key = session.generate_ecc_key(EccCurve.P256, SIGN)
+    try:
+        channel._transport = ClosedMeanwhile(transport, session)
+        with pytest.raises(BatchError, match="10 of 10 commands failed") as caught:
+            ask(session, key, random_rows(10, 32))
+    finally:
+        channel._transport = transport
+        session.closed = False  # the device has it still
+    assert all(isinstance(error, SessionClosedError) for error in caught.value.errors.values())
 
 
 REQUESTS: list[tuple[MborMap, dict[str, int], type[MborMap], dict[str, int]]] = [

@@ -14,7 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from ihsm.driver import Controller, DriverOptions
-from ihsm.errors import ArgumentError, ArgumentTypeError, CommandTimeoutError, HsmCommandError, QueueClosedError
+from ihsm.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CommandTimeoutError,
+    HsmCommandError,
+    QueueClosedError,
+    SessionClosedError,
+)
 from ihsm.replies import Replies
 from ihsm_abi.hsm_queue import ControlKind
 from support.coroutines import eventually, run
@@ -115,6 +122,28 @@ def test_a_queue_that_goes_fails_what_has_no_answer(device: DeviceUnderTest, exc
         for number, message in enumerate(messages):
             assert replies.message(number) == (b"" if number in replies.errors else message[::-1])
         until(lambda: controller.free_bytes == free, "the memory of all parts")
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_what_may_not_be_sent_any_more_is_not(device: DeviceUnderTest, is_awaited: bool) -> None:
+    """Whoever owns what they use is asked before each part."""
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(len(asked))
+        if len(asked) > 1:
+            raise SessionClosedError("closed")
+
+    with Controller(device.function) as controller:
+        messages = numbered(300)
+        if is_awaited:
+            replies = run(controller.exchange_many_async(messages, ControlKind.NONE, None, 64, check=check))
+        else:
+            replies = controller.exchange_many(messages, ControlKind.NONE, None, 64, check=check)
+        assert 0 < len(replies.errors) < len(messages)
+        assert all(isinstance(error, SessionClosedError) for error in replies.errors.values())
+        for number, message in enumerate(messages):
+            assert replies.message(number) == (b"" if number in replies.errors else message.tobytes()[::-1])
 
 
 @WAYS

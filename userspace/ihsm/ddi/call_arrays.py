@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -221,14 +221,23 @@ def room_for(operation: Operation) -> int:
 
 
 def exchange_array(
-    transport: Transport, messages: NDArray[np.uint8], kind: ControlKind, session_id: int | None, room: int
+    transport: Transport,
+    messages: NDArray[np.uint8],
+    kind: ControlKind,
+    session_id: int | None,
+    room: int,
+    check: Callable[[], object],
 ) -> Replies:
-    """Have all messages carried out: together where the transport can do that, else one after the other."""
+    """Have all messages carried out: together where the transport can do that, else one after the other.
+
+    `check` raises what those fail with that may not be sent any more.
+    """
     if isinstance(transport, ArrayTransport):
-        return transport.exchange_many(messages, kind, session_id, room)
+        return transport.exchange_many(messages, kind, session_id, room, check=check)
     replies = Replies.none_yet(len(messages), room)
     for position, message in enumerate(messages):
         try:
+            check()
             replies.put(position, transport.exchange(message.tobytes(), kind, session_id).message)
         except IhsmError as error:
             replies.errors[position] = error
@@ -236,7 +245,12 @@ def exchange_array(
 
 
 async def exchange_array_async(
-    transport: Transport, messages: NDArray[np.uint8], kind: ControlKind, session_id: int | None, room: int
+    transport: Transport,
+    messages: NDArray[np.uint8],
+    kind: ControlKind,
+    session_id: int | None,
+    room: int,
+    check: Callable[[], object],
 ) -> Replies:
     """The same for coroutines, several at a time.
 
@@ -244,7 +258,7 @@ async def exchange_array_async(
         NotAsynchronousError: the transport is no `AsyncTransport`; nothing was sent.
     """
     if isinstance(transport, ArrayTransport):
-        return await transport.exchange_many_async(messages, kind, session_id, room)
+        return await transport.exchange_many_async(messages, kind, session_id, room, check=check)
     if not isinstance(transport, AsyncTransport):
         raise NotAsynchronousError(transport)
     import asyncio  # takes longer to load than the rest
@@ -256,6 +270,7 @@ async def exchange_array_async(
     async def carry_out(position: int, message: bytes) -> None:
         async with places:
             try:
+                check()
                 replies.put(position, (await asynchronous.exchange_async(message, kind, session_id)).message)
             except IhsmError as error:
                 replies.errors[position] = error

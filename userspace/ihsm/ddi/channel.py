@@ -18,6 +18,8 @@ from ihsm_abi.ddi import API_REV, ApiRev, DeviceKind
 from ihsm_abi.mbor import MborMap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ihsm.ddi.call_arrays import Answers, CallMany
 
 R = TypeVar("R", bound=MborMap)
@@ -73,8 +75,12 @@ class Channel:
         reply = await transport.exchange_async(message, operation.kind, session_id)
         return decoded(operation, reply.message, response, self.dialect)
 
-    def call_many(self, many: CallMany, session_id: int | None = None) -> Answers:
+    def call_many(
+        self, many: CallMany, session_id: int | None = None, check: Callable[[], object] = lambda: None
+    ) -> Answers:
         """Execute one operation many times over, see `ihsm.ddi.call_arrays`.
+
+        `check` raises what those fail with that may not be sent any more.
 
         Raises:
             RequestError, ArgumentError: as `call`; nothing was sent.
@@ -88,17 +94,19 @@ class Channel:
         check_many("call_many", many)
         operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
         room = room_for(operation)
-        replies = exchange_array(self._transport, messages, operation.kind, session_id, room)
+        replies = exchange_array(self._transport, messages, operation.kind, session_id, room, check)
         return many.answers(replies, self.dialect)
 
-    async def call_many_async(self, many: CallMany, session_id: int | None = None) -> Answers:
+    async def call_many_async(
+        self, many: CallMany, session_id: int | None = None, check: Callable[[], object] = lambda: None
+    ) -> Answers:
         """Like `call_many`, for coroutines; NotAsynchronousError as `call_async`."""
         from ihsm.ddi.call_arrays import check_many, exchange_array_async, room_for
 
         check_many("call_many_async", many)
         operation, messages = operation_of(many.request), many.messages(session_id, self.rev, self.dialect)
         room = room_for(operation)
-        replies = await exchange_array_async(self._transport, messages, operation.kind, session_id, room)
+        replies = await exchange_array_async(self._transport, messages, operation.kind, session_id, room, check)
         return many.answers(replies, self.dialect)
 
 

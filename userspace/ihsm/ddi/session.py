@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -92,15 +93,16 @@ class Session(KeyOperations, CryptoOperations, ArrayOperations):
         """Execute an operation many times over; see `Channel.call_many`.
 
         Raises:
-            SessionClosedError: as `call`.
+            SessionClosedError: as `call`; if it is closed meanwhile, those fail with it that have not been sent.
         """
         self._check_open("call_many")
-        return self.partition.channel.call_many(many, self.session_id)
+        return self.partition.channel.call_many(many, self.session_id, functools.partial(self._check_open, "call_many"))
 
     async def call_many_async(self, many: CallMany) -> Answers:
         """The same for coroutines."""
         self._check_open("call_many_async")
-        return await self.partition.channel.call_many_async(many, self.session_id)
+        check = functools.partial(self._check_open, "call_many_async")
+        return await self.partition.channel.call_many_async(many, self.session_id, check)
 
     def _check_open(self, what: str) -> None:
         if self.closed:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from ihsm_abi.hsm_queue import ControlKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy import uint8
     from numpy.typing import NDArray
 
@@ -51,15 +53,28 @@ class ArrayTransport(Transport, Protocol):
     """A transport that takes many commands together, with and without `await`."""
 
     def exchange_many(
-        self, messages: NDArray[uint8], kind: ControlKind, session_id: int | None, response_bytes: int
+        self,
+        messages: NDArray[uint8],
+        kind: ControlKind,
+        session_id: int | None,
+        response_bytes: int,
+        *,
+        check: Callable[[], object] | None = None,
     ) -> Replies:
         """Execute commands whose requests have the same length: `messages` has the shape (n, length).
 
-        Args as `exchange`; `response_bytes` is the room for each response. What one of them raises is in the result.
+        Args as `exchange`; `response_bytes` is the room for each response, and `check` raises an IhsmError when no more
+        of them may be sent. What one of them raises is in the result.
         """
 
     async def exchange_many_async(
-        self, messages: NDArray[uint8], kind: ControlKind, session_id: int | None, response_bytes: int
+        self,
+        messages: NDArray[uint8],
+        kind: ControlKind,
+        session_id: int | None,
+        response_bytes: int,
+        *,
+        check: Callable[[], object] | None = None,
     ) -> Replies:
         """The same, without keeping the event loop from anything else."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ihsm.arguments import seconds
 from ihsm.driver.buffers import Buffers
 from ihsm.driver.hsm_queue import HsmQueue, HsmReply, reply_of, successful
-from ihsm.driver.message_arrays import Messages, exchange_parts, exchange_parts_async
+from ihsm.driver.message_arrays import Check, Messages, exchange_parts, exchange_parts_async
 from ihsm.driver.options import DriverOptions
 from ihsm.driver.submission import Submission
 from ihsm.replies import Replies
@@ -92,6 +92,7 @@ class Exchanges:
         response_bytes: int,
         *,
         timeout_s: float | None = None,
+        check: Check | None = None,
     ) -> Replies:
         """Execute many HSM commands, whose requests have the same length, and wait for all; up to 256 are outstanding.
 
@@ -103,6 +104,7 @@ class Exchanges:
             session_id: id that the commands are sent under, None if they have none.
             response_bytes: room for each response, 1 to a page.
             timeout_s: seconds for each part of them; None: the driver's option.
+            check: asked before each part is sent; raises what those fail with that have not been sent.
 
         Returns:
             Responses, and the error of each command without one: those of `exchange`.
@@ -110,7 +112,7 @@ class Exchanges:
         Raises:
             ArgumentError, ArgumentTypeError: nothing was sent.
         """
-        sent = Messages(messages, kind, session_id, response_bytes, self.buffers)
+        sent = Messages(messages, kind, session_id, response_bytes, self.buffers, check)
         exchange_parts(sent, self._hsm_queue, self._checked_limit_s(timeout_s))
         return sent.replies
 
@@ -122,12 +124,13 @@ class Exchanges:
         response_bytes: int,
         *,
         timeout_s: float | None = None,
+        check: Check | None = None,
     ) -> Replies:
         """Like `exchange_many`, awaited: with all rings full the commands wait their turn, and the event loop goes on.
 
         Whoever is cancelled while awaiting it leaves those that were sent to complete by themselves.
         """
-        sent = Messages(messages, kind, session_id, response_bytes, self.buffers)
+        sent = Messages(messages, kind, session_id, response_bytes, self.buffers, check)
         await exchange_parts_async(sent, self, self._hsm_queues_in_turn, self._checked_limit_s(timeout_s))
         return sent.replies
 

@@ -29,12 +29,21 @@ PART: Final = 64
 
 _OPERATION: Final = "HSM commands"
 
+Check = Callable[[], object]
+"""Raises an IhsmError when nothing more may be sent."""
+
 
 class Messages:
     """Requests of one kind, of one length, and what becomes of them."""
 
     def __init__(
-        self, rows: NDArray[np.uint8], kind: ControlKind, session_id: int | None, response_bytes: int, buffers: Buffers
+        self,
+        rows: NDArray[np.uint8],
+        kind: ControlKind,
+        session_id: int | None,
+        response_bytes: int,
+        buffers: Buffers,
+        check: Check | None = None,
     ) -> None:
         """Nothing is sent yet.
 
@@ -44,6 +53,7 @@ class Messages:
             session_id: id that they are sent under, None if they have none.
             response_bytes: room for each response, a page at most.
             buffers: where they lie for the device, two pages each.
+            check: raises an IhsmError when no more of them may be sent, asked before each part.
 
         Raises:
             ArgumentError, ArgumentTypeError: another array, kind, id or room.
@@ -56,6 +66,7 @@ class Messages:
         self._room = integer(_OPERATION, "response_bytes", response_bytes, 1, PAGE_BYTES)
         self._rows = rows
         self._buffers = buffers
+        self.check: Check = check or (lambda: None)
         self.replies = Replies.none_yet(len(rows), self._room)
         """What has come of them so far."""
 
@@ -119,7 +130,8 @@ class MessagePart:
         self._is_read = self._is_done = False
 
     def submit(self, queue: HsmQueue, timeout_s: float) -> Submission:
-        """Submit them; errors as `QueuePair.submit`, and ArenaFullError."""
+        """Submit them; errors as `QueuePair.submit`, ArenaFullError, and those of the messages' check."""
+        self._messages.check()
         self._memory = self._messages.allocated(self.count)
         entries = self._messages.entries(self.start, self._stop, self._memory)
         self._submission = queue.submit(entries, timeout_s, held=self)
