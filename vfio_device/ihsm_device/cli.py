@@ -129,6 +129,8 @@ def serve(
     log_format: logs.LogFormat | None,
 ) -> None:
     """Run `ihsm serve`."""
+    if sandbox == "off" and user is not None:
+        raise click.UsageError("--user needs --sandbox on", context)
     defaults = context.find_root().params
     writer = LogWriter(STDERR)
     logs.configure(

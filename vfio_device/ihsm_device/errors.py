@@ -58,6 +58,14 @@ class NoSuchUser(DeviceError):
         super().__init__(f"there is no user {name!r}")
 
 
+class UserUnusable(DeviceError):
+    """A user whom the process was told to become, and cannot."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        """`reason` is what is in the way."""
+        super().__init__(f"the device cannot become user {name!r}: {reason}")
+
+
 class StartError(DeviceError):
     """The process could not get what it needs from the system: threads, descriptors, memory."""
 

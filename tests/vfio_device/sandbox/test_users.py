@@ -93,6 +93,22 @@ def test_root_becomes_whom_one_names(open_folder: Path) -> None:
 
 
 @needs_root
+def test_a_user_who_was_named_and_cannot_be_is_an_error(socket_folder: Path) -> None:
+    refused = run_serve("--socket", str(socket_folder / "s"), "--user", str(STRANGER))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"Error: the device cannot become user '{STRANGER}': user {STRANGER} cannot use ")
+    assert run_serve("--user", str(STRANGER), "--sandbox", "off").returncode == 2
+
+
+@needs_root
+def test_root_becomes_who_owns_the_folder(open_folder: Path) -> None:
+    os.chmod(open_folder, 0o755)
+    os.chown(open_folder, STRANGER, STRANGER)
+    with serve("--socket", str(open_folder / "s")) as server:
+        assert user_of(server) == STRANGER
+
+
+@needs_root
 def test_root_stays_where_nobody_else_can_work_and_says_why(socket_folder: Path) -> None:
     with serve("--socket", str(socket_folder / "s")) as server:
         assert user_of(server) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm_abi import seccomp
+from ihsm_device.errors import UserUnusable
 from ihsm_device.sandbox import landlock, privileges, system_calls
 from ihsm_device.sandbox.landlock import Access
 
@@ -46,7 +47,7 @@ class Confinement:
         `privileges.chosen_user` says.
 
         Raises:
-            NoSuchUser: there is no such user.
+            NoSuchUser, UserUnusable: there is no such user, or this process cannot become it.
             OSError: the state directory cannot be made.
         """
         self.on = True
@@ -58,7 +59,7 @@ class Confinement:
         if os.geteuid() == 0:
             self._leave_root(state, folders, user)
         elif user is not None:
-            self._is_weaker(f"only root can become user {user!r}")
+            raise UserUnusable(user, "only root can")
         privileges.drop_capabilities()
         rules = dict.fromkeys(SHOWN_BY_THE_KERNEL, READ) | dict.fromkeys(folders, SOCKETS)
         if state is not None:
@@ -70,22 +71,25 @@ class Confinement:
 
     def _leave_root(self, state: Path | None, folders: Sequence[Path], name: str | None) -> None:
         privileges.lock_as_much_as_wanted()
-        user = privileges.chosen_user(name, state, ":".join(map(os.fspath, folders)))
+        owned = [*([state] if state else []), *folders]
+        user = privileges.chosen_user(name, owned, ":".join(map(os.fspath, folders)))
         if user.uid == 0:
-            self._stays_root("as was asked for")
+            self._stays_root(None, "as was asked for")
             return
         try:
             if (folder := privileges.obstacle(user, folders, [state.absolute().parent] if state else [])) is not None:
-                self._stays_root(f"user {user.uid} cannot use {os.fspath(folder)}")
+                self._stays_root(name, f"user {user.uid} cannot use {os.fspath(folder)}")
                 return
             if state is not None:
                 privileges.give(state, user)
             privileges.become(user)
         except OSError as error:
-            self._stays_root(f"it cannot become user {user.uid} ({error.strerror})")
+            self._stays_root(name, f"it cannot become user {user.uid} ({error.strerror})")
 
-    def _stays_root(self, why: str) -> None:
-        """No warning: it is the rule where root's folders hold the sockets."""
+    def _stays_root(self, wanted: str | None, why: str) -> None:
+        """No warning: it is the rule where root's folders hold the sockets. An error where a user was `wanted`."""
+        if wanted is not None:
+            raise UserUnusable(wanted, why)
         text = f"the device is user 0, without capabilities: {why}"
         _log.info("sandbox: %s", text)
         self._weaker.append(text)

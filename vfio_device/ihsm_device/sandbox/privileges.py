@@ -40,8 +40,10 @@ class User:
     gid: int
 
 
-def chosen_user(name: str | None, state: Path | None, seed: str) -> User:
-    """Whom root's server becomes: `name` or number, or else who owns the state, the user `ihsm`, or one of its own.
+def chosen_user(name: str | None, folders: Sequence[Path], seed: str) -> User:
+    """Whom root's server becomes: `name` or number, or else who owns a folder, the user `ihsm`, or one of its own.
+
+    Of the `folders`, which are those of the state and of the sockets, the first counts that is not root's.
 
     `seed` decides which one of its own, so that the same command becomes the same user.
 
@@ -50,9 +52,10 @@ def chosen_user(name: str | None, state: Path | None, seed: str) -> User:
     """
     if name is not None:
         return _named(name)
-    with contextlib.suppress(OSError):
-        if state is not None and (status := state.stat()).st_uid:
-            return User(status.st_uid, status.st_gid)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if (status := folder.stat()).st_uid:
+                return User(status.st_uid, status.st_gid)
     try:
         return _named(USER_NAME)
     except NoSuchUser:
