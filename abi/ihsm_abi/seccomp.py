@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Sequence
 from typing import Final
+
+from ihsm_abi.libc import LIBC, checked
 
 AUDIT_ARCH_X86_64: Final = 0xC000003E
 """linux/audit.h."""
@@ -42,8 +43,6 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 Line = tuple[int, int | str, int | str, int]
 """Code, where to go on if true and if false (lines to skip, or a label), value."""
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
@@ -82,13 +81,12 @@ def assemble(parts: Sequence[Line | str]) -> bytes:
 
 def forbid_new_privileges() -> None:
     """No program that this thread, or one of its children, executes gains any (prctl(2)); raises OSError."""
-    if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise _error()
+    checked(LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def has_no_new_privileges() -> bool:
     """Whether `forbid_new_privileges` was called for this thread, or for one that started it."""
-    return bool(_LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
+    return bool(LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
 
 
 def install(program: bytes, flags: int) -> int:
@@ -100,12 +98,4 @@ def install(program: bytes, flags: int) -> int:
     """
     forbid_new_privileges()
     argument = _Program(len(program) // _INSTRUCTION.size, program)
-    result: int = _LIBC.syscall(_SYS_SECCOMP, _SET_MODE_FILTER, flags, ctypes.byref(argument))
-    if result < 0:
-        raise _error()
-    return result
-
-
-def _error() -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code))
+    return checked(LIBC.syscall(_SYS_SECCOMP, _SET_MODE_FILTER, flags, ctypes.byref(argument)))

@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ihsm.cli import main
+from ihsm_abi.libc import LIBC, checked
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from ihsm_device.hsm.module import SecurityModule
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE = 4
 PTRACE_PEEKDATA = 2
 """Of a process that is not traced: ESRCH, where one may ask at all."""
@@ -35,10 +35,7 @@ EXECUTABLE = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 
 def call(number: int, *arguments: object) -> int:
     """A system call, by its number on x86-64; raises OSError."""
-    result = int(LIBC.syscall(number, *arguments))
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "")
-    return result
+    return checked(LIBC.syscall(number, *arguments))
 
 
 def ended_if_child(pid: int) -> None:
@@ -51,8 +48,7 @@ def made_executable() -> None:
     """Memory that was written as data becomes code."""
     page = mmap.mmap(-1, mmap.PAGESIZE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    if LIBC.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, EXECUTABLE):
-        raise OSError(ctypes.get_errno(), "")
+    checked(LIBC.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, EXECUTABLE))
 
 
 def file_in_memory() -> int:

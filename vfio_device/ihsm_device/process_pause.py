@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import struct
 import threading
 from typing import Final
+
+from ihsm_abi.libc import LIBC, checked
 
 _SIGEVENT: Final = struct.Struct("@Pii48x")
 """struct sigevent: value, signal, and how it is told, here SIGEV_SIGNAL (sigevent(3type))."""
@@ -17,7 +18,6 @@ _ITIMERSPEC: Final = struct.Struct("=qqqq")
 """struct itimerspec: no interval, seconds, nanoseconds."""
 _SIGEV_SIGNAL: Final = 0
 _CLOCK_MONOTONIC: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def pause(seconds: float) -> None:
@@ -30,16 +30,10 @@ def pause(seconds: float) -> None:
     """
     timer = ctypes.c_void_p()
     event = _SIGEVENT.pack(0, signal.SIGCONT, _SIGEV_SIGNAL)
-    _check(_LIBC.timer_create(_CLOCK_MONOTONIC, event, ctypes.byref(timer)))
+    checked(LIBC.timer_create(_CLOCK_MONOTONIC, event, ctypes.byref(timer)))
     try:
         whole, part = divmod(seconds, 1)
-        _check(_LIBC.timer_settime(timer, 0, _ITIMERSPEC.pack(0, 0, int(whole), max(1, int(part * 1e9))), None))
+        checked(LIBC.timer_settime(timer, 0, _ITIMERSPEC.pack(0, 0, int(whole), max(1, int(part * 1e9))), None))
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # to this thread, which does not go on before it
     finally:
-        _LIBC.timer_delete(timer)
-
-
-def _check(result: int) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        LIBC.timer_delete(timer)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ihsm_abi import seccomp
+from ihsm_abi.libc import LIBC, checked
 
 _SYS_CREATE_RULESET: Final = 444
 _SYS_ADD_RULE: Final = 445
@@ -29,10 +30,8 @@ _SCOPED: Final = 0b11
 """Abstract Unix sockets of others, and signals to others."""
 _FIRST_WITH_NETWORK: Final = 4
 _FIRST_WITH_SCOPES: Final = 6
-_RULESET_BYTES: Final = {_FIRST_WITH_NETWORK: 16, _FIRST_WITH_SCOPES: 24}
-"""Size of struct landlock_ruleset_attr from each of these versions on; 8 bytes before."""
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_RULESET: Final = struct.Struct("=QQQ")
+"""struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped; zeros for kernels that know less."""
 
 
 class Access(IntFlag):
@@ -63,7 +62,11 @@ _OF_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Acces
 
 def version() -> int:
     """Version of the kernel's interface, 0 where there is none."""
-    return max(0, int(_LIBC.syscall(_SYS_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION)))
+    return max(0, _version())
+
+
+def _version() -> int:
+    return int(LIBC.syscall(_SYS_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION))
 
 
 def known(abi: int) -> Access:
@@ -79,20 +82,17 @@ def restrict(allowed: Mapping[Path, Access]) -> int:
     Raises:
         OSError: the kernel has none, or this process may not use it.
     """
-    abi = version()
-    if not abi:
-        raise _error()
+    abi = checked(_version())
     handled = known(abi)
-    size = max((size for first, size in _RULESET_BYTES.items() if abi >= first), default=8)
-    attributes = struct.pack(
-        "=QQQ", handled, _NETWORK if abi >= _FIRST_WITH_NETWORK else 0, _SCOPED if abi >= _FIRST_WITH_SCOPES else 0
+    attributes = _RULESET.pack(
+        handled, _NETWORK if abi >= _FIRST_WITH_NETWORK else 0, _SCOPED if abi >= _FIRST_WITH_SCOPES else 0
     )
-    ruleset = _call(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
+    ruleset = checked(LIBC.syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(_RULESET.size), 0))
     try:
         for path, access in allowed.items():
             _allow(ruleset, path, access & handled)
         seccomp.forbid_new_privileges()
-        _call(_SYS_RESTRICT_SELF, ruleset, 0)
+        checked(LIBC.syscall(_SYS_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
     return abi
@@ -106,18 +106,7 @@ def _allow(ruleset: int, path: Path, access: Access) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(folder).st_mode):
             access &= _OF_FILES
-        _call(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _PATH_BENEATH.pack(access, folder), 0)
+        rule = _PATH_BENEATH.pack(access, folder)
+        checked(LIBC.syscall(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0))
     finally:
         os.close(folder)
-
-
-def _call(*arguments: object) -> int:
-    result = int(_LIBC.syscall(*arguments))
-    if result < 0:
-        raise _error()
-    return result
-
-
-def _error() -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code))

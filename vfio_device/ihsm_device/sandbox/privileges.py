@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import resource
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ihsm_abi.libc import LIBC
 from ihsm_device.errors import NoSuchUser
 
 USER_NAME: Final = "ihsm"
@@ -28,8 +28,6 @@ _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_CAPABILITIES: Final = 64
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +124,10 @@ def lock_as_much_as_wanted() -> None:
 def drop_capabilities() -> None:
     """The calling thread, and all that it will start, have no capability and get none (capabilities(7))."""
     for capability in range(_MAX_CAPABILITIES):
-        if _LIBC.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) == 1:
-            _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # not allowed to those who have none to lose
-    _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    _LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+        if LIBC.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) == 1:
+            LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # not allowed to those who have none to lose
+    LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
 def capabilities() -> int:
