@@ -76,21 +76,21 @@ def program(pid: int) -> bytes:
         (JUMP_EQUAL, "process", 0, _KILL), (JUMP_EQUAL, "process", 0, _TGKILL), (JUMP_EQUAL, "self", 0, _PRLIMIT64),
     ]  # fmt: skip
     lines += [(JUMP_EQUAL, "allow", 0, number) for number in _ANYHOW.values()]
-    lines += ["refuse", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.EPERM)]
+    lines += [(JUMP_EQUAL, "refuse", "refuse", 0)]
     # glibc takes `clone`, whose flags a filter can see, where there is no clone3
     lines += ["absent", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.ENOSYS)]
-    lines += ["protection", (LOAD_WORD, 0, 0, seccomp.low_word(2)), (JUMP_ANY_BIT, "deny", "allow", _PROT_EXEC)]
-    lines += ["flags", (LOAD_WORD, 0, 0, seccomp.low_word(0)), (JUMP_ANY_BIT, "allow", "deny", _CLONE_THREAD)]
+    lines += ["protection", (LOAD_WORD, 0, 0, seccomp.low_word(2)), (JUMP_ANY_BIT, "refuse", "allow", _PROT_EXEC)]
+    lines += ["flags", (LOAD_WORD, 0, 0, seccomp.low_word(0)), (JUMP_ANY_BIT, "allow", "refuse", _CLONE_THREAD)]
     lines += ["request", (LOAD_WORD, 0, 0, seccomp.low_word(1))]
     lines += [(JUMP_EQUAL, "allow", 0, number) for number in _IOCTLS.values()]
     lines += [(RETURN, 0, 0, seccomp.RET_ERRNO | errno.ENOTTY)]
     lines += ["option", (LOAD_WORD, 0, 0, seccomp.low_word(0))]
-    lines += [(JUMP_EQUAL, "allow", 0, number) for number in _PRCTLS.values()]
-    lines += ["deny", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.EPERM)]
-    lines += ["process", (LOAD_WORD, 0, 0, seccomp.low_word(0)), (JUMP_EQUAL, "allow", "stop", pid)]
+    lines += [*((JUMP_EQUAL, "allow", 0, number) for number in _PRCTLS.values()), (JUMP_EQUAL, "refuse", "refuse", 0)]
+    lines += ["process", (LOAD_WORD, 0, 0, seccomp.low_word(0)), (JUMP_EQUAL, "allow", "refuse", pid)]
     lines += ["self", (LOAD_WORD, 0, 0, seccomp.low_word(0))]
     lines += [(JUMP_EQUAL, "allow", 0, 0), (JUMP_EQUAL, "allow", 0, pid)]
-    lines += ["stop", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.EPERM), "allow", (RETURN, 0, 0, seccomp.RET_ALLOW)]
+    lines += ["refuse", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.EPERM)]
+    lines += ["allow", (RETURN, 0, 0, seccomp.RET_ALLOW)]
     return seccomp.assemble(lines)
 
 
