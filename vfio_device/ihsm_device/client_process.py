@@ -16,6 +16,8 @@ from typing import Any, Final, Self
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred: pid, uid, gid."""
 _DRAINED_BYTES: Final = 1 << 16
+EVERYBODY: Final = range(1 << 32)
+"""All users that there can be."""
 
 
 @dataclass(slots=True)

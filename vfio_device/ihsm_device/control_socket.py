@@ -26,7 +26,7 @@ from ihsm_abi.control import (
     ControlRefusal,
     ControlRequest,
 )
-from ihsm_device.client_process import peer
+from ihsm_device.client_process import EVERYBODY, peer
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ STOP_TIMEOUT_S: Final = 5.0
 class ControlServer:
     """Serves every control socket of the process from one thread."""
 
-    def __init__(self, uids: Container[int] | None = None) -> None:
-        """No socket is served before `start`. Clients are of one of the users `uids`; None: of any."""
+    def __init__(self, uids: Container[int] = EVERYBODY) -> None:
+        """No socket is served before `start`. Clients are of one of the users `uids`."""
         self._uids = uids
         self._sockets: list[tuple[socket.socket, Mapping[str, Handler]]] = []
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -122,7 +122,7 @@ def _require_descriptors() -> None:
 class _Connection(asyncio.StreamReaderProtocol):
     """A client, whose requests are answered in order until it ends or sends a line beyond the limit."""
 
-    def __init__(self, handlers: Mapping[str, Handler], uids: Container[int] | None) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], uids: Container[int]) -> None:
         super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), self._serve)
         self._handlers = handlers
         self._uids = uids
@@ -132,7 +132,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client; one of a user who may not use the device is hung up on."""
         _, uid = peer(transport.get_extra_info("socket"))
-        if self._uids is None or uid in self._uids:
+        if uid in self._uids:
             super().connection_made(transport)
             return
         _log.warning("control connection refused: user %d may not use the device", uid)

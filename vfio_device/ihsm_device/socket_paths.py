@@ -13,13 +13,14 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder, default_path, is_listening
+from ihsm_device.client_process import EVERYBODY
 from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
 
 _log = logging.getLogger(__name__)
@@ -37,8 +38,7 @@ LOCK_RETRY_S: Final = 0.01
 class Clients:
     """Who may use a device: users, and the mode of its sockets, which lets them come as far as being looked at."""
 
-    uids: frozenset[int] | None
-    """None: whoever the mode lets in."""
+    uids: Container[int]
     mode: int = OWNER_ONLY
 
     @classmethod
@@ -48,7 +48,8 @@ class Clients:
         return cls(others | frozenset(own), FOR_ALL if others else OWNER_ONLY)
 
 
-OF_ANY_USER: Final = Clients(None)
+OF_ANY_USER: Final = Clients(EVERYBODY)
+"""Whoever the mode lets in."""
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from ihsm_abi.pci_config import (
 )
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
-from ihsm_device.client_process import ClientProcess
+from ihsm_device.client_process import EVERYBODY, ClientProcess
 from ihsm_device.memory_files import file_system
 
 _log = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ class Context:
         *,
         log: LogCallback | None = None,
         level: int = logging.WARNING,
-        uids: Container[int] | None = None,
+        uids: Container[int] = EVERYBODY,
     ) -> None:
         """Bind and listen at `path`, which must not exist; clients are accepted by `attach`.
 
         `log` receives the library's messages of at least Python log level `level`; by default they go to this
-        module's logger. Clients are of one of the users `uids`; None: of any.
+        module's logger. Clients are of one of the users `uids`.
 
         Raises:
             OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).
@@ -247,7 +247,7 @@ class Context:
                 self._attached = True
                 self._refused.clear()
                 self._client = ClientProcess.of(lib.ihsm_vfu_poll_fd(self.handle))
-                if self._uids is not None and self._client.uid not in self._uids:
+                if self._client.uid not in self._uids:
                     self._log(logging.WARNING, f"client refused: user {self._client.uid} may not use the device")
                     self._client.hang_up()
                     self.run(timeout_s=0)

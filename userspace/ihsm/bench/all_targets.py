@@ -182,10 +182,9 @@ def cli_start(times: int) -> Result:
             "status": ["status", "--device", f"vfio-user:{device.process.socket_path}"],
             "version": ["--version"],
         }
-        taken = interleave(
-            {name: functools.partial(_once, arguments) for name, arguments in commands.items()}, pairs=times
-        )  # fmt: skip
-    seconds = {f"{name}_s": statistics.median(run.wall_s for run in runs) for name, runs in taken.items()}
+        runs: dict[str, Runner] = {name: functools.partial(_once, words) for name, words in commands.items()}
+        taken = interleave(runs, pairs=times)
+    seconds = {f"{name}_s": statistics.median(run.wall_s for run in samples) for name, samples in taken.items()}
     return Result("cli-start", seconds["status_s"], "s", ratio_clock=WALL, runs=taken, more=seconds)
 
 

@@ -54,6 +54,7 @@ class Confinement:
         time.tzset()  # reads its file now
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if state is not None:
+            state = state.absolute()
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         folders = sorted({path.parent.absolute() for path in sockets})
         if os.geteuid() == 0:
@@ -63,7 +64,7 @@ class Confinement:
         privileges.drop_capabilities()
         rules = dict.fromkeys(SHOWN_BY_THE_KERNEL, READ) | dict.fromkeys(folders, SOCKETS)
         if state is not None:
-            rules[state] = rules.get(state.absolute(), Access(0)) | STATE
+            rules[state] = rules.get(state, Access(0)) | STATE
         try:
             self._landlock = landlock.restrict(rules)
         except OSError as error:
@@ -77,7 +78,7 @@ class Confinement:
             self._stays_root(None, "as was asked for")
             return
         try:
-            if (folder := privileges.obstacle(user, folders, [state.absolute().parent] if state else [])) is not None:
+            if (folder := privileges.obstacle(user, folders, [state.parent] if state else [])) is not None:
                 self._stays_root(name, f"user {user.uid} cannot use {os.fspath(folder)}")
                 return
             if state is not None:
