@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRefusal, ControlRequest
-from ihsm_device.control_socket import ControlServer, Result, answer
+from ihsm_device.control_socket import ControlServer, FollowedResult, Result, answer
 from ihsm_device.socket_paths import listen
 from support.waiting import HANG_S, one_round, until
 
@@ -104,6 +104,25 @@ def test_answers_come_in_the_order_of_requests(path: Path) -> None:
         client.sendall(b"".join(ControlRequest("echo", {"n": n}, id=n).encode() for n in range(50)))
         answers = [ControlAnswer.decode(lines.readline()) for _ in range(50)]
     assert [(entry.id, entry.result) for entry in answers] == [(n, {"n": n}) for n in range(50)]
+
+
+def test_what_follows_an_answer_comes_after_it(socket_folder: Path) -> None:
+    """It is the client's to read then, whatever becomes of the server."""
+    found: list[bytes] = []
+
+    def add(arguments: dict[str, Any]) -> dict[str, Any]:
+        return FollowedResult({"id": 1}, lambda: found.append(client.recv(99, socket.MSG_DONTWAIT)))
+
+    server = ControlServer()
+    server.add(listen(socket_folder / "b.ctl")[0], {"add": add})
+    server.start()
+    try:
+        with connect(socket_folder / "b.ctl") as client:
+            client.sendall(ControlRequest("add").encode())
+            until(lambda: found, "what follows")
+    finally:
+        server.stop()
+    assert [ControlAnswer.decode(line).result for line in found] == [{"id": 1}]
 
 
 def test_requests_may_come_in_pieces(path: Path) -> None:

@@ -18,7 +18,7 @@ from ihsm.errors import FaultNotFoundError, FaultNotHitError
 from ihsm_abi.control import MAX_FAULT_WAIT_S, SUFFIX, ControlCommand, ControlErrorCode, ControlRefusal
 from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.faults import Fault, StandingFault
-from ihsm_device.control_socket import ControlServer
+from ihsm_device.control_socket import ControlServer, FollowedResult
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.faults import TooManyFaultsError, UnknownFaultError
 from ihsm_device.socket_paths import listen
@@ -37,6 +37,7 @@ class Faults:
         self.looks = 0
         self.tell: Callable[[], None] = lambda: None
         self.is_returning = False
+        self.running = threading.Lock()
 
     def on_hit(self, callback: Callable[[], None]) -> None:
         self.tell = callback
@@ -92,7 +93,29 @@ def commands(faults: Faults) -> FaultCommands:
 
 
 def call(commands: FaultCommands, name: ControlCommand, **arguments: Any) -> Any:
-    return commands.handlers[name](arguments)
+    """The result of a command, as when it has been written to the client."""
+    result = commands.handlers[name](arguments)
+    if isinstance(result, FollowedResult):
+        result.follow()
+    return result
+
+
+def test_nothing_pauses_the_process_until_the_fault_is_told(faults: Faults, commands: FaultCommands) -> None:
+    result = commands.handlers[ControlCommand.FAULT_ADD]({"action": "pause-process", "parameters": {"ms": 1}})
+    assert faults.running.locked()
+    assert isinstance(result, FollowedResult)
+    assert result == {"id": 1}
+    result.follow()
+    assert not faults.running.locked()
+
+
+def test_a_fault_that_is_refused_holds_no_pause_up(faults: Faults, commands: FaultCommands) -> None:
+    for _ in range(MOST):
+        call(commands, ControlCommand.FAULT_ADD, **DROP)
+    for refused, wrong in ((ControlRefusal, DROP), (ValueError, {"action": "dance"})):
+        with pytest.raises(refused):
+            call(commands, ControlCommand.FAULT_ADD, **wrong)
+        assert not faults.running.locked()
 
 
 @pytest.mark.parametrize(

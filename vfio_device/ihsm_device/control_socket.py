@@ -43,6 +43,15 @@ class StreamResult(dict[str, Any]):
         self.run = run
 
 
+class FollowedResult(dict[str, Any]):
+    """A result that something must not happen before: the answer has been written then, or its client has gone."""
+
+    def __init__(self, result: Result, follow: Callable[[], object]) -> None:
+        """`follow` is called then, once, on the thread of all connections."""
+        super().__init__(result)
+        self.follow = follow
+
+
 Handler = Callable[[dict[str, Any]], Result | Awaitable[Result]]
 """Takes the arguments of a request, gives its result or what becomes it; ValueError for bad arguments.
 
@@ -158,6 +167,8 @@ class _Connection(asyncio.StreamReaderProtocol):
             while line := await reader.readline():
                 answered = await answer(line, self._handlers, self._unless_gone)
                 writer.write(answered.encode())
+                if isinstance(answered.result, FollowedResult):
+                    answered.result.follow()
                 await writer.drain()
                 if isinstance(answered.result, StreamResult):
                     await self._unless_gone(answered.result.run(writer.transport))

@@ -19,7 +19,7 @@ from ihsm_abi.control import (
 from ihsm_abi.fault_actions import MAX_COUNT, check_integer
 from ihsm_abi.fault_words import to_text
 from ihsm_abi.faults import Fault, StandingFault
-from ihsm_device.control_socket import Handler, Result
+from ihsm_device.control_socket import FollowedResult, Handler, Result
 from ihsm_device.faults import FaultSet, TooManyFaultsError, UnknownFaultError
 
 
@@ -50,11 +50,15 @@ class FaultCommands:
         ]
 
     def _add(self, arguments: dict[str, Any]) -> Result:
+        """A fault may have the process stand still at once; its id is told before."""
         fault = Fault.from_json(arguments)
-        try:
-            return {"id": self._faults.add(fault)}
-        except TooManyFaultsError as error:
-            raise ControlRefusal(ControlErrorCode.TOO_MANY_FAULTS, f"{error}; clear some") from None
+        with contextlib.ExitStack() as running:
+            running.enter_context(self._faults.running)
+            try:
+                number = self._faults.add(fault)
+            except TooManyFaultsError as error:
+                raise ControlRefusal(ControlErrorCode.TOO_MANY_FAULTS, f"{error}; clear some") from None
+            return FollowedResult({"id": number}, running.pop_all().close)
 
     def _list(self, arguments: dict[str, Any]) -> Result:
         _require_only(arguments, ())

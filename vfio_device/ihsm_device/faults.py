@@ -123,6 +123,8 @@ class FaultSet:
         self._reset = reset
         self._trace = trace
         self._lock = threading.Lock()
+        self.running = threading.Lock()
+        """Held by whoever no pause may stop half-way."""
         self._faults: dict[int, Fault] = {}
         self._held: list[tuple[int, Command]] = []
         self._callbacks: list[Callable[[], None]] = []
@@ -322,7 +324,8 @@ class FaultSet:
                 fault = self._faults.get(number)
             if fault is not None and hits > self._over.get(number, 0) and not self._is_closing:
                 try:
-                    pause(int(fault.parameters["ms"]) / 1000)
+                    with self.running:
+                        pause(int(fault.parameters["ms"]) / 1000)
                 finally:
                     self._over[number] = hits
 
