@@ -31,23 +31,33 @@ def interruptible() -> None:
 
 
 def blocks_on(pid: int, file: str) -> bool:
-    """Whether a process sleeps in a system call on a descriptor of `file`, as /proc names that.
+    """Whether a process sleeps in a system call on a descriptor of a file whose name in /proc begins with `file`.
 
     Only then does a signal interrupt the call: just before it, Python notes the signal and sleeps nevertheless.
     """
     try:
         number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
-        return number != "running" and os.readlink(f"/proc/{pid}/fd/{int(arguments[0], 16)}") == file
+        return number != "running" and os.readlink(f"/proc/{pid}/fd/{int(arguments[0], 16)}").startswith(file)
     except OSError:  # its first argument is no descriptor
         return False
 
 
+def _state(pid: int) -> str:
+    """The letter of proc_pid_stat(5); that of a zombie if there is no such process any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while its file is open
+        return "Z"
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while its file is open
-        return False
+    return _state(pid) != "Z"
+
+
+def stands_still(pid: int) -> bool:
+    """Whether the system has stopped a process."""
+    return _state(pid) == "T"
 
 
 @dataclass

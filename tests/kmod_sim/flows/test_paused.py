@@ -7,26 +7,20 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from pathlib import Path
 
 from support.claims import Covers
 from support.flow import Flow, answers
 from support.hsm_driver import COMMAND_TIMEOUT_S, GRACE_S
-from support.process import ServeProcess
+from support.process import ServeProcess, stands_still
 from support.waiting import HANG_S, until
 
 LONG_MS = 3_600_000
 
 
-def stands_still(server: ServeProcess) -> bool:
-    """Whether the system has stopped it."""
-    return Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 def test_a_command_is_answered_when_it_goes_on(flow: Flow, server: ServeProcess, covers: Covers) -> None:
     """Nothing is answered meanwhile; within the time limit of a command the driver notices nothing else."""
     flow.faults.add("pause-process", ms=LONG_MS)
-    until(lambda: stands_still(server), "the pause")
+    until(lambda: stands_still(server.pid), "the pause")
     command = flow.start_ask()
     flow.driver.clock.await_timer(COMMAND_TIMEOUT_S)
     assert not command.done()
@@ -40,7 +34,7 @@ def test_a_command_is_answered_when_it_goes_on(flow: Flow, server: ServeProcess,
 def test_a_command_that_runs_out_of_time(flow: Flow, server: ServeProcess) -> None:
     """Its caller is given up; level 1 reads CSTS, which takes as long as the pause, and succeeds then."""
     flow.faults.add("pause-process", ms=LONG_MS)
-    until(lambda: stands_still(server), "the pause")
+    until(lambda: stands_still(server.pid), "the pause")
     command = flow.start_ask()
     flow.driver.clock.expire(COMMAND_TIMEOUT_S)
     flow.driver.clock.expire(GRACE_S)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import BusTimeoutError, DeviceBusyError
 from ihsm_abi.control import ControlAnswer
 from ihsm_device.client_process import ClientProcess
+from support.process import blocks_on, stands_still
 from support.waiting import HANG_S, until
 
 USER = """
@@ -159,3 +161,27 @@ def test_the_user_of_a_node_is_found(tmp_path: Path) -> None:
     with node.open():
         name = Path("/proc/self/comm").read_text().strip()
         assert find_user(node) == f"process {os.getpid()} ({name})"
+
+
+def test_who_is_stopped_while_it_waits_goes_on_waiting(socket_folder: Path) -> None:
+    """A shell's Ctrl-Z and fg."""
+    path = os.fspath(socket_folder / "a.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(HANG_S)
+        first.connect(path)
+        with subprocess.Popen([sys.executable, "-c", USER, path], stderr=subprocess.PIPE, text=True) as user:
+            try:
+                for _ in range(3):
+                    until(lambda: user.poll() is not None or blocks_on(user.pid, "socket:"), "a user who waits")
+                    user.send_signal(signal.SIGSTOP)
+                    until(lambda: user.poll() is not None or stands_still(user.pid), "the stop")
+                    user.send_signal(signal.SIGCONT)
+                listener.accept()[0].close()
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(HANG_S)
+                    assert connection.recv(4), "the user's first message"
+            finally:
+                user.kill()

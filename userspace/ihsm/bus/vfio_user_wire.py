@@ -412,6 +412,7 @@ def _connect(path: str, timeout_s: float, connect_timeout_s: float) -> socket.so
         # Kernel time-outs instead of settimeout(): the descriptor stays blocking, no poll() before each call.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_timeout_s))
         connection.connect(path)
+        _require_connected(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
     except BlockingIOError:
@@ -435,3 +436,17 @@ def _close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def _require_connected(connection: socket.socket) -> None:
+    """Raise BlockingIOError if there is no connection after all.
+
+    A process that is stopped and goes on finds its connect(2) with a time limit interrupted (signal(7)). Python takes
+    such a connection for one that is still being made; one of this family has not been begun.
+    """
+    try:
+        connection.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
