@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Make the seeds of the corpora from what the tests have: `python fuzz/seeds.py`.
+
+What a fuzzer has found in addition lies beside them, under names of its own.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ihsm.trace import pcapng
+from ihsm.trace.files import read_recording
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+CORPUS = Path(__file__).parent / "corpus"
+Seeds = Iterator[tuple[str, bytes]]
+MAX_LINES = 40
+
+
+def _lines(name: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+
+
+def keys() -> Seeds:
+    """DER of keys, behind the number of what they are imported as; a point."""
+    for name, value in _lines("crypto-conversations.jsonl")[0]["keys"].items():  # type: ignore[attr-defined]
+        payload = bytes.fromhex(value)
+        if payload[:1] == b"\x30":
+            for kind in range(3):
+                yield f"{name}-{kind}", bytes([kind]) + payload
+
+
+def decoders() -> Seeds:
+    """Requests, whole."""
+    seen = set()
+    for step in _lines("ddi-malformed.jsonl"):
+        request = bytes.fromhex(str(step["request"]))
+        if len(request) < 200 and request[:24] not in seen and len(seen) < MAX_LINES:
+            seen.add(request[:24])
+            yield f"request-{len(seen)}", b"\0" + request
+
+
+def express() -> Seeds:
+    """Requests of the lane, in the session and with the keys that its harness has."""
+    keys = {"AesEncryptDecrypt": 0x10, "Hmac": 0x11, "EccSign": 0x12, "RsaModExp": 0x14}
+    for step in _lines("crypto-conversations.jsonl"):
+        if (name := str(step.get("op"))) in keys:
+            request = bytearray.fromhex(str(step["req"]))
+            session = request.index(b"\x18\x03\x19") + 3
+            request[session : session + 2] = (3).to_bytes(2, "big")
+            key = request.index(b"\x18\x01\x19", session) + 3
+            request[key : key + 2] = keys.pop(name).to_bytes(2, "big")
+            yield name, bytes([6, 0, 0, 0, 3, 0]) + bytes(request)
+
+
+def traces() -> Seeds:
+    """The beginning of a driver's life, in both forms and as records."""
+    lines = (DATA / "linux-driver-3.2.0-probe-remove-probe-remove.jsonl").read_bytes().splitlines(keepends=True)
+    text = b"".join(lines[:MAX_LINES])
+    records = [record for _, record in read_recording(io.BufferedReader(io.BytesIO(text))).records]  # type: ignore[arg-type]
+    yield "driver.jsonl", text
+    writable = [record for record in records if type(record).__name__ != "Fetched"]
+    out = io.BytesIO()
+    pcapng.write_file(out, writable)
+    yield "driver.pcapng", out.getvalue()
+    encoded = [record.encode() for record in writable]
+    yield "driver.records", b"\0" + b"".join(one + bytes(-len(one) % 8) for one in encoded)
+
+
+def control() -> Seeds:
+    """A line of each command, and some that are wrong."""
+    for number, line in enumerate(
+        [
+            {"id": 1, "command": "fault.add", "arguments": {"action": "drop-completion", "queue": 1, "count": 2}},
+            {"id": 2, "command": "fault.list", "arguments": {}},
+            {"id": None, "command": "fault.clear", "arguments": {"id": 1}},
+            {"id": [1], "command": "fault.wait", "arguments": {"id": 1, "hits": 1, "timeout": 0}},
+        ]
+    ):
+        yield f"line-{number}", json.dumps(line).encode()
+    yield "chosen", b"\0" + bytes(range(64))
+
+
+def state_files() -> Seeds:
+    """A record of each kind."""
+    device = {"format": 2, "record": "DeviceRecord", "serial": 7, "certificates": ["3000", "3000"]}
+    part = {"format": 2, "record": "PartitionRecord", "partition_id": "00" * 16, "leaf": None, "bk_boot": None,
+            "sealed_bk3": None}  # fmt: skip
+    for record in (device, part):
+        yield f"{record['record']}", b"\0" + json.dumps(record).encode()
+        yield f"{record['record']}-1", json.dumps(record | {"format": 1}).encode()
+
+
+def messages() -> Seeds:
+    """Rows of messages: what a client begins with; a region read and written, memory given and taken."""
+
+    def message(command: int, payload: bytes, how: int = 0) -> bytes:
+        return bytes([how, command]) + len(payload).to_bytes(2, "little") + payload
+
+    def words(*values: int) -> bytes:
+        return b"".join(value.to_bytes(4, "little") for value in values)
+
+    memory = words(32, 3, 0, 0, 0x10000, 0, 0x10000, 0)
+    access = words(0, 0, 7, 4)
+    yield "information", b"\0" + message(4, words(16, 0, 0, 0)) + message(5, words(32, 0, 7, 0, 0, 0, 0, 0))
+    yield "memory", b"\0" + message(2, memory, 1) + message(3, words(24, 0, 0x10000, 0, 0x10000, 0))
+    yield "configuration", b"\0" + message(9, access) + message(10, access + b"abcd")
+    yield "interrupts", b"\0" + message(8, words(20, 0x24, 2, 0, 1), 0x11) + message(13, b"")
+    yield "greeting", b"\1" + message(1, bytes([0, 0, 1, 0]) + b'{"capabilities":{"max_msg_fds":8}}\0')
+
+
+def fast_path() -> Seeds:
+    """Entries of both ciphers with a data block each."""
+    for name, cipher in (("gcm", 0), ("xts", 1)):
+        for decrypt in (0, 1):
+            entry = bytearray(128)
+            entry[4:6] = (cipher << 8 | decrypt).to_bytes(2, "little")
+            entry[24:28] = entry[44:48] = (64).to_bytes(4, "little")
+            entry[36:40] = entry[56:60] = (64).to_bytes(4, "little")
+            entry[28:36], entry[48:56] = (0x100).to_bytes(8, "little"), (0x1000).to_bytes(8, "little")
+            entry[68] = 0 if cipher else 3
+            entry[72] = 1 if cipher else 0
+            yield f"{name}-{decrypt}", b"\x1f" + bytes(entry) + b"\0\1\x40\0" + bytes(range(64))
+
+
+def engine() -> Seeds:
+    """The admin queue, and a pair of AES queues with an entry that is rung."""
+    admin = bytes([4]) + bytes([0, 0, 0, 0, 0, 0x10, 0, 0, 14, 14])
+    queues = bytes([5, 3, 0, 0x20, 0, 0, 14, 0, 1]) + bytes([6, 3, 0, 0x30, 0, 0, 14, 0, 3])
+    ring = bytes([2, 3, 0, 1, 0, 11, 9, 0])
+    yield "queues", b"\3" + admin + bytes([2, 0, 0, 1, 0, 9, 0, 10, 0, 0, 0, 0, 0]) + queues + ring
+
+
+def main() -> None:
+    """Write every seed."""
+    for make in (keys, decoders, express, traces, control, state_files, messages, fast_path, engine):
+        folder = CORPUS / make.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in make():
+            (folder / name).write_bytes(content)
+    dispatcher = CORPUS / "dispatcher"
+    dispatcher.mkdir(exist_ok=True)
+    for number in range(8):
+        (dispatcher / f"row-{number}").write_bytes(bytes((number * 37 + i * 11) % 251 for i in range(160)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
