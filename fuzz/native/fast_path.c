@@ -10,6 +10,7 @@
 #include "host.h"
 
 enum { FIX_TYPE = 1, FIX_KEYS = 2, FIX_SESSION = 4, FIX_LENGTHS = 8, SHORTEN = 16 };
+enum { MAX_STEPS = 2000 }; /* lists that name themselves take a million, and find nothing new */
 static ks_bulk_table *table;
 static struct ihsm_fp_scratch *scratch;
 
@@ -77,14 +78,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                       .checkpoint = go_on,
                                       .function = &function,
                                       .scratch = scratch,
-                                      .max_steps = UINT32_MAX};
+                                      .max_steps = MAX_STEPS};
     cqe.attr = entry.common.attr;
     cqe.cmd_id = entry.common.cmd_id;
     ihsm_regions_read_lock(context.regions);
     ihsm_fp_execute(&context, &entry, &cqe);
     ihsm_fp_end(&context);
     ihsm_regions_unlock(context.regions);
-    REQUIRE(!context.put_off && context.held[0].key == NULL && context.held[1].key == NULL);
+    REQUIRE(context.held[0].key == NULL && context.held[1].key == NULL);
     guest_close(&guest);
     return 0;
 }
