@@ -25,5 +25,5 @@ meson compile -C "$build" "${harnesses[@]}"
 mkdir -p "$OUT"
 for harness in "${harnesses[@]}"; do
   cp "$build/$harness" "$OUT/"
-  (cd "fuzz/corpus/${harness#fuzz_}" && python3 -m zipfile -c "$OUT/${harness}_seed_corpus.zip" -- *)
+  (cd "fuzz/corpus/${harness#fuzz_}" && python3 -m zipfile -c "$OUT/${harness}_seed_corpus.zip" ./*)
 done

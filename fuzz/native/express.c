@@ -1,7 +1,9 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests as the express lane reads them, with a key of each operation. An input is a queue entry's command word,
+ * Requests as the express lane reads them, with a key of each operation.
+ *
+ * An input is a queue entry's command word,
  * control and session, and the message. There is no queue: completions are dropped once the response has been made.
  */
 #include "express/express.h"

@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from harness import Values, instrumented, main
+from harness import Values, failures_are_findings, instrumented, main
 
 with instrumented():
     from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlCommand, ControlErrorCode
@@ -97,4 +97,5 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
+    failures_are_findings()
     main(one_input)

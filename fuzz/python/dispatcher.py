@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import Values, instrumented, main
+from harness import Values, failures_are_findings, instrumented, main
 
 with instrumented():
     from ihsm_abi import mbor
@@ -138,4 +138,5 @@ def the_function() -> Function:
 
 
 if __name__ == "__main__":
+    failures_are_findings()
     main(one_input)

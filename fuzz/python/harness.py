@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,6 +29,23 @@ def instrumented() -> AbstractContextManager[Any]:
         return contextlib.nullcontext()
     found: AbstractContextManager[Any] = _atheris.instrument_imports(include=PRODUCT)
     return found
+
+
+class FailureError(AssertionError):
+    """The product has caught an exception that it does not know."""
+
+
+class _Failures(logging.Handler):
+    """What is caught as a last resort is logged with its traceback: a finding all the same."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            raise FailureError(record.getMessage()) from record.exc_info[1]
+
+
+def failures_are_findings() -> None:
+    """From now on; other lines of the log are left out."""
+    logging.basicConfig(handlers=[_Failures()], level=logging.ERROR, force=True)
 
 
 def instrument(function: Any) -> Any:

@@ -54,7 +54,7 @@ def harnesses(root: Path = CHECKOUT) -> dict[str, Harness]:
 
 def _subject(path: Path) -> str:
     lines = [line.strip(' */"') for line in path.read_text().splitlines()]
-    return next(line for line in lines if line and not line.startswith(("SPDX", "# SPDX"))).split(":")[0]
+    return next(line for line in lines if line and not line.startswith(("SPDX", "# SPDX"))).split(":")[0].split(".")[0]
 
 
 def main(arguments: Sequence[str]) -> int:
