@@ -9,12 +9,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 harnesses=(fuzz_keys fuzz_messages fuzz_engine fuzz_fast_path fuzz_express)
 build=${WORK:-$PWD/build/fuzz}/native
 export PATH=$PWD/.venv/bin:$PATH LDFLAGS="$CFLAGS ${LDFLAGS:-}"
-libraries=$(meson introspect --buildoptions build/native | python3 -c '
+mapfile -t libraries < <(meson introspect --buildoptions build/native | python3 -c '
 import json, sys
 for option in json.load(sys.stdin):
     if option["name"] in ("libvfio_user_src", "aws_lc"):
         print("-D{name}={value}".format(**option))')
-options=($libraries "-Dfuzzing_engine=$LIB_FUZZING_ENGINE" -Dbuildtype=debugoptimized -Dwerror=false)
+options=("${libraries[@]}" "-Dfuzzing_engine=$LIB_FUZZING_ENGINE" -Dbuildtype=debugoptimized -Dwerror=false)
 # Made anew when the flags are others: meson reads them once.
 if [[ $(cat "$build/made-with" 2>/dev/null) != "$CC $CFLAGS ${options[*]}" ]]; then
   rm -rf "$build"

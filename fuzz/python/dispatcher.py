@@ -23,8 +23,8 @@ with instrumented():
     from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from support.hsm import Scene  # noqa: E402
-from support.keyring import Keyring  # noqa: E402
+from support.hsm import Scene
+from support.keyring import Keyring
 
 MAX_COMMANDS = 6
 MAX_KEYS = 200

@@ -11,10 +11,10 @@ import itertools
 from harness import instrumented, main
 
 with instrumented():
+    from ihsm.errors import TraceError
     from ihsm.trace import pcapng
     from ihsm.trace.decoding import to_json, to_line
     from ihsm.trace.diff import differences
-    from ihsm.errors import TraceError
     from ihsm.trace.files import Numbered, numbered, read_recording
     from ihsm.trace.guest_memory import named_memory
     from ihsm.trace.records import RecordSplitter, decode

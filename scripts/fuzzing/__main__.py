@@ -61,7 +61,9 @@ def main(arguments: Sequence[str]) -> int:
     """0 if nothing was found, 1 if something was, 77 where only root is missing."""
     known = harnesses()
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("minutes", type=float, nargs="?", metavar="MINUTES", help="of each harness; 0: the corpora once")
+    parser.add_argument(
+        "minutes", type=float, nargs="?", metavar="MINUTES", help="of each harness; 0: the corpora once"
+    )
     parser.add_argument("names", nargs="*", metavar="HARNESS", help="harnesses to run; all without any")
     parser.add_argument("--list", action="store_true", help="show the harnesses and run none")
     options = parser.parse_args(arguments)
