@@ -92,7 +92,8 @@ def one_input(data: bytes) -> None:
             faults.clear(standing.number)
     assert answered.error_code != ControlErrorCode.FAILED, answered.message
     written = answered.encode()
-    assert len(written) <= MAX_LINE_BYTES and written.count(b"\n") == 1
+    assert len(written) <= MAX_LINE_BYTES
+    assert written.count(b"\n") == 1
     ControlAnswer.decode(written)
 
 

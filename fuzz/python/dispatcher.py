@@ -37,6 +37,7 @@ class Function:
     """A provisioned partition that every input finds with the same session and keys, made anew when one spoils it."""
 
     def __init__(self) -> None:
+        """A virtual device in memory."""
         self.device = HsmDevice(DeviceOptions())
         self.scene = Scene(self.device.function(1, 1))
         self.provision()

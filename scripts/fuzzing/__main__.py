@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,7 @@ def run(harness: Harness, minutes: float, environment: Mapping[str, str]) -> boo
     print("".join(f"  | {line}\n" for line in text.splitlines()[-LAST_LINES:]), end="")
     written = _FINDING.findall(text)
     if written:
-        words = " ".join([*(f"{name}={value}" for name, value in environment.items()), *harness.command, written[-1]])
+        words = shlex.join([*(f"{name}={value}" for name, value in environment.items()), *harness.command, written[-1]])
         print(f"FOUND {harness.name}: {written[-1]}\n  again: {words}", flush=True)
     else:
         print(f"FAILED {harness.name}: status {done.returncode}, see {log}", flush=True)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/fuzz`: what it says of a harness that finds something and of one that does not; and the harnesses' corpora."""
+"""`scripts/fuzz`: what it says of a harness that finds something, and of one that does not; the harnesses' corpora."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def program(text: str) -> Harness:
     """A harness that does this."""
-    return Harness("toy", "a toy", (sys.executable, "-c", text), is_native=True)
+    return Harness("toy", "a toy", (sys.executable, "-c", f"exec({text!r})"), is_native=True)
 
 
 def test_a_finding_is_shown_with_its_input_and_how_to_repeat_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,8 @@ def test_a_finding_is_shown_with_its_input_and_how_to_repeat_it(work: Path, caps
     assert lines[0] == "toy: 99 executions, 33 a second, coverage 12"
     assert "  | ERROR: something" in lines
     assert lines[-2] == f"FOUND toy: {work}/findings/toy-crash-1"
-    assert lines[-1].startswith("  again: NAME=value ") and lines[-1].endswith("toy-crash-1")
+    assert lines[-1].startswith("  again: NAME=value ")
+    assert lines[-1].endswith("toy-crash-1")
 
 
 def test_a_harness_that_ends_otherwise_has_failed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +112,8 @@ def test_an_input_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert replayed(script, tmp_path / "good").returncode == 0
     done = replayed(script, tmp_path / "good", tmp_path / "empty")
-    assert done.returncode != 0 and f"{tmp_path / 'empty'}: a finding" in done.stderr
+    assert done.returncode != 0
+    assert f"{tmp_path / 'empty'}: a finding" in done.stderr
 
 
 @pytest.mark.long
