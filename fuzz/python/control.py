@@ -17,7 +17,8 @@ from harness import Values, failures_are_findings, instrumented, main
 with instrumented():
     from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlCommand, ControlErrorCode
     from ihsm_abi.fault_actions import FaultAction
-    from ihsm_device.control_socket import Handler, Result, answer
+    from ihsm_device import faults as fault_sets
+    from ihsm_device.control_socket import FollowedResult, Handler, Result, answer
     from ihsm_device.engine import Engine
     from ihsm_device.fault_commands import FaultCommands
     from ihsm_device.faults import FaultSet
@@ -63,7 +64,8 @@ def line_of(values: Values) -> bytes:
 
 @functools.cache
 def the_faults() -> tuple[FaultSet, Mapping[str, Handler]]:
-    """Of one function that no client has; it is never shown a fault, whatever is added."""
+    """Of one function that no client has; no fault hits anything there, and pauses take no time."""
+    fault_sets.pause = lambda seconds: None
     engine = Engine(Scheduler(), LoopbackHost())
     faults = FaultSet(engine)
     return faults, FaultCommands(faults).handlers
@@ -92,6 +94,8 @@ def one_input(data: bytes) -> None:
             faults.clear(standing.number)
     assert answered.error_code != ControlErrorCode.FAILED, answered.message
     written = answered.encode()
+    if isinstance(answered.result, FollowedResult):
+        answered.result.follow()
     assert len(written) <= MAX_LINE_BYTES
     assert written.count(b"\n") == 1
     ControlAnswer.decode(written)

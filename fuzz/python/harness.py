@@ -38,14 +38,23 @@ class FailureError(AssertionError):
 class _Failures(logging.Handler):
     """What is caught as a last resort is logged with its traceback: a finding all the same."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.caught: list[FailureError] = []
+
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
-            raise FailureError(record.getMessage()) from record.exc_info[1]
+            failure = FailureError(record.getMessage())
+            failure.__cause__ = record.exc_info[1]
+            self.caught.append(failure)
+
+
+_failures: Final = _Failures()
 
 
 def failures_are_findings() -> None:
     """From now on; other lines of the log are left out."""
-    logging.basicConfig(handlers=[_Failures()], level=logging.ERROR, force=True)
+    logging.basicConfig(handlers=[_failures], level=logging.ERROR, force=True)
 
 
 def instrument(function: Any) -> Any:
@@ -92,8 +101,14 @@ class Values:
 def main(one_input: Callable[[bytes], None], arguments: list[str] | None = None) -> None:
     """Fuzz, or go through the inputs that the command line names; an exception of `one_input` is a finding."""
     arguments = sys.argv if arguments is None else arguments
+
+    def test_one_input(data: bytes) -> None:
+        one_input(data)
+        if _failures.caught:  # on whichever thread
+            raise _failures.caught[0]
+
     if _atheris is not None:
-        _atheris.Setup(arguments, one_input)
+        _atheris.Setup(arguments, test_one_input)
         _atheris.Fuzz()
         return
     count = 0
@@ -101,7 +116,7 @@ def main(one_input: Callable[[bytes], None], arguments: list[str] | None = None)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 try:
-                    one_input(file.read_bytes())
+                    test_one_input(file.read_bytes())
                 except BaseException:
                     print(f"{file}: a finding", file=sys.stderr)
                     raise
