@@ -132,6 +132,17 @@ def engine() -> Seeds:
     admin = bytes([4]) + bytes([0, 0, 0, 0, 0, 0x10, 0, 0, 14, 14])
     queues = bytes([5, 3, 0, 0x20, 0, 0, 14, 0, 1]) + bytes([6, 3, 0, 0x30, 0, 0, 14, 0, 3])
     ring = bytes([2, 3, 0, 1, 0, 11, 9, 0])
+    hsm = bytearray(64)
+    hsm[0:2] = (0x0002).to_bytes(2, "little")
+    hsm[4:8] = hsm[24:28] = (200).to_bytes(4, "little")
+    hsm[8:16], hsm[28:36] = (0xD000).to_bytes(8, "little"), (0xE000).to_bytes(8, "little")
+    request = bytes([0, 0, 0xD0, 0, 0, 8]) + bytes.fromhex("a200a101000001ff")[:8]
+    yield "hsm-command", b"\x1b" + request + bytes([20, 1, 0x8F, 64]) + hsm + bytes([9, 1, 10, 64, 0, 0, 0, 0, 19])
+    aes = next(iter(fast_path()))[1][1:129]
+    yield "aes-command", b"\x1b" + bytes([20, 3, 0x9F, 128]) + aes + bytes([11, 18, 19])
+    admin_entry = bytes([6, 0, 1, 0]) + bytes(60)
+    fault = bytes([16, 12, 1, 0, 0, 0, 0, 0])
+    yield "admin-fault", b"\x1b" + fault + bytes([20, 0, 0x80, 64]) + admin_entry + bytes([9, 0, 10, 1, 0, 0, 0, 0, 18])
     yield "queues", b"\3" + admin + bytes([2, 0, 0, 1, 0, 9, 0, 10, 0, 0, 0, 0, 0]) + queues + ring
 
 

@@ -3,20 +3,24 @@
 /*
  * The queue engine over guest memory: an input is a row of operations of a driver, of the device and of faults.
  *
- * One thread does everything, AES commands too, so that an input does the same every time.
+ * One thread does everything, AES commands too, so that an input does the same every time. The queues of a driver that
+ * has come up may be there from the beginning.
  */
 #include "engine.h"
 
-#include "fast_keys.h"
-#include "guest.h"
+#include "aes_entries.h"
 
 enum { MAX_OPERATIONS = 256, MAX_ENTRIES = 300 };
 static ks_bulk_table *table;
+static struct ihsm_host *traced; /* of one input after the other: the ring of a trace is large */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     REQUIRE(ks_open(0, 0) == KS_OK);
     table = fast_keys();
+    traced = ihsm_loopback_new();
+    REQUIRE(traced != NULL && ihsm_trace_prepare(traced, 1) == 0);
+    ihsm_trace_select(traced, UINT32_MAX);
     return 0;
 }
 
@@ -29,6 +33,14 @@ static unsigned queue_of(uint8_t value) {
 /* Numbers that the controller and the admin commands let through. */
 static uint32_t entries_of(uint16_t value) { return 2 + value % MAX_ENTRIES; }
 
+/* What the first byte of an input says. */
+enum { INLINE_AES = 1, FIPS = 2, DEVICE_IV = 4, UP = 8, TRACED = 16 };
+
+/* Queue pairs of a driver that has come up: where their rings are, in the first two stretches of guest memory. */
+enum { PAIRS = 5, PAIR_ENTRIES = 8, COMPLETIONS = 0x400, PAIR_BYTES = 0x800 };
+static const unsigned pair_queue[PAIRS] = {IHSM_ADMIN_QUEUE_ID, 1, 2, IHSM_FIRST_AES_QUEUE_ID,
+                                           IHSM_FIRST_AES_QUEUE_ID + 1};
+
 struct run {
     struct ihsm_scheduler *scheduler;
     struct ihsm_engine *engine;
@@ -36,7 +48,54 @@ struct run {
     struct input input;
     struct ihsm_command command; /* the last that was handed out */
     bool has_command;
+    uint32_t tail[PAIRS];
 };
+
+static void come_up(struct run *run) {
+    REQUIRE(ihsm_engine_enable_admin(run->engine, 0, COMPLETIONS, PAIR_ENTRIES, PAIR_ENTRIES) == 0);
+    for (unsigned pair = 1; pair < PAIRS; pair++) {
+        uint64_t base = pair * (uint64_t)PAIR_BYTES;
+        unsigned queue = pair_queue[pair];
+        REQUIRE(ihsm_engine_create_cq(run->engine, queue, base + COMPLETIONS, PAIR_ENTRIES, (int)pair) == 0);
+        REQUIRE(ihsm_engine_create_sq(run->engine, queue, base, PAIR_ENTRIES, queue) == 0);
+    }
+}
+
+static void put_hsm_right(struct hsm_sqe *sqe, uint8_t fixes) {
+    const uint64_t page = 0xF000;
+    if (fixes & 1)
+        sqe->command = IHSM_HSM_OPCODE_NORMAL << IHSM_HSM_COMMAND_WORD_OPC_SHIFT;
+    if (fixes & 2)
+        sqe->src_prp1 &= page, sqe->src_prp2 &= page, sqe->dst_prp1 &= page, sqe->dst_prp2 &= page;
+    if (fixes & 4)
+        sqe->src_len &= 2 * IHSM_MAX_SRC_BYTES - 1;
+    if (fixes & 8)
+        sqe->dst_len &= 2 * IHSM_MAX_DST_BYTES - 1;
+}
+
+/* As a driver does: an entry where the tail of such a queue is, and its doorbell; completions are consumed. */
+static void submit(struct run *run) {
+    unsigned pair = take_u8(&run->input) % PAIRS, queue = pair_queue[pair];
+    uint8_t fixes = take_u8(&run->input);
+    struct ihsm_queue state;
+    union {
+        struct hsm_sqe hsm;
+        union ihsm_aes_entry aes;
+    } entry;
+    size_t size = queue >= IHSM_FIRST_AES_QUEUE_ID ? sizeof entry.aes : sizeof entry.hsm;
+    size_t given = take_u8(&run->input);
+    memset(&entry, 0, sizeof entry);
+    take(&run->input, &entry, given < size ? given : size);
+    if (queue >= IHSM_FIRST_AES_QUEUE_ID)
+        aes_entry_put_right(&entry.aes, fixes);
+    else if (queue != IHSM_ADMIN_QUEUE_ID)
+        put_hsm_right(&entry.hsm, fixes);
+    guest_write(&run->guest, pair * (uint64_t)PAIR_BYTES + run->tail[pair] * size, &entry, size);
+    run->tail[pair] = (run->tail[pair] + 1) % PAIR_ENTRIES;
+    ihsm_engine_doorbell(run->engine, 8 * (uint64_t)queue, run->tail[pair]);
+    if (fixes >> 7 && ihsm_engine_queue(run->engine, queue, &state) == 0)
+        ihsm_engine_doorbell(run->engine, 8 * (uint64_t)queue + 4, state.cq_tail);
+}
 
 static void write_memory(struct run *run) {
     uint64_t iova = guest_address(&run->input);
@@ -85,10 +144,17 @@ static void fault(struct run *run) {
         IHSM_ACTION_FAIL_DMA,
         IHSM_ACTION_NEVER,
         IHSM_ACTION_REORDER_COMPLETIONS,
+        IHSM_ACTION_DELAY_COMPLETION,
+        IHSM_ACTION_RESET_FUNCTION,
+        IHSM_ACTION_LOSE_INTERRUPT,
+        IHSM_ACTION_DELAY_INTERRUPT,
+        IHSM_ACTION_SPURIOUS_INTERRUPT,
+        IHSM_ACTION_ALL_ONES,
     };
     uint8_t value = take_u8(&run->input);
+    int32_t action = actions[value % (sizeof actions / sizeof *actions)];
     const struct ihsm_fault what = {.operation = -1,
-                                    .action = actions[value % (sizeof actions / sizeof *actions)],
+                                    .action = action,
                                     .queue = -1,
                                     .opcode = -1,
                                     .session = -1,
@@ -96,10 +162,24 @@ static void fault(struct run *run) {
                                     .nth = 1,
                                     .count = take_u8(&run->input) % 4,
                                     .parts = take_u8(&run->input) & 15,
-                                    .value = (int32_t)take_u16(&run->input),
-                                    .err = -1,
-                                    .at = -1};
+                                    .value = take_u16(&run->input) %
+                                             (action == IHSM_ACTION_SPURIOUS_INTERRUPT ? IHSM_MSIX_VECTORS : 0x10000),
+                                    .err = (int32_t)(int8_t)take_u8(&run->input),
+                                    .at = (int32_t)(int8_t)take_u8(&run->input)};
     (void)ihsm_engine_fault_add(run->engine, &what);
+}
+
+/* What a fault has put off is due at once, here, and carried out. */
+static void carry_out_late(struct run *run) {
+    ihsm_engine_faults_look(run->engine);
+    (void)ihsm_engine_faults_wait(run->engine);
+}
+
+static void drain_trace(struct run *run) {
+    static uint8_t records[1 << 16];
+    uint64_t count;
+    size_t size = ihsm_trace_drain(run->guest.host, records, sizeof records, &count);
+    REQUIRE(size <= sizeof records && (size > 0) == (count > 0));
 }
 
 static void map(struct run *run) {
@@ -114,7 +194,7 @@ static void operate(struct run *run) {
     struct input *input = &run->input;
     struct ihsm_engine *engine = run->engine;
     struct ihsm_unreachable unreachable;
-    switch (take_u8(input) % 18) {
+    switch (take_u8(input) % 24) {
     case 0:
     case 1:
         write_memory(run);
@@ -175,6 +255,20 @@ static void operate(struct run *run) {
     case 16:
         fault(run);
         break;
+    case 17:
+        (void)ihsm_engine_fault_clear(engine, take_u8(input) % 4);
+        break;
+    case 18:
+        carry_out_late(run);
+        break;
+    case 19:
+        drain_trace(run);
+        break;
+    case 20:
+    case 21:
+    case 22:
+        submit(run);
+        break;
     default:
         while (ihsm_unreachable_pull(ihsm_scheduler_unreachable(run->scheduler), 0, &unreachable) == IHSM_PULL_COMMAND)
             REQUIRE(unreachable.count > 0);
@@ -196,18 +290,30 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct run run = {.input = {data, size}};
     uint8_t how = take_u8(&run.input);
     run.scheduler = ihsm_scheduler_new(0, 0);
-    guest_open(&run.guest);
+    if (how & TRACED)
+        guest_open_at(&run.guest, traced);
+    else
+        guest_open(&run.guest);
     REQUIRE(run.scheduler != NULL);
-    run.engine = ihsm_engine_new(run.scheduler, run.guest.host, 1, how & 1);
+    run.engine = ihsm_engine_new(run.scheduler, run.guest.host, 1, how & INLINE_AES);
     REQUIRE(run.engine != NULL);
-    REQUIRE(ihsm_engine_set_keys(run.engine, table, how >> 1 & 1, how >> 2 & 1) == 0);
+    REQUIRE(ihsm_engine_set_keys(run.engine, table, (how & FIPS) != 0, (how & DEVICE_IV) != 0) == 0);
+    if (how & UP)
+        come_up(&run);
     for (unsigned count = 0; run.input.left > 0 && count < MAX_OPERATIONS; count++) {
         operate(&run);
         require_sound(run.engine);
     }
     ihsm_engine_close(run.engine);
     ihsm_engine_free(run.engine);
-    guest_close(&run.guest);
+    if (how & TRACED) {
+        drain_trace(&run);
+        guest_leave(&run.guest);
+        ihsm_host_set_removed(traced, true);
+        ihsm_host_set_removed(traced, false);
+    } else {
+        guest_close(&run.guest);
+    }
     ihsm_scheduler_free(run.scheduler);
     return 0;
 }

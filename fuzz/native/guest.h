@@ -18,9 +18,9 @@ struct guest {
     uint8_t *memory[GUEST_STRETCHES];
 };
 
-static inline void guest_open(struct guest *guest) {
-    guest->host = ihsm_loopback_new();
-    REQUIRE(guest->host != NULL);
+static inline void guest_open_at(struct guest *guest, struct ihsm_host *host) {
+    REQUIRE(host != NULL);
+    guest->host = host;
     for (unsigned i = 0; i < GUEST_STRETCHES; i++) {
         guest->memory[i] = calloc(1, GUEST_STRETCH);
         REQUIRE(guest->memory[i] != NULL);
@@ -28,10 +28,19 @@ static inline void guest_open(struct guest *guest) {
     }
 }
 
-static inline void guest_close(struct guest *guest) {
-    ihsm_loopback_free(guest->host);
-    for (unsigned i = 0; i < GUEST_STRETCHES; i++)
+static inline void guest_open(struct guest *guest) { guest_open_at(guest, ihsm_loopback_new()); }
+
+/* The host stays, without memory. */
+static inline void guest_leave(struct guest *guest) {
+    for (unsigned i = 0; i < GUEST_STRETCHES; i++) {
+        (void)ihsm_loopback_unmap(guest->host, guest_iova[i], GUEST_STRETCH);
         free(guest->memory[i]);
+    }
+}
+
+static inline void guest_close(struct guest *guest) {
+    guest_leave(guest);
+    ihsm_loopback_free(guest->host);
 }
 
 /* As the guest writes; what does not lie in one stretch is left out. */
