@@ -213,7 +213,7 @@ static void operate(struct run *run) {
         break;
     case 5:
         (void)ihsm_engine_create_cq(engine, queue_of(take_u8(input)), guest_address(input), entries_of(take_u16(input)),
-                                    (int)(take_u8(input) % (IHSM_MSIX_VECTORS + 1)) - 1);
+                                    (int8_t)take_u8(input));
         break;
     case 6: {
         unsigned queue = queue_of(take_u8(input));
@@ -245,11 +245,14 @@ static void operate(struct run *run) {
         take_u8(input) & 1 ? ihsm_engine_disable(engine) : ihsm_engine_reset(engine);
         break;
     case 15: {
-        uint8_t entry[16];
-        uint64_t offset = take_u16(input) % 1024;
-        take(input, entry, sizeof entry);
-        ihsm_host_msix_write(run->guest.host, offset, entry, sizeof entry);
-        ihsm_host_set_function_mask(run->guest.host, take_u8(input) & 1);
+        uint8_t value[16];
+        uint16_t how = take_u16(input);
+        uint64_t offset = how & 0x3FF & ~(how >> 10 & 3u); /* of a region of 4096 bytes, near the table */
+        size_t length = (size_t)1 << (how >> 12 & 3);
+        take(input, value, sizeof value);
+        ihsm_host_msix_write(run->guest.host, offset, value, length);
+        ihsm_host_msix_read(run->guest.host, offset, value, length);
+        ihsm_host_set_function_mask(run->guest.host, how >> 15);
         break;
     }
     case 16:
