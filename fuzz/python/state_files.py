@@ -6,12 +6,10 @@ An input is a file as it stands, or, behind a zero byte, JSON without its HMAC, 
 is behind it is reached.
 """
 
-import atexit
 import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,7 @@ with instrumented():
     from ihsm_abi import json_text
     from ihsm_device.hsm.device.records import DeviceRecord, PartitionRecord, RecordFile, StateError
 
-MEMORY = "/dev/shm"
-"""Where writing to the medium takes no time, if it is there."""
-FOLDER = Path(tempfile.mkdtemp(prefix="ihsm-fuzz-", dir=MEMORY if os.path.isdir(MEMORY) else None))
+FOLDER = Path(tempfile.mkdtemp(prefix="ihsm-fuzz-"))
 FILES: tuple[Any, ...] = tuple(
     RecordFile(FOLDER / kind.__name__, kind, lambda data: hashlib.sha384(data).digest())
     for kind in (DeviceRecord, PartitionRecord)
@@ -63,5 +59,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(shutil.rmtree, FOLDER)
     main(one_input)
