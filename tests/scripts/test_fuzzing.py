@@ -122,3 +122,12 @@ def test_every_harness_builds_and_its_corpus_finds_nothing() -> None:
     done = subprocess.run([ROOT / "scripts" / "fuzz", "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{len(harnesses())} harnesses, 0 with a finding"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="installing a compiler needs root")
+@pytest.mark.parametrize("name", harnesses())
+def test_a_minute_finds_nothing(name: str) -> None:
+    """And finds what `scripts/mutants` puts back."""
+    done = subprocess.run([ROOT / "scripts" / "fuzz", "1", name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
