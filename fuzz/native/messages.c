@@ -85,8 +85,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     REQUIRE(ihsm_vfu_region(vfu, 4, 4096, IHSM_VFU_DOORBELLS, -1, true) == 0);
     REQUIRE(ihsm_vfu_add_capability(vfu, msix, 0, false) > 0 && ihsm_vfu_irqs(vfu, MSIX_IRQ, IHSM_MSIX_VECTORS) == 0);
     REQUIRE(ihsm_vfu_realize(vfu, writable, writable) == 0);
-    for (int fd = 0; fd < WATCHED_FDS; fd++)
-        open_before[fd] = is_open(fd);
     return 0;
 }
 
@@ -176,7 +174,13 @@ static void drain(int client) {
     }
 }
 
-/* Nothing is open that was not before the first client. What is discarded is closed on a thread. */
+/* Between two inputs the fuzzer opens what it needs itself. */
+static void note_open(void) {
+    for (int fd = 0; fd < WATCHED_FDS; fd++)
+        open_before[fd] = is_open(fd);
+}
+
+/* Nothing is open that was not before the client. What is discarded is closed on a thread. */
 static void require_closed(void) {
     for (int fd = 0; fd < WATCHED_FDS; fd++) {
         for (unsigned waited = 0; !open_before[fd] && is_open(fd); waited++) {
@@ -190,6 +194,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    note_open();
     int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     REQUIRE(client >= 0 && connect(client, (struct sockaddr *)&address, sizeof address) == 0);
     if (!(take_u8(&input) & 1))

@@ -53,6 +53,19 @@ def test_a_finding_is_shown_with_its_input_and_how_to_repeat_it(work: Path, caps
     assert lines[-1].endswith("toy-crash-1")
 
 
+@pytest.mark.parametrize("again", [0, 70])
+def test_an_input_that_takes_long_is_a_finding_if_it_does_so_again(
+    work: Path, capsys: pytest.CaptureFixture[str], again: int
+) -> None:
+    """A machine that stands still makes every input take long."""
+    slow = FINDS.replace("crash-1", "timeout-1")
+    once = f"import sys\nif not any(word.startswith('-artifact') for word in sys.argv): sys.exit({again})\n"
+    assert run(program(once + slow), 1, {}) is (again == 0)
+    said = capsys.readouterr().out
+    assert ("FOUND" in said) is (again != 0)
+    assert ("ended early" in said) is (again == 0)
+
+
 def test_a_harness_that_ends_otherwise_has_failed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not run(program("raise SystemExit(3)"), 1, {})
     assert f"FAILED toy: status 3, see {work}/toy.log" in capsys.readouterr().out
