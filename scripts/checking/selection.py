@@ -55,6 +55,8 @@ NAMED: Final = {
     "scripts/check": "tests/scripts/test_checking.py",
     "scripts/man-pages": "tests/scripts/test_man_pages.py",
     "docs/man/*.1": "tests/scripts/test_man_pages.py",
+    "scripts/coverage": "tests/scripts/test_covering.py",
+    "scripts/covering/*": "tests/scripts/test_covering.py",
     "scripts/fuzz": "tests/scripts/test_fuzzing.py",
     "scripts/fuzzing/*": "tests/scripts/test_fuzzing.py",
     "fuzz/*": "tests/scripts/test_fuzzing.py",

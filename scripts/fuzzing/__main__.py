@@ -18,11 +18,10 @@ from typing import Final
 
 from bootstrap.layout import CHECKOUT
 from bootstrap.process import SetupError
-from fuzzing.tools import OUT, WORK, build_native, corpus_of, provide_atheris
+from fuzzing.tools import LONGEST_INPUT_BYTES, OUT, WORK, build_native, corpus_of, provide_atheris
 
 LONGEST_INPUT_S: Final = 30
 """An input that takes longer is a finding."""
-LONGEST_INPUT_BYTES: Final = 4096
 MEMORY_MIB: Final = 4096
 MEMORY: Final = Path("/dev/shm")
 """Where the harnesses' files are, if there is such a place: nothing waits for a disk."""

@@ -18,11 +18,28 @@ from bootstrap.python_env import pip
 REQUIREMENTS: Final = CHECKOUT / "requirements" / "fuzz.txt"
 WORK: Final = CHECKOUT / "build" / "fuzz"
 OUT: Final = WORK / "out"
+LONGEST_INPUT_BYTES: Final = 4096
 CLANG: Final = {"bookworm": "16", "trixie": "19"}
 """The version of each Debian release that is taken."""
 SANITIZERS: Final = (
     "-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -g -fno-omit-frame-pointer"
 )
+
+
+def provide_clang() -> str:
+    """Have Debian's clang with what a fuzzer and coverage need; its command.
+
+    Raises:
+        SetupError: it cannot be had.
+    """
+    version = CLANG.get(apt.suite())
+    if version is None:
+        raise SetupError(f"Debian {apt.suite()}: no version of clang is known for it")
+    packages = [f"clang-{version}", f"libclang-rt-{version}-dev", f"llvm-{version}"]
+    if shutil.which(packages[0]) is None or apt.missing(packages):
+        with step(f"compiler with a fuzzer: installing {' '.join(packages)}"):
+            apt.install(packages)
+    return packages[0]
 
 
 def build_native() -> dict[str, str]:
@@ -31,23 +48,17 @@ def build_native() -> dict[str, str]:
     Raises:
         SetupError: the compiler cannot be had, or the build fails.
     """
-    version = CLANG.get(apt.suite())
-    if version is None:
-        raise SetupError(f"Debian {apt.suite()}: no version of clang is known for it")
-    packages = [f"clang-{version}", f"libclang-rt-{version}-dev", f"llvm-{version}"]
-    compiler = shutil.which(packages[0])
     with locked(WORK / "build.lock"):
-        if compiler is None or apt.missing(packages):
-            with step(f"compiler with a fuzzer: installing {' '.join(packages)}"):
-                apt.install(packages)
+        compiler = provide_clang()
         environment = {
-            "CC": packages[0], "CFLAGS": SANITIZERS, "LIB_FUZZING_ENGINE": "-fsanitize=fuzzer", "OUT": str(OUT),
+            "CC": compiler, "CFLAGS": SANITIZERS, "LIB_FUZZING_ENGINE": "-fsanitize=fuzzer", "OUT": str(OUT),
             "WORK": str(WORK),
         }  # fmt: skip
         with step("harnesses: building what changed"):
             run([CHECKOUT / "fuzz" / "build.sh"], env=environment)
     # A file that a client cuts is our own handler's affair.
-    return {"ASAN_OPTIONS": "handle_sigbus=0", "ASAN_SYMBOLIZER_PATH": f"/usr/bin/llvm-symbolizer-{version}"}
+    symbolizer = f"/usr/bin/llvm-symbolizer-{CLANG[apt.suite()]}"
+    return {"ASAN_OPTIONS": "handle_sigbus=0", "ASAN_SYMBOLIZER_PATH": symbolizer}
 
 
 def provide_atheris() -> dict[str, str]:

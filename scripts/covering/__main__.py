@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run tests and the corpora of the fuzzer with counters in the C code, and show which lines they reached.
+
+Counters lie in a file that each process maps when it loads the module: a process that is killed, or that may open no
+file any more, loses none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bootstrap import apt
+from bootstrap.layout import CHECKOUT, cache_root, locked
+from bootstrap.process import SetupError, run, step
+from covering.lines import merged, share, table
+from fuzzing.__main__ import harnesses
+from fuzzing.tools import CLANG, LONGEST_INPUT_BYTES, corpus_of, provide_clang
+from mutation.scratch import BuildError, ScratchTree
+
+SOURCES: Final = "vfio_device/native/"
+WANTED: Final = 95
+"""Of 100 lines."""
+COUNTERS: Final = "-fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation"
+MODULE: Final = Path("vfio_device") / "ihsm_device"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 if enough is reached, 1 if not, 77 where only root is missing; tests that fail are shown, and no more."""
+    parser = argparse.ArgumentParser(prog="scripts/coverage", description=__doc__)
+    _, chosen = parser.parse_known_args(arguments)
+    place = cache_root() / "coverage" / hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:12]
+    with locked(place.with_suffix(".lock")):
+        try:
+            return measure(ScratchTree(CHECKOUT, place), chosen)
+        except SetupError as error:
+            print(f"coverage: {error}", file=sys.stderr)
+            return error.exit_code
+        except BuildError as error:
+            print(f"coverage: {error}", file=sys.stderr)
+            return 1
+
+
+def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
+    """As `main`, in a copy of the checkout."""
+    version = CLANG[apt.suite()]
+    compiler = provide_clang()
+    counts = tree.place / "build" / "counts"
+    tree.sync()
+    before = dict(os.environ)
+    os.environ |= {"CC": compiler, "CFLAGS": COUNTERS, "LDFLAGS": "-fprofile-instr-generate"}
+    with step("modules with counters: building what changed"):
+        tree.build()
+    for name in ("CC", "CFLAGS", "LDFLAGS"):  # tests build with what they like
+        os.environ.pop(name)
+    os.environ |= before
+    shutil.rmtree(counts, ignore_errors=True)
+    counts.mkdir(parents=True)
+    environment = tree.environment | {"LLVM_PROFILE_FILE": f"{counts}/tests-%m%c.profraw"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    subprocess.run(pytest, cwd=tree.place, env=environment)
+    reports = [report(version, counts, "tests", next((tree.place / MODULE).glob("_native.*.so")))]
+    for name, binary in build_harnesses(tree, compiler).items():
+        subprocess.run(
+            [binary, "-runs=0", f"-max_len={LONGEST_INPUT_BYTES}", *map(str, corpus_of(name))],
+            env=os.environ | {"LLVM_PROFILE_FILE": f"{counts}/{name}.profraw"}, cwd=counts, capture_output=True,
+            check=True,
+        )  # fmt: skip
+        reports.append(report(version, counts, name, binary))
+    reached = merged(reports, tree.place, SOURCES)
+    print("\n".join(table(reached)))
+    return 0 if share(hit for lines in reached.values() for hit in lines.values()) >= WANTED else 1
+
+
+def build_harnesses(tree: ScratchTree, compiler: str) -> dict[str, Path]:
+    """The harnesses in C with counters and without sanitizers, by name."""
+    out = tree.place / "build" / "harnesses"
+    environment = {"CC": compiler, "CFLAGS": f"-fsanitize=fuzzer-no-link {COUNTERS}", "WORK": str(out.parent / "fuzz"),
+                   "LIB_FUZZING_ENGINE": "-fsanitize=fuzzer", "OUT": str(out)}  # fmt: skip
+    with step("harnesses with counters: building what changed"):
+        run([tree.place / "fuzz" / "build.sh"], env=environment)
+    return {name: out / f"fuzz_{name}" for name, harness in harnesses(tree.place).items() if harness.is_native}
+
+
+def report(version: str, counts: Path, name: str, binary: Path) -> str:
+    """What was counted in a binary, in lcov's format."""
+    whole = counts / f"{name}.profdata"
+    run([f"llvm-profdata-{version}", "merge", "-o", whole, *sorted(counts.glob(f"{name}*.profraw"))])
+    command = [f"llvm-cov-{version}", "export", "-format=lcov", f"-instr-profile={whole}", binary]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
