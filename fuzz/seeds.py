@@ -124,7 +124,27 @@ def fast_path() -> Seeds:
             entry[28:36], entry[48:56] = (0x100).to_bytes(8, "little"), (0x1000).to_bytes(8, "little")
             entry[68] = 0 if cipher else 3
             entry[72] = 1 if cipher else 0
-            yield f"{name}-{decrypt}", b"\x1f" + bytes(entry) + b"\0\1\x40\0" + bytes(range(64))
+            yield f"{name}-{decrypt}", b"\x1f" + bytes(entry) + b"\x0c\0\1\x40\0" + bytes(range(64))
+
+    # 320 KiB in blocks of a list, so that there is a checkpoint, at which the first stretch of memory is another.
+    blocks, size, last_segment = 40, 8192, 3 << 4
+
+    def descriptor(address: int, length: int, kind: int = 0) -> bytes:
+        return address.to_bytes(8, "little") + length.to_bytes(4, "little") + bytes([0, 0, 0, kind])
+
+    for name, cipher in (("gcm", 0), ("xts", 1)):
+        entry = bytearray(128)
+        entry[4:6] = (cipher << 8 | 1 << 2).to_bytes(2, "little")
+        entry[24:28] = entry[44:48] = (blocks * size).to_bytes(4, "little")
+        entry[28:44] = descriptor(0xD000, 16 * blocks, last_segment)
+        entry[48:64] = descriptor(0xE000, 16 * blocks, last_segment)
+        entry[68], entry[72] = (0, 1) if cipher else (3, 0)
+        lists = (descriptor(at, size) * blocks for at in (0x100, 0x3100))
+        writes = b"".join(
+            place.to_bytes(2, "little") + len(one).to_bytes(2, "little") + one
+            for place, one in zip((0xD000, 0xE000), lists, strict=True)
+        )
+        yield f"{name}-list", b"\x0f" + bytes(entry) + b"\x0c" + writes
 
 
 def engine() -> Seeds:

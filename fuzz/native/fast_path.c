@@ -1,8 +1,8 @@
 /* SPDX-FileCopyrightText: The ihsm authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One AES command: an input is a queue entry, with a first byte that says what of it is put right, then writes to guest
- * memory (address, length, bytes) that make lists and payload.
+ * One AES command: an input is a queue entry, with a first byte that says what of it is put right, a byte that says how
+ * memory changes meanwhile, then writes to guest memory (address, length, bytes) that make lists and payload.
  */
 #include "aes_entries.h"
 #include "guest.h"
@@ -21,18 +21,35 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
+/* What the client does at the first checkpoint: takes a stretch away, and gives another for it or none. */
+enum { CHANGES = 8, GIVES_ANOTHER = 4 };
+static struct guest guest;
+static uint8_t change;
+
 static bool go_on(struct ihsm_fp_context *context) {
-    (void)context;
+    unsigned which = change % GUEST_STRETCHES;
+    if (!(change & CHANGES))
+        return true;
+    change &= (uint8_t)~CHANGES;
+    ihsm_regions_unlock(context->regions);
+    REQUIRE(ihsm_loopback_unmap(guest.host, guest_iova[which], GUEST_STRETCH) == 0);
+    free(guest.memory[which]);
+    guest.memory[which] = calloc(1, GUEST_STRETCH);
+    REQUIRE(guest.memory[which] != NULL);
+    if (change & GIVES_ANOTHER)
+        REQUIRE(ihsm_loopback_map(guest.host, guest_iova[which], GUEST_STRETCH, guest.memory[which], which != 2) == 0);
+    ihsm_regions_read_lock(context->regions);
+    context->remapped++;
     return true;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
-    struct guest guest;
     union ihsm_aes_entry entry;
     struct aes_cqe cqe = {0};
     uint8_t fixes = take_u8(&input);
     take(&input, &entry, sizeof entry);
+    change = take_u8(&input);
     aes_entry_put_right(&entry, fixes);
     guest_open(&guest);
     while (input.left > 4) {
