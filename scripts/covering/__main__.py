@@ -94,7 +94,7 @@ def report(version: str, counts: Path, name: str, binary: Path) -> str:
     """What was counted in a binary, in lcov's format."""
     whole = counts / f"{name}.profdata"
     run([f"llvm-profdata-{version}", "merge", "-o", whole, *sorted(counts.glob(f"{name}*.profraw"))])
-    command = [f"llvm-cov-{version}", "export", "-format=lcov", f"-instr-profile={whole}", binary]
+    command = [f"llvm-cov-{version}", "export", "-format=lcov", f"-instr-profile={whole}", str(binary)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
