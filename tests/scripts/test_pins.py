@@ -80,6 +80,11 @@ def test_for_newer_and_unknown_ones_the_signature_must_do(table: Path, tmp_path:
     assert debian_packages.check([fetched(tmp_path, name)], suite) == [name.replace("%3a", ":")]
 
 
+def test_a_file_of_another_name_is_refused(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(debian_packages.RefusedPackageError, match=r"^libc6\.deb: not named as apt names packages"):
+        debian_packages.check([fetched(tmp_path, "libc6.deb")], "trixie")
+
+
 @pytest.mark.parametrize("line", ["00  trixie/libc6_1_amd64.deb", f"{'0' * 64}  libc6_1_amd64.deb", "#\nx"])
 def test_a_table_that_is_none_is_an_error(table: Path, line: str) -> None:
     table.write_text(f"{table.read_text()}{line}\n")

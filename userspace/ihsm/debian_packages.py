@@ -37,7 +37,10 @@ class Package(NamedTuple):
     @classmethod
     def of(cls, file: str) -> Package:
         """Taken from 'libc6_2.41-12_amd64.deb'; a colon of the version may be written %3a."""
-        name, version, _ = unquote(file).split("_")
+        parts = unquote(file).split("_")
+        if len(parts) != 3:
+            raise RefusedPackageError(f"{file}: not named as apt names packages; it is not used")
+        name, version, _ = parts
         return cls(_KERNEL.sub(r"\1*", name), version)
 
 
