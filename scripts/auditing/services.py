@@ -23,7 +23,7 @@ class UnknownError(Exception):
 
 def vulnerable_packages(lock: Path, url: str) -> list[str]:
     """Vulnerabilities of locked Python packages, by pip-audit; a package that was not looked up is an UnknownError."""
-    arguments = ["--requirement", lock, "--require-hashes", "--disable-pip", "--format", "json"]
+    arguments = ["--requirement", str(lock), "--require-hashes", "--disable-pip", "--format", "json"]
     service = ["--vulnerability-service", "osv", "--osv-url", url, "--timeout", str(TIMEOUT_S)]
     command = [sys.executable, "-m", "pip_audit", *arguments, *service, "--progress-spinner", "off"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def vulnerable_libraries(bill: dict[str, Any], url: str) -> list[str]:
 def withdrawn_packages(lock: Path) -> list[str]:
     """Locked releases that their makers have withdrawn, as pip is told by the package index; nothing is installed."""
     arguments = ["--dry-run", "--ignore-installed", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--report", "-", *arguments, "-r", lock]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--report", "-", *arguments, "-r", str(lock)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UnknownError(_last_line(done.stderr))
