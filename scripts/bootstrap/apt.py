@@ -4,15 +4,18 @@
 
 The private apt has its own lists, package state and cache; it takes the archive's location, proxies and keys
 from the machine's configuration and checks signatures as ever. Nothing of it touches the machine's own state.
+What it fetches is held to the table of pins besides (`ihsm.debian_packages`).
 """
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bootstrap.layout import cache_root
-from bootstrap.process import SetupError, output, run
+from bootstrap.process import SetupError, output, run, say
+from ihsm import debian_packages
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
@@ -60,8 +63,9 @@ class PrivateApt:
     """An apt of our own over the machine's archive, for suites and sources the machine has not enabled."""
 
     def __init__(self, name: str, sources: Sequence[str]) -> None:
-        """`sources`: words of sources.list without the location, e.g. 'deb trixie main'."""
+        """`sources`: words of sources.list without the location, e.g. 'deb trixie main'; pins are the last suite's."""
         self.home = cache_root() / "apt" / name
+        self.suite = sources[-1].split()[1] if sources else ""
         self.sources = sources
         self.updated = False
 
@@ -99,7 +103,23 @@ class PrivateApt:
     def download_with_dependencies(self, package: str, suite_name: str) -> list[Path]:
         """Download a package and everything it depends on, down to the C library."""
         run(self._command("apt-get", "-y", "--download-only", "install", "-t", suite_name, package), env=QUIET)
-        return sorted((self.home / "archives").glob("*.deb"))
+        return self._held_to_pins((self.home / "archives").glob("*.deb"))
+
+    def locations(self, *words: str) -> list[tuple[str, str]]:
+        """File name and SHA-256 of each package that `apt-get WORDS` would fetch, as the signed lists have them."""
+        command = self._command("apt-get", "-oAcquire::ForceHash=SHA256", "-y", "--print-uris", *words)
+        return re.findall(r"^'\S+' (\S+\.deb) \d+ SHA256:([0-9a-f]{64})$", output(command, env=QUIET), re.MULTILINE)
+
+    def _held_to_pins(self, debs: Iterable[Path]) -> list[Path]:
+        files = sorted(debs)
+        try:
+            beyond = debian_packages.check(files, self.suite)
+        except debian_packages.RefusedPackageError as error:
+            raise SetupError(str(error)) from None
+        if beyond:
+            say(f"{len(beyond)} of {len(files)} packages are newer than the pins; Debian's signature alone vouches for")
+            say(f"  {' '.join(beyond)}")
+        return files
 
     def source(self, package: str) -> list[Path]:
         """Download the source package; the files that its checked .dsc names."""
@@ -112,7 +132,7 @@ class PrivateApt:
     def download(self, packages: Sequence[str], folder: Path) -> list[Path]:
         """Download binary packages into `folder`."""
         run(self._command("apt-get", "download", *packages), cwd=folder, env=QUIET)
-        return sorted(folder.glob("*.deb"))
+        return self._held_to_pins(folder.glob("*.deb"))
 
     def depends(self, package: str, prefix: str) -> list[str]:
         """Direct dependencies of a package whose names start with `prefix`."""

@@ -35,13 +35,19 @@ def _unpack(parent: Path) -> Path:
     with step(f"Go: unpacking Debian's {PACKAGE} into a private folder"):
         apt = PrivateApt("go", [f"deb {suite()} main"])
         apt.update()
-        compilers = [name for name in apt.depends(PACKAGE, "golang-") if name.endswith("-go")]
-        if len(compilers) != 1:
-            raise SetupError(f"expected one compiler behind {PACKAGE}, got {compilers}")
-        name = compilers[0].removesuffix("-go")
+        wanted = packages(apt)
+        name = wanted[0].removesuffix("-go")
         with published(parent / name.removeprefix("golang-")) as root:
-            for deb in apt.download([f"{name}-go", f"{name}-src"], root):
+            for deb in apt.download(wanted, root):
                 run(["dpkg-deb", "-x", deb, root])
                 deb.unlink()
         apt.discard()
     return parent / name.removeprefix("golang-")
+
+
+def packages(apt: PrivateApt) -> list[str]:
+    """The packages of the suite's current compiler and library."""
+    compilers = [name for name in apt.depends(PACKAGE, "golang-") if name.endswith("-go")]
+    if len(compilers) != 1:
+        raise SetupError(f"expected one compiler behind {PACKAGE}, got {compilers}")
+    return [compilers[0], f"{compilers[0].removesuffix('-go')}-src"]

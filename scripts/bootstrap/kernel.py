@@ -22,13 +22,8 @@ def provide(apt: PrivateApt) -> None:
         return
     with step("guest kernel: unpacking Debian's kernel and its headers"):
         apt.update()
-        images = apt.depends(IMAGE, "linux-image-")
-        headers = apt.depends(HEADERS, "linux-headers-")
-        if len(images) != 1 or len(headers) != 1:
-            raise SetupError(f"expected one kernel behind {IMAGE} and {HEADERS}, got {images} and {headers}")
-        release = images[0].removeprefix("linux-image-")
-        parts = [name for prefix in HEADER_PARTS for name in apt.depends(headers[0], prefix)]
-        wanted = [*images, *apt.depends(images[0], "linux-modules-"), *headers, *parts]
+        wanted = packages(apt)
+        release = wanted[0].removeprefix("linux-image-")
         with published(parent / release) as root:
             for deb in apt.download(wanted, root):
                 run(["dpkg-deb", "-x", deb, root])
@@ -37,6 +32,16 @@ def provide(apt: PrivateApt) -> None:
                 (root / "lib").symlink_to("usr/lib")
             relocate_headers(root, parent / release)
             run(["depmod", "-b", root, release])
+
+
+def packages(apt: PrivateApt) -> list[str]:
+    """The packages of the suite's current kernel, its image first."""
+    images = apt.depends(IMAGE, "linux-image-")
+    headers = apt.depends(HEADERS, "linux-headers-")
+    if len(images) != 1 or len(headers) != 1:
+        raise SetupError(f"expected one kernel behind {IMAGE} and {HEADERS}, got {images} and {headers}")
+    parts = [name for prefix in HEADER_PARTS for name in apt.depends(headers[0], prefix)]
+    return [*images, *apt.depends(images[0], "linux-modules-"), *headers, *parts]
 
 
 def relocate_headers(root: Path, final: Path) -> None:

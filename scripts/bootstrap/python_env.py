@@ -15,7 +15,11 @@ PYTHON = "/usr/bin/python3"
 LOCK = CHECKOUT / "requirements" / "lock.txt"
 PACKAGE_ROOTS = ("abi", "vfio_device", "userspace", "kmod_sim")
 # What decides how the project is installed; sources themselves need no new installation.
-INSTALL_INPUTS = ("pyproject.toml", "vfio_device/native/hatch_build.py", "vfio_device/native/meson.options")
+INSTALL_INPUTS = (
+    "pyproject.toml",
+    "requirements/lock.txt",
+    *(f"vfio_device/native/{name}" for name in ("hatch_build.py", "lock_file.py", "meson.options", "sbom.py")),
+)
 
 
 def pip(venv: Path) -> list[str]:

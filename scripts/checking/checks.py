@@ -34,6 +34,7 @@ def all_checks() -> list[Check]:
         Check(("scripts/reference", "--check"), needs_build=True),
         Check(("scripts/man-pages", "--check"), needs_build=True),
         Check(("scripts/fault-table", "--check"), needs_build=True),
+        Check(("scripts/audit", "--offline"), needs_build=True),
         Check(("mypy",), needs_build=True),
         Check(("python", "scripts/check-c"), (".c", ".h"), needs_build=True),
     ]

@@ -140,6 +140,9 @@ def test_a_source_is_patched_and_found_again(monkeypatch: pytest.MonkeyPatch, tm
     patches = tmp_path / "patches"
     patches.mkdir()
     name = libvfio_user.MARKER
+    pin = tmp_path / "pin.txt"
+    pin.write_text(f"--hash=sha256:{libvfio_user.digest(pristine)}\n")
+    monkeypatch.setattr(libvfio_user, "PIN", pin)
     diff = f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-#define LIMIT 16\n+#define LIMIT 99\n"
     (patches / "0001.patch").write_text(diff)
     monkeypatch.setattr(libvfio_user, "PATCHES", patches)

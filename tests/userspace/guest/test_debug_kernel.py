@@ -54,10 +54,18 @@ def test_a_source_that_cannot_be_fetched(tmp_path: Path, programs: Path) -> None
 
 def with_source(programs: Path) -> None:
     """An archive whose package unpacks to an empty tree."""
-    stand_in(programs, "apt-get", "for last; do :; done; touch $last.deb")
+    stand_in(programs, "apt-get", "for last; do :; done; touch ${last}_99-1_all.deb")
     unpack = f"mkdir -p $3/usr/src; touch $3/usr/src/{PACKAGE}.tar.xz"
     stand_in(programs, "dpkg-deb", unpack)
     stand_in(programs, "tar", f'mkdir "$5/{PACKAGE}"')
+
+
+def test_a_spoiled_source_is_refused(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = debug_kernel.debian_packages.read(debug_kernel.debian_packages.TABLE)
+    (file,) = (file for suite, file in pins if suite == "bookworm" and file.startswith(f"{PACKAGE}_"))
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    stand_in(programs, "apt-get", f"echo spoiled > {file}")
+    assert build(tmp_path).startswith(f"debug kernel: {file}: SHA-256 ")
 
 
 def test_a_build_that_fails_shows_its_end(tmp_path: Path, programs: Path) -> None:

@@ -4,7 +4,8 @@
 
 KASAN, lockdep, DEBUG_ATOMIC_SLEEP, DMA_API_DEBUG, kmemleak, UBSAN and debug objects, all in one; `debug_kernel.config`
 has them. The source comes from the archive that the machine's apt is set up for, which checks it against the signed
-package lists; so do the few programs that building a kernel needs beyond those of set-up, unpacked beside the source.
+package lists, and is held to the pins (`ihsm.debian_packages`). So are the few programs that building a kernel needs
+beyond those of set-up, unpacked beside the source.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from ihsm import debian_packages
 from ihsm.guest.errors import ToolchainError
 from ihsm.guest.kernel import GuestKernel, find_kernel
 from ihsm.guest.toolchain import cache_root
@@ -119,7 +122,14 @@ class _Build:
             self._execute(["apt-get", "-q", "-oAPT::Sandbox::User=root", "download", *packages], folder)
         except ToolchainError as error:
             raise ToolchainError(f"{error}\nIf apt knows no such package, run 'apt-get update' as root") from None
-        return sorted(set(folder.glob("*.deb")) - before)
+        files = sorted(set(folder.glob("*.deb")) - before)
+        try:
+            beyond = debian_packages.check(files, platform.freedesktop_os_release().get("VERSION_CODENAME", ""))
+        except debian_packages.RefusedPackageError as error:
+            raise ToolchainError(f"debug kernel: {error}") from None
+        if beyond:
+            self._say(f"debug kernel: newer than the pins, Debian's signature alone vouches for {' '.join(beyond)}")
+        return files
 
     def _unpack_source(self, package: str, folder: Path) -> Path:
         (deb,) = self._download([package], folder)
