@@ -22,6 +22,7 @@ from typing import Final, Self
 from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder, default_path, is_listening
 from ihsm_device.client_process import EVERYBODY
 from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
+from ihsm_device.limits import BACKLOG
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def listen(path: Path, mode: int = OWNER_ONLY) -> tuple[socket.socket, SocketFil
     try:
         with claimed(path, mode):
             listener.bind(os.fspath(path))
-            listener.listen()
+            listener.listen(BACKLOG)
             return listener, SocketFile.at(path)
     except BaseException:
         listener.close()

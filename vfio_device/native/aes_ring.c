@@ -192,7 +192,14 @@ static void begin(struct server *server, struct ihsm_ring *ring, uint32_t max_st
                                           .max_steps = max_steps,
                                           .scratch = ihsm_fp_scratch()}};
     ihsm_regions_read_lock(server->context.regions);
+    (void)ihsm_fill_refused(); /* no matter of these commands */
     map_rings(server);
+}
+
+/* The command has touched holes that may not be filled any more, so that not all of its data are where they belong. */
+static void refuse_holes(struct server *server, const struct aes_sqe *sqe, struct aes_cqe *cqe) {
+    cqe->psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT;
+    ihsm_note_beyond_fill(server->ring->engine, server->ring->id, sqe->cmd_id, sqe->dst.addr);
 }
 
 static void execute(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
@@ -200,6 +207,8 @@ static void execute(struct server *server, const union ihsm_aes_entry *entry, st
         ihsm_fp_execute(&server->context, entry, cqe);
     else
         cqe->psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
+    if (ihsm_fill_refused())
+        refuse_holes(server, &entry->common, cqe);
 }
 
 /* A fault may hit the command that is about to be carried out. False: it is not. */

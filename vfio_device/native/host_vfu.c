@@ -24,6 +24,7 @@
 
 #include "config_space.h"
 #include "descriptors.h"
+#include "holes.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
@@ -48,6 +49,8 @@ struct ihsm_vfu {
     bool bits64[REGIONS];
     struct ihsm_config_space config;
     struct stat file; /* the last that a client gave as memory */
+    struct ihsm_vfu_limits limits;
+    _Atomic uint64_t regions, mapped_bytes;
     bool triggering;  /* the library complains of vectors without an eventfd; we count them instead */
 };
 
@@ -120,6 +123,14 @@ ACCESS(4)
 ACCESS(5)
 static vfu_region_access_cb_t *const bar_access[] = {access_0, access_1, access_2, access_3, access_4, access_5};
 
+/* The next client may have what this one has had. */
+static void forget_fills(struct ihsm_vfu *vfu) {
+    struct ihsm_regions *regions = &vfu->host.regions;
+    atomic_store(&regions->fill_left, (int64_t)vfu->limits.filled_bytes);
+    atomic_store(&regions->scratch_left, (int64_t)vfu->limits.scratch_bytes);
+    regions->scratch_bytes = (int64_t)vfu->limits.scratch_bytes;
+}
+
 static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     struct ihsm_vfu *vfu = of(context);
     ihsm_trace_reset(&vfu->host.trace, (int)type);
@@ -127,6 +138,8 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     ihsm_config_space_reset(&vfu->config);
     vfu->host.msix.function_mask = false;
     bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
+    if (type == VFU_RESET_LOST_CONN)
+        forget_fills(vfu);
     if (type == VFU_RESET_LOST_CONN && vfu->engine != NULL && ihsm_engine_renew_page(vfu->engine) != 0)
         ihsm_py_log(vfu->handle, LOG_WARNING, "no new doorbell page: the next client shares that of the last");
     if (done)
@@ -160,6 +173,7 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
 static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
+    bool watched = info->vaddr != NULL && ihsm_holes_watch(info->mapping.iov_base, info->mapping.iov_len);
     int error =
         ihsm_host_map(&vfu->host, &(struct ihsm_region){
                                       .iova = iova,
@@ -168,17 +182,23 @@ static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
                                       .readable = info->prot & PROT_READ,
                                       .writable = info->prot & PROT_WRITE,
                                       .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
+                                      .watched = watched,
                                   });
-    if (error == 0)
-        ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev,
-                    vfu->file.st_ino);
+    if (error != 0)
+        return;
+    vfu->regions++;
+    vfu->mapped_bytes += info->mapping.iov_len;
+    ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev, vfu->file.st_ino);
 }
 
 static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    if (ihsm_host_unmap(&vfu->host, iova, info->iova.iov_len) == 0)
-        ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
+    if (ihsm_host_unmap(&vfu->host, iova, info->iova.iov_len) != 0)
+        return;
+    vfu->regions--;
+    vfu->mapped_bytes -= info->mapping.iov_len;
+    ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
 }
 
 #ifdef VFU_DESCRIPTOR_CALLBACKS
@@ -189,6 +209,35 @@ static bool is_memory(vfu_ctx_t *context, int fd, uint64_t iova, uint64_t size) 
     (void)!statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status); /* what is known already: nobody is asked */
     ihsm_py_refused_memory(of(context)->handle, iova, size, fd, status.stx_dev_major, status.stx_dev_minor);
     return false;
+}
+
+static int at_limit(struct ihsm_vfu *vfu, enum ihsm_vfu_limit limit) {
+    ihsm_py_at_limit(vfu->handle, limit);
+    return -1;
+}
+
+/* Holes in a file that the device may not write to cannot be watched: all of it counts as filled. */
+static bool is_unwatched(int fd) {
+    const int sealed = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+    return ihsm_holes_init() == 0 &&
+           ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY || (fcntl(fd, F_GET_SEALS) & sealed) != 0);
+}
+
+static int admit(vfu_ctx_t *context, int fd, uint64_t size) {
+    struct ihsm_vfu *vfu = of(context);
+    struct ihsm_regions *regions = &vfu->host.regions;
+    if (vfu->regions >= vfu->limits.regions)
+        return at_limit(vfu, IHSM_LIMIT_REGIONS);
+    if (fd == -1)
+        return 0;
+    if (size > vfu->limits.mapped_bytes || vfu->mapped_bytes > vfu->limits.mapped_bytes - size)
+        return at_limit(vfu, IHSM_LIMIT_MAPPED_BYTES);
+    if (!is_unwatched(fd))
+        return 0;
+    if (atomic_fetch_sub(&regions->fill_left, (int64_t)size) >= (int64_t)size)
+        return 0;
+    atomic_fetch_add(&regions->fill_left, (int64_t)size);
+    return at_limit(vfu, IHSM_LIMIT_UNWATCHED_BYTES);
 }
 
 static bool is_event(vfu_ctx_t *context, int fd) {
@@ -207,7 +256,7 @@ static void discard(vfu_ctx_t *context, int fd) {
     ihsm_discard(fd);
 }
 
-static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, is_event, notify, discard};
+static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, admit, is_event, notify, discard};
 #endif
 
 static bool raise_vector(struct ihsm_host *host, unsigned vector) {
@@ -223,7 +272,25 @@ static void restore_config(struct ihsm_host *host) {
     host->msix.function_mask = false;
 }
 
-int ihsm_vfu_prepare(void) { return ihsm_descriptors_init(); }
+int ihsm_vfu_prepare(void) {
+    (void)ihsm_holes_init(); /* the device works without */
+    return ihsm_descriptors_init();
+}
+
+int ihsm_vfu_watches_holes(void) { return ihsm_holes_init(); }
+
+void ihsm_vfu_set_limits(struct ihsm_vfu *vfu, const struct ihsm_vfu_limits *limits) {
+    vfu->limits = *limits;
+    forget_fills(vfu);
+}
+
+void ihsm_vfu_usage(struct ihsm_vfu *vfu, struct ihsm_vfu_usage *usage) {
+    int64_t left = atomic_load(&vfu->host.regions.fill_left);
+    /* No lock: whoever holds it may wait for its client. */
+    *usage = (struct ihsm_vfu_usage){.regions = vfu->regions,
+                                     .mapped_bytes = vfu->mapped_bytes,
+                                     .filled_bytes = (uint64_t)((int64_t)vfu->limits.filled_bytes - left)};
+}
 
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **out) {
     struct ihsm_vfu *vfu = calloc(1, sizeof *vfu);
@@ -237,6 +304,7 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
     }
     vfu->host.restore_config = restore_config;
     vfu->handle = handle;
+    vfu->limits = (struct ihsm_vfu_limits){INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
     vfu->context = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, vfu, VFU_DEV_TYPE_PCI);
     if (vfu->context == NULL || vfu_setup_log(vfu->context, on_log, log_level) < 0 ||
         vfu_pci_init(vfu->context, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) < 0 ||

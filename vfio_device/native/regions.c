@@ -17,6 +17,7 @@ int ihsm_regions_init(struct ihsm_regions *regions) {
     /* Readers come from workers in a tight loop: without this a mapping callback could wait for ever. */
     pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     int error = pthread_rwlock_init(&regions->lock, &attributes);
+    regions->fill_left = regions->scratch_left = regions->scratch_bytes = INT64_MAX;
     pthread_rwlockattr_destroy(&attributes);
     return -error;
 }

@@ -22,6 +22,8 @@ struct ihsm_region {
     bool readable;
     bool writable;
     struct ihsm_mapping mapping; /* of a client's file, else zeros */
+    bool watched;                /* touching a hole is told to sigbus.c */
+    _Atomic bool replaced;       /* all of it is scratch memory */
 };
 
 struct ihsm_regions {
@@ -31,6 +33,9 @@ struct ihsm_regions {
     size_t count;
     size_t capacity;
     size_t without_pointer;
+    /* Bytes of holes that may still be filled, and of scratch memory until it is emptied (limits.py). */
+    _Atomic int64_t fill_left, scratch_left;
+    int64_t scratch_bytes;
 };
 
 int ihsm_regions_init(struct ihsm_regions *regions);
@@ -79,3 +84,8 @@ void ihsm_regions_read_lock(struct ihsm_regions *regions);
 void ihsm_regions_unlock(struct ihsm_regions *regions);
 /* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
 void ihsm_guard_guest_memory(void);
+/*
+ * Whether this thread has, since it was last asked, touched a hole that may not be filled any more: what it wrote there is
+ * lost.
+ */
+bool ihsm_fill_refused(void);

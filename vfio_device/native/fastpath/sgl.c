@@ -171,7 +171,7 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
                                        struct ihsm_pieces *pieces, struct ihsm_list_meter *meter) {
     struct walk w = {
         .regions = regions, .pieces = pieces, .meter = meter, .length = length, .destination = destination};
-    pieces->count = 0;
+    ihsm_pieces_clear(pieces);
     uint16_t fetch, structure;
     if (is_sgl) {
         walk_sgl(&w, *pointer, page);
