@@ -93,6 +93,7 @@ class Endpoint:
                 undone.callback(self._context.close)
                 self._file = SocketFile.at(path)
             undone.callback(self._file.remove)
+            undone.callback(self._context.close)  # before: removing needs a descriptor for its lock
             self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undone.callback(os.close, self._stop_fd)
             self._memory = ClientMemory(read_maps)
@@ -100,6 +101,7 @@ class Endpoint:
             undone.pop_all()
         self._stopping = threading.Event()
         self._disconnected = False
+        self._removed = False
         self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
 
     def _set_up(
@@ -160,7 +162,7 @@ class Endpoint:
         os.eventfd_write(self._stop_fd, 1)
         if self._owner.ident is not None:
             self._owner.join(JOIN_TIMEOUT_S)
-        self._file.remove()
+        self._removed = self._file.remove()
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
             return
@@ -179,6 +181,8 @@ class Endpoint:
         self.engine.close()
         self._context.close()
         os.close(self._stop_fd)
+        if not self._removed:
+            self._file.remove()  # there are descriptors again for its lock
         return True
 
     def _own(self) -> None:

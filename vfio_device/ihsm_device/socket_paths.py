@@ -77,8 +77,8 @@ class SocketFile:
         status = path.lstat()
         return cls(path, status.st_dev, status.st_ino)
 
-    def remove(self) -> None:
-        """Remove the file, unless another lies at the path by now."""
+    def remove(self) -> bool:
+        """Remove the file, unless another lies at the path by now; False: it could not be tried."""
         try:
             with _exclusive(self.path):
                 if SocketFile.at(self.path) == self:
@@ -86,6 +86,8 @@ class SocketFile:
         except (OSError, SocketPathTaken):
             # A left-over socket is harmless: the next server at this path removes it.
             _log.debug("%s stays", self.path, exc_info=True)
+            return False
+        return True
 
 
 @contextmanager
