@@ -89,7 +89,9 @@ class Endpoint:
         self.path = path
         with contextlib.ExitStack() as undone:
             with claimed(path, clients.mode):
-                self._context = vfu.Context(os.fspath(path), log=self._library_log, uids=clients.uids, limits=limits or Limits.of(1))
+                self._context = vfu.Context(
+                    os.fspath(path), log=self._library_log, uids=clients.uids, limits=limits or Limits.of(1)
+                )
                 undone.callback(self._context.close)
                 self._file = SocketFile.at(path)
             undone.callback(self._file.remove)
