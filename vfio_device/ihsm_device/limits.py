@@ -99,8 +99,8 @@ class Limits:
         return (
             f"limit of regions: a function has at most {self.regions} (vm.max_map_count shared out)",
             f"limit of mapped bytes: a function has at most {self.mapped_bytes >> 30} GiB of addresses",
-            f"limit of filled bytes: memory that the device may not write counts in full, {self.filled_bytes >> 20} MiB "
-            "for one client",
+            f"limit of filled bytes: memory that the device may not write counts in full, {self.filled_bytes >> 20} "
+            "MiB for one client",
         )
 
     def record(self, usage: dict[str, int], connections: int) -> dict[str, Any]:

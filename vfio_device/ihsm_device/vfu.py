@@ -113,8 +113,8 @@ class Context:
         """Bind and listen at `path`, which must not exist; clients are accepted by `attach`.
 
         `log` receives the library's messages of at least Python log level `level`; by default they go to this
-        module's logger. Clients are of one of the users `uids`, and have no more than `limits` says, None: what
-        they like.
+        module's logger. Clients are of one of the users `uids` and have no more than `limits` says (None: what they
+        like).
 
         Raises:
             OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).

@@ -5,8 +5,8 @@
  *
  * A page of a sparse file comes into being when somebody touches it, and is then counted as memory of that process,
  * for good: who gives a file of a terabyte and names it in one command would take all that the device may have.
- * userfaultfd(2) reports such pages, and those alone, as SIGBUS to the thread that touches one; what is there already is
- * touched as before. Sealed and read-only files cannot be watched, huge pages (which are reserved when they are
+ * userfaultfd(2) reports such pages, and those alone, as SIGBUS to the thread that touches one; what is there already
+ * is touched as before. Sealed and read-only files cannot be watched, huge pages (which are reserved when they are
  * mapped) need not be.
  */
 #include "holes.h"

@@ -51,7 +51,7 @@ struct ihsm_vfu {
     struct stat file; /* the last that a client gave as memory */
     struct ihsm_vfu_limits limits;
     _Atomic uint64_t regions, mapped_bytes;
-    bool triggering;  /* the library complains of vectors without an eventfd; we count them instead */
+    bool triggering; /* the library complains of vectors without an eventfd; we count them instead */
 };
 
 static struct ihsm_vfu *of(vfu_ctx_t *context) { return vfu_get_private(context); }

@@ -85,7 +85,7 @@ void ihsm_regions_unlock(struct ihsm_regions *regions);
 /* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
 void ihsm_guard_guest_memory(void);
 /*
- * Whether this thread has, since it was last asked, touched a hole that may not be filled any more: what it wrote there is
- * lost.
+ * Whether this thread has, since it was last asked, touched a hole that may not be filled any more: what it wrote there
+ * is lost.
  */
 bool ihsm_fill_refused(void);

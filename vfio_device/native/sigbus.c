@@ -10,8 +10,8 @@
  * many (vm.max_map_count); after MAX_SINGLE_PAGES the region is replaced as a whole, by memory that is emptied whenever
  * scratch_bytes of it have been touched.
  *
- * A hole in a file that is watched ends here too (holes.c). It is filled, as long as the function may have more of that;
- * then its page is replaced like one that was cut off, and the thread remembers it for ihsm_fill_refused().
+ * A hole in a file that is watched ends here too (holes.c). It is filled, as long as the function may have more of
+ * that; then its page is replaced like one that was cut off, and the thread remembers it for ihsm_fill_refused().
  *
  * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.
  */
