@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -264,9 +264,12 @@ def test_control_connections(socket_folder: Path) -> None:
             held = stack.enter_context(connection(server, 0))
             found = first_answer(held)
             assert found is not None
-            assert found.result is not None
-        used: dict[str, Any] = found.result["limits"]["control_connections"]
-        assert used == {"used": MAX_CONTROL_CONNECTIONS, "limit": MAX_CONTROL_CONNECTIONS}
+            status = found.result
+            assert status is not None
+        assert status["limits"]["control_connections"] == {
+            "used": MAX_CONTROL_CONNECTIONS,
+            "limit": MAX_CONTROL_CONNECTIONS,
+        }
         for _ in range(2):
             with connection(server, 0) as more:
                 found = first_answer(more)
