@@ -17,7 +17,8 @@ int ihsm_regions_init(struct ihsm_regions *regions) {
     /* Readers come from workers in a tight loop: without this a mapping callback could wait for ever. */
     pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     int error = pthread_rwlock_init(&regions->lock, &attributes);
-    regions->fill_left = regions->scratch_left = regions->scratch_bytes = INT64_MAX;
+    ihsm_fills_init(&regions->fills);
+    regions->scratch_left = regions->scratch_bytes = INT64_MAX;
     pthread_rwlockattr_destroy(&attributes);
     return -error;
 }
@@ -27,12 +28,12 @@ void ihsm_regions_destroy(struct ihsm_regions *regions) {
     pthread_rwlock_destroy(&regions->lock);
 }
 
-static void write_lock(struct ihsm_regions *regions) {
+void ihsm_regions_write_lock(struct ihsm_regions *regions) {
     atomic_fetch_add(&regions->writers, 1);
     pthread_rwlock_wrlock(&regions->lock);
 }
 
-static void write_unlock(struct ihsm_regions *regions) {
+void ihsm_regions_write_unlock(struct ihsm_regions *regions) {
     pthread_rwlock_unlock(&regions->lock);
     atomic_fetch_sub(&regions->writers, 1);
 }
@@ -54,7 +55,7 @@ int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *reg
     if (region->last < region->iova)
         return -EINVAL;
     int result = 0;
-    write_lock(regions);
+    ihsm_regions_write_lock(regions);
     size_t at = lower_bound(regions, region->iova);
     if (at < regions->count && regions->table[at].iova <= region->last) {
         result = -EEXIST;
@@ -75,7 +76,7 @@ int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *reg
         regions->without_pointer += region->vaddr == NULL;
     }
 out:
-    write_unlock(regions);
+    ihsm_regions_write_unlock(regions);
     return result;
 }
 
@@ -83,15 +84,16 @@ int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t si
     if (size == 0 || iova + (size - 1) < iova)
         return -EINVAL;
     int result = -ENOENT;
-    write_lock(regions);
+    ihsm_regions_write_lock(regions);
     size_t at = lower_bound(regions, iova);
     if (at < regions->count && regions->table[at].iova == iova && regions->table[at].last == iova + (size - 1)) {
         regions->without_pointer -= regions->table[at].vaddr == NULL;
+        ihsm_fills_leave(&regions->fills, regions->table[at].file);
         regions->count--;
         memmove(&regions->table[at], &regions->table[at + 1], (regions->count - at) * sizeof *regions->table);
         result = 0;
     }
-    write_unlock(regions);
+    ihsm_regions_write_unlock(regions);
     return result;
 }
 

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fills.h"
+
 /* The memory of this process that a region lies in, whole pages of its file. */
 struct ihsm_mapping {
     void *base;
@@ -22,8 +24,12 @@ struct ihsm_region {
     bool readable;
     bool writable;
     struct ihsm_mapping mapping; /* of a client's file, else zeros */
+    struct ihsm_file *file;      /* which that is; NULL: not known */
+    int64_t offset;              /* of the mapping in it */
     bool watched;                /* touching a hole is told to sigbus.c */
     _Atomic bool replaced;       /* all of it is scratch memory */
+    /* Addresses between which there are pages in the place of holes that may not be filled; 0: there are none. */
+    _Atomic uintptr_t torn_from, torn_to;
 };
 
 struct ihsm_regions {
@@ -33,14 +39,20 @@ struct ihsm_regions {
     size_t count;
     size_t capacity;
     size_t without_pointer;
-    /* Bytes of holes that may still be filled, and of scratch memory until it is emptied (limits.py). */
-    _Atomic int64_t fill_left, scratch_left;
+    struct ihsm_fills fills;
+    _Atomic int64_t scratch_left; /* bytes of scratch memory until it is emptied */
     int64_t scratch_bytes;
+    /* Holes that have been touched and may not be filled; whether there are pages in their place. */
+    atomic_uint refusals;
+    atomic_bool torn;
 };
 
 int ihsm_regions_init(struct ihsm_regions *regions);
 void ihsm_regions_destroy(struct ihsm_regions *regions);
 int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *region);
+/* For what concerns the regions, but does not go through them. */
+void ihsm_regions_write_lock(struct ihsm_regions *regions);
+void ihsm_regions_write_unlock(struct ihsm_regions *regions);
 int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 
@@ -79,13 +91,11 @@ uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova,
 uint64_t ihsm_regions_hole(const struct ihsm_regions *regions);
 
 /* -- sigbus.c */
-/* Around every access to guest memory; never nested. */
+/*
+ * Around every access to guest memory; never nested. If `refusals` has changed between the two, a hole was touched that
+ * may not be filled, maybe by another thread: what was written there is lost, what was read there is zeros.
+ */
 void ihsm_regions_read_lock(struct ihsm_regions *regions);
 void ihsm_regions_unlock(struct ihsm_regions *regions);
 /* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
 void ihsm_guard_guest_memory(void);
-/*
- * Whether this thread has, since it was last asked, touched a hole that may not be filled any more: what it wrote there
- * is lost.
- */
-bool ihsm_fill_refused(void);

@@ -11,7 +11,8 @@
  * scratch_bytes of it have been touched.
  *
  * A hole in a file that is watched ends here too (holes.c). It is filled, as long as the function may have more of
- * that; then its page is replaced like one that was cut off, and the thread remembers it for ihsm_fill_refused().
+ * that (fills.c). Then there is an empty page in its place until nobody uses the memory, so that whoever touched it can
+ * go on; the command fails, and from the next on all is as it was.
  *
  * Guest memory is touched with the region lock held only, so the thread that faults has named its table in `touched`.
  */
@@ -26,7 +27,6 @@
 #include "holes.h"
 
 static __thread struct ihsm_regions *touched;
-static __thread bool fill_refused;
 static struct sigaction previous;
 static uintptr_t page_bytes;
 /* A quarter of the mappings that a process may have, as Linux sets it. */
@@ -35,20 +35,46 @@ static uintptr_t page_bytes;
 static atomic_uint single_pages;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* The client's file in the place of the pages that have taken that of its holes. */
+static bool map_again(struct ihsm_region *region, uintptr_t from, size_t len) {
+    int prot = (region->readable ? PROT_READ : 0) | (region->writable ? PROT_WRITE : 0);
+    off_t offset = region->offset + (off_t)(from - (uintptr_t)region->mapping.base);
+    return region->file != NULL &&
+           mmap((void *)from, len, prot, MAP_SHARED | MAP_FIXED, region->file->fd, offset) != MAP_FAILED &&
+           madvise((void *)from, len, MADV_DONTDUMP) == 0 && ihsm_holes_watch((void *)from, len);
+}
+
+/* A region that cannot be mapped as it was has none of its memory any more: better that than another's. */
+static void mend(struct ihsm_regions *regions) {
+    ihsm_regions_write_lock(regions);
+    for (size_t i = 0; atomic_load(&regions->torn) && i < regions->count; i++) {
+        struct ihsm_region *region = &regions->table[i];
+        uintptr_t from = atomic_exchange(&region->torn_from, 0), to = atomic_exchange(&region->torn_to, 0);
+        if (to == 0 || map_again(region, from, to - from))
+            continue;
+        region->vaddr = NULL;
+        regions->without_pointer++;
+    }
+    atomic_store(&regions->torn, false);
+    ihsm_regions_write_unlock(regions);
+}
+
 void ihsm_regions_read_lock(struct ihsm_regions *regions) {
     pthread_rwlock_rdlock(&regions->lock);
+    while (atomic_load_explicit(&regions->torn, memory_order_relaxed)) {
+        pthread_rwlock_unlock(&regions->lock);
+        mend(regions);
+        pthread_rwlock_rdlock(&regions->lock);
+    }
     touched = regions;
 }
 
 void ihsm_regions_unlock(struct ihsm_regions *regions) {
+    bool torn = atomic_load_explicit(&regions->torn, memory_order_relaxed);
     touched = NULL;
     pthread_rwlock_unlock(&regions->lock);
-}
-
-bool ihsm_fill_refused(void) {
-    bool refused = fill_refused;
-    fill_refused = false;
-    return refused;
+    if (torn)
+        mend(regions);
 }
 
 static struct ihsm_region *region_of(struct ihsm_regions *regions, uintptr_t address) {
@@ -94,25 +120,42 @@ static bool touch_scratch(struct ihsm_regions *regions, uintptr_t page) {
     return error == 0 || error == -EEXIST || error == -EAGAIN;
 }
 
-/* False: it is no hole, or may not be filled. */
-static bool fill(struct ihsm_regions *regions, uintptr_t page) {
-    int64_t bytes = (int64_t)page_bytes;
-    if (atomic_fetch_sub(&regions->fill_left, bytes) < bytes) {
-        atomic_fetch_add(&regions->fill_left, bytes);
-        fill_refused = true;
-        return false;
-    }
-    int error = ihsm_holes_fill(page, page_bytes);
-    if (error != 0)
-        atomic_fetch_add(&regions->fill_left, bytes);
-    return error == 0 || error == -EEXIST || error == -EAGAIN; /* another thread's, or the mappings are changing */
+static void widen(struct ihsm_region *region, uintptr_t page) {
+    uintptr_t from = atomic_load(&region->torn_from), to = atomic_load(&region->torn_to);
+    while ((from == 0 || page < from) && !atomic_compare_exchange_weak(&region->torn_from, &from, page))
+        ;
+    while (page + page_bytes > to && !atomic_compare_exchange_weak(&region->torn_to, &to, page + page_bytes))
+        ;
+}
+
+/* Other memory in the place of a hole, as long as somebody uses the region. */
+static bool tear(struct ihsm_regions *regions, struct ihsm_region *region, uintptr_t page) {
+    atomic_fetch_add(&regions->refusals, 1);
+    widen(region, page);
+    atomic_store(&regions->torn, true);
+    return replace(page, page_bytes);
 }
 
 static bool make_good(struct ihsm_regions *regions, struct ihsm_region *region, uintptr_t address) {
     uintptr_t page = address & ~(page_bytes - 1);
     if (atomic_load(&region->replaced) && touch_scratch(regions, page))
         return true;
-    return (region->watched && fill(regions, page)) || replace_page(region, address);
+    if (!region->watched)
+        return replace_page(region, address);
+    if (!ihsm_fills_may(&regions->fills, (int64_t)page_bytes))
+        return tear(regions, region, page);
+    switch (ihsm_holes_fill(page, page_bytes)) {
+    case 0:
+        ihsm_fills_count(&regions->fills, region->file, (int64_t)page_bytes);
+        return true;
+    case -EEXIST: /* another thread has */
+    case -EAGAIN: /* the mappings are changing */
+        return true;
+    case -ENOMEM:
+        return tear(regions, region, page);
+    default: /* no hole, but behind the end */
+        return replace_page(region, address);
+    }
 }
 
 /* Uses nothing but plain system calls. */
