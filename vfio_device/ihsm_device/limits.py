@@ -32,7 +32,8 @@ MAX_MAPPED_BYTES: Final = 16 * TIB
 """Twice what libvfio-user takes as one region, more than any guest's memory."""
 FILLED_BYTES_OF_ALL: Final = 2 * GIB
 MAX_FILLED_BYTES: Final = 256 * MIB
-"""A client touches its memory before it has the device write there, but for some buffers nobody has used yet."""
+"""More than what is in the client's files for other reasons (native/fills.c): a client touches its memory before it has
+the device write there, but for some buffers nobody has used yet."""
 MIN_FILLED_BYTES: Final = 16 * MIB
 SCRATCH_BYTES: Final = 16 * MIB
 """Memory in the place of a region that a client has cut; what is in it is lost in any case."""
@@ -44,8 +45,9 @@ BACKLOG: Final = 64
 """Connections to a control socket that wait to be accepted; beyond that connect(2) waits."""
 OWN_DESCRIPTORS: Final = 64
 """Files, libraries' descriptors, closing ones; state while it is written."""
-FUNCTION_DESCRIPTORS: Final = 64
-"""Sockets, pages and events of a function, its client's vectors, and the descriptors of one message (at most 16)."""
+FUNCTION_DESCRIPTORS: Final = 80
+"""Sockets, pages and events of a function, its client's vectors, the descriptors of one message (at most 16), and those of
+its files (as many)."""
 
 
 def _mappings() -> int:
@@ -63,7 +65,7 @@ class Limits:
     mapped_bytes: int
     """Addresses of this process that regions take up."""
     filled_bytes: int
-    """Bytes of holes in the client's files that the device has filled since the client came."""
+    """Bytes of holes in the client's files that the device fills, beyond as many as the client itself has there."""
     control_connections: int
     control_connections_of_all: int
     scratch_bytes: int = SCRATCH_BYTES
@@ -99,7 +101,7 @@ class Limits:
         return (
             f"limit of regions: a function has at most {self.regions} (vm.max_map_count shared out)",
             f"limit of mapped bytes: a function has at most {self.mapped_bytes >> 30} GiB of addresses",
-            f"limit of filled bytes: memory that the device may not write counts in full, {self.filled_bytes >> 20} "
+            f"limit of filled bytes: holes in memory that the device may not write count in full, {self.filled_bytes >> 20} "
             "MiB for one client",
         )
 

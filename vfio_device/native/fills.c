@@ -72,25 +72,25 @@ int64_t ihsm_fills_total(struct ihsm_fills *fills) {
     return total;
 }
 
-/* What else is in a file; what the device has filled is set right. */
-static int64_t others(struct ihsm_file *file) {
+/* What is in a file; what the device has filled is set right. */
+static int64_t there(struct ihsm_file *file) {
     struct stat status;
     int64_t filled = file->filled; /* before: meanwhile there is only more */
     if (fstat(file->fd, &status) != 0)
         return 0;
-    int64_t there = (int64_t)status.st_blocks * BLOCK_BYTES;
-    if (filled > there)
-        atomic_compare_exchange_strong(&file->filled, &filled, there);
-    int64_t more = there - filled - file->reserved;
-    return more > 0 ? more : 0;
+    int64_t bytes = (int64_t)status.st_blocks * BLOCK_BYTES;
+    if (filled > bytes)
+        atomic_compare_exchange_strong(&file->filled, &filled, bytes);
+    return bytes;
 }
 
+/* What was filled in files that are known no more may be in one that is known again, hence counts as being there. */
 static int64_t reckon(struct ihsm_fills *fills) {
-    int64_t most = fills->limit;
+    int64_t bytes = 0;
     for (struct ihsm_file *file = fills->files; file < fills->files + IHSM_FILES; file++)
         if (file->regions > 0)
-            most += others(file);
-    int64_t total = ihsm_fills_total(fills);
+            bytes += there(file);
+    int64_t total = ihsm_fills_total(fills), most = fills->limit + (bytes > total ? bytes - total : 0);
     fills->allowed = most < total + STEP_BYTES ? most : total + STEP_BYTES;
     return most - total;
 }
