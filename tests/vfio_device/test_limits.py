@@ -207,7 +207,7 @@ def test_a_client_with_memory_in_use_has_as_much_filled(socket_folder: Path) -> 
             os.pwrite(full, b"\1" * MIB, offset)
         client.function.map_dma(full, 0, IOVA, size)
         client.function.map_dma(fd, 0, IOVA + size, size)
-        for _ in range(3):
+        for _ in range(2):
             assert client.encrypt(IOVA, IOVA + size, size) == AesStatus.SUCCESS
             assert file_bytes(fd) == size
             os.ftruncate(fd, 0)  # as a balloon gives memory back
@@ -236,7 +236,7 @@ def test_memory_in_the_place_of_a_cut_file(socket_folder: Path) -> None:
     """What the device writes where the file has ended takes memory of its own, of which little is kept."""
     with serve("--socket", str(socket_folder / "s"), "--count", "64") as server, ExitStack() as stack:
         client = Encrypting(server.paths[0], stack)
-        size = 256 * MIB
+        size = 128 * MIB
         fd = stack.enter_context(sparse(size))
         client.function.map_dma(fd, 0, IOVA, size)
         os.ftruncate(fd, 0)
