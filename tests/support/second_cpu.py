@@ -38,7 +38,7 @@ from ihsm.bench.device import provision
 from ihsm.bus import VfioUserFunction
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm.driver.aes_queue import FastPathSession
+from ihsm.driver.aes_commands import FastPathSession
 from ihsm.errors import IhsmError
 from ihsm_abi.admin import AdminOpcode, CreateCqDw11, CreateSqDw11, QueueDw10
 from ihsm_abi.aes_queue import CMD_TYPE_FAST_PATH, FRAME_TYPE_AES, GCM_SQE, SGL_DESCRIPTOR, AesAttr, Cipher, SglType
@@ -69,8 +69,6 @@ TEXT: Final = bytes(range(256)) * 4
 IV: Final = bytes(12)
 DELETING: Final = (AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
 MAKING: Final = (AdminOpcode.CREATE_CQ, AdminOpcode.CREATE_SQ)
-END_S: Final = 5.0
-"""A client that is against itself hangs now and then: its life ends all the same."""
 
 
 class HostileFunction(VfioUserFunction):
@@ -79,7 +77,7 @@ class HostileFunction(VfioUserFunction):
     def __init__(self, path: Path) -> None:
         self.shared: list[tuple[int, mmap.mmap, int]] = []
         """Address, memory and descriptor of each arena."""
-        super().__init__(path, timeout_s=END_S)
+        super().__init__(path, timeout_s=HANG_S)
 
     def _map_memory(self, size_bytes: int) -> tuple[mmap.mmap, int, Callable[[], None]]:
         with self._lock:
@@ -116,7 +114,12 @@ class Guest:
         self.random = random.Random(seed)
         self.function = HostileFunction(path)
         options = DriverOptions(
-            timeout_s=END_S, hsm_entries=ENTRIES, aes_entries=ENTRIES, buffer_bytes=1 << 18, spin_us=0, interrupts=False
+            timeout_s=HANG_S,
+            hsm_entries=ENTRIES,
+            aes_entries=ENTRIES,
+            buffer_bytes=1 << 18,
+            spin_us=0,
+            interrupts=False,
         )
         self.controller = Controller(self.function, options)
         self.session = provision(self.controller)
