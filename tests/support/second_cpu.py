@@ -4,8 +4,8 @@
 
 One process of the attacker rewrites rings, lists, requests and data as fast as it can; the other rings, maps, unmaps,
 cuts files, deletes queues and resets. The victim, a process of its own, signs and encrypts, and checks each answer.
-Run as a script: `python second_cpu.py LIVES [--doorbell page] [--sanitizer thread]`; it prints the victim's latencies, which
-mean something on a machine that has nothing else to do.
+Run as a script: `scripts/second-cpu LIVES [--doorbell page] [--sanitizer thread]`; it prints the victim's latencies,
+which mean something on a machine that has nothing else to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -38,8 +38,8 @@ from ihsm.bench.device import provision
 from ihsm.bus import VfioUserFunction
 from ihsm.ddi import KeyRequest, Session
 from ihsm.driver import Controller, DriverOptions
-from ihsm.driver.aes_commands import FastPathSession
 from ihsm.errors import IhsmError
+from ihsm.fast_path import FastPathSession
 from ihsm_abi.admin import AdminOpcode, CreateCqDw11, CreateSqDw11, QueueDw10
 from ihsm_abi.aes_queue import CMD_TYPE_FAST_PATH, FRAME_TYPE_AES, GCM_SQE, SGL_DESCRIPTOR, AesAttr, Cipher, SglType
 from ihsm_abi.ddi import AesKeySize, EccCurve, HashAlgorithm, KeyUsage
@@ -387,6 +387,7 @@ def work(path: Path, stop: Event, report: Connection) -> None:
         keys = Keys(provision(controller))
         session = FastPathSession(keys.session.session_id, keys.session.short_app_id)
         public = keys.signing.public_key
+        assert isinstance(public, ec.EllipticCurvePublicKey)
         expected = None
         report.send("ready")
         while not stop.is_set():
