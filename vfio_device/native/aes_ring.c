@@ -145,7 +145,7 @@ static bool fetch(struct server *server) {
     }
     uint32_t first = head;
     for (uint32_t i = 0; i < count; i++) {
-        memcpy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
+        ihsm_guest_copy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
         IHSM_SEAM_READ(server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }

@@ -124,7 +124,7 @@ bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *
         const void *from = ihsm_regions_translate(regions, &hint, iova + done, len - done, false, &piece);
         if (from == NULL)
             return false;
-        memcpy((uint8_t *)to + done, from, piece);
+        ihsm_guest_copy((uint8_t *)to + done, from, piece);
         IHSM_SEAM_READ(from, piece);
         done += piece;
     }
@@ -138,7 +138,7 @@ bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const
         void *to = ihsm_regions_translate(regions, &hint, iova + done, len - done, true, &piece);
         if (to == NULL)
             return false;
-        memcpy(to, (const uint8_t *)from + done, piece);
+        ihsm_guest_copy(to, (const uint8_t *)from + done, piece);
         done += piece;
     }
     return true;

@@ -109,7 +109,7 @@ static inline void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, siz
         ihsm_cursor_gather(cursor, to, len);
         return;
     }
-    memcpy(to, ihsm_cursor_at(cursor), len);
+    ihsm_guest_copy(to, ihsm_cursor_at(cursor), len);
     ihsm_cursor_advance(cursor, len);
 }
 
@@ -118,7 +118,7 @@ static inline void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *
         ihsm_cursor_scatter(cursor, from, len);
         return;
     }
-    memcpy(ihsm_cursor_at(cursor), from, len);
+    ihsm_guest_copy(ihsm_cursor_at(cursor), from, len);
     ihsm_cursor_advance(cursor, len);
 }
 
