@@ -28,16 +28,6 @@ void ihsm_regions_destroy(struct ihsm_regions *regions) {
     pthread_rwlock_destroy(&regions->lock);
 }
 
-void ihsm_regions_write_lock(struct ihsm_regions *regions) {
-    atomic_fetch_add(&regions->writers, 1);
-    pthread_rwlock_wrlock(&regions->lock);
-}
-
-void ihsm_regions_write_unlock(struct ihsm_regions *regions) {
-    pthread_rwlock_unlock(&regions->lock);
-    atomic_fetch_sub(&regions->writers, 1);
-}
-
 /* Index of the first region that ends at or behind iova; count if there is none. */
 static size_t lower_bound(const struct ihsm_regions *regions, uint64_t iova) {
     size_t low = 0, high = regions->count;

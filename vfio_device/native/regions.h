@@ -63,9 +63,6 @@ struct ihsm_regions {
 int ihsm_regions_init(struct ihsm_regions *regions);
 void ihsm_regions_destroy(struct ihsm_regions *regions);
 int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *region);
-/* For what concerns the regions, but does not go through them. */
-void ihsm_regions_write_lock(struct ihsm_regions *regions);
-void ihsm_regions_write_unlock(struct ihsm_regions *regions);
 int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 bool ihsm_regions_without_pointer(struct ihsm_regions *regions, uint64_t iova, uint64_t size);
 
@@ -110,5 +107,8 @@ uint64_t ihsm_regions_hole(const struct ihsm_regions *regions);
  */
 void ihsm_regions_read_lock(struct ihsm_regions *regions);
 void ihsm_regions_unlock(struct ihsm_regions *regions);
+/* Around every change of the regions, and of what they are of. */
+void ihsm_regions_write_lock(struct ihsm_regions *regions);
+void ihsm_regions_write_unlock(struct ihsm_regions *regions);
 /* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
 void ihsm_guard_guest_memory(void);

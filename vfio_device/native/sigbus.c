@@ -35,6 +35,16 @@ static uintptr_t page_bytes;
 static atomic_uint single_pages;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+void ihsm_regions_write_lock(struct ihsm_regions *regions) {
+    atomic_fetch_add(&regions->writers, 1);
+    pthread_rwlock_wrlock(&regions->lock);
+}
+
+void ihsm_regions_write_unlock(struct ihsm_regions *regions) {
+    pthread_rwlock_unlock(&regions->lock);
+    atomic_fetch_sub(&regions->writers, 1);
+}
+
 /* The client's file in the place of the pages that have taken that of its holes. */
 static bool map_again(struct ihsm_region *region, uintptr_t from, size_t len) {
     int prot = (region->readable ? PROT_READ : 0) | (region->writable ? PROT_WRITE : 0);
