@@ -46,8 +46,8 @@ BACKLOG: Final = 64
 OWN_DESCRIPTORS: Final = 64
 """Files, libraries' descriptors, closing ones; state while it is written."""
 FUNCTION_DESCRIPTORS: Final = 80
-"""Sockets, pages and events of a function, its client's vectors, the descriptors of one message (at most 16), and those of
-its files (as many)."""
+"""Sockets, pages and events of a function, its client's vectors, the descriptors of one message (at most 16), and those
+of its files (as many)."""
 
 
 def _mappings() -> int:
@@ -101,8 +101,8 @@ class Limits:
         return (
             f"limit of regions: a function has at most {self.regions} (vm.max_map_count shared out)",
             f"limit of mapped bytes: a function has at most {self.mapped_bytes >> 30} GiB of addresses",
-            f"limit of filled bytes: holes in memory that the device may not write count in full, {self.filled_bytes >> 20} "
-            "MiB for one client",
+            "limit of filled bytes: holes in memory that the device may not write count in full, "
+            f"{self.filled_bytes >> 20} MiB for one client",
         )
 
     def record(self, usage: dict[str, int], connections: int) -> dict[str, Any]:
