@@ -51,6 +51,7 @@ class ControlErrorCode(StrEnum):
     COMMAND_SEEN = "command-seen"
     TOO_MANY_READERS = "too-many-readers"
     NO_TRACES = "no-traces"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
 
 
 class ControlRefusal(Exception):

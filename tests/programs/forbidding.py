@@ -24,6 +24,7 @@ FORBIDDEN: Final = {
     },
     "landlock": {"landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446},
     "filters": {"seccomp": 317},
+    "page-faults": {"userfaultfd": 323},
 }  # fmt: skip
 """Numbers of x86-64."""
 

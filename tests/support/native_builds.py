@@ -18,6 +18,14 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 NATIVE: Final = ROOT / "vfio_device" / "native"
 WITH_NATIVE: Final = Path(__file__).with_name("with_native.py")
+SANITIZERS: Final = {"address,undefined": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
+"""Of a build, as meson names them, and their libraries."""
+_SANITIZER_OPTIONS: Final = {
+    # Python frees little of what it allocated once; leaks are looked for elsewhere.
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",
+    "TSAN_OPTIONS": f"suppressions={ROOT}/tests/vfio_device/native/tsan.supp:history_size=7:exitcode=99",
+}
 _COPIED: Final = ("libvfio_user_src", "aws_lc")
 """Options that say where libraries are, taken from the build in use."""
 
@@ -42,6 +50,19 @@ def native_build(name: str, *options: str) -> Path:
             stamp.write_text("\n".join(made_with))
         _meson("compile", "-C", str(folder), f"--ninja-args={module},_user{module}")
     return folder / module
+
+
+def sanitized_build(sanitizer: str) -> tuple[Path, dict[str, str]]:
+    """The device's module with one of SANITIZERS, and the environment that a process needs to load it."""
+    module = native_build(
+        f"sanitize-{sanitizer.split(',')[0]}",
+        f"-Db_sanitize={sanitizer}", "-Db_lundef=false", "-Dbuildtype=debugoptimized",
+    )  # fmt: skip
+    runtimes = [
+        subprocess.run(["cc", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in SANITIZERS[sanitizer]
+    ]
+    return module, _SANITIZER_OPTIONS | {"LD_PRELOAD": " ".join(runtimes)}
 
 
 def _meson(*arguments: str) -> str:

@@ -154,6 +154,7 @@ def serve(
             from ihsm_device.sandbox import Confinement
             from ihsm_device.server import Server, chosen_paths, tune_process
             from ihsm_device.socket_paths import Clients
+            from ihsm_device.vfu import holes_are_watched
 
             faults = () if fault_file is None else read_faults(fault_file)
             tune_process()
@@ -188,6 +189,8 @@ def serve(
                 )
             running.callback(server.stop)
             server.start()
+            if not holes_are_watched():
+                confinement.is_weaker("memory: holes of clients' files may be filled without limit (no userfaultfd)")
             if sandbox == "on":
                 confinement.filter_calls()
         click.echo("ready: " + " ".join(f"vfio-user:{path}" for path in server.paths))

@@ -65,6 +65,7 @@ class Refusal(IntEnum):
     NOT_MAPPED = lib.IHSM_NOT_MAPPED
     WITHOUT_POINTER = lib.IHSM_WITHOUT_POINTER
     NOT_ALLOWED = lib.IHSM_NOT_ALLOWED
+    BEYOND_FILL = lib.IHSM_BEYOND_FILL
 
 
 @dataclass(frozen=True, slots=True)

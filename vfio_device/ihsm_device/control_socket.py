@@ -27,6 +27,7 @@ from ihsm_abi.control import (
     ControlRequest,
 )
 from ihsm_device.client_process import EVERYBODY, peer
+from ihsm_device.limits import BACKLOG, Limits
 
 _log = logging.getLogger(__name__)
 
@@ -60,22 +61,67 @@ It runs on the thread of all connections: what takes time is awaited.
 STOP_TIMEOUT_S: Final = 5.0
 
 
+class Door:
+    """A control socket, and how many come in."""
+
+    def __init__(self, listener: socket.socket, handlers: Mapping[str, Handler], server: ControlServer) -> None:
+        """Of `server`, which has the limits of all."""
+        self.listener = listener
+        self.handlers = handlers
+        self.server = server
+        self.connections = 0
+        self._told = False
+
+    def refusal(self) -> str | None:
+        """Why there can be no connection more, None if there can."""
+        limits = self.server.limits
+        if limits is None:
+            return None
+        if self.connections >= limits.control_connections:
+            return f"limit of control connections: a function has at most {limits.control_connections}"
+        if self.server.connections >= limits.control_connections_of_all:
+            return f"limit of control connections: all functions have at most {limits.control_connections_of_all}"
+        return None
+
+    def tell(self, refusal: str) -> None:
+        """One line, until a connection is admitted again."""
+        if not self._told:
+            _log.warning("control connection refused: %s", refusal)
+        self._told = True
+
+    def enter(self) -> None:
+        """A connection is admitted."""
+        self.connections += 1
+        self.server.connections += 1
+        self._told = False
+
+    def leave(self) -> None:
+        """One that was admitted has gone."""
+        self.connections -= 1
+        self.server.connections -= 1
+
+
 class ControlServer:
     """Serves every control socket of the process from one thread."""
 
-    def __init__(self, uids: Container[int] = EVERYBODY) -> None:
+    def __init__(self, uids: Container[int] = EVERYBODY, limits: Limits | None = None) -> None:
         """No socket is served before `start`. Clients are of one of the users `uids`."""
+        self.limits = limits
+        self.connections = 0
+        """Of all sockets; changed by the thread."""
         self._uids = uids
-        self._sockets: list[tuple[socket.socket, Mapping[str, Handler]]] = []
+        self._doors: list[Door] = []
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._started = threading.Event()
         self._failure: Exception | None = None
         """Why the thread served nothing."""
         self._stop: Callable[[], object] = lambda: None
 
-    def add(self, listener: socket.socket, handlers: Mapping[str, Handler]) -> None:
+    def add(self, listener: socket.socket, handlers: Mapping[str, Handler]) -> Door:
         """Answer requests of a bound and listening socket with `handlers`, by command name; before `start`."""
-        self._sockets.append((listener, handlers))
+        door = Door(listener, handlers, self)
+        self._doors.append(door)
+        return door
 
     def start(self) -> None:
         """Start the thread; returns when every socket is served.
@@ -93,8 +139,8 @@ class ControlServer:
         if self._thread.ident is not None:
             self._stop()
             self._thread.join(STOP_TIMEOUT_S)
-        for listener, _ in self._sockets:
-            listener.close()
+        for door in self._doors:
+            door.listener.close()
 
     def _run(self) -> None:
         try:
@@ -112,8 +158,10 @@ class ControlServer:
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
         servers = [
-            await loop.create_unix_server(functools.partial(_Connection, handlers, self._uids), sock=listener)
-            for listener, handlers in self._sockets
+            await loop.create_unix_server(
+                functools.partial(_Connection, door, self._uids), sock=door.listener, backlog=BACKLOG
+            )
+            for door in self._doors
         ]
         self._started.set()
         await stopped.wait()
@@ -131,22 +179,29 @@ def _require_descriptors() -> None:
 class _Connection(asyncio.StreamReaderProtocol):
     """A client, whose requests are answered in order until it ends or sends a line beyond the limit."""
 
-    def __init__(self, handlers: Mapping[str, Handler], uids: Container[int]) -> None:
+    def __init__(self, door: Door, uids: Container[int]) -> None:
         super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), self._serve)
-        self._handlers = handlers
+        self._door = door
         self._uids = uids
+        self._inside = False
         self._gone = asyncio.get_running_loop().create_future()
         """Done as soon as the client is seen to send no more, however many requests are still unanswered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client; one of a user who may not use the device is hung up on."""
-        _, uid = peer(transport.get_extra_info("socket"))
-        if uid in self._uids:
-            super().connection_made(transport)
-            return
-        _log.warning("control connection refused: user %d may not use the device", uid)
+        """A client; one of a user who may not use the device is hung up on, and one too many is told so."""
         assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        _, uid = peer(transport.get_extra_info("socket"))
+        if uid not in self._uids:
+            _log.warning("control connection refused: user %d may not use the device", uid)
+            transport.abort()
+        elif (refusal := self._door.refusal()) is not None:
+            self._door.tell(refusal)
+            transport.write(ControlAnswer(error_code=ControlErrorCode.TOO_MANY_CONNECTIONS, message=refusal).encode())
+            transport.abort()  # what can be written at once has been
+        else:
+            self._inside = True
+            self._door.enter()
+            super().connection_made(transport)
 
     def eof_received(self) -> bool:
         """The client has closed, or sends no more."""
@@ -156,6 +211,9 @@ class _Connection(asyncio.StreamReaderProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is broken, or closed by this side."""
         self._end()
+        if self._inside:
+            self._inside = False
+            self._door.leave()
         super().connection_lost(error)
 
     def _end(self) -> None:
@@ -165,7 +223,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                answered = await answer(line, self._handlers, self._unless_gone)
+                answered = await answer(line, self._door.handlers, self._unless_gone)
                 writer.write(answered.encode())
                 if isinstance(answered.result, FollowedResult):
                     answered.result.follow()

@@ -32,6 +32,7 @@ from ihsm_device.client_memory import ClientMemory
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
 from ihsm_device.hosts import VfuHost
+from ihsm_device.limits import Limits
 from ihsm_device.lookout import ReadMaps, read_maps
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, claimed
@@ -74,10 +75,12 @@ class Endpoint:
         faults: Sequence[Fault] = (),
         clients: Clients = OF_ANY_USER,
         read_maps: ReadMaps = read_maps,
+        limits: Limits | None = None,
     ) -> None:
         """Listens at `path` from now on, serves `clients` from `start` on; `doorbell_page`: BAR2 can be mapped.
 
         `faults` are what the function is told to do wrong from the start, `read_maps` gives mappings of clients.
+        A client may have what `limits` says; None: what the only function of a process may have.
 
         Raises:
             OSError, MemoryError: the system gives no more descriptors or memory; nothing is left behind.
@@ -86,10 +89,13 @@ class Endpoint:
         self.path = path
         with contextlib.ExitStack() as undone:
             with claimed(path, clients.mode):
-                self._context = vfu.Context(os.fspath(path), log=self._library_log, uids=clients.uids)
+                self._context = vfu.Context(
+                    os.fspath(path), log=self._library_log, uids=clients.uids, limits=limits or Limits.of(1)
+                )
                 undone.callback(self._context.close)
                 self._file = SocketFile.at(path)
             undone.callback(self._file.remove)
+            undone.callback(self._context.close)  # before: removing needs a descriptor for its lock
             self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undone.callback(os.close, self._stop_fd)
             self._memory = ClientMemory(read_maps)
@@ -97,6 +103,7 @@ class Endpoint:
             undone.pop_all()
         self._stopping = threading.Event()
         self._disconnected = False
+        self._removed = False
         self._owner = threading.Thread(target=self._own, name=f"function-{index}", daemon=True)
 
     def _set_up(
@@ -140,6 +147,10 @@ class Endpoint:
         client = self._context.client
         return None if client is None else client.record()
 
+    def usage(self) -> dict[str, int]:
+        """What the client has of what `limits` limits."""
+        return self._context.usage()
+
     def start(self) -> None:
         """Serve clients."""
         self._owner.start()
@@ -153,7 +164,7 @@ class Endpoint:
         os.eventfd_write(self._stop_fd, 1)
         if self._owner.ident is not None:
             self._owner.join(JOIN_TIMEOUT_S)
-        self._file.remove()
+        self._removed = self._file.remove()
         if self._owner.is_alive():
             _log.warning("the thread of %s did not end within %.0f s", self.path, JOIN_TIMEOUT_S)
             return
@@ -172,6 +183,8 @@ class Endpoint:
         self.engine.close()
         self._context.close()
         os.close(self._stop_fd)
+        if not self._removed:
+            self._file.remove()  # there are descriptors again for its lock
         return True
 
     def _own(self) -> None:

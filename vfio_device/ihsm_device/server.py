@@ -17,10 +17,11 @@ from ihsm_abi.control import SCHEMA_VERSION, SUFFIX, ControlCommand
 from ihsm_abi.faults import Fault
 from ihsm_abi.sockets import numbered_path
 from ihsm_device.commands import Command, CommandSource
-from ihsm_device.control_socket import ControlServer, Handler
+from ihsm_device.control_socket import ControlServer, Door, Handler
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
+from ihsm_device.limits import Limits
 from ihsm_device.lookout import Lookout, read_maps
 from ihsm_device.sandbox import Confinement
 from ihsm_device.scheduler import Scheduler
@@ -96,7 +97,8 @@ class Server:
         self._lookout = lookout
         self._confinement = confinement or Confinement()
         self._endpoints: list[Endpoint] = []
-        self._control = ControlServer(clients.uids)
+        self._limits = Limits.of(max(1, len(paths)))
+        self._control = ControlServer(clients.uids, self._limits)
         self._control_files: list[SocketFile] = []
         try:
             for index, path in enumerate(paths):
@@ -124,15 +126,19 @@ class Server:
             faults=self._faults,
             clients=self._clients,
             read_maps=self._lookout.reader(index) if self._lookout else read_maps,
+            limits=self._limits,
         )
         self._endpoints.append(endpoint)
         control_path = path.with_name(path.name + SUFFIX)
         listener, file = listen(control_path, self._clients.mode)
         self._control_files.append(file)
         faults = FaultCommands(endpoint.function.faults)
-        handlers: dict[str, Handler] = {ControlCommand.STATUS: lambda arguments: self._status(endpoint, faults)}
+        handlers: dict[str, Handler] = {}
         traces = TraceCommands(endpoint.function.trace, endpoint.function.faults.list, os.fspath(path))
-        self._control.add(listener, handlers | dict(faults.handlers) | dict(traces.handlers))
+        door = self._control.add(listener, handlers)
+        handlers[ControlCommand.STATUS] = lambda arguments: self._status(endpoint, faults, door)
+        handlers.update(faults.handlers)
+        handlers.update(traces.handlers)
 
     def _index_of(self, engine: CommandSource) -> int | None:
         function = self._by_engine.get(id(engine))
@@ -141,7 +147,7 @@ class Server:
     def _find(self, command: Command) -> Function | None:
         return self._by_engine.get(id(command.engine))
 
-    def _status(self, endpoint: Endpoint, faults: FaultCommands) -> dict[str, Any]:
+    def _status(self, endpoint: Endpoint, faults: FaultCommands, door: Door) -> dict[str, Any]:
         return {
             "schema": SCHEMA_VERSION,
             "pid": os.getpid(),
@@ -149,6 +155,7 @@ class Server:
             "socket": os.fspath(endpoint.path),
             "client": endpoint.client,
             "sandbox": self._confinement.record(),
+            "limits": self._limits.record(endpoint.usage(), door.connections),
             "faults": faults.status(),
             **endpoint.function.status(),
         }

@@ -22,6 +22,7 @@ from typing import Final, Self
 from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder, default_path, is_listening
 from ihsm_device.client_process import EVERYBODY
 from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
+from ihsm_device.limits import BACKLOG
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class SocketFile:
         status = path.lstat()
         return cls(path, status.st_dev, status.st_ino)
 
-    def remove(self) -> None:
-        """Remove the file, unless another lies at the path by now."""
+    def remove(self) -> bool:
+        """Remove the file, unless another lies at the path by now; False: it could not be tried."""
         try:
             with _exclusive(self.path):
                 if SocketFile.at(self.path) == self:
@@ -85,6 +86,8 @@ class SocketFile:
         except (OSError, SocketPathTaken):
             # A left-over socket is harmless: the next server at this path removes it.
             _log.debug("%s stays", self.path, exc_info=True)
+            return False
+        return True
 
 
 @contextmanager
@@ -174,7 +177,7 @@ def listen(path: Path, mode: int = OWNER_ONLY) -> tuple[socket.socket, SocketFil
     try:
         with claimed(path, mode):
             listener.bind(os.fspath(path))
-            listener.listen()
+            listener.listen(BACKLOG)
             return listener, SocketFile.at(path)
     except BaseException:
         listener.close()

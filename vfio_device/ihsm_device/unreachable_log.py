@@ -31,6 +31,10 @@ _CAUSES: Final = {
     ),
     Refusal.WITHOUT_POINTER: "the client does not share what is there: memory without share=on, a ROM or a BAR",
     Refusal.NOT_ALLOWED: "the memory there is mapped for the other direction only",
+    Refusal.BEYOND_FILL: (
+        "limit of filled bytes: the client's files were sparse, and this device has filled more of their holes than "
+        "the client itself and the limit together; let the client touch its memory first (QEMU: prealloc=on)"
+    ),
 }
 
 

@@ -31,6 +31,7 @@ from ihsm_abi.pci_config import (
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.client_process import EVERYBODY, ClientProcess
+from ihsm_device.limits import Limits
 from ihsm_device.memory_files import file_system
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ MAX_REFUSALS_TOLD: Final = 8
 LogCallback = Callable[[int, str], None]
 ReadCallback = Callable[[int, int], bytes]
 WriteCallback = Callable[[int, bytes], None]
+
+
+def holes_are_watched() -> bool:
+    """Whether the kernel tells of holes in clients' files, so that the bytes filled can be limited."""
+    return int(lib.ihsm_vfu_watches_holes()) == 0
 
 
 class ResetType(IntEnum):
@@ -102,11 +108,13 @@ class Context:
         log: LogCallback | None = None,
         level: int = logging.WARNING,
         uids: Container[int] = EVERYBODY,
+        limits: Limits | None = None,
     ) -> None:
         """Bind and listen at `path`, which must not exist; clients are accepted by `attach`.
 
         `log` receives the library's messages of at least Python log level `level`; by default they go to this
-        module's logger. Clients are of one of the users `uids`.
+        module's logger. Clients are of one of the users `uids` and have no more than `limits` says (None: what they
+        like).
 
         Raises:
             OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).
@@ -125,11 +133,15 @@ class Context:
         self._number = next(_numbers)
         _contexts[self._number] = self
         self._refused: set[str] = set()
+        self._limits = limits
+        self._limits_told: set[int] = set()
         _check(lib.ihsm_vfu_prepare(), "asynchronous I/O (io_setup; is fs.aio-max-nr used up?)")
         syslog_level = max(index for index, value in enumerate(_SYSLOG_LEVELS) if value >= level)
         out = ffi.new("struct ihsm_vfu **")
         _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level, out), path)
         self._handle: _native.Pointer[_native.ihsm_vfu] | None = out[0]
+        if limits is not None:
+            lib.ihsm_vfu_set_limits(self._handle, ffi.new("struct ihsm_vfu_limits *", limits.of_memory()))
 
     @property
     def handle(self) -> _native.Pointer[_native.ihsm_vfu]:
@@ -246,6 +258,7 @@ class Context:
             if result == 0:
                 self._attached = True
                 self._refused.clear()
+                self._limits_told.clear()
                 self._client = ClientProcess.of(lib.ihsm_vfu_poll_fd(self.handle))
                 if self._client.uid not in self._uids:
                     self._log(logging.WARNING, f"client refused: user {self._client.uid} may not use the device")
@@ -340,6 +353,22 @@ class Context:
                 "(-object memory-backend-memfd,id=m,size=...,share=on -machine memory-backend=m)",
             )
 
+    def _at_limit(self, limit: int) -> None:
+        """One line for each limit that a client comes to; what it asked for fails with ENOSPC."""
+        if self._limits is not None and limit not in self._limits_told:
+            self._limits_told.add(limit)
+            self._log(logging.WARNING, f"DMA_MAP refused: {self._limits.memory_texts()[limit]}")
+
+    def usage(self) -> dict[str, int]:
+        """What the client has of what is limited: regions, bytes mapped, bytes of holes filled; any thread."""
+        usage = ffi.new("struct ihsm_vfu_usage *")
+        lib.ihsm_vfu_usage(self.handle, usage)
+        return {
+            "regions": int(usage.regions),
+            "mapped_bytes": int(usage.mapped_bytes),
+            "filled_bytes": int(usage.filled_bytes),
+        }
+
     def _dma(self, mapped: bool, region: DmaRegion) -> None:
         callback = self._on_map if mapped else self._on_unmap
         if callback is not None:
@@ -388,6 +417,15 @@ def _on_refused_memory(number: int, iova: int, size: int, fd: int, major: int, m
 
 
 ffi.def_extern(name="ihsm_py_refused_memory", onerror=_failed)(_on_refused_memory)
+
+
+def _on_at_limit(number: int, limit: int) -> None:
+    context = _contexts.get(number)
+    if context is not None:
+        context._at_limit(limit)
+
+
+ffi.def_extern(name="ihsm_py_at_limit", onerror=_failed)(_on_at_limit)
 
 
 def _on_log(number: int, level: int, message: _native.ConstPointer[_native.c_char]) -> None:

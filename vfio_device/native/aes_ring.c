@@ -19,7 +19,8 @@ struct server {
     struct ihsm_ring *ring;
     const uint8_t *sq;
     uint8_t *cq;
-    unsigned mapped; /* context.remapped when the pointers were made */
+    unsigned mapped;   /* context.remapped when the pointers were made */
+    unsigned refusals; /* of holes, before the command */
 };
 
 static void *in_one_piece(const struct ihsm_regions *regions, uint64_t iova, uint64_t size, bool write) {
@@ -144,7 +145,7 @@ static bool fetch(struct server *server) {
     }
     uint32_t first = head;
     for (uint32_t i = 0; i < count; i++) {
-        memcpy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
+        ihsm_guest_copy(&ring->fetched[i], server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
         IHSM_SEAM_READ(server->sq + (size_t)head * sizeof(struct aes_sqe), sizeof(struct aes_sqe));
         head = head + 1 == ring->sq_entries ? 0 : head + 1;
     }
@@ -164,6 +165,11 @@ static bool fetch(struct server *server) {
     return count > 0;
 }
 
+/* The command has touched holes that may not be filled, so that not all of its data are where they belong. */
+static bool is_torn(const struct server *server) {
+    return atomic_load(&server->context.regions->refusals) != server->refusals;
+}
+
 static bool checkpoint(struct ihsm_fp_context *context) {
     const struct server *server = (const struct server *)context;
     IHSM_SEAM(AES_CHECKPOINT);
@@ -172,7 +178,7 @@ static bool checkpoint(struct ihsm_fp_context *context) {
         ihsm_regions_read_lock(context->regions);
         context->remapped++;
     }
-    return !atomic_load_explicit(&server->ring->stop, memory_order_relaxed);
+    return !atomic_load_explicit(&server->ring->stop, memory_order_relaxed) && !is_torn(server);
 }
 
 static void note_unreachable(struct server *server, uint16_t cid) {
@@ -195,11 +201,19 @@ static void begin(struct server *server, struct ihsm_ring *ring, uint32_t max_st
     map_rings(server);
 }
 
+static void refuse_holes(struct server *server, const struct aes_sqe *sqe, struct aes_cqe *cqe) {
+    cqe->psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT;
+    ihsm_note_beyond_fill(server->ring->engine, server->ring->id, sqe->cmd_id, sqe->dst.addr);
+}
+
 static void execute(struct server *server, const union ihsm_aes_entry *entry, struct aes_cqe *cqe) {
+    server->refusals = atomic_load(&server->context.regions->refusals);
     if (server->context.scratch != NULL)
         ihsm_fp_execute(&server->context, entry, cqe);
     else
         cqe->psf = IHSM_AES_STATUS_RETRIES_EXCEEDED << IHSM_PSF_STATUS_SHIFT; /* no memory */
+    if (!server->context.put_off && is_torn(server))
+        refuse_holes(server, &entry->common, cqe);
 }
 
 /* A fault may hit the command that is about to be carried out. False: it is not. */

@@ -108,6 +108,7 @@ enum ihsm_refusal {
     IHSM_NOT_MAPPED = 0,
     IHSM_WITHOUT_POINTER = 1, /* announced, but the client gave no memory that can be used */
     IHSM_NOT_ALLOWED = 2,     /* mapped for the other direction only */
+    IHSM_BEYOND_FILL = 3,     /* a hole in the client's file, of which the device has filled as many as it may */
 };
 struct ihsm_unreachable {
     uint64_t engine_id;

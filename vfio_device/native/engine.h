@@ -69,6 +69,18 @@ static inline void ihsm_note_unreachable(struct ihsm_engine *engine, uint8_t kin
                           len, kind == IHSM_UNREACHABLE_COMPLETION || kind == IHSM_UNREACHABLE_DESTINATION);
 }
 
+/* A command has touched a hole that may not be filled any more: iova is where its data go; the region lock is held. */
+static inline void ihsm_note_beyond_fill(struct ihsm_engine *engine, uint16_t queue_id, uint16_t cid, uint64_t iova) {
+    ihsm_unreachable_note(engine->unreachable, &engine->host->regions,
+                          (struct ihsm_unreachable){.engine_id = engine->id,
+                                                    .iova = iova,
+                                                    .queue_id = queue_id,
+                                                    .cid = cid,
+                                                    .kind = IHSM_UNREACHABLE_DESTINATION,
+                                                    .reason = IHSM_BEYOND_FILL},
+                          0, true);
+}
+
 /* Around a call that may come when the engine is being closed: closing waits for those inside. */
 static inline void ihsm_engine_enter(struct ihsm_engine *engine) { atomic_fetch_add(&engine->users, 1); }
 static inline void ihsm_engine_leave(struct ihsm_engine *engine) { atomic_fetch_sub(&engine->users, 1); }

@@ -24,6 +24,7 @@
 
 #include "config_space.h"
 #include "descriptors.h"
+#include "holes.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
@@ -48,7 +49,13 @@ struct ihsm_vfu {
     bool bits64[REGIONS];
     struct ihsm_config_space config;
     struct stat file; /* the last that a client gave as memory */
-    bool triggering;  /* the library complains of vectors without an eventfd; we count them instead */
+    struct {          /* what the region that is being made is of; -1: of no file */
+        int fd;
+        int64_t offset, reserved;
+    } made;
+    struct ihsm_vfu_limits limits;
+    _Atomic uint64_t regions, mapped_bytes;
+    bool triggering; /* the library complains of vectors without an eventfd; we count them instead */
 };
 
 static struct ihsm_vfu *of(vfu_ctx_t *context) { return vfu_get_private(context); }
@@ -120,6 +127,16 @@ ACCESS(4)
 ACCESS(5)
 static vfu_region_access_cb_t *const bar_access[] = {access_0, access_1, access_2, access_3, access_4, access_5};
 
+/* The next client may have what this one has had. */
+static void forget_fills(struct ihsm_vfu *vfu) {
+    struct ihsm_regions *regions = &vfu->host.regions;
+    ihsm_regions_write_lock(regions);
+    ihsm_fills_begin(&regions->fills, (int64_t)vfu->limits.filled_bytes);
+    atomic_store(&regions->scratch_left, (int64_t)vfu->limits.scratch_bytes);
+    regions->scratch_bytes = (int64_t)vfu->limits.scratch_bytes;
+    ihsm_regions_write_unlock(regions);
+}
+
 static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     struct ihsm_vfu *vfu = of(context);
     ihsm_trace_reset(&vfu->host.trace, (int)type);
@@ -127,6 +144,8 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     ihsm_config_space_reset(&vfu->config);
     vfu->host.msix.function_mask = false;
     bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
+    if (type == VFU_RESET_LOST_CONN)
+        forget_fills(vfu);
     if (type == VFU_RESET_LOST_CONN && vfu->engine != NULL && ihsm_engine_renew_page(vfu->engine) != 0)
         ihsm_py_log(vfu->handle, LOG_WARNING, "no new doorbell page: the next client shares that of the last");
     if (done)
@@ -157,9 +176,29 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
     return (ssize_t)count;
 }
 
+static struct ihsm_file *take_file(struct ihsm_vfu *vfu) {
+    struct ihsm_regions *regions = &vfu->host.regions;
+    if (vfu->made.fd < 0)
+        return NULL;
+    ihsm_regions_write_lock(regions);
+    struct ihsm_file *file = ihsm_fills_take(&regions->fills, vfu->made.fd, vfu->made.reserved);
+    ihsm_regions_write_unlock(regions);
+    vfu->made.fd = -1; /* the library closes it */
+    return file;
+}
+
+static void leave_file(struct ihsm_vfu *vfu, struct ihsm_file *file) {
+    struct ihsm_regions *regions = &vfu->host.regions;
+    ihsm_regions_write_lock(regions);
+    ihsm_fills_leave(&regions->fills, file);
+    ihsm_regions_write_unlock(regions);
+}
+
 static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
+    bool watched = info->vaddr != NULL && ihsm_holes_watch(info->mapping.iov_base, info->mapping.iov_len);
+    struct ihsm_file *file = take_file(vfu);
     int error =
         ihsm_host_map(&vfu->host, &(struct ihsm_region){
                                       .iova = iova,
@@ -168,17 +207,27 @@ static void on_map(vfu_ctx_t *context, vfu_dma_info_t *info) {
                                       .readable = info->prot & PROT_READ,
                                       .writable = info->prot & PROT_WRITE,
                                       .mapping = {info->mapping.iov_base, info->mapping.iov_len, info->page_size},
+                                      .file = file,
+                                      .offset = vfu->made.offset & ~((int64_t)info->page_size - 1),
+                                      .watched = watched,
                                   });
-    if (error == 0)
-        ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev,
-                    vfu->file.st_ino);
+    if (error != 0) {
+        leave_file(vfu, file);
+        return;
+    }
+    vfu->regions++;
+    vfu->mapped_bytes += info->mapping.iov_len;
+    ihsm_py_dma(vfu->handle, true, iova, info->iova.iov_len, info->vaddr != NULL, vfu->file.st_dev, vfu->file.st_ino);
 }
 
 static void on_unmap(vfu_ctx_t *context, vfu_dma_info_t *info) {
     struct ihsm_vfu *vfu = of(context);
     uint64_t iova = (uint64_t)(uintptr_t)info->iova.iov_base;
-    if (ihsm_host_unmap(&vfu->host, iova, info->iova.iov_len) == 0)
-        ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
+    if (ihsm_host_unmap(&vfu->host, iova, info->iova.iov_len) != 0)
+        return;
+    vfu->regions--;
+    vfu->mapped_bytes -= info->mapping.iov_len;
+    ihsm_py_dma(vfu->handle, false, iova, info->iova.iov_len, info->vaddr != NULL, 0, 0);
 }
 
 #ifdef VFU_DESCRIPTOR_CALLBACKS
@@ -189,6 +238,52 @@ static bool is_memory(vfu_ctx_t *context, int fd, uint64_t iova, uint64_t size) 
     (void)!statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status); /* what is known already: nobody is asked */
     ihsm_py_refused_memory(of(context)->handle, iova, size, fd, status.stx_dev_major, status.stx_dev_minor);
     return false;
+}
+
+static int at_limit(struct ihsm_vfu *vfu, enum ihsm_vfu_limit limit) {
+    ihsm_py_at_limit(vfu->handle, limit);
+    return -1;
+}
+
+/* Holes in a file that the device may not write to cannot be watched: all that there may be count as filled. */
+static int64_t unwatched(int fd, uint64_t size) {
+    const int sealed = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+    struct stat status;
+    if (ihsm_holes_init() != 0 || fstat(fd, &status) != 0)
+        return 0;
+    int seals = fcntl(fd, F_GET_SEALS); /* -1: there are none in this file system */
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY && (seals < 0 || (seals & sealed) == 0))
+        return 0;
+    int64_t holes = status.st_size - (int64_t)status.st_blocks * 512;
+    if (holes < 0)
+        holes = 0;
+    return (uint64_t)holes < size ? holes : (int64_t)size;
+}
+
+static bool may_fill(struct ihsm_vfu *vfu, int64_t bytes) {
+    struct ihsm_regions *regions = &vfu->host.regions;
+    ihsm_regions_read_lock(regions);
+    bool may = ihsm_fills_may(&regions->fills, bytes);
+    ihsm_regions_unlock(regions);
+    return may;
+}
+
+static int admit(vfu_ctx_t *context, int fd, uint64_t offset, uint64_t size) {
+    struct ihsm_vfu *vfu = of(context);
+    vfu->made.fd = -1;
+    if (vfu->regions >= vfu->limits.regions)
+        return at_limit(vfu, IHSM_LIMIT_REGIONS);
+    if (fd == -1)
+        return 0;
+    if (size > vfu->limits.mapped_bytes || vfu->mapped_bytes > vfu->limits.mapped_bytes - size)
+        return at_limit(vfu, IHSM_LIMIT_MAPPED_BYTES);
+    int64_t reserved = unwatched(fd, size);
+    if (reserved > 0 && !may_fill(vfu, reserved))
+        return at_limit(vfu, IHSM_LIMIT_UNWATCHED_BYTES);
+    vfu->made.fd = fd;
+    vfu->made.offset = (int64_t)offset;
+    vfu->made.reserved = reserved;
+    return 0;
 }
 
 static bool is_event(vfu_ctx_t *context, int fd) {
@@ -207,7 +302,7 @@ static void discard(vfu_ctx_t *context, int fd) {
     ihsm_discard(fd);
 }
 
-static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, is_event, notify, discard};
+static const vfu_descriptor_callbacks_t descriptor_callbacks = {is_memory, admit, is_event, notify, discard};
 #endif
 
 static bool raise_vector(struct ihsm_host *host, unsigned vector) {
@@ -223,7 +318,24 @@ static void restore_config(struct ihsm_host *host) {
     host->msix.function_mask = false;
 }
 
-int ihsm_vfu_prepare(void) { return ihsm_descriptors_init(); }
+int ihsm_vfu_prepare(void) {
+    (void)ihsm_holes_init(); /* the device works without */
+    return ihsm_descriptors_init();
+}
+
+int ihsm_vfu_watches_holes(void) { return ihsm_holes_init(); }
+
+void ihsm_vfu_set_limits(struct ihsm_vfu *vfu, const struct ihsm_vfu_limits *limits) {
+    vfu->limits = *limits;
+    forget_fills(vfu);
+}
+
+void ihsm_vfu_usage(struct ihsm_vfu *vfu, struct ihsm_vfu_usage *usage) {
+    /* No lock: whoever holds it may wait for its client. */
+    *usage = (struct ihsm_vfu_usage){.regions = vfu->regions,
+                                     .mapped_bytes = vfu->mapped_bytes,
+                                     .filled_bytes = (uint64_t)ihsm_fills_total(&vfu->host.regions.fills)};
+}
 
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **out) {
     struct ihsm_vfu *vfu = calloc(1, sizeof *vfu);
@@ -237,6 +349,8 @@ int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_v
     }
     vfu->host.restore_config = restore_config;
     vfu->handle = handle;
+    vfu->made.fd = -1;
+    vfu->limits = (struct ihsm_vfu_limits){INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
     vfu->context = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, vfu, VFU_DEV_TYPE_PCI);
     if (vfu->context == NULL || vfu_setup_log(vfu->context, on_log, log_level) < 0 ||
         vfu_pci_init(vfu->context, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) < 0 ||

@@ -181,9 +181,13 @@ static int complete(struct ihsm_engine *engine, unsigned queue_id, uint32_t gene
     pthread_mutex_lock(&ring->lock);
     if (ring->sq_live && ring->generation == generation) {
         ihsm_regions_read_lock(regions);
+        unsigned refusals = atomic_load(&regions->refusals);
         if (!write_data(ring, &data, cqe, sqe, request)) {
             outcome = IHSM_DATA_FAILED;
             ihsm_note_unreachable(engine, IHSM_UNREACHABLE_DESTINATION, ring->id, data.cid, data.iova, data.len);
+        } else if (atomic_load(&regions->refusals) != refusals) {
+            outcome = IHSM_DATA_FAILED;
+            ihsm_note_beyond_fill(engine, ring->id, data.cid, data.iova);
         } else if (post(ring, cqe, sqe, request)) {
             outcome = IHSM_POSTED;
         }

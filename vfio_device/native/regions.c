@@ -17,6 +17,8 @@ int ihsm_regions_init(struct ihsm_regions *regions) {
     /* Readers come from workers in a tight loop: without this a mapping callback could wait for ever. */
     pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     int error = pthread_rwlock_init(&regions->lock, &attributes);
+    ihsm_fills_init(&regions->fills);
+    regions->scratch_left = regions->scratch_bytes = INT64_MAX;
     pthread_rwlockattr_destroy(&attributes);
     return -error;
 }
@@ -24,16 +26,6 @@ int ihsm_regions_init(struct ihsm_regions *regions) {
 void ihsm_regions_destroy(struct ihsm_regions *regions) {
     free(regions->table);
     pthread_rwlock_destroy(&regions->lock);
-}
-
-static void write_lock(struct ihsm_regions *regions) {
-    atomic_fetch_add(&regions->writers, 1);
-    pthread_rwlock_wrlock(&regions->lock);
-}
-
-static void write_unlock(struct ihsm_regions *regions) {
-    pthread_rwlock_unlock(&regions->lock);
-    atomic_fetch_sub(&regions->writers, 1);
 }
 
 /* Index of the first region that ends at or behind iova; count if there is none. */
@@ -53,7 +45,7 @@ int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *reg
     if (region->last < region->iova)
         return -EINVAL;
     int result = 0;
-    write_lock(regions);
+    ihsm_regions_write_lock(regions);
     size_t at = lower_bound(regions, region->iova);
     if (at < regions->count && regions->table[at].iova <= region->last) {
         result = -EEXIST;
@@ -74,7 +66,7 @@ int ihsm_regions_add(struct ihsm_regions *regions, const struct ihsm_region *reg
         regions->without_pointer += region->vaddr == NULL;
     }
 out:
-    write_unlock(regions);
+    ihsm_regions_write_unlock(regions);
     return result;
 }
 
@@ -82,15 +74,16 @@ int ihsm_regions_remove(struct ihsm_regions *regions, uint64_t iova, uint64_t si
     if (size == 0 || iova + (size - 1) < iova)
         return -EINVAL;
     int result = -ENOENT;
-    write_lock(regions);
+    ihsm_regions_write_lock(regions);
     size_t at = lower_bound(regions, iova);
     if (at < regions->count && regions->table[at].iova == iova && regions->table[at].last == iova + (size - 1)) {
         regions->without_pointer -= regions->table[at].vaddr == NULL;
+        ihsm_fills_leave(&regions->fills, regions->table[at].file);
         regions->count--;
         memmove(&regions->table[at], &regions->table[at + 1], (regions->count - at) * sizeof *regions->table);
         result = 0;
     }
-    write_unlock(regions);
+    ihsm_regions_write_unlock(regions);
     return result;
 }
 
@@ -121,7 +114,7 @@ bool ihsm_regions_read(const struct ihsm_regions *regions, uint64_t iova, void *
         const void *from = ihsm_regions_translate(regions, &hint, iova + done, len - done, false, &piece);
         if (from == NULL)
             return false;
-        memcpy((uint8_t *)to + done, from, piece);
+        ihsm_guest_copy((uint8_t *)to + done, from, piece);
         IHSM_SEAM_READ(from, piece);
         done += piece;
     }
@@ -135,7 +128,7 @@ bool ihsm_regions_write(const struct ihsm_regions *regions, uint64_t iova, const
         void *to = ihsm_regions_translate(regions, &hint, iova + done, len - done, true, &piece);
         if (to == NULL)
             return false;
-        memcpy(to, (const uint8_t *)from + done, piece);
+        ihsm_guest_copy(to, (const uint8_t *)from + done, piece);
         done += piece;
     }
     return true;

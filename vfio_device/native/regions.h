@@ -7,6 +7,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+#include "fills.h"
+
+/*
+ * Copy to or from guest memory. What is in there is the guest's affair, whose commands may name the same memory: for
+ * ThreadSanitizer this is a function of its own, so that such a race can be told from ours.
+ */
+#ifdef __SANITIZE_THREAD__
+__attribute__((noinline, unused)) static void ihsm_guest_copy(void *to, const void *from, size_t len) {
+#else
+static inline void ihsm_guest_copy(void *to, const void *from, size_t len) {
+#endif
+    memcpy(to, from, len);
+}
 
 /* The memory of this process that a region lies in, whole pages of its file. */
 struct ihsm_mapping {
@@ -22,6 +37,12 @@ struct ihsm_region {
     bool readable;
     bool writable;
     struct ihsm_mapping mapping; /* of a client's file, else zeros */
+    struct ihsm_file *file;      /* which that is; NULL: not known */
+    int64_t offset;              /* of the mapping in it */
+    bool watched;                /* touching a hole is told to sigbus.c */
+    _Atomic bool replaced;       /* all of it is scratch memory */
+    /* Addresses between which there are pages in the place of holes that may not be filled; 0: there are none. */
+    _Atomic uintptr_t torn_from, torn_to;
 };
 
 struct ihsm_regions {
@@ -31,6 +52,12 @@ struct ihsm_regions {
     size_t count;
     size_t capacity;
     size_t without_pointer;
+    struct ihsm_fills fills;
+    _Atomic int64_t scratch_left; /* bytes of scratch memory until it is emptied */
+    int64_t scratch_bytes;
+    /* Holes that have been touched and may not be filled; whether there are pages in their place. */
+    atomic_uint refusals;
+    atomic_bool torn;
 };
 
 int ihsm_regions_init(struct ihsm_regions *regions);
@@ -74,8 +101,14 @@ uint8_t ihsm_regions_refusal(const struct ihsm_regions *regions, uint64_t *iova,
 uint64_t ihsm_regions_hole(const struct ihsm_regions *regions);
 
 /* -- sigbus.c */
-/* Around every access to guest memory; never nested. */
+/*
+ * Around every access to guest memory; never nested. If `refusals` has changed between the two, a hole was touched that
+ * may not be filled, maybe by another thread: what was written there is lost, what was read there is zeros.
+ */
 void ihsm_regions_read_lock(struct ihsm_regions *regions);
 void ihsm_regions_unlock(struct ihsm_regions *regions);
+/* Around every change of the regions, and of what they are of. */
+void ihsm_regions_write_lock(struct ihsm_regions *regions);
+void ihsm_regions_write_unlock(struct ihsm_regions *regions);
 /* From now on guest memory whose file is cut reads as zeros instead of ending the process. */
 void ihsm_guard_guest_memory(void);

@@ -26,7 +26,8 @@ void ihsm_unreachable_close(struct ihsm_unreachable_list *list) {
 
 void ihsm_unreachable_note(struct ihsm_unreachable_list *list, const struct ihsm_regions *regions,
                            struct ihsm_unreachable what, uint64_t len, bool write) {
-    what.reason = ihsm_regions_refusal(regions, &what.iova, len, write);
+    if (len > 0)
+        what.reason = ihsm_regions_refusal(regions, &what.iova, len, write);
     what.count = 1;
     pthread_mutex_lock(&list->lock);
     for (unsigned i = 0; i < list->count; i++) {

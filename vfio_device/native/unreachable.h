@@ -30,8 +30,8 @@ void ihsm_unreachable_destroy(struct ihsm_unreachable_list *list);
 void ihsm_unreachable_close(struct ihsm_unreachable_list *list);
 
 /*
- * Note that len bytes at what.iova could not be accessed; the region lock is held. Address and reason are filled in,
- * and one that waits already is counted instead.
+ * Note that len bytes at what.iova could not be accessed; the region lock is held. Address and reason are filled in
+ * (len 0: they are there), and one that waits already is counted instead.
  */
 void ihsm_unreachable_note(struct ihsm_unreachable_list *list, const struct ihsm_regions *regions,
                            struct ihsm_unreachable what, uint64_t len, bool write);

@@ -14,8 +14,20 @@ enum ihsm_vfu_event {
 };
 enum ihsm_vfu_access { IHSM_VFU_NO_ACCESS = 0, IHSM_VFU_PYTHON = 1, IHSM_VFU_DOORBELLS = 2, IHSM_VFU_MSIX = 3 };
 
+/* What one client may have: ihsm_device.limits says why. */
+struct ihsm_vfu_limits {
+    uint64_t regions, mapped_bytes, filled_bytes, scratch_bytes;
+};
+enum ihsm_vfu_limit { IHSM_LIMIT_REGIONS = 0, IHSM_LIMIT_MAPPED_BYTES = 1, IHSM_LIMIT_UNWATCHED_BYTES = 2 };
+/* What it has. */
+struct ihsm_vfu_usage {
+    uint64_t regions, mapped_bytes, filled_bytes;
+};
+
 /* Before the first context, once or more often. */
 int ihsm_vfu_prepare(void);
+/* Whether holes in clients' files can be watched; 0 or a negative errno. */
+int ihsm_vfu_watches_holes(void);
 int ihsm_vfu_new(const char *path, uint64_t handle, int log_level, struct ihsm_vfu **vfu);
 void ihsm_vfu_free(struct ihsm_vfu *vfu);
 int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, unsigned subsystem_vendor,
@@ -35,5 +47,8 @@ int ihsm_vfu_run(struct ihsm_vfu *vfu, int stop_fd, int timeout_ms);
 int ihsm_vfu_trigger(struct ihsm_vfu *vfu, unsigned vector);
 int ihsm_vfu_dma_read(struct ihsm_vfu *vfu, uint64_t iova, uint8_t *to, size_t len);
 int ihsm_vfu_dma_write(struct ihsm_vfu *vfu, uint64_t iova, const uint8_t *from, size_t len);
+/* Before the first client. */
+void ihsm_vfu_set_limits(struct ihsm_vfu *vfu, const struct ihsm_vfu_limits *limits);
+void ihsm_vfu_usage(struct ihsm_vfu *vfu, struct ihsm_vfu_usage *usage);
 struct ihsm_host *ihsm_vfu_host(struct ihsm_vfu *vfu);
 void ihsm_vfu_set_engine(struct ihsm_vfu *vfu, struct ihsm_engine *engine);

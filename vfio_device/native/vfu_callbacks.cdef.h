@@ -9,4 +9,6 @@ void ihsm_py_dma(uint64_t handle, bool mapped, uint64_t iova, uint64_t size, boo
 /* A file that is not mapped; device_major and device_minor are its file system's number. */
 void ihsm_py_refused_memory(uint64_t handle, uint64_t iova, uint64_t size, int fd, unsigned device_major,
                             unsigned device_minor);
+/* A region that is refused because of a limit (enum ihsm_vfu_limit). */
+void ihsm_py_at_limit(uint64_t handle, int limit);
 void ihsm_py_log(uint64_t handle, int level, const char *message);

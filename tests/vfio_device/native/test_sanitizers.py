@@ -4,39 +4,23 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from support.native_builds import ROOT, native_build, run_with_native
+from support.native_builds import ROOT, SANITIZERS, run_with_native, sanitized_build
 
 SUPPORT: Final = ROOT / "tests" / "support"
-RUNTIMES: Final = {"address,undefined": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
 ROUNDS: Final = 1000
-OPTIONS: Final = {
-    # Python frees little of what it allocated once; leaks are looked for elsewhere.
-    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
-    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",
-    "TSAN_OPTIONS": f"suppressions={Path(__file__).with_name('tsan.supp')}:history_size=7:exitcode=99",
-}
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+@pytest.fixture(scope="module", params=SANITIZERS)
 def sanitized(request: pytest.FixtureRequest) -> tuple[Path, dict[str, str]]:
     """Path of the device's module in a build with a sanitizer, and the environment to run it in."""
-    module = native_build(
-        f"sanitize-{request.param.split(',')[0]}",
-        f"-Db_sanitize={request.param}", "-Db_lundef=false", "-Dbuildtype=debugoptimized",
-    )  # fmt: skip
-    runtimes = [
-        subprocess.run(["cc", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
-        for name in RUNTIMES[request.param]
-    ]
-    return module, OPTIONS | {"LD_PRELOAD": " ".join(runtimes)}
+    return sanitized_build(request.param)
 
 
 def run(sanitized: tuple[Path, dict[str, str]], *arguments: str) -> None:

@@ -21,6 +21,7 @@ from support.waiting import HANG_S
     [
         ("landlock", "landlock", None, "files: the device may open what its user may"),
         ("filters", "system_calls", "all", "system calls: the device may make all of them"),
+        ("page-faults", "system_calls", "filtered", "memory: holes of clients' files may be filled without limit"),
     ],
 )
 def test_what_is_missing_is_said(

@@ -68,7 +68,7 @@ class Confinement:
         try:
             self._landlock = landlock.restrict(rules)
         except OSError as error:
-            self._is_weaker(f"files: the device may open what its user may ({error.strerror}: no Landlock)")
+            self.is_weaker(f"files: the device may open what its user may ({error.strerror}: no Landlock)")
 
     def _leave_root(self, state: Path | None, folders: Sequence[Path], name: str | None) -> None:
         privileges.lock_as_much_as_wanted()
@@ -101,9 +101,10 @@ class Confinement:
             system_calls.restrict()
             self._filtered = True
         except OSError as error:
-            self._is_weaker(f"system calls: the device may make all of them ({error.strerror})")
+            self.is_weaker(f"system calls: the device may make all of them ({error.strerror})")
 
-    def _is_weaker(self, why: str) -> None:
+    def is_weaker(self, why: str) -> None:
+        """Something cannot be had here: the log and the status say it."""
         _log.warning("sandbox: %s", why)
         self._weaker.append(why)
 

@@ -91,7 +91,7 @@ bool ihsm_fp_map(struct ihsm_fp_command *c, bool lengths_first) {
     struct ihsm_list_result fault =
         ihsm_list_walk(regions, &sqe->src, is_sgl, false, sqe->src_len, s->page, &s->src, &c->meter);
     struct ihsm_list_result dst = {.rank = IHSM_LIST_GOOD};
-    s->dst.count = 0;
+    ihsm_pieces_clear(&s->dst);
     if (sqe->dst_len > 0 && fault.rank != IHSM_LIST_LEFT)
         dst = ihsm_list_walk(regions, &sqe->dst, is_sgl, true, sqe->dst_len, s->page, &s->dst, &c->meter);
     c->context->steps += c->meter.steps;

@@ -23,6 +23,18 @@ static struct ihsm_piece *reserve_pieces(void) {
     return pieces == MAP_FAILED ? NULL : pieces;
 }
 
+/* Bytes that a list may keep from one command to the next; lists that take more are of data that take far longer. */
+#define KEPT_BYTES (UINT64_C(1) << 20)
+
+static void give_back(struct ihsm_pieces *pieces) {
+    ihsm_pieces_clear(pieces);
+    size_t touched = pieces->most * sizeof *pieces->piece;
+    if (touched > KEPT_BYTES) {
+        madvise((uint8_t *)pieces->piece + KEPT_BYTES, touched - KEPT_BYTES, MADV_DONTNEED);
+        pieces->most = 0;
+    }
+}
+
 static void scratch_free(void *pointer) {
     struct ihsm_fp_scratch *scratch = pointer;
     struct ihsm_pieces *lists[] = {&scratch->src, &scratch->dst};
@@ -102,8 +114,11 @@ static bool same_key(struct ihsm_fp_context *context) {
 }
 
 void ihsm_fp_end(struct ihsm_fp_context *context) {
-    if (context->scratch)
+    if (context->scratch) {
         unload(context->scratch);
+        give_back(&context->scratch->src);
+        give_back(&context->scratch->dst);
+    }
     let_go(&context->held[0]);
     let_go(&context->held[1]);
 }

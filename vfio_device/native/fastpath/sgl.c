@@ -171,7 +171,7 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
                                        struct ihsm_pieces *pieces, struct ihsm_list_meter *meter) {
     struct walk w = {
         .regions = regions, .pieces = pieces, .meter = meter, .length = length, .destination = destination};
-    pieces->count = 0;
+    ihsm_pieces_clear(pieces);
     uint16_t fetch, structure;
     if (is_sgl) {
         walk_sgl(&w, *pointer, page);
@@ -201,7 +201,7 @@ struct ihsm_list_result ihsm_list_walk(const struct ihsm_regions *regions, const
 void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
-        memcpy(to, ihsm_cursor_at(cursor), n);
+        ihsm_guest_copy(to, ihsm_cursor_at(cursor), n);
         IHSM_SEAM_READ(ihsm_cursor_at(cursor), n);
         ihsm_cursor_advance(cursor, n);
         to += n;
@@ -212,7 +212,7 @@ void ihsm_cursor_gather(struct ihsm_cursor *cursor, uint8_t *to, size_t len) {
 void ihsm_cursor_scatter(struct ihsm_cursor *cursor, const uint8_t *from, size_t len) {
     while (len > 0) {
         uint64_t n = ihsm_cursor_left(cursor) < len ? ihsm_cursor_left(cursor) : len;
-        memcpy(ihsm_cursor_at(cursor), from, n);
+        ihsm_guest_copy(ihsm_cursor_at(cursor), from, n);
         ihsm_cursor_advance(cursor, n);
         from += n;
         len -= n;

@@ -25,8 +25,15 @@ struct ihsm_piece {
 struct ihsm_pieces {
     struct ihsm_piece *piece; /* room for IHSM_LIST_BLOCKS */
     uint32_t count;
-    size_t hint; /* region found last, which most lists of a client share */
+    uint32_t most; /* that there have been since the memory behind was given back */
+    size_t hint;   /* region found last, which most lists of a client share */
 };
+
+static inline void ihsm_pieces_clear(struct ihsm_pieces *pieces) {
+    if (pieces->count > pieces->most)
+        pieces->most = pieces->count;
+    pieces->count = 0;
+}
 
 /*
  * What walking lists costs: blocks, segments and pieces of memory, of which a few bytes of payload may have a million.
@@ -102,7 +109,7 @@ static inline void ihsm_cursor_read(struct ihsm_cursor *cursor, uint8_t *to, siz
         ihsm_cursor_gather(cursor, to, len);
         return;
     }
-    memcpy(to, ihsm_cursor_at(cursor), len);
+    ihsm_guest_copy(to, ihsm_cursor_at(cursor), len);
     ihsm_cursor_advance(cursor, len);
 }
 
@@ -111,7 +118,7 @@ static inline void ihsm_cursor_write(struct ihsm_cursor *cursor, const uint8_t *
         ihsm_cursor_scatter(cursor, from, len);
         return;
     }
-    memcpy(ihsm_cursor_at(cursor), from, len);
+    ihsm_guest_copy(ihsm_cursor_at(cursor), from, len);
     ihsm_cursor_advance(cursor, len);
 }
 
