@@ -102,25 +102,38 @@ class ClientLife(Commanded):
             "keks": self.keks,
         }
 
-    def make(self, sizes: str) -> dict[str, Any]:
-        """Keys of every kind, of the sizes of RSA that are named (2048,3072), each used by all that it is for."""
+    def make(self, *sizes: str) -> dict[str, Any]:
+        """Keys of every kind, of these sizes of RSA, each used by all that it is for."""
         session = self.session
         for name, bits in (("aes-128", 128), ("aes-192", 192), ("aes-256", 256)):
             self._add(name, session.generate_aes_key(AesKeySize[f"Aes{bits}"], self._request(CBC, name)))
-        for kind in BULK:
-            for number in range(2 if "Xts" in kind else 1):
-                name = f"{kind}-{number}"
-                self._add(name, session.generate_aes_key(AesKeySize[kind], self._request(CBC, name)))
+        self.make_bulk()
         for curve in CURVES:
             self._curve(curve)
         self._derived()
-        self._imported([int(size) for size in sizes.split(",")])
+        self._imported([int(size) for size in sizes])
         self._add(
             "session-aes", self.session.generate_aes_key(AesKeySize.Aes256, KeyRequest(CBC, session=True))
         )
         self._add("session-ec", session.generate_ecc_key(EccCurve.P256, KeyRequest(SIGN, session=True)))
         self.use()
         return self.tell()
+
+    def make_bulk(self) -> dict[str, Any]:
+        """Keys for the AES queues alone."""
+        for kind in BULK:
+            for number in range(2 if "Xts" in kind else 1):
+                name = f"{kind}-{number}"
+                self._add(name, self.session.generate_aes_key(AesKeySize[kind], self._request(CBC, name)))
+        return {}
+
+    def seal(self, size: str, aad: str) -> dict[str, Any]:
+        """AES-GCM of one text, there and back."""
+        queue, ids = self.controller.aes_queues[0], self.session.fast_path
+        number, more = self.keys[f"{BULK[0]}-0"].bulk_key_id, bytes(int(aad))
+        sealed = queue.gcm_encrypt(ids, number, bytes(int(size)), aad=more, timeout_s=HANG_S)
+        queue.gcm_decrypt(ids, number, sealed.ciphertext, sealed.tag, sealed.iv, aad=more, timeout_s=HANG_S)
+        return {}
 
     def _request(self, usage: KeyUsage, label: str) -> KeyRequest:
         return KeyRequest(usage, label=label.encode())

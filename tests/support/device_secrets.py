@@ -41,6 +41,8 @@ _HMAC_HASHES: Final = {
 }  # fmt: skip
 _AES: Final = (KeyType.Aes128, KeyType.Aes192, KeyType.Aes256)
 _BULK: Final = (KeyType.AesXtsBulk256, KeyType.AesGcmBulk256, KeyType.AesGcmBulk256Unapproved)
+_MASKS: Final = 64
+"""Of the data unit of tweak 0, which the client uses."""
 _EXPONENT: Final = 65537
 _LONGEST_OTHER: Final = 100
 """Bytes of what a client has that is no RSA key."""
@@ -132,7 +134,8 @@ class DeviceSecrets:
                     self._masking_key(f"key:smk-{number}", opened)
                     self._masking.append(opened)
                 case DdiOp.GetUnwrappingKey:
-                    self.partition.update(self.learn_key("unwrapping", exchange.response.masked_key))
+                    # Kept across resets.
+                    self.device.update(self.learn_key("unwrapping", exchange.response.masked_key))
 
     def _is_rsa(self, name: str, value: bytes) -> bool:
         """Whether it is an RSA key, whose public half is no secret."""
@@ -175,7 +178,9 @@ class DeviceSecrets:
             self.add(f"passing:{name}-schedule", *_beyond_key(value), *key_forms.decryption_keys(value))
         elif kind in _BULK:
             lasting.append(self.add(f"schedule:{name}", *_beyond_key(value), *key_forms.decryption_keys(value)))
-            if kind != KeyType.AesXtsBulk256:
+            if kind == KeyType.AesXtsBulk256:
+                self.add(f"passing:{name}-masks", *key_forms.xts_masks(value, bytes(16), _MASKS))
+            else:
                 lasting.append(self.add(f"ghash:{name}", *key_forms.ghash_keys(value)))
         elif kind in _HMAC_HASHES:
             self.add(f"passing:{name}-states", *key_forms.hmac_states(value, _HMAC_HASHES[kind]))

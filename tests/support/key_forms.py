@@ -138,6 +138,18 @@ def _by_x(value: int) -> int:
     return (value << 1 & _MASK_128) ^ (0xC2000000000000000000000000000001 if carry else 0)
 
 
+# -- XTS (IEEE 1619) ---------------------------------------------------------------------------------------------------
+
+
+def xts_masks(tweak_key: bytes, tweak: bytes, count: int) -> list[bytes]:
+    """What the first blocks of a data unit are masked with."""
+    mask, found = int.from_bytes(encrypt_block(tweak_key, tweak), "little"), []
+    for _ in range(count):
+        found.append(mask.to_bytes(16, "little"))
+        mask = mask << 1 & _MASK_128 ^ (0x87 if mask >> 127 else 0)
+    return found
+
+
 # -- HMAC (FIPS 198-1, 180-4) ------------------------------------------------------------------------------------------
 
 

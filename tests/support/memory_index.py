@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ _LIMBS: Final = ((30, 4), (29, 8), (52, 8))
 """Bits and bytes: numbers as Python keeps them, and as the crypto library has RSA primes for AVX2 and for AVX-512."""
 
 Words = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
 
 
 class Place(Enum):
@@ -85,24 +86,19 @@ class Index:
     def __init__(self, secrets: Mapping[str, Iterable[bytes]]) -> None:
         """Secrets by name; all forms of all values of a name stand for it."""
         self._names: list[str] = []
-        words, owners, at = [], [], []
         self._forms: list[bytes] = []
+        is_thin: list[bool] = []
         for name, values in secrets.items():
             for value in set(values):
-                plain = plain_forms(value)
-                for number, form in enumerate(plain + thin_forms(value)):
-                    found, offsets = _needles(form)
-                    words.append(found)
-                    at.append(offsets)
-                    is_thin = number >= len(plain)
-                    owners.append(np.full(len(found), -len(self._forms) - 1 if is_thin else len(self._forms)))
-                    self._forms.append(form)
-                    self._names.append(name)
-        every = np.concatenate(words)
-        order = np.argsort(every, kind="stable")
-        self._words: Words = every[order]
-        self._owners = np.concatenate(owners)[order]
-        self._offsets = np.concatenate(at)[order]
+                plain, thin = plain_forms(value), thin_forms(value)
+                self._forms += plain + thin
+                self._names += [name] * len(plain + thin)
+                is_thin += [False] * len(plain) + [True] * len(thin)
+        self._is_thin = np.array(is_thin)
+        words, owners, offsets = _needles(self._forms)
+        order = np.argsort(words, kind="stable")
+        self._words: Words = words[order]
+        self._owners, self._offsets = owners[order], offsets[order]
         self._filter = np.zeros(1 << _FILTER_BITS, bool)
         self._filter[_hashed(self._words)] = True
 
@@ -122,8 +118,8 @@ class Index:
         word = self._words[at]
         while at < len(self._words) and self._words[at] == word:
             owner, offset = int(self._owners[at]), int(self._offsets[at])
-            if owner >= 0 or self._goes_on(data, position, -owner - 1, offset):
-                yield self._names[owner if owner >= 0 else -owner - 1], position
+            if not self._is_thin[owner] or self._goes_on(data, position, owner, offset):
+                yield self._names[owner], position
             at += 1
 
     def _goes_on(self, data: bytes | bytearray | memoryview, position: int, form: int, offset: int) -> bool:
@@ -196,14 +192,19 @@ def mappings(pid: int) -> list[MemoryMapping]:
 _UNREADABLE: Final = ("[vvar]", "[vvar_vclock]", "[vsyscall]", "[vdso]")
 
 
-def _needles(form: bytes) -> tuple[Words, npt.NDArray[Any]]:
-    """The windows of a form that are needles, as words, and where they begin."""
-    if len(form) < WORD:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(form, np.uint8), WORD)
+def _needles(forms: list[bytes]) -> tuple[Words, Numbers, Numbers]:
+    """The windows that are needles, as words; whose they are, and where they begin."""
+    text = np.frombuffer(b"".join(forms), np.uint8)
+    sizes = np.array([len(form) for form in forms])
+    owners = np.repeat(np.arange(len(forms)), sizes)
+    offsets = np.arange(len(text)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    windows = np.lib.stride_tricks.sliding_window_view(text, WORD)
+    starts = np.flatnonzero(owners[: len(windows)] == owners[WORD - 1 :])
+    windows = windows[starts]
     different = 1 + np.count_nonzero(np.diff(np.sort(windows, axis=1), axis=1), axis=1)
-    (offsets,) = np.nonzero(different >= _FEWEST_DIFFERENT)
-    return np.ascontiguousarray(windows[offsets]).view(np.uint64).reshape(-1), offsets
+    kept = different >= _FEWEST_DIFFERENT
+    starts = starts[kept]
+    return np.ascontiguousarray(windows[kept]).view(np.uint64).reshape(-1), owners[starts], offsets[starts]
 
 
 def _hashed(words: Words) -> Words:

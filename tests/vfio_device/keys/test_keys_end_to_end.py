@@ -4,13 +4,14 @@
 
 The server is the real one, confined; the client is a process of its own. Every secret is computed from the state
 directory and from what the client knows, in every form that gives a key away, and searched for by root in the memory of
-both, in a core of the server, in files, log, trace and on the control socket.
+both, in a core of the server, in files, log and trace, and in what the control socket answers.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,79 +19,224 @@ from typing import Any, Final
 
 import pytest
 
+from ihsm.bus import VfioUserFunction
 from support.commanded import Commander
 from support.device_secrets import DeviceSecrets
 from support.memory_index import Index, Place, mappings, names
-from support.process import ServeProcess, serve
+from support.process import SERVE, ServeProcess, serve
+from support.waiting import HANG_S
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a process that may not be dumped")
-PLANTED: Final = "key:planted"
-"""The client has the device keep this key as a label too."""
+PLANTED: Final = {"key:planted", "told:planted"}
+"""The client has the device keep this key as a label too, which lies where labels lie."""
+CLIENT_HAS: Final = ("told:", "key:planted", "key:brought-", "passing:kek", "passing:channel", "passing:shared")
+"""What the client brought, drew or computed itself."""
+SHORT: Final = 255
+"""Bytes that code for GCM does without storing on the stack what follows from a key."""
+
+
+BEARABLE: Final[tuple[dict[str, Any], ...]] = (
+    {"action": "delay-completion", "match": {"queue": 1}, "when": {"nth": 3, "per_mille": 300}, "parameters": {"ms": 5}},
+    {"action": "duplicate-completion", "match": {"queue": 1}, "when": {"per_mille": 200}},
+    {"action": "delay-interrupt", "when": {"per_mille": 300}, "parameters": {"ms": 5}},
+)
 
 
 class Watched:
     """A server, its client, and what is to be found in them."""
 
-    def __init__(self, server: ServeProcess, folder: Path, state: Path) -> None:
-        self.server, self.folder, self.state = server, folder, state
-        self.client = Commander("support.client_life")
+    def __init__(self, server: ServeProcess, state: Path) -> None:
+        self.server, self.state = server, state
         self.secrets = DeviceSecrets(state)
         self.of_key: dict[str, list[str]] = {}
-        """Names of secrets that live as long as a key."""
-        self.own: dict[str, str] = {}
+        """Names of secrets that live as long as a key of the client's."""
+        self.new_client()
 
-    def connect(self) -> None:
-        self.own = self.client("connect", str(self.server.paths[0]))
+    def new_client(self) -> None:
+        self.client = Commander("support.client_life")
+        self.own: dict[str, str] = self.client("connect", str(self.server.paths[0]))
 
     def learn(self, tell: dict[str, Any]) -> None:
+        """Compute all secrets that there are by now."""
         self.secrets.learn_device()
         self.secrets.learn_provisioning(self.own, tell)
         for name, masked in self.client("masked").items():
-            if masked:
+            if name not in self.of_key:
                 self.of_key[name] = self.secrets.learn_key(name, bytes.fromhex(masked))
         self.secrets.learn_uses(tell)
 
-    def expect(self, *alive: str) -> None:
-        """Living secrets are in the arena, no other is, and none is anywhere else."""
+    def keys(self, *without: str) -> set[str]:
+        """Secrets that live with the client's keys."""
+        return {secret for name, secrets in self.of_key.items() if name not in without for secret in secrets}
+
+    def expect(self, alive: set[str]) -> None:
+        """The server has the living secrets in its arena, no other there, and none anywhere else."""
         index = Index(self.secrets.values)
         found = index.in_process(self.server.pid)
-        outside = [str(hit) for hit in found if hit.place is Place.OUTSIDE]
-        inside = names(found, Place.ARENA)
-        assert not outside
-        assert inside - set(alive) == set(), "gone, or needed for a moment only"
-        assert set(alive) - inside == set(), "the search finds what is there"
+        outside = names(found, Place.OUTSIDE)
+        assert outside - PLANTED == set(), [str(hit) for hit in found if hit.place is Place.OUTSIDE]
+        assert PLANTED <= outside or "key:planted" not in alive, "the search finds what lies beside the arena"
+        # Of what the client told, some is the device's as well, under the name that it has there.
+        inside = {name for name in names(found, Place.ARENA) if not name.startswith("told:")}
+        assert inside - alive == set(), "gone, or needed for a moment only"
+        assert alive - inside == set(), "the search finds what is there"
+        assert not {hit.secret for hit in found if hit.place is Place.SHARED and not hit.secret.startswith(CLIENT_HAS)}
+
+    def expect_in_client(self) -> None:
+        """The client's memory has nothing but what the client had before the device did."""
+        found = Index(self.secrets.values).in_process(self.client.process.pid)
+        assert {str(hit) for hit in found if not hit.secret.startswith(CLIENT_HAS)} == set()
+        assert "told:pin" in {hit.secret for hit in found}, "the search finds what is there"
+
+    def expect_in_texts(self, *texts: str) -> None:
+        """Neither have the log and what the control socket tells, but for the planted label."""
+        index = Index(self.secrets.values)
+        said = [json.dumps(self.server.control(command).result) for command in ("status", "fault.list")]
+        for text in (*texts, *said, *self.server.errors):
+            assert index.in_bytes(text.encode()) == set()
+
+    def expect_in_core(self, folder: Path) -> None:
+        """What a debugger of root's writes as a core has no secret either."""
+        subprocess.run(["gcore", "-o", str(folder / "core"), str(self.server.pid)], check=True, capture_output=True)
+        core = folder / f"core.{self.server.pid}"
+        assert {name for name, _ in Index(self.secrets.values).hits(core.read_bytes())} <= PLANTED
+        core.unlink()
+
+    def expect_nothing_swapped(self) -> None:
+        """The arena is locked, as the device says."""
+        arena = [mapping for mapping in mappings(self.server.pid) if mapping.place is Place.ARENA]
+        assert arena
+        assert not any(mapping.swapped_kib for mapping in arena)
+        memory = self.server.status()["module"]["key_memory"]
+        if memory["locked_bytes"] == memory["reserved_bytes"]:
+            assert all(mapping.locked for mapping in arena)
+
+
+def settle(server: ServeProcess) -> None:
+    """Wait until nothing is left of a client that has gone: the next one is answered then."""
+    with VfioUserFunction(server.paths[0], timeout_s=HANG_S):
+        pass
+
+
+def add_faults(server: ServeProcess) -> None:
+    """Faults that hit some commands, and that the client bears."""
+    for fault in BEARABLE:
+        answer = server.control("fault.add", **fault)
+        assert answer.result is not None, answer
 
 
 @contextmanager
-def watched(folder: Path, tmp_path: Path, *options: str) -> Iterator[Watched]:
-    state = tmp_path / "state"
+def tracing(server: ServeProcess, file: Path) -> Iterator[None]:
+    """`ihsm trace` writes all that it gets."""
+    uri = f"vfio-user:{server.paths[0]}"
+    recorder = subprocess.Popen([*SERVE[:-1], "trace", "--device", uri, "--write", str(file)], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        assert recorder.wait(HANG_S) == 0
+
+
+@contextmanager
+def watched(folder: Path, state: Path, *options: str) -> Iterator[Watched]:
     with serve("--socket", str(folder / "s"), "--state", str(state), *options) as server:
-        watch = Watched(server, folder, state)
+        watch = Watched(server, state)
         try:
             yield watch
         finally:
             watch.client.end()
 
 
-def test_probe(socket_folder: Path, tmp_path: Path) -> None:
-    with watched(socket_folder, tmp_path) as watch:
-        watch.connect()
+def test_keys_of_every_kind_are_in_the_arena_alone_and_gone_with_their_client(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    with watched(socket_folder, tmp_path / "state") as watch:
+        watch.client("provision")
+        watch.learn(watch.client("make"))
+        lasting, sessions = watch.secrets.device, {"key:smk-0", "key:smk-1"}
+        watch.expect(lasting | watch.secrets.partition | sessions | watch.keys())
+        watch.client.end()
+        settle(watch.server)
+        watch.expect(lasting)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("doorbell", ["trap", "page"])
+@pytest.mark.parametrize("faulty", [False, True])
+def test_every_stage_of_keys(socket_folder: Path, tmp_path: Path, doorbell: str, faulty: bool) -> None:
+    state, trace = tmp_path / "state", tmp_path / "trace.pcapng"
+    with (
+        watched(socket_folder, state, "--doorbell", doorbell, "--log-level", "debug") as watch,
+        tracing(watch.server, trace),
+    ):
+        client, lasting = watch.client, watch.secrets.device
+        client("provision")
+        watch.learn(client("tell"))
+        partition, sessions = watch.secrets.partition, {"key:smk-0", "key:smk-1"}
+        watch.expect(lasting | partition | sessions)
+        if faulty:
+            add_faults(watch.server)
+        watch.learn(client("make", "2048", "3072", "4096"))
+        # In use.
+        watch.expect(lasting | partition | sessions | watch.keys())
+        watch.expect_in_client()
+        watch.expect_in_core(tmp_path)
+        watch.expect_nothing_swapped()
+        # After the PIN was changed, and the identity was used.
+        client("change_pin")
+        watch.learn(client("attest"))
+        watch.expect(lasting | partition | sessions | watch.keys())
+        # After deletion of half of the keys, one of each pair.
+        deleted = [name for number, name in enumerate(sorted(client("masked"))) if number % 2]
+        client("delete", *deleted)
+        watch.expect(lasting | partition | sessions | watch.keys(*deleted))
+        # After a session ended, and its own keys with it.
+        client("close_session")
+        own = {name for name in watch.of_key if name.startswith("session-")}
+        watch.expect(lasting | partition | {"key:smk-1"} | watch.keys(*deleted, *own))
+        # After NSSR, and when all is there again.
+        client("reset")
+        watch.expect(lasting)
+        watch.expect_in_core(tmp_path)
+        watch.learn(client("restore"))
+        watch.expect(lasting | partition | {"key:smk-1"} | watch.keys(*deleted, *own))
+        # After a client that left as it should.
+        client("leave")
+        settle(watch.server)
+        watch.expect(lasting)
+        watch.expect_in_client()
+        watch.expect_in_texts()
+        assert watch.server.stop() == 0
+        index = Index(watch.secrets.values)
+        assert all(index.in_bytes(line.encode()) <= PLANTED for line in watch.server.errors)
+    assert trace.stat().st_size > 0
+    assert index.in_bytes(trace.read_bytes()) <= PLANTED
+    assert index.in_files([state]) == {("key:device-secret", "device.secret")}
+    assert list(socket_folder.iterdir()) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["provision", "make 2048", "use"])
+def test_a_client_killed_at_any_stage_takes_its_keys_along(socket_folder: Path, tmp_path: Path, stage: str) -> None:
+    with watched(socket_folder, tmp_path / "state") as watch:
         watch.client("provision")
         watch.learn(watch.client("make", "2048"))
-        index = Index(watch.secrets.values)
-        print(len(index._words))
-        import time
-        t = time.time()
-        found = index.in_process(watch.server.pid)
-        print(time.time() - t)
-        for hit in sorted(map(str, found)):
-            print("SERVER", hit)
-        inside = names(found, Place.ARENA)
-        for name in sorted(watch.secrets.values):
-            if name not in inside and name.startswith(("key", "sched", "ghash", "hmac")):
-                print("MISSING", name)
-        for hit in sorted(map(str, index.in_process(watch.client.process.pid))):
-            print("CLIENT", hit)
-        for m in mappings(watch.server.pid):
-            if m.place is Place.ARENA: print(m)
-        assert 0
+        process = watch.client.process
+        assert process.stdin is not None
+        process.stdin.write(stage.encode() + b"\n")
+        process.stdin.flush()
+        watch.client.end()
+        settle(watch.server)
+        watch.expect(watch.secrets.device)
+        watch.expect_in_core(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, SHORT, SHORT + 1, 511, 768, 1024, 4096, 1 << 20])
+@pytest.mark.parametrize("aad", [0, SHORT, 2048])
+def test_texts_of_every_length_leave_nothing(socket_folder: Path, tmp_path: Path, size: int, aad: int) -> None:
+    with watched(socket_folder, tmp_path / "state") as watch:
+        watch.client("provision")
+        watch.client("make_bulk")
+        watch.client("seal", str(size), str(aad))
+        watch.learn(watch.client("tell"))
+        watch.expect(watch.secrets.device | watch.secrets.partition | {"key:smk-0", "key:smk-1"} | watch.keys())

@@ -10,6 +10,7 @@
 
 #include "keystore/arena.h"
 #include "keystore/bulk.h"
+#include "keystore/wipe.h"
 #include "seam.h"
 
 enum { LARGEST_KEY_NUMBER = UINT16_MAX };
@@ -63,6 +64,9 @@ static void unload(struct ihsm_fp_scratch *scratch) {
     if (scratch->loaded)
         ihsm_gcm_wipe(&scratch->gcm);
     scratch->loaded = NULL;
+    if (scratch->stained)
+        ks_burn_stack(BURN_LIGHT);
+    scratch->stained = false;
 }
 
 static void let_go(struct ihsm_fp_held *held) {
