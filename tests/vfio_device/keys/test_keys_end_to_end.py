@@ -24,6 +24,7 @@ from support.commanded import Commander
 from support.device_secrets import DeviceSecrets
 from support.memory_index import Index, Place, mappings, names
 from support.process import SERVE, ServeProcess, serve
+from support.registers import of_threads as registers_of
 from support.waiting import HANG_S
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a process that may not be dumped")
@@ -72,6 +73,8 @@ class Watched:
     def expect(self, alive: set[str]) -> None:
         """The server has the living secrets in its arena, no other there, and none anywhere else."""
         index = Index(self.secrets.values)
+        registers = {name for kept in registers_of(self.server.pid) for name, _ in index.hits(kept)}
+        assert registers == set(), "in registers of a thread that sleeps"
         found = index.in_process(self.server.pid)
         outside = names(found, Place.OUTSIDE)
         assert outside - PLANTED == set(), [str(hit) for hit in found if hit.place is Place.OUTSIDE]
@@ -132,8 +135,10 @@ def tracing(server: ServeProcess, file: Path) -> Iterator[None]:
     recorder = subprocess.Popen([*SERVE[:-1], "trace", "--device", uri, "--write", str(file)], stderr=subprocess.DEVNULL)
     try:
         yield
-    finally:
         assert recorder.wait(HANG_S) == 0
+    finally:
+        recorder.kill()
+        recorder.wait()
 
 
 @contextmanager

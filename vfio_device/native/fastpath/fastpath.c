@@ -108,6 +108,8 @@ static bool same_key(struct ihsm_fp_context *context) {
 void ihsm_fp_end(struct ihsm_fp_context *context) {
     if (context->scratch)
         unload(context->scratch);
+    if (context->held[0].key)
+        ks_clear_registers();
     let_go(&context->held[0]);
     let_go(&context->held[1]);
 }
