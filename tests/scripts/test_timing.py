@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/timing` takes times that differ for different, and only those; no verdict depends on how fast a machine is."""
+"""`scripts/timing` tells times that differ, and only those; no verdict depends on how fast a machine is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""A client in a process of its own that makes, brings, uses and deletes keys of every kind on a served device, on command.
+"""A client in a process of its own that makes, brings, uses and deletes keys of every kind on a served device.
 
 It tells what passed between it and the device, and the secrets that it was given or drew itself; from that and from the
 device's state directory the other side computes all the rest.
@@ -8,17 +8,18 @@ device's state directory the other side computes all the rest.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ihsm.bus import VfioUserFunction
-from ihsm.ddi import Credential, Entropy, Key, KeyRequest, Partition, Session, SoftwareTrustAnchor
+from ihsm.ddi import Credential, Entropy, Key, KeyRequest, Partition, SoftwareTrustAnchor
 from ihsm.ddi.wrapping import wrap_key
-from ihsm.driver import Controller
+from ihsm.driver import Controller, OpenDevice
+from ihsm.uri import open_device
 from ihsm_abi.ddi import AesKeySize, AesOp, EccCurve, HashAlgorithm, KeyClass, KeyType, KeyUsage, RsaOpType
 from support.commanded import Commanded
 from support.golden_path import Recorder
@@ -58,6 +59,7 @@ class ClientLife(Commanded):
 
     def connect(self, path: str) -> dict[str, Any]:
         """Draw what a client has of its own, and connect."""
+        self.held = contextlib.ExitStack()
         self.told: dict[str, bytes] = {
             "id": os.urandom(16),
             "pin": os.urandom(16),
@@ -67,8 +69,11 @@ class ClientLife(Commanded):
         self.ephemeral = ec.generate_private_key(ec.SECP384R1())
         scalar = self.ephemeral.private_numbers().private_value.to_bytes(48)
         self.owner = ec.generate_private_key(ec.SECP384R1())
-        self.function = VfioUserFunction(Path(path), timeout_s=HANG_S)
-        self.controller = Controller(self.function)
+        self.controller: OpenDevice = (
+            self.held.enter_context(open_device(path))
+            if path.startswith("chardev:")
+            else Controller(VfioUserFunction(path, timeout_s=HANG_S))
+        )
         self.recorder = Recorder(self.controller)
         self.partition = Partition(self.recorder, entropy=Entropy(ephemeral_key=lambda: self.ephemeral))
         self.keys: dict[str, Key] = {}
@@ -112,9 +117,7 @@ class ClientLife(Commanded):
             self._curve(curve)
         self._derived()
         self._imported([int(size) for size in sizes])
-        self._add(
-            "session-aes", self.session.generate_aes_key(AesKeySize.Aes256, KeyRequest(CBC, session=True))
-        )
+        self._add("session-aes", self.session.generate_aes_key(AesKeySize.Aes256, KeyRequest(CBC, session=True)))
         self._add("session-ec", session.generate_ecc_key(EccCurve.P256, KeyRequest(SIGN, session=True)))
         self.use()
         return self.tell()
@@ -130,10 +133,15 @@ class ClientLife(Commanded):
     def seal(self, size: str, aad: str) -> dict[str, Any]:
         """AES-GCM of one text, there and back."""
         queue, ids = self.controller.aes_queues[0], self.session.fast_path
-        number, more = self.keys[f"{BULK[0]}-0"].bulk_key_id, bytes(int(aad))
+        number, more = self._bulk(f"{BULK[0]}-0"), bytes(int(aad))
         sealed = queue.gcm_encrypt(ids, number, bytes(int(size)), aad=more, timeout_s=HANG_S)
         queue.gcm_decrypt(ids, number, sealed.ciphertext, sealed.tag, sealed.iv, aad=more, timeout_s=HANG_S)
         return {}
+
+    def _bulk(self, name: str) -> int:
+        number = self.keys[name].bulk_key_id
+        assert number is not None
+        return number
 
     def _request(self, usage: KeyUsage, label: str) -> KeyRequest:
         return KeyRequest(usage, label=label.encode())
@@ -182,8 +190,8 @@ class ClientLife(Commanded):
             self.told[name] = pair.private_numbers().private_value.to_bytes(-(-group.key_size // 8))
             self._bring(name, pair.private_bytes(*_PKCS8), KeyClass.Ecc, self._request(SIGN, name))
         for bits in sizes:
-            rsa_pair = rsa.generate_private_key(65537, bits)
             for key_class in (KeyClass.Rsa, KeyClass.RsaCrt):
+                rsa_pair = rsa.generate_private_key(65537, bits)
                 name = f"brought-{key_class.name}-{bits}"
                 self.told[name] = rsa_pair.private_bytes(*_PKCS8)
                 self._bring(name, self.told[name], key_class, self._request(SIGN, name))
@@ -195,13 +203,13 @@ class ClientLife(Commanded):
                 self._use(name, key)
         queue, ids = self.controller.aes_queues[0], self.session.fast_path
         for kind in BULK[:2]:
-            number = self.keys[f"{kind}-0"].bulk_key_id
+            number = self._bulk(f"{kind}-0")
             for size in TEXT_BYTES:
                 sealed = queue.gcm_encrypt(ids, number, bytes(size), aad=bytes(20), timeout_s=HANG_S)
                 queue.gcm_decrypt(
                     ids, number, sealed.ciphertext, sealed.tag, sealed.iv, aad=bytes(20), timeout_s=HANG_S
                 )
-        pair = tuple(self.keys[f"{BULK[2]}-{number}"].bulk_key_id for number in range(2))
+        pair = self._bulk(f"{BULK[2]}-0"), self._bulk(f"{BULK[2]}-1")
         for size in TEXT_BYTES:
             data = bytes(size // 16 * 16)
             sealed_text = queue.xts(ids, pair, bytes(16), data, decrypt=False, timeout_s=HANG_S).data
@@ -265,7 +273,7 @@ class ClientLife(Commanded):
             self._credential(), self.masked_bk3, SoftwareTrustAnchor(self.owner), bmk=self.bmk,
             masked_unwrapping_key=self.unwrapping.masked_key,
         )  # fmt: skip
-        self.session: Session = self.partition.reopen_session(self._credential(), self.other.ticket)
+        self.session = self.partition.reopen_session(self._credential(), self.other.ticket)
         for name, masked in names.items():
             if not name.startswith("session-"):
                 self.keys[name] = self.session.unmask(bytes.fromhex(masked))
@@ -276,7 +284,6 @@ class ClientLife(Commanded):
         """Close everything as a client should."""
         self.session.close()
         self.controller.close()
-        self.function.close()
         return {}
 
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All secrets of a served device, computed from its state directory and from what a client knows, without its help.
 
-A secret's name begins with what it is: "key:NAME" for its own bytes, "schedule:NAME", "ghash:NAME", "hmac:NAME" for what
-is as good as the key, "passing:NAME" for what a command needs for a moment only, "told:NAME" for what the client has.
+A secret's name begins with what it is: "key:NAME" for its own bytes, "schedule:NAME", "ghash:NAME", "hmac:NAME" for
+what is as good as the key, "passing:NAME" for what a command needs for a moment only, "told:NAME" for what the client has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
+from ihsm.store import Store
 from ihsm_abi.ddi import DdiOp, DeviceKind, HashAlgorithm, KeyType
 from support import golden_path, key_forms, oracle, points
 
@@ -105,8 +106,11 @@ class DeviceSecrets:
         from ihsm_device.hsm.identity.hierarchy import BKX_CONSTANT
 
         told = {name: bytes.fromhex(value) for name, value in tell["told"].items()}
+        told.pop("id")  # attestation reports tell it
         for name, value in told.items():
-            self.add(f"told:{name}", *(key_forms.rsa_forms(self._pairs[name]) if self._is_rsa(name, value) else [value]))
+            self.add(
+                f"told:{name}", *(key_forms.rsa_forms(self._pairs[name]) if self._is_rsa(name, value) else [value])
+            )
         exchanges = golden_path.decode(tell["records"], DeviceKind.Physical)
         seeds = golden_path.device_hierarchy(self.state)
         hierarchy = oracle.Hierarchy(told["bk3"], seeds.bks1, seeds.bks2)
@@ -136,6 +140,31 @@ class DeviceSecrets:
                 case DdiOp.GetUnwrappingKey:
                     # Kept across resets.
                     self.device.update(self.learn_key("unwrapping", exchange.response.masked_key))
+
+    def learn_store(self, store: Store) -> set[str]:
+        """Keys of a store whose device's state this is; names of what lives while the device has them."""
+        from ihsm_device.hsm.identity.hierarchy import BKX_CONSTANT
+
+        seeds = golden_path.device_hierarchy(self.state)
+        boot = golden_path.boot_key(self.state, seeds, BKX_CONSTANT)
+        self.device.add(self._masking_key("key:bk-boot", boot))
+        bk3 = oracle.open_masked(store.masked_bk3, boot).key
+        self.add("told:bk3", bk3)
+        owner = load_der_private_key(store.secrets.owner_key, None)
+        assert isinstance(owner, ec.EllipticCurvePrivateKey)
+        self.add("told:owner", owner.private_numbers().private_value.to_bytes(48))
+        self.add("told:credential", store.secrets.credential_pin)
+        hierarchy = oracle.Hierarchy(bk3, seeds.bks1, seeds.bks2)
+        backup = hierarchy.partition_backup_key(points.spki(owner.public_key()))
+        self._masking.append(oracle.open_masked(store.bmk, backup).key)
+        self.partition.add(self._masking_key("key:mk", self._masking[-1]))
+        self.partition.add(self.add("key:bk3-session", hierarchy.session_root))
+        return {
+            name
+            for record in store.keys()  # noqa: SIM118 (no dictionary)
+            for usage, masked in record.newest.usages.items()
+            for name in self.learn_key(f"{record.label}-{usage}", masked)
+        }
 
     def _is_rsa(self, name: str, value: bytes) -> bool:
         """Whether it is an RSA key, whose public half is no secret."""

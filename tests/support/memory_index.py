@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches memory of other processes, and files, for thousands of secrets at once.
 
-Every window of 8 bytes of every form of a secret is a needle, and what is searched is looked at word by word: a run of 15
-bytes of a secret is found wherever it begins (23 of one in text or in limbs). Windows with few different bytes, which
-memory is full of, are no needles.
+Every window of 8 bytes of every form of a secret is a needle, and what is searched is looked at word by word: a run of
+15 bytes of a secret is found wherever it begins (23 of one in text or in limbs). Windows with few different bytes,
+which memory is full of, are no needles.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Index:
         text = self._forms[form]
         after = bytes(data[position : position + 2 * WORD])
         before = bytes(data[max(0, position - WORD) : position + WORD])
-        return len(after) == 2 * WORD and text[offset : offset + 2 * WORD] == after or (
+        return (len(after) == 2 * WORD and text[offset : offset + 2 * WORD] == after) or (
             len(before) == 2 * WORD and offset >= WORD and text[offset - WORD : offset + WORD] == before
         )
 

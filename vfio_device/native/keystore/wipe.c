@@ -16,8 +16,9 @@
 /* Callers expect nothing of these registers (System V ABI 3.2.1), so that code built without AVX-512 may clear all. */
 void __attribute__((noinline)) ks_clear_registers(void) {
     if (__builtin_cpu_supports("avx512f"))
-        __asm__ volatile(EIGHT_HIGH(16, 17, 18, 19, 20, 21, 22, 23) EIGHT_HIGH(24, 25, 26, 27, 28, 29, 30, 31)
-                         "vzeroall" ::: LOW_REGISTERS);
+        __asm__ volatile(EIGHT_HIGH(16, 17, 18, 19, 20, 21, 22, 23)
+                             EIGHT_HIGH(24, 25, 26, 27, 28, 29, 30, 31) "vzeroall" ::
+                                 : LOW_REGISTERS);
     else if (__builtin_cpu_supports("avx"))
         __asm__ volatile("vzeroall" ::: LOW_REGISTERS);
     else
