@@ -203,12 +203,16 @@ class ClientLife(Commanded):
                 self._use(name, key)
         queue, ids = self.controller.aes_queues[0], self.session.fast_path
         for kind in BULK[:2]:
+            if f"{kind}-0" not in self.keys:
+                continue
             number = self._bulk(f"{kind}-0")
             for size in TEXT_BYTES:
                 sealed = queue.gcm_encrypt(ids, number, bytes(size), aad=bytes(20), timeout_s=HANG_S)
                 queue.gcm_decrypt(
                     ids, number, sealed.ciphertext, sealed.tag, sealed.iv, aad=bytes(20), timeout_s=HANG_S
                 )
+        if f"{BULK[2]}-1" not in self.keys or f"{BULK[2]}-0" not in self.keys:
+            return {}
         pair = self._bulk(f"{BULK[2]}-0"), self._bulk(f"{BULK[2]}-1")
         for size in TEXT_BYTES:
             data = bytes(size // 16 * 16)
@@ -246,6 +250,7 @@ class ClientLife(Commanded):
         self.ticket = self.session.ticket
         self.session.close()
         self.session = self.other
+        self.keys = {name: key for name, key in self.keys.items() if not name.startswith("session-")}
         return {}
 
     def change_pin(self) -> dict[str, Any]:
@@ -275,8 +280,7 @@ class ClientLife(Commanded):
         )  # fmt: skip
         self.session = self.partition.reopen_session(self._credential(), self.other.ticket)
         for name, masked in names.items():
-            if not name.startswith("session-"):
-                self.keys[name] = self.session.unmask(bytes.fromhex(masked))
+            self.keys[name] = self.session.unmask(bytes.fromhex(masked))
         self.use()
         return self.tell()
 

@@ -3,7 +3,8 @@
 """All secrets of a served device, computed from its state directory and from what a client knows, without its help.
 
 A secret's name begins with what it is: "key:NAME" for its own bytes, "schedule:NAME", "ghash:NAME", "hmac:NAME" for
-what is as good as the key, "passing:NAME" for what a command needs for a moment only, "told:NAME" for what the client has.
+what is as good as the key, "passing:NAME" for what a command needs for a moment only, "told:NAME" for what the client
+has.
 """
 
 from __future__ import annotations
