@@ -53,12 +53,12 @@ def _read_line() -> str:
 
 
 class Commander:
-    """The other end: starts the process of a module under tests/ and sends it commands."""
+    """The other end: starts the process of a module under tests/, by `program` and words that end with Python."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, program: Sequence[str] = (sys.executable,)) -> None:
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [*program, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
 

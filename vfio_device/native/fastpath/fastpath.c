@@ -10,6 +10,7 @@
 
 #include "keystore/arena.h"
 #include "keystore/bulk.h"
+#include "keystore/wipe.h"
 #include "seam.h"
 
 enum { LARGEST_KEY_NUMBER = UINT16_MAX };
@@ -75,6 +76,9 @@ static void unload(struct ihsm_fp_scratch *scratch) {
     if (scratch->loaded)
         ihsm_gcm_wipe(&scratch->gcm);
     scratch->loaded = NULL;
+    if (scratch->stained)
+        ks_burn_stack(BURN_LIGHT);
+    scratch->stained = false;
 }
 
 static void let_go(struct ihsm_fp_held *held) {
@@ -119,6 +123,8 @@ void ihsm_fp_end(struct ihsm_fp_context *context) {
         give_back(&context->scratch->src);
         give_back(&context->scratch->dst);
     }
+    if (context->held[0].key)
+        ks_clear_registers();
     let_go(&context->held[0]);
     let_go(&context->held[1]);
 }

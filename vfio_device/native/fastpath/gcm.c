@@ -101,6 +101,7 @@ static bool write_tail(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, con
 
 void ihsm_gcm_run(struct ihsm_fp_command *c, const struct gcm_sqe *sqe, const struct ihsm_aes_key *key) {
     uint8_t tail[IHSM_TAIL_MAX_BYTES], tag[IHSM_GCM_TAG_BYTES];
+    c->scratch->stained |= sqe->src_len >= IHSM_STAINING_BYTES;
     ihsm_gcm_start(&c->scratch->gcm, key, c->cqe->iv);
     bool done = (sqe->src_len == 0 || run_lists(c, sqe, key)) && run_tail(c, sqe, key, tail);
     /* The padded AAD was hashed as it lies there; only its length in the tag is the unpadded one (spec 02 E.5). */

@@ -12,6 +12,7 @@ import reprlib
 import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -81,7 +82,7 @@ class RecordFile(Generic[R]):
             return None
         data, plain = found
         record = self._record(plain, FORMAT_VERSION)
-        if self._encode(record) != data:
+        if not compare_digest(self._encode(record), data):
             raise StateError(f"{self.path}: damaged, or of another device or function (the HMAC does not match)")
         return record
 
