@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks by a guest or a driver: hostile rings, lists and memory, storms of expensive commands, clients that are killed."""
+"""Attacks by a guest or a driver: hostile rings, lists and memory, storms of commands, clients that are killed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ihsm.bus import VfioUserFunction
+from ihsm.ddi import KeyRequest
 from ihsm.errors import IhsmError
 from ihsm_abi.aes_queue import GCM_SQE
 from ihsm_abi.ddi import EccCurve, HashAlgorithm, KeyUsage
-from ihsm.ddi import KeyRequest
 from ihsm_abi.pci import MSIX_VECTORS, PAGE_BYTES, Bar
 from support.killed import LONGEST_PAUSE_S, STEPS, kill_one
 from support.polled import PolledDriver
@@ -146,7 +146,9 @@ def _scribble(views: list[NDArray[np.uint8]], address: int, seed: float) -> None
 
 def _ring_anything(function: VfioUserFunction, fd: int, rng: random.Random) -> None:
     for _ in range(2000):
-        function.write_bar(Bar.DOORBELLS, 4 * rng.choice([0, 1, 2, 3, 512, 513, rng.randrange(1024)]), 4, rng.randrange(16))
+        function.write_bar(
+            Bar.DOORBELLS, 4 * rng.choice([0, 1, 2, 3, 512, 513, rng.randrange(1024)]), 4, rng.randrange(16)
+        )
         if rng.random() < 0.02:
             function.map_dma(fd, 0, LISTS_IOVA, 1 << 16)
             os.ftruncate(fd, rng.choice([0, PAGE_BYTES, 1 << 16]))
@@ -181,14 +183,11 @@ def expensive_commands(path: str, rng: random.Random) -> None:
     with Client(path) as client:
         request = KeyRequest(KeyUsage.SignVerify, session=True)
         key = client.session.generate_ecc_key(EccCurve.P521, request)
-        client.session.ecc_sign_many(key, np.ones((PORTION_OF_SIGNATURES, 64), np.uint8), HashAlgorithm.Sha512)
-
-
-PORTION_OF_SIGNATURES: Final = 100
+        client.session.ecc_sign_many(key, np.ones((100, 64), np.uint8), HashAlgorithm.Sha512)
 
 
 def own_doorbells_as_memory(path: str, rng: random.Random) -> None:
-    """The page that doorbells are watched in, where there is one, and the device's own kick, as memory and interrupts."""
+    """The page of doorbells as memory, where there is one, and the device's own kick for interrupts."""
     with VfioUserFunction(path, timeout_s=HANG_S) as function:
         kick = function.write_event(Bar.DOORBELLS)
         page: Any = function._region_fds.get(Bar.DOORBELLS) if function.map_bar(Bar.DOORBELLS) else None

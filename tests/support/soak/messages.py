@@ -72,7 +72,7 @@ def descriptors_with_a_piece_of_a_header(path: str, rng: random.Random) -> None:
 
 
 def as_many_regions_as_there_are(path: str, rng: random.Random) -> None:
-    """Regions with a descriptor each until one is refused, or there are very many; the client goes without unmapping."""
+    """Regions with a descriptor each until one is refused, or there are very many; nothing is unmapped."""
     with memory(2 * PAGE_BYTES) as fd, RawClient(path) as client:
         for number in range(rng.randrange(100, MOST_REGIONS)):
             if client.request(Command.DMA_MAP, map_request(IOVA + number * 0x4000, PAGE_BYTES), [fd]).error:
@@ -178,7 +178,8 @@ def control_lines_of_any_kind(path: str, rng: random.Random) -> None:
     address, lines = path + SUFFIX, [
         bytes(1000), b"[" * 60_000, b'{"command":' + b"9" * 60_000 + b"}", b"\xff\xfe", b"", b"1", b"a" * 70_000,
         b'{"command":"status","id":' + b"[" * 30_000 + b"]" * 30_000 + b"}", b'{"command":"status","id":1e400}',
-        b'{"command":"status","id":"\\ud800"}', b'{"command":null}', b'{"command":"trace.start","arguments":{"kinds":[1]}}',
+        b'{"command":"status","id":"\\ud800"}', b'{"command":null}',
+        b'{"command":"trace.start","arguments":{"kinds":[1]}}',
     ]  # fmt: skip
     for _ in range(PORTION):
         line = bytearray(b'{"command":"status","id":1,"arguments":{}}')

@@ -41,9 +41,7 @@ class Client(Closing):
             masked = partition.init_bk3(secrets.token_bytes(48)).masked_bk3
             partition.establish_credential(credential, masked, owner)
             self.session = partition.open_session(credential)
-            self.signing = self.session.generate_ecc_key(
-                EccCurve.P256, KeyRequest(KeyUsage.SignVerify, session=True)
-            )
+            self.signing = self.session.generate_ecc_key(EccCurve.P256, KeyRequest(KeyUsage.SignVerify, session=True))
             self.bulk = self.new_bulk_key()
         except BaseException:
             self.controller.close()
@@ -142,6 +140,9 @@ class Victim(Closing):
             self.account.errors.append(f"lost: sent {wanted}, counted {counts}")
         if any(counts[name] > number for name, number in wanted.items()):
             self.account.errors.append(f"doubled: sent {wanted}, counted {counts}")
+        controller = self._client.controller
+        if strays := sum(queue.stray_completions for queue in (*controller.hsm_queues, *controller.aes_queues)):
+            self.account.errors.append(f"doubled: {strays} completions of no command")
         account, self.account = self.account, Account()
         account.hsm_commands, account.aes_commands = self._sent["hsm_commands"], self._sent["aes_commands"]
         self._counted = counts
