@@ -97,7 +97,8 @@ class Worker:
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         """Start it; a process of its own, lest it inherits what others have open."""
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, *arguments))
         # An interrupt of the terminal is for who started the soak, also before the process can ignore it.
