@@ -164,6 +164,7 @@ def test_pip_makes_a_wheel_of_a_checkout_in_isolation(wheel: Path, tmp_path: Pat
         assert f"{module}/_native.cpython" in names
         assert f"{module}/_native.pyi" in names
     assert "ihsm_kmod/host/libihsm_preload.so" in names
+    assert re.search(r"^ihsm-[\d.]+\.dist-info/sboms/ihsm\.cdx\.json ", names, re.MULTILINE)
 
 
 @pytest.mark.long
