@@ -79,12 +79,20 @@ def reset(socket_path: Path) -> None:
     except DeviceBusyError:
         gc.collect()  # what a test has dropped and not closed
         function = VfioUserFunction(socket_path, timeout_s=_LIMIT_S, wait_s=LEAVING_S)
-    with Controller(function) as controller:
-        controller.reset(subsystem=True)
-    end = time.monotonic() + _LIMIT_S
     with ControlClient(socket_path, _LIMIT_S) as control:
-        while control.status()["client"] is not None and time.monotonic() < end:
+        with Controller(function) as controller:
+            before = _clients_lost(control)
+            controller.reset(subsystem=True)
+        end = time.monotonic() + _LIMIT_S
+        # A client that has hung up is no longer shown, but registers are reset only when its end has been dealt with.
+        while _clients_lost(control) == before and time.monotonic() < end:
             time.sleep(_LOOK_EVERY_S)
+
+
+def _clients_lost(control: ControlClient) -> int:
+    lost = control.status()["counters"]["clients_lost"]
+    assert isinstance(lost, int)
+    return lost
 
 
 def _reason(device: EmbeddedDevice, error: IhsmError) -> str:
