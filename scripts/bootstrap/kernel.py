@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from bootstrap.apt import PrivateApt
-from bootstrap.layout import cache_root, existing, published
+from bootstrap.layout import cache_root, existing, published, relocate_links
 from bootstrap.process import SetupError, run, say, step
 
 IMAGE = "linux-image-amd64"
@@ -49,7 +49,4 @@ def relocate_headers(root: Path, final: Path) -> None:
     for makefile in root.glob("usr/src/linux-headers-*/Makefile"):
         text = makefile.read_text()
         makefile.write_text(re.sub(r"(?<![\w/])/usr/(src|lib)/linux-", rf"{final}/usr/\1/linux-", text))
-    for link in root.glob("lib/modules/*/*"):
-        if link.is_symlink() and (target := link.readlink()).is_absolute():
-            link.unlink()
-            link.symlink_to(final / target.relative_to("/"))
+    relocate_links(root.glob("lib/modules/*/*"), final)

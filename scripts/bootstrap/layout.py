@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,3 +59,11 @@ def existing(parent: Path, marker: str) -> Path | None:
         return None
     newest = max(found, key=lambda path: path.stat().st_mtime)
     return parent / newest.relative_to(parent).parts[0]
+
+
+def relocate_links(links: Iterable[Path], final: Path) -> None:
+    """Make those of `links` that are absolute, as packages have them, point below `final` instead of `/`."""
+    for link in links:
+        if link.is_symlink() and (target := link.readlink()).is_absolute():
+            link.unlink()
+            link.symlink_to(final / target.relative_to("/"))

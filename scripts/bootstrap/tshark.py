@@ -10,12 +10,15 @@ import shutil
 from pathlib import Path
 
 from bootstrap.apt import PrivateApt, suite
-from bootstrap.layout import cache_root, existing, locked, published
+from bootstrap.layout import cache_root, existing, locked, published, relocate_links
 from bootstrap.process import SetupError, output, run, step
 
 PACKAGE = "tshark"
 PROGRAM = f"bin/{PACKAGE}"
-WRAPPER = """#!/bin/sh
+DATA = "usr/share/wireshark"
+ORDINARY_USER = "bin/ordinary_user.so"
+"""What makes tshark load scripts for root too; a folder without it is of an older set-up."""
+WRAPPER = f"""#!/bin/sh
 # Runs the tshark unpacked in this folder with the libraries unpacked beside it.
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 libraries=$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu # the second up to Debian 12
@@ -23,7 +26,8 @@ for folder in "$root/usr/lib" "$root/lib"; do
   loader=$folder/x86_64-linux-gnu/ld-linux-x86-64.so.2
   [ ! -e "$loader" ] || break
 done
-WIRESHARK_DATA_DIR=$root/usr/share/wireshark exec "$loader" --library-path "$libraries" "$root/usr/bin/tshark" "$@"
+export WIRESHARK_DATA_DIR=$root/{DATA}
+exec "$loader" --preload "$root/{ORDINARY_USER}" --library-path "$libraries" "$root/usr/bin/tshark" "$@"
 """
 
 
@@ -37,7 +41,7 @@ def provide() -> Path:
         return Path(found)
     parent = cache_root() / PACKAGE
     with locked(cache_root() / "tshark.lock"):
-        folder = existing(parent, PROGRAM) or _unpack(parent / suite())
+        folder = existing(parent, ORDINARY_USER) or _unpack(parent / suite())
     return folder / PROGRAM
 
 
@@ -48,8 +52,11 @@ def _unpack(folder: Path) -> Path:
         with published(folder) as root:
             for deb in apt.download_with_dependencies(PACKAGE, suite()):
                 run(["dpkg-deb", "-x", deb, root])
+            relocate_links((root / DATA).iterdir(), folder)
             wrapper = root / PROGRAM
             wrapper.parent.mkdir(exist_ok=True)
+            source = Path(__file__).with_name("ordinary_user.c")
+            run(["cc", "-shared", "-fPIC", "-nostdlib", "-o", root / ORDINARY_USER, source])
             wrapper.write_text(WRAPPER)
             wrapper.chmod(0o755)
             if not output([wrapper, "--version"], check=False).startswith("TShark"):

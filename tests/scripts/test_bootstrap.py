@@ -210,6 +210,7 @@ def test_a_tshark_on_path_is_taken_and_one_that_was_unpacked(
     unpacked = cache / "tshark" / "bookworm" / "bin" / "tshark"
     unpacked.parent.mkdir(parents=True)
     unpacked.touch()
+    unpacked.with_name("ordinary_user.so").touch()
     assert tshark.provide() == unpacked
     program = tmp_path / "tshark"
     program.write_text("#!/bin/sh\n")
