@@ -27,6 +27,8 @@ ALLOWED = {
     "guest/vfio_driver.py": "likewise",
     "perf/slow_commands.py": "measures; no test",
     "perf/preloaded_ioctls.py": "likewise",
+    "support/second_cpu.py": "reports how long commands took, and judges none",
+    "support/timing.py": "measures; no test",
     "support/soak/run.py": "goes on for as long as it is told to",
     "support/soak/victim.py": "reports the longest time, and judges none",
     "support/soak/workers.py": "leaves a trace unread for a while",
