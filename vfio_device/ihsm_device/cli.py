@@ -153,7 +153,7 @@ def serve(
             from ihsm_device.lookout import Lookout
             from ihsm_device.sandbox import Confinement
             from ihsm_device.server import Server, chosen_paths, tune_process
-            from ihsm_device.socket_paths import Clients
+            from ihsm_device.socket_paths import ROOT, Clients
             from ihsm_device.vfu import holes_are_watched
 
             faults = () if fault_file is None else read_faults(fault_file)
@@ -183,7 +183,7 @@ def serve(
                     spin_us=spin_us,
                     hsm_threads=hsm_threads,
                     faults=faults,
-                    clients=Clients.of({confinement.starter, os.getuid()}, allowed_uids),
+                    clients=Clients.of({ROOT, confinement.starter, os.getuid()}, allowed_uids),
                     lookout=lookout,
                     confinement=confinement,
                 )

@@ -34,6 +34,9 @@ LOCK_SUFFIX: Final = ".lock"
 LOCK_TIMEOUT_S: Final = 10.0
 LOCK_RETRY_S: Final = 0.01
 
+ROOT: Final = 0
+"""Always among those who may use a device: it can become any user, so to refuse it would protect nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clients:

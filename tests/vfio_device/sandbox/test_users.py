@@ -159,6 +159,18 @@ def test_who_is_allowed_is_served(open_folder: Path) -> None:
         server.stop()
 
 
+@needs_root
+def test_root_may_use_the_device_of_an_ordinary_user(open_folder: Path) -> None:
+    """Who can become that user, and trace its processes, is not kept out by being refused."""
+    become = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+    if subprocess.run([*become, *SERVE, "--help"], capture_output=True, check=False).returncode:
+        pytest.skip("another user cannot run the checkout's programs")
+    with serve("--socket", str(open_folder / "s"), program=(*become, *SERVE)) as server:
+        assert server.status()["sandbox"]["user"] == STRANGER
+        use(open_folder / "s")
+        assert server.stop() == 0
+
+
 def test_an_ordinary_user_in_a_namespace_without_capabilities(open_folder: Path) -> None:
     """As in a container that has no rights; the sandbox is the same there."""
     program = ("unshare", "--user", "--map-user=1000", "setpriv", "--inh-caps=-all", *SERVE)
