@@ -11,8 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
 from ihsm.trace import pcapng
 from ihsm.trace.files import read_recording
+from ihsm_abi.ddi import KeyType
+from ihsm_device.hsm.wire import TYPES
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -32,6 +38,34 @@ def keys() -> Seeds:
         if payload[:1] == b"\x30":
             for kind in range(3):
                 yield f"{name}-{kind}", bytes([kind]) + payload
+
+
+def masked() -> Seeds:
+    """A key of each type as it stands in a blob (spec 05 §16.2), with the metadata that say so."""
+    payloads = _lines("crypto-conversations.jsonl")[0]["keys"]
+    assert isinstance(payloads, dict)
+    private = {name: load_der_private_key(bytes.fromhex(payloads[name]), None) for name in ("ecc-p256", "rsa2048")}
+    ecc, rsa = private["ecc-p256"], private["rsa2048"]
+    assert isinstance(ecc, EllipticCurvePrivateKey)
+    assert isinstance(rsa, RSAPrivateKey)
+    point, numbers = ecc.private_numbers(), rsa.private_numbers()
+    n, e, p, q = numbers.public_numbers.n, numbers.public_numbers.e, numbers.p, numbers.q
+    forms = {
+        KeyType.Ecc256Private: ((point.private_value, 32), (point.public_numbers.x, 32), (point.public_numbers.y, 32)),
+        KeyType.Rsa2kPrivate: ((numbers.d, 256), (n, 256), (e, 4)),
+        KeyType.Rsa2kPrivateCrt: ((p, 128), (q, 128), (numbers.dmp1, 128), (numbers.dmq1, 128), (n, 256),
+                                  (pow(q, -1, p) * q, 256), (pow(p, -1, q) * p, 256), (e, 4)),
+    }  # fmt: skip
+    for index, key_type in enumerate(sorted(TYPES)):
+        info = TYPES[key_type]
+        if key_type in forms:
+            plaintext = b"".join(value.to_bytes(size, "little") for value, size in forms[key_type])
+        elif info.secret_bytes or info.lengths:
+            plaintext = bytes(range(info.secret_bytes or info.lengths[0]))  # type: ignore[index]
+        else:
+            continue
+        # the key of the partition; the choices of metadata; type; flags; length; no label; the first of the lengths
+        yield key_type.name, bytes([0, 0, index, 0, 0, 0, 0, 0, 0]) + plaintext
 
 
 def decoders() -> Seeds:
@@ -69,6 +103,11 @@ def traces() -> Seeds:
     yield "driver.pcapng", out.getvalue()
     encoded = [record.encode() for record in writable]
     yield "driver.records", b"\0" + b"".join(one + bytes(-len(one) % 8) for one in encoded)
+
+
+def replay() -> Seeds:
+    """The same."""
+    yield from traces()
 
 
 def control() -> Seeds:
@@ -168,7 +207,7 @@ def engine() -> Seeds:
 
 def main() -> None:
     """Write every seed."""
-    for make in (keys, decoders, express, traces, control, state_files, messages, fast_path, engine):
+    for make in (keys, masked, decoders, express, traces, replay, control, state_files, messages, fast_path, engine):
         folder = CORPUS / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make():

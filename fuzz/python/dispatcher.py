@@ -36,9 +36,9 @@ WIDTHS = {mbor.U8: 1, mbor.U16: 2, mbor.U32: 4, mbor.U64: 8}
 class Function:
     """A provisioned partition that every input finds with the same session and keys, made anew when one spoils it."""
 
-    def __init__(self) -> None:
-        """A virtual device in memory."""
-        self.device = HsmDevice(DeviceOptions())
+    def __init__(self, options: DeviceOptions) -> None:
+        """A device in memory."""
+        self.device = HsmDevice(options)
         self.scene = Scene(self.device.function(1, 1))
         self.provision()
 
@@ -135,7 +135,7 @@ def one_input(data: bytes) -> None:
 @functools.cache
 def the_function() -> Function:
     """That of this process."""
-    return Function()
+    return Function(DeviceOptions())
 
 
 if __name__ == "__main__":

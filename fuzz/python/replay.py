@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings that are played against a device, which is in this process.
+
+Inputs are those of the harness of traces. A recording cannot be played, or the device does not answer as it should, or
+all is well; nothing else happens, and the device serves the next recording.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+from harness import failures_are_findings, instrumented, main
+
+with instrumented():
+    from traces import MAX_RECORDS, records_of
+
+    from ihsm.bus.function import check_access, octets_of
+    from ihsm.errors import BusError, ReplayError, TraceError
+    from ihsm.trace.replay import Replay
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from support.loopback import LoopbackFunction
+from support.modules import ReversingModule
+
+TIMEOUT_S = 0.003
+"""What is recorded as answered, and cannot be, is waited for."""
+
+
+class Bus(LoopbackFunction):
+    """A function that refuses what no bus carries, as that of a socket does."""
+
+    def read_bar(self, bar: int, offset: int, width: int) -> int:
+        """As `PciFunction.read_bar`."""
+        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
+        return super().read_bar(bar, offset, width)
+
+    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        """As `PciFunction.write_bar`."""
+        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
+        octets_of(value, width, f"BAR{bar}")
+        super().write_bar(bar, offset, width, value, posted=posted)
+
+
+def one_input(data: bytes) -> None:
+    """One recording."""
+    function = the_function()
+    try:
+        records = records_of(data)[:MAX_RECORDS]
+    except TraceError:
+        return
+    mapped: list[tuple[int, int]] = []
+
+    def map_dma(descriptor: int, offset: int, iova: int, size: int) -> None:
+        function.map_dma(descriptor, offset, iova, size)
+        mapped.append((iova, size))
+
+    try:
+        with Replay(function, map_dma, records, level_reset=function.reset, timeout_s=TIMEOUT_S) as replay:
+            replay.run()
+    except (ReplayError, BusError) as error:
+        assert "\n" not in str(error)  # noqa: PT017  (no test of pytest)
+    function.reset()
+    for iova, size in mapped:
+        function.host.unmap(iova, size)
+
+
+@functools.cache
+def the_function() -> Bus:
+    """That of this process."""
+    return Bus(ReversingModule())
+
+
+if __name__ == "__main__":
+    failures_are_findings()
+    main(one_input)
