@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -64,6 +65,15 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json_text.dump(entry)
+
+
+def failure(log: logging.Logger, text: str, *arguments: object) -> None:
+    """Log the exception at hand, as `log.exception`; where there is no memory for that, the line is lost and no more.
+
+    For whoever must go on, or has somebody waiting for an answer.
+    """
+    with contextlib.suppress(MemoryError):
+        log.exception(text, *arguments)
 
 
 _concerned = threading.local()

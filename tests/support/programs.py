@@ -91,6 +91,15 @@ def static_go_user() -> Path:
     return folder / "static_user"
 
 
+def jumping_clock() -> Path:
+    """A library to be preloaded, which has the time of day jump."""
+    source, flags = SOURCES / "jumping_clock.c", [*CFLAGS, "-shared", "-fPIC"]
+    with _made("jumping_clock", [source], " ".join(flags).encode()) as (folder, is_new):
+        if is_new:
+            _run(["gcc", *flags, "-o", "jumping_clock", str(source)], folder, {})
+    return folder / "jumping_clock"
+
+
 def on_host(via: str, lines: Sequence[str]) -> list[str]:
     """What the program with the stages prints on the host where it prints these lines on Linux."""
     return [DIFFERENCES[via].get(line, line) for line in lines]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -147,6 +148,73 @@ def test_a_descriptor_that_takes_nothing_is_no_error() -> None:
         log.addHandler(writer)
         log.error("lost")
         writer.close()
+
+
+def test_what_could_not_be_written_is_counted_and_told_when_it_can_be_again(tmp_path: Path) -> None:
+    """A reader that has gone, then a file in its place; nothing more has to be logged for that."""
+    reader, descriptor = os.pipe()
+    os.close(reader)
+    writer = LogWriter(descriptor)
+    writer.start()
+    log = logging.Logger("test")
+    log.addHandler(writer)
+    for number in range(3):
+        log.debug("lost %d", number)
+    until(lambda: writer.lost == 3, "the count")
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), descriptor)
+    told = "3 lines were lost: the log could not be written (Broken pipe)"
+    until(lambda: path.read_text(), "a line about it")
+    log.debug("heard")
+    writer.close()
+    os.close(descriptor)
+    assert path.read_text().splitlines() == [told, "heard"]
+    assert writer.lost == 3
+
+
+def test_a_line_of_which_a_part_was_written_ends_before_the_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk had room for a part of it."""
+    write, room = os.write, [5]
+
+    def full(descriptor: int, data: bytes) -> int:
+        if descriptor == rig.descriptor and len(data) > room[0]:
+            if not room[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            room[0] -= (written := write(descriptor, data[: room[0]]))
+            return written
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    rig.log.error("first")
+    until(lambda: rig.writer.lost == 1, "the count")
+    monkeypatch.undo()
+    rig.log.error("second")
+    rig.writer.close()
+    lines = rig.path.read_text().splitlines()
+    assert lines[0] == '{"tim'
+    messages = [entry["message"] for entry in json_lines(lines[1:])]
+    assert messages == ["1 lines were lost: the log could not be written (No space left on device)", "second"]
+
+
+def test_lines_beyond_the_queue_are_told_of_though_nothing_follows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "MAX_QUEUED", 0)
+    for _ in range(7):
+        rig.log.debug("detail")
+    monkeypatch.undo()
+    assert rig.lines() == ["7 lines were lost: whoever reads the log was too slow"]
+    assert rig.writer.lost == 7
+
+
+def test_a_line_for_which_there_is_no_memory_is_lost_and_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> str:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.writer.formatter, "format", fail)
+        rig.log.error("lost")
+    rig.log.error("heard")
+    assert rig.lines() == ["1 lines were lost: whoever reads the log was too slow", "heard"]
 
 
 def test_what_was_logged_before_a_start_that_fails_is_written(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ class EmbeddedDevice(Closing):
         try:
             self._pid = self._kept.start(command, logged=(1, 2), log=LOG)
             self._wait_until_listening()
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise EmbeddedDeviceError(f"the embedded device cannot be started: {error.strerror or error}") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError) and not isinstance(error, EmbeddedDeviceError):
+                reason = error.strerror or error
+                raise EmbeddedDeviceError(f"the embedded device cannot be started: {reason}") from None
             raise
 
     @property

@@ -154,6 +154,7 @@ def serve(
             from ihsm_device.sandbox import Confinement
             from ihsm_device.server import Server, chosen_paths, tune_process
             from ihsm_device.socket_paths import ROOT, Clients
+            from ihsm_device.state_lock import StateLock
             from ihsm_device.vfu import holes_are_watched
 
             faults = () if fault_file is None else read_faults(fault_file)
@@ -172,9 +173,14 @@ def serve(
                 if sandbox == "on":
                     lookout = Lookout(count)
                     running.callback(lookout.close)
+                state_lock = None
+                if state is not None:
+                    state_lock = StateLock(state)
+                    running.callback(state_lock.close)
+                if sandbox == "on":
                     confinement.restrict(state, paths, user)
                 writer.start()
-                hsm = running.enter_context(HsmDevice(options))
+                hsm = running.enter_context(HsmDevice(options, state_lock=state_lock))
                 server = Server(
                     paths,
                     lambda index: SecurityModule.open(hsm, index, resources),
@@ -186,6 +192,7 @@ def serve(
                     clients=Clients.of({ROOT, confinement.starter, os.getuid()}, allowed_uids),
                     lookout=lookout,
                     confinement=confinement,
+                    lost_lines=lambda: writer.lost,
                 )
             running.callback(server.stop)
             server.start()

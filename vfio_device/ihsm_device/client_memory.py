@@ -84,7 +84,11 @@ class ClientMemory:
 
         if self._looking is not None and self._looking.is_alive():
             return set()
-        self._looking = threading.Thread(target=read, name="client-memory", daemon=True)
-        self._looking.start()
+        looking = threading.Thread(target=read, name="client-memory", daemon=True)
+        try:
+            looking.start()
+        except RuntimeError:
+            return set()  # no more threads: nobody knows, which is no reason to refuse the client
+        self._looking = looking
         self._looking.join(LOOK_TIMEOUT_S)
         return set() if self._looking.is_alive() else found

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol
 
+from ihsm_abi.admin import AdminStatus
+from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_device import _native
 from ihsm_device._native import lib
 
@@ -26,6 +28,12 @@ class CommandSource(Protocol):
 
     def complete_admin(self, command: Command, dw0: int = 0, status: int = 0, data: bytes | None = None) -> Outcome:
         """Complete an admin command."""
+
+    def complete_hsm(self, command: Command, message: bytes, *, sc: int = 0) -> Outcome:
+        """Complete an HSM command."""
+
+    def refuse(self, taken: _native.Pointer[_native.ihsm_command]) -> None:
+        """Answer, with status internal error, a command that was taken from a ring and got no further."""
 
 
 class RingClass(IntEnum):
@@ -119,6 +127,15 @@ class Command:
         outcome = _OUTCOMES[code]
         self._completed = outcome is not Outcome.DATA_FAILED
         return outcome
+
+    def refuse(self) -> None:
+        """Answer with status internal error, unless there is an answer."""
+        if self._completed:
+            return
+        if self.ring is RingClass.ADMIN:
+            self.engine.complete_admin(self, 0, AdminStatus.INTERNAL_ERROR)
+        else:
+            self.engine.complete_hsm(self, b"", sc=HsmStatus.INTERNAL_ERROR)
 
     def require_open(self) -> None:
         """Raise RuntimeError for a command that was completed."""

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any, Final, TypeVar
 
+from ihsm_abi import logs
 from ihsm_abi.control import (
     MAX_LINE_BYTES,
     ControlAnswer,
@@ -279,7 +280,7 @@ async def answer(
     except ValueError as error:
         return ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=str(error), id=request.id)
     except Exception:
-        _log.exception("control command %s failed", request.command)
+        logs.failure(_log, "control command %s failed", request.command)
         return ControlAnswer(
             error_code=ControlErrorCode.FAILED, message="the command failed; the device's log says why", id=request.id
         )

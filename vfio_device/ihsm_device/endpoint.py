@@ -203,7 +203,7 @@ class Endpoint:
                 _log.error("serving %s failed: %s", self.path, error.strerror or error)
                 self._stopping.wait(RETRY_DELAY_S)
             except Exception:
-                _log.exception("serving %s failed", self.path)
+                logs.failure(_log, "serving %s failed", self.path)
                 self._stopping.wait(RETRY_DELAY_S)
 
     def _client_came(self) -> int:

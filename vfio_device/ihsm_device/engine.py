@@ -268,6 +268,10 @@ class Engine:
             )
         )
 
+    def refuse(self, taken: _native.Pointer[_native.ihsm_command]) -> None:
+        """Answer, with status internal error, a command that was taken from a ring and got no further."""
+        lib.ihsm_engine_refuse(self.handle, taken)
+
     @contextlib.contextmanager
     def function_mutex(self) -> Iterator[None]:
         """What keeps the owner thread from register accesses and resets, for who does such things in its place."""

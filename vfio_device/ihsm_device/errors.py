@@ -42,6 +42,10 @@ class SocketPathUnusable(DeviceError):
         super().__init__(f"socket path {path!r} cannot be used: {reason}")
 
 
+class StateError(DeviceError):
+    """The state directory cannot be used; the text is one line that names the path and what is wrong."""
+
+
 class FaultFileUnusable(DeviceError):
     """A file of faults that cannot be read, or holds something else."""
 

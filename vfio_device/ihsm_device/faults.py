@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from ihsm_abi import logs
 from ihsm_abi.fault_actions import DmaPart, FaultAction, FaultError, Resource
 from ihsm_abi.fault_table import IDENTIFY_FIELDS
 from ihsm_abi.fault_words import to_text
@@ -356,7 +357,12 @@ class FaultSet:
         others = [command for command in commands if command.ring is not RingClass.ADMIN]
         for batch in (admin, others):
             if batch:
-                threading.Thread(target=self._carry_out, args=(batch,), name="released", daemon=True).start()
+                try:
+                    threading.Thread(target=self._carry_out, args=(batch,), name="released", daemon=True).start()
+                except RuntimeError as error:
+                    _log.error("%d commands that were held are refused: %s", len(batch), error)
+                    for command in batch:
+                        command.refuse()
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -382,7 +388,7 @@ class FaultSet:
         try:
             work(*arguments)
         except Exception:
-            _log.exception("a fault's consequence failed")
+            logs.failure(_log, "a fault's consequence failed")
 
 
 def _mask(registers: frozenset[Register]) -> int:

@@ -136,7 +136,7 @@ class Function:
         try:
             self.controller.execute_admin(command)
         except Exception:
-            _log.exception("function %d: admin command %#04x failed", self.index, command.sqe[0])
+            logs.failure(_log, "function %d: admin command %#04x failed", self.index, command.sqe[0])
             self.engine.complete_admin(command, 0, AdminStatus.INTERNAL_ERROR)
 
     def lane(self, command: Command) -> Lane:
@@ -154,7 +154,7 @@ class Function:
         try:
             completion = self._call_module(command)
         except Exception:
-            _log.exception("function %d: HSM command of queue %d failed", self.index, command.queue_id)
+            logs.failure(_log, "function %d: HSM command of queue %d failed", self.index, command.queue_id)
             completion = _failure(HsmStatus.INTERNAL_ERROR)
         outcome = self._post(command, completion)
         if outcome is not Outcome.POSTED and completion.rollback is not None:

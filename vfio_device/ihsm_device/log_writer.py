@@ -5,6 +5,7 @@
 A guest can cause a line with every access. Of each kind of line a function gets `KIND_LINES` in `PERIOD_S` seconds, of
 all kinds together `FUNCTION_LINES`; the others are counted, and a line says how many there were. A thread of its own
 writes, so that a log on a full disk or a pipe that nobody reads stops no thread that logs, whatever locks that holds.
+What is lost that way is counted, and a line tells of it as soon as lines can be written again.
 """
 
 import contextlib
@@ -87,7 +88,15 @@ class LogWriter(logging.Handler):
         self._clock = clock
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._periods: dict[int | None, _Period] = {}
-        self._lost = 0
+        self._overflowed = 0
+        """Lines for which there was no room or no memory, since a line told of some."""
+        self._overflowed_in_all = 0
+        self._unwritten = 0
+        """Lines that could not be written, since a line told of some; of the writing thread, as what follows."""
+        self._unwritten_in_all = 0
+        self._why_unwritten = ""
+        self._torn = b""
+        """What ends a line of which a part was written."""
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
 
     def start(self) -> None:
@@ -95,7 +104,13 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record to the thread, unless there were too many like it; never waits."""
+        """Hand a record to the thread, unless there were too many like it; never waits, and raises nothing."""
+        try:
+            self._admit(record)
+        except MemoryError:
+            self._overflow()
+
+    def _admit(self, record: logging.LogRecord) -> None:
         record.function = function = logs.function_of(record)  # the writing thread would not know
         if record.levelno >= logging.INFO:  # whoever debugs wants all
             now = self._clock()
@@ -110,14 +125,35 @@ class LogWriter(logging.Handler):
 
     def _enqueue(self, record: logging.LogRecord) -> None:
         if self._queue.qsize() >= MAX_QUEUED:
-            self._lost += 1
+            self._overflow()
             return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            text = f"{lost} lines were lost: whoever reads the log was too slow"
-            about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
-            self._enqueue(logging.makeLogRecord(about))
-        self._queue.put(self.format(record).encode(errors="backslashreplace") + b"\n")
+        line = self._line(record)
+        self._tell_overflowed()
+        self._queue.put(line)
+
+    def _overflow(self) -> None:
+        self._overflowed += 1
+        self._overflowed_in_all += 1
+
+    def _tell_overflowed(self) -> None:
+        """What was lost came before whatever is handed on next."""
+        if self._overflowed:
+            note = self._note(f"{self._overflowed} lines were lost: whoever reads the log was too slow")
+            self._overflowed = 0
+            self._queue.put(note)
+
+    def _note(self, text: str) -> bytes:
+        """A line of this module's own."""
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
+        return self._line(logging.makeLogRecord(about))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
+
+    @property
+    def lost(self) -> int:
+        """Lines that nobody will read, since the start; those that were like others and counted are none of them."""
+        return self._overflowed_in_all + self._unwritten_in_all
 
     def _report(self, period: _Period) -> None:
         for record in period.report():
@@ -131,28 +167,45 @@ class LogWriter(logging.Handler):
                 if all_periods or now - period.begin >= PERIOD_S:
                     del self._periods[function]
                     self._report(period)
+            if self._queue.qsize() < MAX_QUEUED:
+                self._tell_overflowed()
 
     def _write_all(self) -> None:
         """Until the end mark; holds no lock while it writes."""
-        while True:
-            try:
-                line = self._queue.get(timeout=LOOK_EVERY_S)
-            except queue.Empty:
-                self.flush_repeated()
-                continue
-            if line is None:
-                return
-            self._write(line)
+        ended = False
+        while not ended:
+            with contextlib.suppress(MemoryError):
+                ended = self._write_next()
 
-    def _write(self, data: bytes) -> None:
+    def _write_next(self) -> bool:
+        """Write the next line, or tell of what was left out; whether that was the last."""
         try:
-            while data:
+            line = self._queue.get(timeout=LOOK_EVERY_S)
+        except queue.Empty:
+            self.flush_repeated()
+            self._write(b"")
+            return False
+        self._write(line or b"")
+        return line is None
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, and before it how many could not be written; it is counted as one of these if that fails."""
+        note = self._note(f"{self._unwritten} lines were lost: {self._why_unwritten}") if self._unwritten else b""
+        data = self._torn + note + line if note or line else b""
+        written = 0
+        try:
+            while written < len(data):
                 try:
-                    data = data[os.write(self._descriptor, data) :]
+                    written += os.write(self._descriptor, data[written:])
                 except BlockingIOError:
                     select.select([], [self._descriptor], [])
-        except (OSError, ValueError):
-            pass  # a full disk, a reader that has gone: there is nobody to tell
+            self._unwritten = 0
+        except (OSError, ValueError) as error:  # a full disk, a reader that has gone: there is nobody to tell for now
+            self._why_unwritten = f"the log could not be written ({getattr(error, 'strerror', None) or error})"
+            self._unwritten += bool(line)
+            self._unwritten_in_all += bool(line)
+        if written:
+            self._torn = b"" if data[:written].endswith(b"\n") else b"\n"
 
     def close(self) -> None:
         """Write what is left, unless it cannot be written; harmless the second time."""
@@ -161,6 +214,6 @@ class LogWriter(logging.Handler):
         if self._thread.ident is not None:
             self._thread.join(CLOSE_TIMEOUT_S)
         else:
-            while (line := self._queue.get()) is not None:
-                self._write(line)
+            while not self._write_next():
+                pass
         super().close()

@@ -110,7 +110,10 @@ def _serve(connections: Sequence[socket.socket]) -> None:
                 continue
             # the kernel may need a lock that the process holds: nobody else waits for that
             arguments = (by_fd[fd], *_REQUEST.unpack(request))
-            threading.Thread(target=_answer, args=arguments, daemon=True).start()
+            try:
+                threading.Thread(target=_answer, args=arguments, daemon=True).start()
+            except RuntimeError:  # no more threads for now
+                _send(by_fd[fd], b"")
 
 
 def _answer(connection: socket.socket, pid: int) -> None:
@@ -118,5 +121,9 @@ def _answer(connection: socket.socket, pid: int) -> None:
         found = read_maps(pid)
     except OSError:
         found = b""
+    _send(connection, found)
+
+
+def _send(connection: socket.socket, found: bytes) -> None:
     with contextlib.suppress(OSError):  # the device has gone
         connection.sendall(_LENGTH.pack(len(found)) + found)

@@ -45,6 +45,14 @@ class _Puller:
         """Whether its thread is in `pull`."""
 
 
+def _command(engine: CommandSource, ring: RingClass, puller: _Puller) -> Command:
+    """The command that was pulled, out of the buffer."""
+    _, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
+    sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
+    request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
+    return Command(engine, ring, queue_id, generation, cid, sqe, request)
+
+
 class Scheduler:
     """Ready lists and AES worker threads, shared by all functions of a process."""
 
@@ -105,16 +113,16 @@ class Scheduler:
                 pulled = pull(puller.buffer)
                 if pulled != _PULLED and pulled != _HELD:
                     return None
-                number, generation, request_bytes, queue_id, cid = _COMMAND.unpack_from(puller.bytes)
-                reference = self._engines.get(number)
+                reference = self._engines.get(int(puller.buffer.engine_id))
                 if reference is None or (engine := reference()) is None:
                     continue  # the function went while its command was on the way
-                sqe = puller.bytes[_SQE_OFFSET:_REQUEST_OFFSET]
-                request = puller.bytes[_REQUEST_OFFSET : _REQUEST_OFFSET + request_bytes]
-                command = Command(engine, ring, queue_id, generation, cid, sqe, request)
-                if pulled == _PULLED:
-                    return command
-                engine.hold(int(puller.buffer.held_by), command)
+                try:
+                    command = _command(engine, ring, puller)
+                    if pulled == _PULLED:
+                        return command
+                    engine.hold(int(puller.buffer.held_by), command)
+                except MemoryError:
+                    engine.refuse(puller.buffer)  # nobody else knows of it
         finally:
             puller.inside = False
 

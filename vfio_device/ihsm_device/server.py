@@ -77,6 +77,7 @@ class Server:
         clients: Clients = OF_ANY_USER,
         lookout: Lookout | None = None,
         confinement: Confinement | None = None,
+        lost_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
@@ -84,7 +85,7 @@ class Server:
         microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
         HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
         the start, `clients` who may use them. `lookout` reads mappings of clients, which this process does itself
-        without; `confinement` is shown in the status.
+        without; `confinement` and `lost_lines` of the log are shown in the status.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -96,6 +97,7 @@ class Server:
         self._clients = clients
         self._lookout = lookout
         self._confinement = confinement or Confinement()
+        self._lost_lines = lost_lines
         self._endpoints: list[Endpoint] = []
         self._limits = Limits.of(max(1, len(paths)))
         self._control = ControlServer(clients.uids, self._limits)
@@ -155,6 +157,7 @@ class Server:
             "socket": os.fspath(endpoint.path),
             "client": endpoint.client,
             "sandbox": self._confinement.record(),
+            "log": {"lost_lines": self._lost_lines()},
             "limits": self._limits.record(endpoint.usage(), door.connections),
             "faults": faults.status(),
             **endpoint.function.status(),

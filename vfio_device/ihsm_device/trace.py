@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -154,5 +153,5 @@ class Trace:
         return self._record(TraceKind.LOST, _LOST.pack(count, trace.LostWhere.READER))
 
     def _record(self, kind: TraceKind, content: bytes) -> bytes:
-        record = _HEADER.pack(time.time_ns(), len(content), kind, self._function) + content
+        record = _HEADER.pack(int(lib.ihsm_trace_now(self._host)), len(content), kind, self._function) + content
         return record.ljust(padded(len(record)), b"\0")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from ihsm_abi import logs
 from ihsm_device.commands import Command, RingClass
 from ihsm_device.hsm.command import Lane
 from ihsm_device.scheduler import Scheduler
@@ -113,23 +114,32 @@ class WorkerPool:
                 _log.warning("worker %s did not end within %.0f s", thread.name, STOP_TIMEOUT_S)
 
     def _serve_admin(self) -> None:
-        while (command := self._scheduler.pull(RingClass.ADMIN)) is not None:
-            self._run(command, _execute_admin)
+        self._serve(lambda: self._scheduler.pull(RingClass.ADMIN), _execute_admin)
 
     def _serve_fast(self) -> None:
-        while (command := self._scheduler.pull(RingClass.HSM)) is not None:
-            self._run(command, _dispatch)
+        self._serve(lambda: self._scheduler.pull(RingClass.HSM), _dispatch)
 
     def _serve_slow(self) -> None:
-        while (command := self._scheduler.pull_slow()) is not None:
-            self._run(command, _execute_hsm)
+        self._serve(self._scheduler.pull_slow, _execute_hsm)
+
+    def _serve(self, pull: Callable[[], Command | None], work: Callable[[CommandHandler, Command], None]) -> None:
+        """Until there are no more; want of memory, at whatever point, ends no thread."""
+        while True:
+            try:
+                command = pull()
+                if command is None:
+                    return
+                self._run(command, work)
+            except MemoryError:
+                logs.failure(_log, "no memory for a command")
 
     def _run(self, command: Command, work: Callable[[CommandHandler, Command], None]) -> None:
-        """Whatever goes wrong in one command, the thread goes on to the next."""
+        """Whatever goes wrong in one command, it gets an answer, and the thread goes on to the next."""
         handler = self._find_handler(command)
         if handler is None:
             return
         try:
             work(handler, command)
         except Exception:
-            _log.exception("%s command of queue %d failed", command.ring.name, command.queue_id)
+            logs.failure(_log, "%s command of queue %d failed", command.ring.name, command.queue_id)
+            command.refuse()

@@ -165,8 +165,8 @@ int ihsm_engine_create_sq(struct ihsm_engine *engine, unsigned id, uint64_t base
     /* The CQ used is the one with the SQ's id; cqid has only to exist (spec 01 §14.2). */
     if (!ihsm_engine_cq_exists(engine, cqid))
         return -ENOENT;
-    if (ring->class == IHSM_CLASS_AES)
-        ihsm_scheduler_start_workers(engine->scheduler, engine);
+    if (ring->class == IHSM_CLASS_AES && !ihsm_scheduler_start_workers(engine->scheduler, engine))
+        return -EAGAIN;
     return create_sq(ring, base, entries);
 }
 

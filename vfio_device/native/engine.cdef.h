@@ -209,6 +209,8 @@ int ihsm_engine_complete_admin(struct ihsm_engine *engine, unsigned queue_id, ui
 int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint32_t generation, const uint8_t *sqe,
                              const uint8_t *request, const uint8_t *message, size_t message_len, unsigned byte_count,
                              unsigned control, unsigned session_id, unsigned short_app_id, unsigned sc);
+/* Complete, with status internal error, a command that could not be handed on for want of memory. */
+int ihsm_engine_refuse(struct ihsm_engine *engine, const struct ihsm_command *command);
 
 /* Id of the new fault, at least 1; -ENOSPC: there are too many. */
 int64_t ihsm_engine_fault_add(struct ihsm_engine *engine, const struct ihsm_fault *fault);
@@ -244,6 +246,8 @@ void ihsm_host_set_removed(struct ihsm_host *host, bool removed);
 int ihsm_trace_prepare(struct ihsm_host *host, unsigned function);
 /* Record these kinds from now on, by bit; after ihsm_trace_prepare. */
 void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds);
+/* The time that a record made now has; after ihsm_trace_select. */
+uint64_t ihsm_trace_now(struct ihsm_host *host);
 /* Record what Python tells: a body and payload. Whether it was recorded. */
 bool ihsm_trace_put(struct ihsm_host *host, unsigned kind, const uint8_t *content, size_t length);
 /* Take whole records, each from a multiple of 8 bytes on; how many bytes, and in *count how many records. */

@@ -52,10 +52,18 @@ static uint64_t stride(size_t length) {
     return (sizeof(struct trace_header) + length + IHSM_ALIGNMENT_BYTES - 1) & ~(uint64_t)(IHSM_ALIGNMENT_BYTES - 1);
 }
 
-static uint64_t now(void) {
+static uint64_t clock_ns(clockid_t clock) {
     struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
+    clock_gettime(clock, &time);
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/*
+ * Nanoseconds since 1970, by the time of day at which recording began: who sets that while it goes on does not change
+ * how long anything took, by which drivers are judged.
+ */
+static uint64_t now(struct ihsm_trace *trace) {
+    return atomic_load_explicit(&trace->epoch_ns, memory_order_relaxed) + clock_ns(CLOCK_MONOTONIC);
 }
 
 /* -- its life */
@@ -112,7 +120,14 @@ int ihsm_trace_prepare(struct ihsm_host *host, unsigned function) {
     return 0;
 }
 
-void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds) { atomic_store(&host->trace.kinds, kinds); }
+void ihsm_trace_select(struct ihsm_host *host, uint32_t kinds) {
+    struct ihsm_trace *trace = &host->trace;
+    if (atomic_load(&trace->kinds) == 0)
+        atomic_store(&trace->epoch_ns, clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC));
+    atomic_store(&trace->kinds, kinds);
+}
+
+uint64_t ihsm_trace_now(struct ihsm_host *host) { return now(&host->trace); }
 
 /* -- writing */
 
@@ -133,7 +148,7 @@ static void make_ready(uint64_t *header, union ready_word ready) {
 /* Fill a place with what is missing before it. */
 static void tell_lost(struct ihsm_trace *trace, struct ihsm_trace_ring *ring, uint64_t *header) {
     struct trace_lost body = {.count = atomic_exchange(&ring->lost, 0), .where = IHSM_LOST_WHERE_RING};
-    header[0] = now();
+    header[0] = now(trace);
     memcpy(header + HEADER_WORDS, &body, sizeof body);
     /* Another thread may have told the same losses: then there is nothing to tell. */
     make_ready(header, (union ready_word){.length = sizeof body,
@@ -170,7 +185,7 @@ static struct ihsm_record take_record(struct ihsm_trace *trace, uint16_t kind, s
 }
 
 struct ihsm_record ihsm_trace_take(struct ihsm_trace *trace, uint16_t kind, size_t length) {
-    return take_record(trace, kind, length, now());
+    return take_record(trace, kind, length, now(trace));
 }
 
 void ihsm_record_end(struct ihsm_record record) {
@@ -262,7 +277,7 @@ void ihsm_trace_entries(struct ihsm_trace *trace, uint16_t queue, uint32_t slot,
                         size_t size, unsigned count) {
     if (!ihsm_traced(trace, IHSM_TRACE_KIND_ENTRY))
         return;
-    uint64_t time = now(); /* read once: the clock is most of what a record costs */
+    uint64_t time = now(trace); /* read once: the clock is most of what a record costs */
     for (unsigned i = 0; i < count; i++, slot = slot + 1 == slots ? 0 : slot + 1) {
         struct ihsm_record record = take_record(trace, IHSM_TRACE_KIND_ENTRY, sizeof(struct trace_entry) + size, time);
         if (record.header == NULL)

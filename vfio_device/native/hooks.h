@@ -31,6 +31,7 @@ struct ihsm_trace_ring;
 struct ihsm_trace {
     _Atomic uint32_t kinds; /* that are recorded, by bit */
     uint16_t function;
+    _Atomic uint64_t epoch_ns;            /* what the monotonic clock has to be added to: set when recording begins */
     struct ihsm_trace_ring *_Atomic ring; /* made when something is first recorded, for the life of the host */
 };
 

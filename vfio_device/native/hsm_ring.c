@@ -230,6 +230,15 @@ int ihsm_engine_complete_hsm(struct ihsm_engine *engine, unsigned queue_id, uint
                     &cqe);
 }
 
+int ihsm_engine_refuse(struct ihsm_engine *engine, const struct ihsm_command *command) {
+    unsigned queue = command->queue_id;
+    if (queue == IHSM_ADMIN_QUEUE_ID)
+        return ihsm_engine_complete_admin(engine, queue, command->generation, command->sqe, 0,
+                                          IHSM_ADMIN_STATUS_INTERNAL_ERROR, NULL, 0);
+    return ihsm_engine_complete_hsm(engine, queue, command->generation, command->sqe, request_of(command), NULL, 0, 0,
+                                    0, 0, 0, IHSM_HSM_STATUS_INTERNAL_ERROR);
+}
+
 void ihsm_hsm_post_late(struct ihsm_ring *ring, uint32_t generation, void *cqe) {
     struct ihsm_regions *regions = &ring->engine->host->regions;
     pthread_cond_t *filled = NULL;

@@ -48,7 +48,7 @@ unsigned ihsm_scheduler_serve(struct ihsm_scheduler *scheduler, enum ihsm_ready_
 void ihsm_poller_close(struct ihsm_scheduler *scheduler);
 
 /* -- workers.c */
-/* Start the threads that serve AES rings, unless they run; the engine has got an AES queue. */
-void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);
+/* Start the threads that serve AES rings, unless they run: the engine gets a queue. False: nobody would serve it. */
+bool ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);
 /* The engine is closed: its share of the threads is free for the next. */
 void ihsm_scheduler_leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine);

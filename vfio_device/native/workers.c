@@ -93,7 +93,7 @@ static void add_long_worker(struct ihsm_scheduler *scheduler) {
     }
 }
 
-void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
+bool ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {
     struct ihsm_ready *ready = &scheduler->ready;
     pthread_mutex_lock(&ready->lock);
     if (!ready->closed && !engine->has_aes && (scheduler->workers_wanted > 0 || scheduler->poller.running)) {
@@ -104,7 +104,9 @@ void ihsm_scheduler_start_workers(struct ihsm_scheduler *scheduler, struct ihsm_
     while (!ready->closed && scheduler->workers_running < scheduler->workers_wanted &&
            pthread_create(&scheduler->workers[scheduler->workers_running], NULL, aes_worker, scheduler) == 0)
         scheduler->workers_running++;
+    bool served = scheduler->workers_running > 0 || scheduler->poller.running || scheduler->workers_wanted == 0;
     pthread_mutex_unlock(&ready->lock);
+    return served;
 }
 
 void ihsm_scheduler_leave(struct ihsm_scheduler *scheduler, struct ihsm_engine *engine) {

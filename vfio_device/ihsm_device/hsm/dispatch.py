@@ -55,14 +55,13 @@ def run(partition: Partition, command: HsmCommand) -> HsmCompletion:
         session_id = None if isinstance(error, NotProvisionedError) else header.sess_id
         return HsmCompletion(encode_error(error.status, header, session_id=session_id), _flags(kind))
     try:
-        message = _operate(context, command.message, offset)
+        return _success(context, kind, _operate(context, command.message, offset))
     except Exception as error:
         context.roll_back()
         return _failure(context, kind, error)
     finally:
         context.finish()
         partition.device.store.check_memory()
-    return _success(context, kind, message)
 
 
 def _operate(context: Context, message: bytes, offset: int) -> bytes:

@@ -43,19 +43,19 @@ class Confinement:
     def restrict(self, state: Path | None, sockets: Sequence[Path], user: str | None) -> None:
         """Give up the user, if that is root, all capabilities, and all files but those of `state` and `sockets`.
 
-        To be called before the process has a second thread. `user` is whom root's server becomes; None: as
+        To be called before the process has a second thread, and with `state` locked: it may be given to another user,
+        and must not be taken from a process that uses it. `user` is whom root's server becomes; None: as
         `privileges.chosen_user` says.
 
         Raises:
             NoSuchUser, UserUnusable: there is no such user, or this process cannot become it.
-            OSError: the state directory cannot be made.
+            OSError: the system does not let the process give up what it must.
         """
         self.on = True
         time.tzset()  # reads its file now
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if state is not None:
             state = state.absolute()
-            state.mkdir(mode=0o700, parents=True, exist_ok=True)
         folders = sorted({path.parent.absolute() for path in sockets})
         if os.geteuid() == 0:
             self._leave_root(state, folders, user)

@@ -174,10 +174,7 @@ static void *large_alloc(size_t size) {
     return (uint8_t *)slab + HEADER_SIZE;
 }
 
-void *ks_arena_alloc(size_t size) {
-    unsigned class = class_of(size);
-    if (class == LARGE)
-        return large_alloc(size);
+static void *small_alloc(unsigned class, size_t size) {
     struct size_class *c = &classes[class];
     pthread_mutex_lock(&c->lock);
     uint8_t *block = c->free;
@@ -199,6 +196,21 @@ void *ks_arena_alloc(size_t size) {
         count(class_size(class));
     }
     return block;
+}
+
+static _Thread_local bool refused;
+
+void *ks_arena_alloc(size_t size) {
+    unsigned class = class_of(size);
+    void *block = class == LARGE ? large_alloc(size) : small_alloc(class, size);
+    refused |= block == NULL;
+    return block;
+}
+
+bool ks_arena_refused(void) {
+    bool was = refused;
+    refused = false;
+    return was;
 }
 
 void ks_arena_free(void *block) {

@@ -2,6 +2,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The memory that all secrets live in: locked, left out of core dumps and of forked children, zero on free. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,11 @@ struct arena_stats {
 
 /* Zeroed, 16-byte aligned; NULL if no memory can be mapped. */
 void *ks_arena_alloc(size_t size);
+/*
+ * Whether this thread has been refused a block since it last asked this: the library does not tell want of memory from
+ * a failure of its own, and a failed test ends the device.
+ */
+bool ks_arena_refused(void);
 /* Wipes the whole block; NULL is allowed. */
 void ks_arena_free(void *block);
 /* Usable bytes of a block, at least the size asked for. */

@@ -296,6 +296,7 @@ int ks_ec_pairwise(uint64_t key, int agreement) {
     int status = ks_acquire(key, EC_KIND, &object);
     if (status != KS_OK)
         return status;
+    (void)ks_arena_refused(); /* of what was before */
     bool passed;
     if (agreement) {
         passed = agrees(object->ec, object->size);
@@ -306,5 +307,7 @@ int ks_ec_pairwise(uint64_t key, int agreement) {
     }
     ks_release(object);
     ks_burn_stack(BURN_HEAVY);
-    return passed && !ks_fault("pct-ec") ? KS_OK : KS_PAIRWISE;
+    if (passed && !ks_fault("pct-ec"))
+        return KS_OK;
+    return ks_arena_refused() ? KS_NOMEM : KS_PAIRWISE; /* without memory the key may be sound */
 }

@@ -80,6 +80,7 @@ int ks_rsa_from_numbers(const struct rsa_numbers *numbers, bool crt, struct ks_o
 int ks_rsa_generate(int bits, int crt, uint64_t owner, uint64_t *key) {
     if (bits < 0 || !size_supported((unsigned)bits))
         return KS_ARG;
+    (void)ks_arena_refused(); /* of what was before */
     RSA *rsa = RSA_new();
     BIGNUM *e = BN_new();
     struct ks_object *object = NULL;
@@ -95,6 +96,8 @@ int ks_rsa_generate(int bits, int crt, uint64_t owner, uint64_t *key) {
                      : KS_NOMEM;
         ks_rsa_numbers_free(&numbers);
     }
+    if (status == KS_CRYPTO && ks_arena_refused())
+        status = KS_NOMEM;
     BN_free(e);
     RSA_free(rsa);
     ERR_clear_error();
@@ -172,12 +175,15 @@ int ks_rsa_pairwise(uint64_t key) {
         return status;
     uint8_t plain[MAX_RSA], cipher[MAX_RSA], back[MAX_RSA];
     memset(plain, 0x5a, object->size);
-    plain[0] = 0; /* below every modulus */
+    plain[0] = 0;             /* below every modulus */
+    (void)ks_arena_refused(); /* of what was before */
     int written = RSA_public_decrypt(object->size, plain, cipher, object->rsa, RSA_NO_PADDING);
     status = KS_PAIRWISE;
     if (written == (int)object->size && ks_rsa_transform(object, cipher, object->size, back) == KS_OK &&
         memcmp(plain, back, object->size) == 0 && !ks_fault("pct-rsa")) {
         status = KS_OK;
+    } else if (ks_arena_refused()) {
+        status = KS_NOMEM; /* the key may be sound */
     }
     ERR_clear_error();
     ks_release(object);

@@ -229,6 +229,7 @@ def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.M
         file.write(PartitionRecord(b"1" * 16))
     monkeypatch.undo()
     assert file.read() == old
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"], "room for nothing that nobody wants"
 
 
 def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_return(
@@ -260,6 +261,33 @@ def test_a_new_record_is_on_the_disk_before_its_name_and_its_name_before_the_ret
     monkeypatch.setattr(os, "fsync", fsync)
     file.write(new)
     assert synced == [("record.json.new", new, old), (tmp_path.name, None, new)]
+
+
+@pytest.mark.parametrize("old", [None, PartitionRecord(bytes(16))], ids=["new", "replaced"])
+def test_a_record_whose_folder_cannot_be_put_on_the_disk_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: PartitionRecord | None
+) -> None:
+    """It has its name already when that fails: the next start would find what was refused."""
+    file = RecordFile(tmp_path / "record.json", PartitionRecord, sealed)
+    if old is not None:
+        file.write(old)
+        file = RecordFile(tmp_path / "record.json", PartitionRecord, sealed)
+        assert file.read() == old
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_dir():
+            raise OSError(5, "Input/output error")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(StateError, match=r"cannot be written \(Input/output error\)"):
+            file.write(PartitionRecord(b"1" * 16))
+    assert RecordFile(tmp_path / "record.json", PartitionRecord, sealed).read() == old
+    assert {path.name for path in tmp_path.iterdir()} == ({"record.json"} if old else set())
+    file.write(PartitionRecord(b"2" * 16))
+    assert file.read() == PartitionRecord(b"2" * 16)
 
 
 def test_what_cannot_be_stored_has_not_happened(

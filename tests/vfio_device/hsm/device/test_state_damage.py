@@ -200,6 +200,17 @@ def test_other_texts_are_refused(folder: Path, name: str, text: bytes) -> None:
     refused(folder, name)
 
 
+@pytest.mark.parametrize("name", ["device.json", "partition-0.json"])
+def test_files_of_a_newer_version_are_told_as_such_and_left_alone(folder: Path, sound: Files, name: str) -> None:
+    """Who goes back to an older version has lost nothing, and is not told that something is damaged."""
+    newer = sound | {name: set_field("format", 3)(set_field("more", 1)(sound[name]))}
+    put(folder, newer)
+    said = refused(folder, name)
+    assert "made by a newer version of ihsm (format 3, this one knows 2)" in said
+    assert "damaged" not in said
+    assert contents(folder) == newer
+
+
 def test_another_spelling_of_the_same_record_is_no_record(folder: Path, sound: Files) -> None:
     """What this version did not write, byte for byte, was changed by somebody."""
     data = sound["partition-0.json"]

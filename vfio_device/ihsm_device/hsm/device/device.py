@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from ihsm_abi.ddi import DeviceKind
-from ihsm_device.hsm.device.records import DeviceRecord, StateError
+from ihsm_device.errors import StateError
+from ihsm_device.hsm.device.records import DeviceRecord
 from ihsm_device.hsm.device.state import StateDirectory
 from ihsm_device.hsm.device.takeover import take_over
 from ihsm_device.hsm.device.unwrapping_stock import UnwrappingKeyStock
@@ -18,6 +19,7 @@ from ihsm_device.hsm.identity import DeviceIdentity, certificates
 from ihsm_device.hsm.keystore import KeyStore, Owner, Scope, SelfTestReport, run_self_tests
 from ihsm_device.hsm.profile import DEFAULT, Profile
 from ihsm_device.hsm.wire import DIALECTS
+from ihsm_device.state_lock import StateLock
 
 _SERIAL_BYTES: Final = 8
 _log = logging.getLogger(__name__)
@@ -45,10 +47,16 @@ class HsmDevice:
     open_function: ClassVar[Callable[["HsmDevice", int, int, bytes], Any]]
     """Opens the security module of a function; set by `ihsm_device.hsm`, for modules stand above the device."""
 
-    def __init__(self, options: DeviceOptions | None = None, *, store: KeyStore | None = None) -> None:
+    def __init__(
+        self,
+        options: DeviceOptions | None = None,
+        *,
+        store: KeyStore | None = None,
+        state_lock: StateLock | None = None,
+    ) -> None:
         """Start: open the state, derive the identity, run the self-tests.
 
-        `store` is closed with the device, whoever opened it.
+        `store` is closed with the device, whoever opened it, and so is the `state_lock` of whoever has it already.
 
         Raises:
             StateError: the state directory is damaged, in use, or accessible to others.
@@ -61,7 +69,7 @@ class HsmDevice:
         self._fips_approved = self.options.fips_approved
         self._on_change: list[Callable[[], None]] = []
         with contextlib.ExitStack() as opened:
-            self.directory = StateDirectory(self.options.state)
+            self.directory = StateDirectory(self.options.state, state_lock)
             opened.callback(self.directory.close)
             self.store = store or KeyStore(validation_hooks=self.options.validation_hooks)
             opened.callback(self.store.close)

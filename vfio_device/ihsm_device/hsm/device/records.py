@@ -7,19 +7,21 @@ are all noticed. A file is exactly what `RecordFile.write` makes of its record, 
 Releases before format 2 wrote the same fields without an HMAC; `takeover.py` reads those.
 """
 
+import contextlib
 import os
 import reprlib
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.limits import SEALED_BK3_MAX_BYTES
-from ihsm_device.errors import DeviceError
+from ihsm_device.errors import StateError
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES
+from ihsm_device.state_lock import require_private
 
 FORMAT_VERSION: Final = 2
 UNPROTECTED_VERSION: Final = 1
@@ -30,15 +32,10 @@ _HMAC: Final = "hmac"
 _DEVICE_CERTIFICATES: Final = 2
 _MAX_CERTIFICATE_BYTES: Final = 4096
 _MAX_MASKED_BYTES: Final = 1024
-_OWNER_ONLY: Final = stat.S_IRWXG | stat.S_IRWXO
 _TEMPORARY: Final = ".new"
 
 Seal = Callable[[bytes], bytes]
 """HMAC of some bytes under the key of the state files."""
-
-
-class StateError(DeviceError):
-    """The state directory cannot be used; the text is one line that names the path and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,8 @@ class RecordFile(Generic[R]):
     path: Path | None
     type: type[R]
     seal: Seal
+    _stored: bytes | None = field(default=None, init=False)
+    """What was read or written last, to be put back."""
 
     def read(self) -> R | None:
         """The stored record, None if there is none; raises StateError for a file that is not one."""
@@ -94,28 +93,36 @@ class RecordFile(Generic[R]):
         return self._record(found[1], UNPROTECTED_VERSION)
 
     def write(self, record: R) -> None:
-        """Replace the stored record, durably; raises StateError."""
+        """Replace the stored record, durably; raises StateError, and then what was stored is stored."""
         if self.path is None:
             return
-        temporary = self.path.with_name(self.path.name + _TEMPORARY)
         try:
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._encode(record))
-                file.flush()
-                os.fsync(descriptor)
-            temporary.rename(self.path)
-            _sync_directory(self.path.parent)
+            data = self._encode(record)
+            _replace(self.path, data)
+            try:
+                _sync_directory(self.path.parent)
+            except OSError:
+                self._put_back()
+                raise
+            self._stored = data
         except OSError as error:
             raise StateError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _put_back(self) -> None:
+        """The new content has its name already, and will be refused: the next start must not find it."""
+        assert self.path is not None
+        with contextlib.suppress(OSError):
+            if self._stored is None:
+                self.path.unlink()
+            else:
+                _replace(self.path, self._stored)
 
     def _load(self) -> tuple[bytes, dict[str, Any]] | None:
         """Bytes of the file and the JSON object in it."""
         if self.path is None:
             return None
         try:
-            data = _read_private(self.path)
+            self._stored = data = _read_private(self.path)
             plain = json_text.parse(data)
         except FileNotFoundError:
             return None
@@ -129,12 +136,18 @@ class RecordFile(Generic[R]):
 
     def _record(self, plain: dict[str, Any], version: int) -> R:
         try:
-            if type(plain.get("format")) is not int or plain["format"] != version:
-                raise ValueError(f"format {_short(plain.get('format'))} instead of {version}")
+            form = plain.get("format")
+            if type(form) is int and form > FORMAT_VERSION:
+                raise StateError(
+                    f"{self.path}: made by a newer version of ihsm (format {_short(form)}, this one knows "
+                    f"{FORMAT_VERSION}): use that version"
+                )
+            if type(form) is not int or form != version:
+                raise ValueError(f"format {_short(form)} instead of {version}")
             if plain.get("record") != self.type.__name__:
                 raise ValueError(f"record {_short(plain.get('record'))}")
             parsers = _PARSERS[self.type]
-            return self.type(**{field.name: _field(plain, field.name, parsers) for field in fields(self.type)})
+            return self.type(**{each.name: _field(plain, each.name, parsers) for each in fields(self.type)})
         except ValueError as error:
             raise StateError(f"{self.path}: damaged, not a {self.type.__name__} ({error})") from error
 
@@ -146,14 +159,6 @@ class RecordFile(Generic[R]):
         return json_text.dump(plain | {_HMAC: sealed.hex()}, indent=1).encode() + b"\n"
 
 
-def require_private(path: Path, status: os.stat_result) -> None:
-    """Raise StateError if others than the effective user own or may enter what `status` describes."""
-    if status.st_uid != os.geteuid():
-        raise StateError(f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}")
-    if status.st_mode & _OWNER_ONLY:
-        raise StateError(f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets others in, remove their permissions")
-
-
 def _read_private(path: Path) -> bytes:
     # Neither a link nor a pipe, a device or an endless file is followed, waited for or read.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -161,11 +166,28 @@ def _read_private(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StateError(f"{path}: not a regular file")
-        require_private(path, status)
+        require_private(path, status, os.geteuid())
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise StateError(f"{path}: damaged, longer than {MAX_FILE_BYTES} bytes")
     return data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file beside one, put it on the disk and give it that name; raises OSError, and nothing is left then."""
+    temporary = path.with_name(path.name + _TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _sync_directory(path: Path) -> None:

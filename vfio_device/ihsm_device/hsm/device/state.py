@@ -12,22 +12,17 @@ No secret is in the JSON files: BK_BOOT is masked under a key that follows from 
 The secret's file ends with its SHA-256, the JSON files with an HMAC (`records.py`); both are verified at each reading.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ihsm_device.hsm.device.records import (
-    DeviceRecord,
-    PartitionRecord,
-    RecordFile,
-    StateError,
-    require_private,
-)
+from ihsm_device.errors import StateError
+from ihsm_device.hsm.device.records import DeviceRecord, PartitionRecord, RecordFile
 from ihsm_device.hsm.identity import hierarchy
 from ihsm_device.hsm.keystore import Handle, Hash, KeyStore, KeyStoreError, Owner, Scope
+from ihsm_device.state_lock import StateLock, require_private
 
 _SECRET_BYTES: Final = 48
 _HMAC_KEY_BYTES: Final = 48
@@ -39,25 +34,25 @@ _PARTITION_NAME: Final = re.compile(r"partition-(0|[1-9][0-9]*)\.json")
 class StateDirectory:
     """The directory, locked for this process; `None` as path stands for no directory and an ephemeral device."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Create or open the directory and lock it; raises StateError."""
+    def __init__(self, path: Path | None, lock: StateLock | None = None) -> None:
+        """Create or open the directory and lock it; raises StateError.
+
+        A `lock` that was taken before is taken over.
+        """
         self.path = path
-        self._lock: int | None = None
         self._store: KeyStore | None = None
         self._hmac_key: Handle | None = None
+        self._lock = lock if path is None or lock is not None else StateLock(path)
         if path is None:
             return
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            require_private(path, path.stat())
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise StateError(f"{path}: in use by another process") from error
+            require_private(path, path.stat(), os.geteuid())
         except OSError as error:
             self.close()
             raise StateError(f"{path}: cannot be used ({error.strerror})") from error
+        except StateError:
+            self.close()
+            raise
 
     def detach(self) -> None:
         """Keep nothing from now on; what is stored stays as it is, and locked."""
@@ -66,8 +61,7 @@ class StateDirectory:
     def close(self) -> None:
         """Let other processes use the directory."""
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.close()
 
     def device_secret(self, store: KeyStore, owner: Owner) -> Handle:
         """The device-unique secret, made now if the directory is new; record files can be used from now on.

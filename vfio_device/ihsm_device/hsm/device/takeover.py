@@ -9,7 +9,8 @@ and from then on no file without one is accepted.
 
 import logging
 
-from ihsm_device.hsm.device.records import PartitionRecord, RecordFile, StateError
+from ihsm_device.errors import StateError
+from ihsm_device.hsm.device.records import PartitionRecord, RecordFile
 from ihsm_device.hsm.device.state import StateDirectory
 from ihsm_device.hsm.identity import DeviceIdentity, PartitionIdentity, certificates, masking
 from ihsm_device.hsm.keystore import KeyStore, Owner, Scope

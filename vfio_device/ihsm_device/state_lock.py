@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""A state directory belongs to one process at a time, which has it before it changes anything in it or about it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from ihsm_device.errors import StateError
+
+LOCK_NAME: Final = "lock"
+_OWNER_ONLY: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class StateLock:
+    """The directory is this process's, whichever user that becomes, until `close` or the process's end."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory if there is none, and lock it.
+
+        Root may lock the directory of any user, whom it may be about to become.
+
+        Raises:
+            StateError: another process has it, or it is accessible to others or cannot be used.
+        """
+        self._descriptor: int | None = None
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = path.stat()
+            require_private(path, status, status.st_uid if os.geteuid() == 0 else os.geteuid())
+            # Whoever owns the directory cannot have root make a file elsewhere.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._descriptor = os.open(path / LOCK_NAME, flags, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise StateError(f"{path}: in use by another process") from error
+        except OSError as error:
+            self.close()
+            raise StateError(f"{path}: cannot be used ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Let other processes use the directory; harmless the second time."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def require_private(path: Path, status: os.stat_result, user: int) -> None:
+    """Raise StateError if others than `user` own or may enter what `status` describes."""
+    if status.st_uid != user:
+        raise StateError(f"{path}: belongs to user {status.st_uid}, not to {user}")
+    if status.st_mode & _OWNER_ONLY:
+        raise StateError(f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets others in, remove their permissions")
