@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run tests and the corpora of the fuzzer with counters in the C code, and show which lines they reached.
+"""Show which lines of the C code tests and the corpora of the fuzzer reach, and which branches of hsm/ the tests.
 
-Counters lie in a file that each process maps when it loads the module: a process that is killed, or that may open no
-file any more, loses none of them.
+Counters of C code lie in a file that each process maps when it loads the module: a process that is killed, or that may
+open no file any more, loses none of them. Those of Python code are written when a process ends (started/).
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from typing import Final
 from bootstrap import apt
 from bootstrap.layout import CHECKOUT, cache_root, locked
 from bootstrap.process import SetupError, run, step
-from covering.lines import merged, share, table
+from covering.branches import arrows, counting, taken
+from covering.lines import merged, ranges
+from covering.reached import Reached, share, table
 from fuzzing.__main__ import harnesses
 from fuzzing.tools import CLANG, LONGEST_INPUT_BYTES, corpus_of, provide_clang
 from mutation.scratch import BuildError, ScratchTree
 
 SOURCES: Final = "vfio_device/native/"
 WANTED: Final = 95
-"""Of 100 lines."""
+"""Of 100 lines, and of 100 branches."""
 COUNTERS: Final = "-fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation"
 MODULE: Final = Path("vfio_device") / "ihsm_device"
+SECURITY_MODULE: Final = MODULE / "hsm"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,6 +57,7 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
     version = CLANG[apt.suite()]
     compiler = provide_clang()
     counts = tree.place / "build" / "counts"
+    branch_counts = counts / "branches"
     tree.sync()
     before = dict(os.environ)
     os.environ |= {"CC": compiler, "CFLAGS": COUNTERS, "LDFLAGS": "-fprofile-instr-generate"}
@@ -63,9 +67,10 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
         os.environ.pop(name)
     os.environ |= before
     shutil.rmtree(counts, ignore_errors=True)
-    counts.mkdir(parents=True)
+    branch_counts.mkdir(parents=True)
     environment = tree.environment | {"LLVM_PROFILE_FILE": f"{counts}/tests-%m%c.profraw"}
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    environment = counting(environment, tree.place / SECURITY_MODULE, branch_counts)
     subprocess.run(pytest, cwd=tree.place, env=environment)
     reports = [report(version, counts, "tests", next((tree.place / MODULE).glob("_native.*.so")))]
     for name, binary in build_harnesses(tree, compiler).items():
@@ -75,9 +80,15 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
             check=True,
         )  # fmt: skip
         reports.append(report(version, counts, name, binary))
-    reached = merged(reports, tree.place, SOURCES)
-    print("\n".join(table(reached)))
-    return 0 if share(hit for lines in reached.values() for hit in lines.values()) >= WANTED else 1
+    lines = merged(reports, tree.place, SOURCES)
+    branches = taken(branch_counts, tree.place, tree.place / SECURITY_MODULE)
+    print("\n".join([*table(lines, ranges, "lines"), *table(branches, arrows, "branches")]))
+    return verdict(lines, branches)
+
+
+def verdict(lines: Reached[int], branches: Reached[tuple[int, int]]) -> int:
+    """Exit status: 0 if enough of both was reached."""
+    return 0 if min(share(lines), share(branches)) >= WANTED else 1
 
 
 def build_harnesses(tree: ScratchTree, compiler: str) -> dict[str, Path]:
