@@ -18,33 +18,39 @@ from ihsm_abi import mbor
 from ihsm_abi.ddi import (
     API_REV,
     AesKeySize,
+    AttestKeyReq,
     DdiOp,
     DdiStatus,
+    EccCurve,
     GetCertChainInfoReq,
     GetCertChainInfoResp,
     GetCertificateReq,
     GetCertificateResp,
+    HashAlgorithm,
     KeyAttributeFlags,
     KeyType,
     KeyUsage,
     ReqHdr,
     encode_message,
+    encode_request,
 )
 from ihsm_abi.ddi.masked_key import MaskedKey, MaskedKeyMetadata
 from ihsm_abi.ddi.types import ErrResp
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
-from ihsm_device.hsm.keystore import Scope
+from ihsm_device.hsm.keystore import Handle, Owner, Scope
 from ihsm_device.hsm.profile import DEFAULT, FIRMWARE, PROFILES, BulkNumbers
 from ihsm_device.hsm.wire import der
 from support.hsm import BK3, Scene, Stage
+from support.vectors import DERIVE, ENCRYPT, VectorBench
+from support.waiting import until
 
 UNDECODABLE_INIT_BK3 = encode_message(ReqHdr(rev=API_REV, op=DdiOp.InitBk3), ErrResp())
 
 
 @pytest.fixture(scope="module")
 def firmware() -> Iterator[Stage]:
-    with HsmDevice(DeviceOptions(profile=FIRMWARE)) as device:
+    with HsmDevice(DeviceOptions(profile=FIRMWARE, validation_hooks=True)) as device:
         yield Stage(device)
 
 
@@ -108,6 +114,67 @@ def test_unwrapping_key_may_be_pending_and_has_its_own_type(scene: Scene) -> Non
     assert metadata.key_type == KeyType.RsaUnwrap
     assert metadata.key_attributes.flags == KeyAttributeFlags.LOCAL | KeyAttributeFlags.UNWRAP
     assert refused(lambda: session.unmask(key.masked_key)) == DdiStatus.UnmaskUnwrappingKeyNotAllowed
+
+
+def test_of_two_late_unwrapping_keys_the_first_is_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second question is answered between the moment when a first one takes a key and that when it keeps it."""
+    stock = scene.module.partition.device.unwrapping_keys
+    try_take = stock.try_take
+    with monkeypatch.context() as patched:
+        patched.setattr(stock, "try_take", lambda owner: None)
+        provision(scene, scene.client.init_bk3(BK3).masked_bk3)
+        session, other = scene.open_session(), scene.open_session()
+        assert refused(lambda: scene.unwrapping_key(session)) == DdiStatus.PendingKeyGeneration
+    until(lambda: stock.full, "a key in stock")
+    answers = []
+
+    def take_and_be_late(owner: Owner) -> Handle | None:
+        key = try_take(owner)
+        monkeypatch.undo()
+        until(lambda: stock.full, "a second key in stock")
+        answers.append(scene.unwrapping_key(other))
+        return key
+
+    monkeypatch.setattr(stock, "try_take", take_and_be_late)
+    late = scene.unwrapping_key(session)
+    assert (late.key_id, late.pub_key) == (answers[0].key_id, answers[0].pub_key)
+    assert scene.unwrapping_key(session).pub_key == late.pub_key
+
+
+IKM = bytes(range(32))
+"""Of the worked examples of spec 05 §11.3 and §11.4."""
+
+
+def test_hkdf_without_a_salt_takes_256_zero_bytes(scene: Scene) -> None:
+    """An empty salt stays what it is in RFC 5869."""
+    bench = VectorBench(scene)
+    known = {
+        None: "1d27235a7201e47e801678ec356b47601aab8acaf2e52231869ab38f046fcbfb",
+        b"": "f907287c1a9326ec0973fdba87ff0cd5c1afb6ac6408ea5258188a9fc4656418",
+    }
+    with bench.raw(IKM, KeyType.Secret256, DERIVE) as secret:
+        for salt, value in known.items():
+            key = bench.session.hkdf(secret, HashAlgorithm.Sha256, KeyType.Aes256, ENCRYPT, salt=salt, info=b"info-01")
+            assert bench.reveal(key).hex() == value
+
+
+def test_kbkdf_is_of_a_key_that_hkdf_made(scene: Scene) -> None:
+    bench = VectorBench(scene)
+    with bench.raw(IKM, KeyType.Secret256, DERIVE) as secret:
+        key = bench.session.kbkdf(
+            secret, HashAlgorithm.Sha256, KeyType.Aes256, ENCRYPT, label=b"label-01", context=b"context-01"
+        )
+        assert bench.reveal(key).hex() == "de83c53641ddcd1f1ab53fa4052b94cac06d2740558f83b152dac3fb84903f09"
+
+
+@pytest.mark.parametrize(("size", "status"), [(0, DdiStatus.InvalidArg), (127, DdiStatus.InvalidArg), (128, None)])
+def test_report_data_is_128_bytes(scene: Scene, size: int, status: DdiStatus | None) -> None:
+    provision(scene, scene.client.init_bk3(BK3).masked_bk3)
+    session = scene.open_session()
+    key = session.generate_ecc_key(EccCurve.P384, KeyRequest(KeyUsage.SignVerify))
+    request = encode_request(AttestKeyReq(key_id=key.key_id, report_data=bytes(size)), session_id=session.session_id)
+    answered = scene.send(request, ControlKind.IN_SESSION, session.session_id).status
+    assert answered == (DdiStatus.Success if status is None else status)
 
 
 def test_bulk_numbers_are_slot_and_group(firmware: Stage) -> None:

@@ -142,6 +142,19 @@ def test_wider_permissions_are_refused(options: DeviceOptions, name: str) -> Non
         device.function()
 
 
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 0)
+    else:
+        folder = Path("/")
+    owner = folder.stat().st_uid
+    with pytest.raises(StateError, match=f"^{folder}: belongs to user {owner}, not to {os.geteuid()}$"):
+        HsmDevice(DeviceOptions(state=folder))
+    assert not (folder / "device.secret").exists()
+
+
 def test_one_process_at_a_time(options: DeviceOptions) -> None:
     with HsmDevice(options), pytest.raises(StateError, match="in use by another process"):
         StateDirectory(options.state)

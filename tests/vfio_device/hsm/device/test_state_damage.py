@@ -282,6 +282,22 @@ def test_a_directory_of_version_0_1_is_taken_over_once(
     assert contents(folder) == sound
 
 
+def test_a_function_that_nobody_has_used_is_taken_over(tmp_path: Path) -> None:
+    """It has no certificate and no BK_BOOT that could be verified, only its identity."""
+    options = DeviceOptions(state=tmp_path / "state")
+
+    def identity() -> bytes:
+        with HsmDevice(options) as device:
+            return device.function(0).partition.kept.identity.partition_id
+
+    expected = identity()
+    unused = contents(tmp_path / "state")
+    assert json.loads(unused["partition-0.json"])["leaf"] is json.loads(unused["partition-0.json"])["bk_boot"] is None
+    put(tmp_path / "state", as_version_0_1(unused))
+    assert identity() == expected
+    assert contents(tmp_path / "state") == unused
+
+
 def test_files_without_an_hmac_are_refused_after_the_take_over(folder: Path, sound: Files) -> None:
     for name in ("partition-0.json", "partition-1.json"):
         put(folder, sound | {name: old_form(sound[name])})

@@ -29,6 +29,7 @@ from ihsm_device.hsm.keystore import (
     PointAtInfinityError,
     PointNotOnCurveError,
     PointRangeError,
+    WrongKindError,
 )
 from support import cavp
 
@@ -234,6 +235,11 @@ def test_import_of_der(store: KeyStore, curve: Curve) -> None:
     assert store.ec_public(handle) == point_of(key)
     digest = bytes(32)
     assert verifies(curve, point_of(key), digest, store.ec_sign(handle, digest))
+
+
+def test_a_key_without_a_curve_names_none(store: KeyStore) -> None:
+    with pytest.raises(WrongKindError):
+        store.ec_curve(store.generate_secret(32, OWNER))
 
 
 def test_import_refuses_other_forms(store: KeyStore) -> None:

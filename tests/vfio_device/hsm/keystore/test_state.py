@@ -130,3 +130,12 @@ def test_leftovers_of_a_killed_process_do_not_matter(store: KeyStore, tmp_path: 
     secret = store.create_device_secret(str(tmp_path / "device.key"), OWNER)
     assert os.listdir(tmp_path) == ["device.key"]
     assert store.secrets_equal(secret, store.load_device_secret(str(tmp_path / "device.key"), OWNER))
+
+
+def test_a_path_that_leads_through_a_file(store: KeyStore, tmp_path: Path) -> None:
+    """What the system says is in the error: neither a file that is there nor one that is missing."""
+    (tmp_path / "file").write_bytes(b"")
+    path = str(tmp_path / "file" / "secret")
+    for use in (store.create_device_secret, store.load_device_secret):
+        with pytest.raises(StateFileError, match=f"^{path}: Not a directory$"):
+            use(path, OWNER)

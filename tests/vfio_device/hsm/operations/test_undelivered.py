@@ -11,8 +11,20 @@ import pytest
 from ihsm.ddi.credentials import Credential
 from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
-from ihsm_abi.ddi import AesGenerateKeyReq, AesKeySize, CloseSessionReq, DdiStatus, KeyUsage, encode_request
+from ihsm_abi.ddi import (
+    AesGenerateKeyReq,
+    AesGenerateKeyResp,
+    AesKeySize,
+    CloseSessionReq,
+    DdiStatus,
+    DeleteKeyReq,
+    DeleteKeyResp,
+    KeyUsage,
+    decode_response,
+    encode_request,
+)
 from ihsm_abi.hsm_queue import ControlKind
+from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from support.faults import Draft, Subject, make
 from support.hsm import BK3, CREDENTIAL, ModuleReply, Scene
 from support.lifecycle_subjects import CHANGE_PIN, ESTABLISH_CREDENTIAL, OPEN_SESSION, OTHER_PIN, REOPEN_SESSION
@@ -20,12 +32,16 @@ from support.lifecycle_subjects import CHANGE_PIN, ESTABLISH_CREDENTIAL, OPEN_SE
 AES = KeyRequest(KeyUsage.EncryptDecrypt)
 
 
-def lose(scene: Scene, message: bytes, kind: ControlKind, session_id: int | None) -> None:
+def give_up(completion: HsmCompletion) -> None:
     """As a queue does with a response that it cannot write: what the module wants back is taken back."""
-    completion = scene.send(message, kind, session_id).completion
     assert ModuleReply(completion).status == DdiStatus.Success
     if completion.rollback is not None:
         completion.rollback()
+
+
+def lose(scene: Scene, message: bytes, kind: ControlKind, session_id: int | None) -> None:
+    """Execute a command and give up its response."""
+    give_up(scene.send(message, kind, session_id).completion)
 
 
 def prepared(scene: Scene, subject: Subject) -> Draft:
@@ -59,6 +75,33 @@ def test_a_key_that_nobody_knows_is_deleted(scene: Scene) -> None:
     lose(scene, encode_request(request, session_id=session.session_id), ControlKind.IN_SESSION, session.session_id)
     assert scene.module.status()["vault"] == before
     assert scene.module.partition.device.store.statistics().published == 0
+
+
+def test_a_session_under_the_same_number_stays(scene: Scene) -> None:
+    """The queue gives up late: the session that it could not tell of has been flushed, and another has its id."""
+    completion = scene.send(prepared(scene, OPEN_SESSION).encode(), ControlKind.OPEN).completion
+    scene.module.flush(HsmCommand(b"", ControlKind.CLOSE, True, 0))
+    successor = scene.open_session()
+    assert successor.session_id == 0
+    give_up(completion)
+    assert scene.module.status()["sessions"] == {"0": "live"}
+    successor.generate_aes_key(AesKeySize.Aes128, AES)
+
+
+def test_a_key_under_the_same_number_stays(scene: Scene) -> None:
+    """As above; any session of the application may delete the key that the queue could not tell of."""
+    scene.provision()
+    session = scene.open_session()
+    request = AesGenerateKeyReq(key_size=AesKeySize.Aes256, key_properties=AES.properties)
+    message = encode_request(request, session_id=session.session_id)
+    reply = scene.send(message, ControlKind.IN_SESSION, session.session_id)
+    _, made = decode_response(reply.message, AesGenerateKeyResp)
+    assert made is not None
+    session.call(DeleteKeyReq(key_id=made.key_id), DeleteKeyResp)
+    successor = session.generate_aes_key(AesKeySize.Aes256, AES)
+    assert successor.key_id == made.key_id
+    give_up(reply.completion)
+    session.delete_key(successor)
 
 
 def test_a_reopened_session_stays_and_its_client_can_close_it(scene: Scene) -> None:

@@ -178,6 +178,27 @@ def test_bad_points_are_seen(curve: Curve) -> None:
     assert point.raw()[: form.padded_bytes][::-1].lstrip(b"\0") == point.x.to_bytes(curve.size, "big").lstrip(b"\0")
 
 
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.form.curve.name)
+def test_an_spki_says_nothing_else_and_has_a_whole_point(curve: Curve) -> None:
+    """The named curve alone in the parameters, as many bytes of a point as the curve has, nothing behind the point."""
+    spki, point = key_point(curve, 7)
+    algorithm = der.read(der.read(spki).contents).contents
+    whole = point.uncompressed()
+
+    def encoded(algorithm: bytes, point: bytes, after: bytes = b"") -> bytes:
+        bits = der.element(der.BIT_STRING, b"\0" + point)
+        return der.element(der.SEQUENCE, der.element(der.SEQUENCE, algorithm) + bits + after)
+
+    assert _read_or_status(encoded(algorithm, whole), curve) == point
+    for wire in (
+        encoded(algorithm + der.element(der.NULL), whole),
+        encoded(algorithm, whole[:-1]),
+        encoded(algorithm, whole + b"\0"),
+        encoded(algorithm, whole, der.element(der.NULL)),
+    ):
+        assert _read_or_status(wire, curve) == DdiStatus.KeyDecodeFailed
+
+
 # -- DER ---------------------------------------------------------------------------------------------------------------
 
 
