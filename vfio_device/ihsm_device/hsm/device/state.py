@@ -112,6 +112,6 @@ class StateDirectory:
                 yield int(match[1])
 
     def _seal(self, data: bytes) -> bytes:
-        if self._store is None or self._hmac_key is None:
-            raise RuntimeError("the device secret comes before the records")
+        assert self._store is not None, "the device secret comes before the records"
+        assert self._hmac_key is not None
         return self._store.hmac(self._hmac_key, Hash.SHA384, data)

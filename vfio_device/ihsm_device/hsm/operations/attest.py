@@ -3,7 +3,7 @@
 """Proof that a key lives in this partition: AttestKey (spec 05 §14)."""
 
 from ihsm_abi.ddi import AttestKeyReq, AttestKeyResp, DdiOp, DdiStatus
-from ihsm_device.hsm.errors import CancelledError, RefusedError
+from ihsm_device.hsm.errors import RefusedError
 from ihsm_device.hsm.identity import report
 from ihsm_device.hsm.keystore import Hash
 from ihsm_device.hsm.operations.context import Context
@@ -26,8 +26,8 @@ def attest_key(context: Context, request: AttestKeyReq) -> AttestKeyResp:
 
     with context.locked() as state:
         credential, kept = state.credential, context.partition.kept
-    if credential is None or credential.id is None:
-        raise CancelledError
+    assert credential is not None, "there is a session"
+    assert credential.id is not None
     payload = report.Report(
         public_key=_cose_key(context, entry, family),
         claims=report.claims(entry.content.flags, family, context.profile.attestation_claims),

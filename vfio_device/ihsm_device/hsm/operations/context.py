@@ -62,18 +62,15 @@ class Context:
 
     @property
     def session(self) -> Session:
-        """The live session of an in-session command; cancelled if there is none any more."""
-        if self.caller is None:
-            raise CancelledError
+        """The live session of an in-session command; admission has made sure that there is one."""
+        assert self.caller is not None
         return self.caller
 
     @property
     def provisioned(self) -> Provisioned:
         """Masking key and unwrapping key; admission has made sure that they are there."""
-        provisioned = self.state.provisioned
-        if provisioned is None:
-            raise CancelledError
-        return provisioned
+        assert self.state.provisioned is not None
+        return self.state.provisioned
 
     def locked(self) -> "_Locked":
         """Hold the partition's lock and give access to its state; raises CancelledError if it was overtaken."""

@@ -109,10 +109,10 @@ def _take_credential_back(context: Context) -> None:
     with context.partition.lock:
         credential = context.state.credential
         if context.partition.state is context.state and credential is not None:
+            assert credential.id is not None
             context.state.credential = None
-            for part in (credential.id, credential.pin):
-                if part is not None:
-                    context.store.destroy(part)
+            context.store.destroy(credential.id)
+            context.store.destroy(credential.pin)
 
 
 def _provision(context: Context, request: EstablishCredentialReq, pota: Point) -> bytes:

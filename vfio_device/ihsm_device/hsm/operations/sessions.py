@@ -90,7 +90,8 @@ def close_session(context: Context, request: CloseSessionReq) -> CloseSessionRes
     with context.locked():
         if context.caller is not None:
             context.partition.close_session(context.caller)
-        elif context.header.sess_id is not None:
+        else:
+            assert context.header.sess_id is not None
             context.partition.sessions.free(context.header.sess_id)
     context.closed = True
     return CloseSessionResp()

@@ -27,7 +27,7 @@ class Session:
 class SessionTable:
     """Which ids are in use; guarded by the partition's lock."""
 
-    def __init__(self, shortage: Shortage, published: Published | None = None) -> None:
+    def __init__(self, shortage: Shortage, published: Published) -> None:
         """All ids free; none is given away where `shortage` says so. Live sessions are published."""
         self._shortage = shortage
         self._published = published
@@ -61,8 +61,7 @@ class SessionTable:
         """Make a session live under its id, which is free or flagged."""
         self._flagged.discard(session.id)
         self._live[session.id] = session
-        if self._published is not None:
-            self._published.session(session.id, session.rev)
+        self._published.session(session.id, session.rev)
 
     def free(self, session_id: int) -> None:
         """Make an id free, whatever it was."""
@@ -89,6 +88,5 @@ class SessionTable:
 
     def _withdraw(self, *session_ids: int) -> None:
         """The express lane answers none of their commands any more."""
-        if self._published is not None:
-            for session_id in session_ids:
-                self._published.withdraw_session(session_id)
+        for session_id in session_ids:
+            self._published.withdraw_session(session_id)
