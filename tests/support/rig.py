@@ -91,8 +91,8 @@ class RigQueue:
     def ring_head(self) -> None:
         self.rig.doorbell(cq_head_offset(self.queue_id), self.head)
 
-    def wait(self) -> Any:
-        return first(self.reap, f"completion of queue {self.queue_id}", every_s=0)
+    def wait(self, *, ring: bool = True) -> Any:
+        return first(lambda: self.reap(ring=ring), f"completion of queue {self.queue_id}", every_s=0)
 
 
 class EngineRig:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,41 @@ def test_the_asleep_word_comes_and_goes() -> None:
         for _ in range(3):
             until(lambda: page[ASLEEP] == 1, "a poller that is asleep", every_s=0)
             until(is_awake_after_work, "a poller that is awake", every_s=0)
+
+
+def worker() -> dict[str, str]:
+    """What the kernel shows of the only AES worker of this process; nothing if there is none."""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            lines = (task / "status").read_text().splitlines()
+            if lines[0] == "Name:\tihsm-aes":
+                return dict(line.split(":\t") for line in lines if ":\t" in line)
+    return {}
+
+
+def test_a_worker_helps_a_poller_that_is_behind() -> None:
+    """No doorbell of the page wakes one: the poller does, when rings wait while it serves others."""
+    queues, entries = range(256, 260), 1024
+    with EngineRig(aes_workers=1, doorbell_page=True, spin_us=math.inf) as rig:
+        busy = [rig.queue(number, entries).create() for number in queues]
+        for queue in busy:
+            for cid in range(entries):
+                queue.put(aes_entry(cid))
+        until(lambda: worker().get("State", "").startswith("S"), "a worker that sleeps")
+        begun = int(worker()["voluntary_ctxt_switches"])
+
+        def has_helped() -> bool:
+            """After as many commands as the rings have room for."""
+            for queue in busy:
+                queue.tail = (queue.tail + entries - 1) % entries
+                queue.ring()
+            for queue in busy:
+                expected = [(queue.head + number) % entries for number in range(entries - 1)]
+                assert [int(queue.wait(ring=False)["cmd_id"]) for _ in expected] == expected
+                queue.ring_head()
+            return int(worker()["voluntary_ctxt_switches"]) > begun + 2
+
+        until(has_helped, "help of a worker", every_s=0)
 
 
 def test_level_1_abort_forgets_the_stale_tail_and_keeps_the_head(page_rig: EngineRig) -> None:
