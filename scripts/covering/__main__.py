@@ -63,6 +63,7 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
     os.environ |= {"CC": compiler, "CFLAGS": COUNTERS, "LDFLAGS": "-fprofile-instr-generate"}
     with step("modules with counters: building what changed"):
         tree.build()
+        seams = build_seams(tree)
     for name in ("CC", "CFLAGS", "LDFLAGS"):  # tests build with what they like
         os.environ.pop(name)
     os.environ |= before
@@ -72,7 +73,8 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     environment = counting(environment, tree.place / SECURITY_MODULE, branch_counts)
     subprocess.run(pytest, cwd=tree.place, env=environment)
-    reports = [report(version, counts, "tests", next((tree.place / MODULE).glob("_native.*.so")))]
+    modules = (next((tree.place / MODULE).glob("_native.*.so")), seams)
+    reports = [report(version, counts, "tests", module) for module in modules]
     for name, binary in build_harnesses(tree, compiler).items():
         subprocess.run(
             [binary, "-runs=0", f"-max_len={LONGEST_INPUT_BYTES}", *map(str, corpus_of(name))],
@@ -89,6 +91,18 @@ def measure(tree: ScratchTree, tests: Sequence[str]) -> int:
 def verdict(lines: Reached[int], branches: Reached[tuple[int, int]]) -> int:
     """Exit status: 0 if enough of both was reached."""
     return 0 if min(share(lines), share(branches)) >= WANTED else 1
+
+
+def build_seams(tree: ScratchTree) -> Path:
+    """The module that the tests with seams use, made before they ask for it; raises BuildError."""
+    program = "from support.native_builds import seams_build; print(seams_build())"
+    folders = os.pathsep.join([str(tree.place / "tests"), tree.environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=tree.environment | {"PYTHONPATH": folders}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise BuildError("\n".join(done.stderr.splitlines()[-25:]))
+    return Path(done.stdout.strip())
 
 
 def build_harnesses(tree: ScratchTree, compiler: str) -> dict[str, Path]:

@@ -17,11 +17,14 @@ from covering.lines import merged, ranges
 from covering.reached import Reached, share, table
 
 ROOT = Path(__file__).parents[2]
-FIRST = "SF:/tree/native/a.c\nDA:3,1\nDA:4,0\nDA:5,0\nDA:9,0\nSF:/usr/include/b.h\nDA:1,0\nend_of_record\n"
-SECOND = "SF:/tree/native/a.c\nDA:3,0\nDA:4,7\nend_of_record\nSF:/tree/other/c.c\nDA:1,0\nSF:/tree/native/d.c\nDA:1,2\n"
+FIRST = (
+    "SF:/tree/native/a.c\nDA:3,1\nDA:4,0\nDA:5,0\nDA:9,0\nSF:/usr/include/b.h\nDA:1,0\nSF:/tree/native/d.c\nDA:1,2\n"
+)
+SECOND = "SF:/tree/native/a.c\nDA:3,0\nDA:4,7\nDA:6,1\nSF:/tree/other/c.c\nDA:1,0\nSF:/tree/native/e.c\nDA:1,2\n"
 
 
-def test_a_line_is_reached_if_any_report_says_so() -> None:
+def test_a_line_of_the_product_is_reached_if_any_report_says_so() -> None:
+    """Line 6 and e.c are of another build, with seams say."""
     assert merged([FIRST, SECOND], Path("/tree"), "native/") == {
         "native/a.c": {3: True, 4: True, 5: False, 9: False},
         "native/d.c": {1: True},

@@ -52,6 +52,11 @@ def native_build(name: str, *options: str) -> Path:
     return folder / module
 
 
+def seams_build() -> Path:
+    """The device's module with seams (native/seam.cdef.h)."""
+    return native_build("seams", "-Dtest_seams=true", "-Dbuildtype=debugoptimized")
+
+
 def sanitized_build(sanitizer: str) -> tuple[Path, dict[str, str]]:
     """The device's module with one of SANITIZERS, and the environment that a process needs to load it."""
     module = native_build(

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from support.aes_rig import AesRig, standard_rig
-from support.native_builds import native_build, run_with_native
+from support.native_builds import run_with_native, seams_build
 from support.rig import EngineRig
 from support.seams import HAS_SEAMS, Seams
 
@@ -36,7 +36,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 def run_elsewhere(nodeids: list[str]) -> dict[str, str]:
     """Run tests of one file with seams: for each what went wrong, or nothing."""
-    module = native_build("seams", "-Dtest_seams=true", "-Dbuildtype=debugoptimized")
+    module = seams_build()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         done = run_with_native(
