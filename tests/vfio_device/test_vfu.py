@@ -261,16 +261,21 @@ def test_a_region_that_begins_within_a_page_of_its_file_is_reached_whole(
     os.close(fd)
 
 
-def test_a_bus_error_elsewhere_still_ends_the_process(socket_folder: Path) -> None:
-    """Our handler is for guest memory only."""
+@pytest.mark.parametrize(("options", "says"), [((), b""), (("-X", "faulthandler"), b"Bus error")])
+def test_a_bus_error_elsewhere_still_ends_the_process(
+    socket_folder: Path, options: tuple[str, ...], says: bytes
+) -> None:
+    """Our handler is for guest memory only; the one of before comes to its right."""
     program = (
         "import mmap, os; from ihsm_device import vfu; "
         f"vfu.Context({str(socket_folder / 'b')!r}); fd = os.memfd_create('x'); os.ftruncate(fd, 4096); "
         "m = mmap.mmap(fd, 4096); os.ftruncate(fd, 0); m[0]"
     )
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer has its own way
-    done = subprocess.run([sys.executable, "-c", program], env=plain, capture_output=True)
+    done = subprocess.run([sys.executable, *options, "-c", program], env=plain, capture_output=True)
     assert done.returncode == -signal.SIGBUS
+    assert says in done.stderr
+    assert bool(done.stderr) is bool(says)
 
 
 def test_memory_without_a_descriptor_is_known_and_not_reached(device: Device, client: VfioUserFunction) -> None:

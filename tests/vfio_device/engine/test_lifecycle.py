@@ -16,9 +16,12 @@ import pytest
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AesStatus
 from ihsm_abi.pci import MSIX_ENTRY_BYTES, MSIX_PBA_OFFSET, MSIX_VECTORS
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID, LAST_AES_QUEUE_ID
 from ihsm_device.commands import Outcome, RingClass
 from ihsm_device.engine import Engine, QueueError
 from ihsm_device.hosts import LoopbackHost
+from ihsm_device.hsm.keystore import KeyStore
+from ihsm_device.hsm.partition.published import Published
 from ihsm_device.scheduler import Scheduler
 from support.rig import EngineRig, admin_entry, aes_entry, hsm_entry
 from support.waiting import HANG_S, ended, stays, until
@@ -54,6 +57,52 @@ def test_what_exists_and_what_does_not(rig: EngineRig) -> None:
     assert engine.delete_sq(1)
     engine.delete_cq(1)
     assert not engine.cq_exists(1)
+
+
+@pytest.mark.parametrize("number", [0, LAST_AES_QUEUE_ID + 1, 0xFFFF])
+def test_numbers_of_no_io_queue(rig: EngineRig, number: int) -> None:
+    """That of the admin queue is one of them: it is enabled, not created."""
+    engine = rig.engine
+    for call in (
+        lambda: engine.create_cq(number, 0x1000, 16, None),
+        lambda: engine.create_sq(number, 0x1000, 16, number),
+        lambda: engine.delete_sq(number),
+        lambda: engine.delete_cq(number),
+    ):
+        with pytest.raises(ValueError, match=f"{number:#x}: no such queue"):
+            call()
+    assert not engine.cq_exists(number)
+    assert not engine.sq_exists(number)
+    assert engine.queue(number) is None
+
+
+@pytest.mark.parametrize("entries", [0, 1, 65537])
+def test_sizes_of_no_queue(rig: EngineRig, entries: int) -> None:
+    with pytest.raises(ValueError, match="no such queue"):
+        rig.engine.create_cq(1, 0x1000, entries, None)
+    rig.engine.create_cq(1, 0x1000, 16, None)
+    with pytest.raises(ValueError, match="no such queue"):
+        rig.engine.create_sq(1, 0x1000, entries, 1)
+
+
+def test_keys_are_not_changed_under_queues() -> None:
+    """Nor what the express lane sees: a command that is carried out has one or the other, not both."""
+    store = KeyStore()
+    table = store.bulk_table(0)
+    with EngineRig() as rig:
+        published = Published(little_endian=True, fips=False)
+        rig.engine.set_keys(table)
+        rig.engine.set_express(published)
+        for queue, change in (
+            (rig.queue(FIRST_AES_QUEUE_ID), lambda: rig.engine.set_keys(table)),
+            (rig.queue(1), lambda: rig.engine.set_express(published)),
+        ):
+            change()
+            queue.create()
+            with pytest.raises(QueueError, match="in use"):
+                change()
+    table.close()
+    store.close()
 
 
 def test_admin_commands_are_handed_out_one_at_a_time(rig: EngineRig) -> None:
