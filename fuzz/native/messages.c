@@ -59,6 +59,7 @@ void ihsm_py_refused_memory(uint64_t handle, uint64_t iova, uint64_t size, int f
     REQUIRE(fcntl(fd, F_GETFD) >= 0);
 }
 
+void ihsm_py_at_limit(uint64_t handle, int limit) { (void)handle, (void)limit; }
 void ihsm_py_log(uint64_t handle, int level, const char *message) { (void)handle, (void)level, (void)message; }
 
 static bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }

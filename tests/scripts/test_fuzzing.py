@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,14 @@ def test_a_finding_is_shown_with_its_input_and_how_to_repeat_it(work: Path, caps
     assert lines[-2] == f"FOUND toy: {work}/findings/toy-crash-1"
     assert lines[-1].startswith("  again: NAME=value ")
     assert lines[-1].endswith("toy-crash-1")
+
+
+def test_the_harness_of_messages_has_what_the_library_calls_in_python() -> None:
+    """It stands where Python stands in a device; without one of these functions it cannot be linked."""
+    name = re.compile(r"\b(ihsm_py_\w+)\(")
+    called = set(name.findall((ROOT / "vfio_device" / "native" / "vfu_callbacks.cdef.h").read_text()))
+    assert called
+    assert called == set(name.findall((ROOT / "fuzz" / "native" / "messages.c").read_text()))
 
 
 @pytest.mark.parametrize("again", [0, 70])
