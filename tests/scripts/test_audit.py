@@ -152,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
 def service() -> Iterator[Service]:
     """A running service."""
     with Service() as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # looks so often whether it shall end
         thread.start()
         yield server
         server.shutdown()

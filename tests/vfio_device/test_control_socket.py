@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRefusal, ControlRequest
-from ihsm_device.control_socket import ControlServer, FollowedResult, Result, answer
+from ihsm_device.control_socket import ControlServer, FollowedResult, Result, StreamResult, answer
 from ihsm_device.socket_paths import listen
 from support.waiting import HANG_S, one_round, until
 
@@ -217,6 +218,62 @@ def test_a_client_that_sends_no_more_is_told_what_is_there(path: Path) -> None:
         client.sendall(ControlRequest("echo", {"a": 1}).encode() * 3)
         client.shutdown(socket.SHUT_WR)
         assert [ControlAnswer.decode(line).result for line in lines] == [{"a": 1}] * 3
+
+
+def closes(client: socket.socket, waits: Waits) -> None:
+    client.sendall(ControlRequest("echo").encode())
+    client.recv(1)
+
+
+def reads_no_answer(client: socket.socket, waits: Waits) -> None:
+    client.shutdown(socket.SHUT_RD)
+    client.sendall(ControlRequest("echo").encode() * 50)
+
+
+def leaves_in_mid_command(client: socket.socket, waits: Waits) -> None:
+    client.sendall(ControlRequest("wait").encode() + ControlRequest("echo").encode() * 50)
+    waits.until_begun()
+
+
+def leaves_a_stream(client: socket.socket, waits: Waits) -> None:
+    client.sendall(ControlRequest("stream").encode())
+    client.recv(1)
+
+
+def sends_no_end(client: socket.socket, waits: Waits) -> None:
+    client.shutdown(socket.SHUT_RD)  # what is wrong with the line is not heard
+    client.sendall(b"x" * (MAX_LINE_BYTES + 2))
+
+
+@pytest.mark.parametrize("leave", [closes, reads_no_answer, leaves_in_mid_command, leaves_a_stream, sends_no_end])
+def test_what_a_client_sent_goes_with_it(
+    socket_folder: Path, waits: Waits, leave: Callable[[socket.socket, Waits], None]
+) -> None:
+    """And does not wait for the collector, which counts objects and not the kilobytes that each may have."""
+
+    def readers() -> int:
+        return sum(isinstance(each, asyncio.StreamReader) for each in gc.get_objects())
+
+    async def never(transport: asyncio.WriteTransport) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    server = ControlServer()
+    stream = {"stream": lambda arguments: StreamResult({}, never)}
+    server.add(listen(socket_folder / "b.ctl")[0], {**HANDLERS, "wait": waits.handler, **stream})
+    server.start()
+    gc.collect()
+    gc.disable()
+    try:
+        before = readers()
+        with connect(socket_folder / "b.ctl") as client:
+            leave(client, waits)
+        with connect(socket_folder / "b.ctl") as client:  # which is served after the other's end
+            client.sendall(ControlRequest("echo").encode())
+            client.recv(1)
+        until(lambda: readers() == before, "the end of what was read")
+    finally:
+        gc.enable()
+        server.stop()
 
 
 def test_stop_ends_waits(socket_folder: Path, waits: Waits) -> None:

@@ -178,15 +178,20 @@ def _require_descriptors() -> None:
 
 
 class _Connection(asyncio.StreamReaderProtocol):
-    """A client, whose requests are answered in order until it ends or sends a line beyond the limit."""
+    """A client, whose requests are answered in order until it ends or sends a line beyond the limit.
+
+    What it has sent and not been answered goes with it at once, for nothing here leads back to itself: the collector
+    of cycles counts objects, not bytes, and would let some hundred connections of 128 KiB each come together.
+    """
 
     def __init__(self, door: Door, uids: Container[int]) -> None:
-        super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), self._serve)
         self._door = door
         self._uids = uids
         self._inside = False
         self._gone = asyncio.get_running_loop().create_future()
         """Done as soon as the client is seen to send no more, however many requests are still unanswered."""
+        serve = functools.partial(_serve, door.handlers, self._gone)
+        super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), serve)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client; one of a user who may not use the device is hung up on, and one too many is told so."""
@@ -215,41 +220,57 @@ class _Connection(asyncio.StreamReaderProtocol):
         if self._inside:
             self._inside = False
             self._door.leave()
-        super().connection_lost(error)
+        super().connection_lost(_without_frames(error))
 
     def _end(self) -> None:
         if not self._gone.done():
             self._gone.set_result(None)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                answered = await answer(line, self._door.handlers, self._unless_gone)
-                writer.write(answered.encode())
-                if isinstance(answered.result, FollowedResult):
-                    answered.result.follow()
-                await writer.drain()
-                if isinstance(answered.result, StreamResult):
-                    await self._unless_gone(answered.result.run(writer.transport))
-                    break
-        except ValueError:
-            text = f"line exceeds {MAX_LINE_BYTES} bytes"
-            writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
 
-    async def _unless_gone(self, awaitable: Awaitable[T]) -> T:
-        """What is awaited, if it is there without waiting or the client stays; ConnectionAbortedError."""
-        task = asyncio.ensure_future(awaitable)
-        try:
-            await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ConnectionAbortedError
-            return task.result()
-        finally:
-            task.cancel()
+async def _serve(
+    handlers: Mapping[str, Handler],
+    gone: asyncio.Future[Any],
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    """Answer one client's requests; `gone` as in `_Connection`."""
+    waited = functools.partial(_unless_gone, gone)
+    try:
+        while line := await reader.readline():
+            answered = await answer(line, handlers, waited)
+            writer.write(answered.encode())
+            if isinstance(answered.result, FollowedResult):
+                answered.result.follow()
+            await writer.drain()
+            if isinstance(answered.result, StreamResult):
+                await waited(answered.result.run(writer.transport))
+                break
+    except ValueError:
+        text = f"line exceeds {MAX_LINE_BYTES} bytes"
+        writer.write(ControlAnswer(error_code=ControlErrorCode.BAD_REQUEST, message=text).encode())
+    except ConnectionError as error:
+        _without_frames(error)
+    finally:
+        writer.close()
+
+
+def _without_frames(error: Exception | None) -> Exception | None:
+    """An error that the reader keeps, without the frames that it came through, which have the reader."""
+    if error is not None:
+        error.__traceback__ = error.__context__ = None
+    return error
+
+
+async def _unless_gone(gone: asyncio.Future[Any], awaitable: Awaitable[T]) -> T:
+    """What is awaited, if it is there without waiting or the client stays; ConnectionAbortedError."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ConnectionAbortedError
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def answer(

@@ -188,8 +188,8 @@ def control_lines_of_any_kind(path: str, rng: random.Random) -> None:
         lines.append(bytes(line))
     for sent in lines:
         with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)  # waits while others are on their way in, which it does not with a timeout
             client.settimeout(HANG_S)
-            client.connect(address)
             with contextlib.suppress(ConnectionError):
                 client.sendall(sent + b"\n")
                 client.shutdown(socket.SHUT_WR)

@@ -35,8 +35,9 @@ class Context:
     """A session was opened or reopened: the completion carries the short app id."""
     closed: bool = False
     """The session was closed."""
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    """Takes back what the command made, last first, if its response cannot be delivered.
+    undo: list[Callable[["Context"], None]] = field(default_factory=list)
+    """Takes back what the command made, last first, if its response cannot be delivered; given the context, lest it
+    keeps one that would keep it: a circle that has all state of a client, which would outlive that.
 
     It is for what the response alone names: a new key's number, a new session's id, which nobody could ever give up.
     ReopenSession, ChangePin and EstablishCredential leave nothing here. Their client named the session, the PIN or the
@@ -125,7 +126,7 @@ class Context:
     def roll_back(self) -> None:
         """Take back everything the command made."""
         while self.undo:
-            self.undo.pop()()
+            self.undo.pop()(self)
 
     # -- entries of the vault --------------------------------------------------------------------------------------
 

@@ -140,7 +140,7 @@ def store_key(
                 app_id=0,
                 session_only=new.session is not None,
             )
-    context.undo.append(lambda: _remove_again(context, entry))
+    context.undo.append(lambda context: _remove_again(context, entry))
     return StoredKey(entry, masked_key, bulk_key_id(context, entry), public_key(context, entry))
 
 

@@ -55,7 +55,7 @@ def open_session(context: Context, request: OpenSessionReq) -> OpenSessionResp:
         _store(context, state, session)
     context.answer_session_id = session.id
     context.opened = True
-    context.undo.append(lambda: _close_again(context, session))
+    context.undo.append(lambda context: _close_again(context, session))
     return OpenSessionResp(sess_id=session.id, short_app_id=SHORT_APP_ID, bmk_session=bmk_session)
 
 
