@@ -11,6 +11,7 @@ from typing import Self
 from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
 from ihsm.errors import BusError
+from ihsm_abi.doorbells import STRIDE_BYTES
 from ihsm_abi.pci import BAR_BYTES, MSIX_VECTORS, PAGE_BYTES, Bar
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
@@ -69,8 +70,9 @@ class LoopbackFunction(PciFunction):
         match bar:
             case Bar.REGISTERS:
                 self.device.controller.write(offset, value.to_bytes(width, "little"))
-            case Bar.DOORBELLS:
-                self.engine.doorbell(offset, value)
+            case Bar.DOORBELLS if width % STRIDE_BYTES == 0:  # whole doorbells, as over a socket
+                for at in range(0, width, STRIDE_BYTES):
+                    self.engine.doorbell(offset + at, value >> 8 * at & 0xFFFF_FFFF)
             case Bar.MSIX:
                 self.engine.write_msix(offset, value.to_bytes(width, "little"))
 
