@@ -37,7 +37,7 @@ def test_a_clock_that_jumps_with_every_look(socket_folder: Path) -> None:
                 assert partition.certificate_chain().der
             assert control.mark("end")
             records: list[Record] = []
-            while not (records and isinstance(records[-1], Mark)):
+            while not any(isinstance(record, Mark) for record in records):  # the client's end may come behind it
                 records += map(decode, reader.read(HANG_S))
         times = [record.time_ns for record in records]
         assert max(times) - min(times) < HALF_A_JUMP_NS
