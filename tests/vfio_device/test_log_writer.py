@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import queue
 import struct
 import subprocess
 import threading
@@ -88,6 +89,33 @@ def test_the_count_comes_though_nothing_follows(rig: Rig, monkeypatch: pytest.Mo
         rig.log.error("bad")
     rig.now += PERIOD_S
     until(lambda: "repeated 95 times" in rig.path.read_text(), "the count")
+
+
+class Waits(queue.SimpleQueue[bytes | None]):
+    """A queue that keeps how long its reader was ready to wait."""
+
+    def __init__(self) -> None:
+        self.limits: list[float | None] = []
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bytes | None:
+        self.limits.append(timeout)
+        return super().get(block, timeout)
+
+
+def test_a_log_that_owes_nothing_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without work costs nothing: its log's thread sleeps until there is a line, and after the line's period."""
+    monkeypatch.setattr(log_writer, "LOOK_EVERY_S", 0.001)
+    rig = Rig(tmp_path / "log")
+    rig.writer._queue = waits = Waits()
+    rig.writer.start()
+    until(lambda: waits.limits == [None], "sleep before a line")
+    rig.log.error("bad")
+    until(lambda: len(waits.limits) > 3, "looks within its period")
+    assert set(waits.limits[1:]) == {0.001}
+    rig.now += PERIOD_S
+    until(lambda: waits.limits[-1] is None, "sleep when the period is over")
+    assert rig.lines() == ["bad"]
+    os.close(rig.descriptor)
 
 
 def test_one_function_does_not_use_up_the_lines_of_another(rig: Rig) -> None:

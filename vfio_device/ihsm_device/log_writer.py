@@ -134,6 +134,9 @@ class LogWriter(logging.Handler):
     def _overflow(self) -> None:
         self._overflowed += 1
         self._overflowed_in_all += 1
+        if self._overflowed == 1:
+            with contextlib.suppress(MemoryError):
+                self._queue.put(b"")  # the writing thread may sleep, and tells of it in time
 
     def _tell_overflowed(self) -> None:
         """What was lost came before whatever is handed on next."""
@@ -180,13 +183,17 @@ class LogWriter(logging.Handler):
     def _write_next(self) -> bool:
         """Write the next line, or tell of what was left out; whether that was the last."""
         try:
-            line = self._queue.get(timeout=LOOK_EVERY_S)
+            line = self._queue.get(timeout=LOOK_EVERY_S if self._owes() else None)
         except queue.Empty:
             self.flush_repeated()
             self._write(b"")
             return False
         self._write(line or b"")
         return line is None
+
+    def _owes(self) -> bool:
+        """Whether there is something to tell though no line comes; a line woke the thread since that began."""
+        return bool(self._periods or self._overflowed or self._unwritten)
 
     def _write(self, line: bytes) -> None:
         """Write a line, and before it how many could not be written; it is counted as one of these if that fails."""
