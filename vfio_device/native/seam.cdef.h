@@ -21,6 +21,7 @@ enum ihsm_seam {
     IHSM_SEAM_AES_AAD_HASHED,     /* its AAD has been hashed and not been written yet */
     IHSM_SEAM_AES_CHECKPOINT,     /* between two spans of a long command */
     IHSM_SEAM_AES_ASKED_TO_LEAVE, /* somebody has asked the server of an AES ring to leave and waits for it */
+    IHSM_SEAM_REGIONS_WRITER,     /* somebody is about to wait for the write lock of the regions, and readers know */
     IHSM_SEAM_EXPRESS_RUN,        /* the express lane has used a key and does not hold it for the answer yet */
     IHSM_SEAM_EXPRESS_HELD,       /* it holds session and key and is about to answer */
     IHSM_SEAM_PLACES,

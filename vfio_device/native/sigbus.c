@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "holes.h"
+#include "seam.h"
 
 static __thread struct ihsm_regions *touched;
 static struct sigaction previous;
@@ -37,6 +38,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 void ihsm_regions_write_lock(struct ihsm_regions *regions) {
     atomic_fetch_add(&regions->writers, 1);
+    IHSM_SEAM(REGIONS_WRITER);
     pthread_rwlock_wrlock(&regions->lock);
 }
 

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import Queue
 
 import numpy as np
 import pytest
 
-from ihsm_abi.aes_queue import GCM_SQE, AesStatus, GcmError, SglType
+from ihsm_abi.aes_queue import GCM_SQE, AesStatus, Cipher, GcmError, SglType
+from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from support import aes_model
 from support.aes_rig import (
@@ -22,11 +24,13 @@ from support.aes_rig import (
     AesRig,
     Block,
     GcmJob,
+    attr,
     descriptor,
     gcm_job,
     gcm_sqe,
     read_blocks,
     write_blocks,
+    write_prps,
     write_sgl,
     xts_job,
 )
@@ -211,17 +215,55 @@ def scattered_job(rig: AesRig) -> tuple[GcmJob, bytes]:
 def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) -> None:
     """Walking a list lets it in, and the pieces found before are looked up again."""
     job, text = scattered_job(aes_rig)
-    seams.close("AES_CHECKPOINT")
+    for place in ("AES_CHECKPOINT", "AES_AAD_HASHED"):
+        seams.close(place)
     submit(aes_rig, job.sqe)
     seams.wait_standing("AES_CHECKPOINT")
+    before = seams.reached("REGIONS_WRITER")
     mapping = Aside(aes_rig.host.map, 0x1000, bytearray(4096))
+    seams.wait_reached("REGIONS_WRITER", before + 1)
+    assert not mapping.done
     seams.open("AES_CHECKPOINT")
-    mapping.result()
+    mapping.result()  # while the command stands behind its lists
+    seams.open("AES_AAD_HASHED")
     [completion] = aes_rig.queues[QUEUE].reap(1)
     expected, tag = aes_model.gcm(GCM_KEY, IV, b"", 0, text, decrypt=False)
     assert (completion.status, completion.tag, job.output(aes_rig.memory)) == (SUCCESS, tag, expected)
 
 
-def test_a_list_under_way_is_left_when_its_queue_goes(seams: Seams, aes_rig: AesRig) -> None:
-    job, _ = scattered_job(aes_rig)
-    delete_queue_under(seams, aes_rig, job.sqe)
+def one_block_in_many_regions(rig: AesRig, *, linked: bool) -> np.ndarray:
+    """A command whose only block lies in so many regions that it takes a checkpoint; in a segment or by itself."""
+    region, count = 16, 512
+    base = 0x9_0000_0000
+    GuestMemory(rig.host, region * count, base=base, ends=range(region, region * count, region))
+    block = (base, region * count)
+    lists = one_block_list(rig.memory, block) if linked else descriptor(*block)
+    return gcm_sqe(key_id=GCM_ID, iv=IV, src_len=block[1], dst_len=block[1], src=lists, dst=lists)
+
+
+def page_pointers(rig: AesRig, pages: int) -> np.ndarray:
+    """A command with a list of so many pages on either side; each page is a step, and the list another."""
+    content = bytes(pages * PAGE_BYTES)
+    pointers, _ = write_prps(rig.memory, content, skew=0)
+    return gcm_sqe(
+        attr=attr(Cipher.GCM, sgl=False), key_id=GCM_ID, iv=IV, src_len=len(content), dst_len=len(content),
+        src=pointers, dst=pointers,
+    )  # fmt: skip
+
+
+STRIDE = 256
+"""Steps from one checkpoint to the next."""
+LISTS: dict[str, Callable[[AesRig], np.ndarray]] = {
+    "between blocks": lambda rig: scattered_job(rig)[0].sqe,
+    "in a block": lambda rig: one_block_in_many_regions(rig, linked=False),
+    "in a block of a segment": lambda rig: one_block_in_many_regions(rig, linked=True),
+    "at a page of a list": lambda rig: page_pointers(rig, STRIDE + 44),
+    # Two pages' lists, for the first of which there is room for two addresses; the next step is the destination's.
+    "at the first page": lambda rig: page_pointers(rig, STRIDE - 3),
+}
+
+
+@pytest.mark.parametrize("place", LISTS)
+def test_a_list_under_way_is_left_when_its_queue_goes(seams: Seams, aes_rig: AesRig, place: str) -> None:
+    delete_queue_under(seams, aes_rig, LISTS[place](aes_rig))
+    assert seams.reached("AES_CHECKPOINT") == 1
