@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 
 from ihsm.bench.device import bulk_keys, provision
@@ -20,9 +21,11 @@ from ihsm.bus.vfio_abi import DmaFlags
 from ihsm.ddi import Partition
 from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import RequestRefusedError
+from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import SGL_DESCRIPTORS_PER_SEGMENT, AesStatus, SglType
 from ihsm_abi.control import SUFFIX, ControlAnswer, ControlErrorCode
-from ihsm_abi.ddi import AesKeySize
+from ihsm_abi.ddi import AesKeySize, GetApiRevReq, encode_request
+from ihsm_abi.hsm_queue import HSM_SQE, ControlKind, HsmStatus
 from ihsm_device.limits import MAX_CONTROL_CONNECTIONS, Limits
 from support.aes_rig import descriptor, gcm_sqe
 from support.process import SERVE, ServeProcess, serve
@@ -153,6 +156,18 @@ class Encrypting:
         (completion,) = self.controller.aes_queues[0].submit(entry, HANG_S).result()
         return int(completion["psf"]) >> 1
 
+    def answer_at(self, destination: int) -> int:
+        """The status of an HSM command whose response belongs there."""
+        queue = self.controller.hsm_queues[0]
+        usual = queue._builder(encode_request(GetApiRevReq()), ControlKind.NONE, None, PAGE)
+
+        def build(cid: int) -> bytes:
+            entry = np.frombuffer(usual(cid), HSM_SQE).copy()
+            entry["dst_prp1"] = destination
+            return entry.tobytes()
+
+        return int(queue.submit_one(build, lambda cid, cqe: Psf(cqe.psf).sc, HANG_S).result())
+
 
 def file_bytes(fd: int) -> int:
     """Memory that a file of memory takes."""
@@ -181,6 +196,12 @@ def test_holes_that_the_device_fills(socket_folder: Path) -> None:
             assert client.encrypt(IOVA, IOVA, size) == AesStatus.RETRIES_EXCEEDED
         assert most // 2 < file_bytes(fd) <= most + OWN_MIB
         until(lambda: any("limit of filled bytes" in line for line in server.errors), "a line that names the limit")
+
+        # a response finds no more room than data do, and the command is as one whose destination is out of reach
+        assert client.answer_at(IOVA) == HsmStatus.SUCCESS
+        assert client.answer_at(IOVA + size - PAGE) == HsmStatus.DMA_ERROR
+        assert not os.pread(fd, PAGE, size - PAGE).strip(b"\0")
+        assert client.answer_at(IOVA) == HsmStatus.SUCCESS
 
         # what was refused is the client's memory all the same
         text = os.urandom(MIB)

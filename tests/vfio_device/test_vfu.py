@@ -22,9 +22,10 @@ from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import drain_event
 from ihsm.bus.vfio_abi import IrqSetFlags
 from ihsm.errors import BusError, RequestRefusedError
-from ihsm_abi.pci_config import ConfigRegister
-from ihsm_device import vfu
+from ihsm_abi.pci_config import DEVICE_CONTROL_OFFSET, ConfigRegister, DeviceControl
+from ihsm_device import pci, vfu
 from support.descriptors import interrupts, open_descriptors
+from support.owned_context import owned
 from support.waiting import HANG_S, ended, until
 
 BAR_BYTES = 4096
@@ -375,6 +376,30 @@ def test_reset_and_lost_client(device: Device) -> None:
     assert device.results == [vfu.RunResult.DISCONNECTED]
     with VfioUserFunction(device.path, timeout_s=HANG_S) as again:
         assert again.read_bar(0, 0, 4) == 0
+
+
+def test_a_reset_that_fails_is_told(socket_folder: Path) -> None:
+    """By the write that asked for it, as by the message that asks for another kind; the next one works."""
+    resets: list[vfu.ResetType] = []
+
+    def fail_twice(kind: vfu.ResetType) -> None:
+        resets.append(kind)
+        if len(resets) <= 2:
+            raise RuntimeError("asked to fail")
+
+    context = vfu.Context(str(socket_folder / "r"))
+    block = pci.pci_express()
+    control = context.add_capability(block.data, block.position) + DEVICE_CONTROL_OFFSET
+    initiate = int(DeviceControl.of(initiate_reset=1)).to_bytes(2, "little")
+    context.on_reset(fail_twice)
+    context.realize()
+    with owned(context), VfioUserFunction(socket_folder / "r", timeout_s=HANG_S) as client:
+        with pytest.raises(RequestRefusedError):
+            client.write_config(control, initiate)
+        with pytest.raises(RequestRefusedError):
+            client.reset()
+        client.write_config(control, initiate)
+        assert resets == [vfu.ResetType.FUNCTION_LEVEL, vfu.ResetType.DEVICE, vfu.ResetType.FUNCTION_LEVEL]
 
 
 def test_a_mapped_bar(socket_folder: Path) -> None:

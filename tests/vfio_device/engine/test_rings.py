@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import pytest
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import AES_CQE, GCM_SQE, AesStatus, GcmError
 from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
-from ihsm_device.commands import Outcome, RingClass
+from ihsm_device.commands import Command, Outcome, RingClass
 from support.rig import MEMORY_IOVA, EngineRig, RigQueue, admin_entry, aes_entry, hsm_entry
+from support.waiting import HANG_S, until
+
+ALMOST_A_SECOND = 0.999_999
 
 
 def test_admin_command_goes_to_python_and_its_completion_to_the_ring(rig: EngineRig) -> None:
@@ -115,16 +120,32 @@ def test_head_beyond_the_tail_is_refused(rig: EngineRig) -> None:
     assert queue.wait() is not None
 
 
-def test_a_phase_that_is_written_last(rig: EngineRig) -> None:
-    """Where the CQ's last two bytes are not writable, nothing of the entry counts."""
+@pytest.mark.parametrize("writable", [14, 15])
+def test_a_phase_that_is_written_last(rig: EngineRig, writable: int) -> None:
+    """Where the last two bytes of the CQ, or one of them, are not writable, nothing of the entry counts."""
     queue = RigQueue(rig, 1, 4)
-    hole = rig.allocate(4096)
-    queue.cq_iova = hole + 4096 - 14 + 0x4000_0000
-    rig.host.map(queue.cq_iova, np.zeros(14, np.uint8))
+    hole, memory = rig.allocate(4096), np.zeros(writable, np.uint8)
+    queue.cq_iova = hole + 4096 - writable + 0x4000_0000
+    rig.host.map(queue.cq_iova, memory)
     queue.create()
     queue.submit(hsm_entry(1))
     assert rig.engine.complete_hsm(rig.pull(), b"") is Outcome.DROPPED
     assert rig.engine.counters()["cqe_unwritable"] == 1
+    assert not memory[14:].any(), "the phase's byte is left alone if the one behind it is out of reach"
+
+
+def test_a_wait_that_ends_early_in_a_second(rig: EngineRig) -> None:
+    """Nanoseconds of a deadline are carried: a wait with more than a second of them is refused by the system."""
+    scheduler, queue = rig.scheduler, rig.queue(1).create()
+    pulled: Queue[Command | None] = Queue()
+    threading.Thread(
+        target=lambda: pulled.put(scheduler.pull(RingClass.HSM, HANG_S + ALMOST_A_SECOND)), daemon=True
+    ).start()
+    until(lambda: any(puller.inside for puller in scheduler._pullers), "somebody who waits")
+    threading.Thread(target=queue.submit, args=(hsm_entry(7),), daemon=True).start()
+    command = pulled.get(timeout=HANG_S)
+    assert command is not None
+    assert command.cid == 7
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3, 62, 63])

@@ -15,10 +15,12 @@ from ihsm_abi.aes_queue import AES_BLOCK_BYTES, AesStatus, FetchError
 from ihsm_abi.fault_actions import DmaPart, FaultAction
 from ihsm_abi.faults import Match, When
 from ihsm_abi.hsm_queue import HsmStatus
+from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.registers import Register
-from ihsm_abi.resources import ADMIN_QUEUE_ID
+from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from ihsm_device.commands import Refusal, UnreachableKind
 from ihsm_device.faults import FaultSet
-from support.aes_rig import GCM_ID, AesRig, gcm_job, gcm_sqe, standard_rig, write_sgl
+from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig, write_sgl
 from support.devices import DeviceUnderTest
 from support.interrupts import Interrupts
 from support.modules import SLOW_PREFIX
@@ -242,6 +244,39 @@ def test_an_aes_command_whose_memory_is_out_of_reach(
     assert rig.run(job.sqe.tobytes()).status == status
     assert rig.run(job.sqe.tobytes()).sts == AesStatus.SUCCESS
     assert faults.hits(fault) == 1
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2])
+def test_memory_out_of_reach_is_where_none_is_mapped(aes: tuple[AesRig, FaultSet], pages: int) -> None:
+    """A guest may have memory at the very end of the addresses, in pieces."""
+    rig, faults = aes
+    for number in range(1, pages + 1):
+        rig.host.map(2**64 - number * PAGE_BYTES, bytearray(PAGE_BYTES))
+    Shown(faults).show(FaultAction.FAIL_DMA, when=ONCE, part=DmaPart.SOURCE)
+    sqe = gcm_job(rig.memory, GCM_ID, bytes(12), bytes(64)).sqe
+    assert rig.run(sqe.tobytes()).status == (AesStatus.RETRIES_EXCEEDED, 0)
+    unreachable = rig.scheduler.pull_unreachable()
+    assert unreachable is not None
+    assert (unreachable.iova, unreachable.reason) == (2**64 - (pages + 1) * PAGE_BYTES, Refusal.NOT_MAPPED)
+
+
+def test_a_held_aes_command_tells_what_it_cannot_reach(aes: tuple[AesRig, FaultSet]) -> None:
+    """As one that was not held."""
+    rig, faults = aes
+    fault = Shown(faults).show(FaultAction.HOLD_COMMAND, when=ONCE)
+    nowhere = 0xDEAD_0000_0000
+    good, bad = descriptor(rig.memory.allocate(16), 16), descriptor(nowhere, 16)
+    queue = rig.queues[FIRST_AES_QUEUE_ID]
+    queue.submit([gcm_sqe(key_id=GCM_ID, cmd_id=9, src_len=16, dst_len=16, src=bad, dst=good).tobytes()])
+    Shown(faults).until_hit(fault)
+    faults.clear(fault)
+    [completion] = queue.reap(1)
+    assert (completion.cmd_id, completion.status) == (9, (AesStatus.RETRIES_EXCEEDED, 0))
+    unreachable = rig.scheduler.pull_unreachable()
+    assert unreachable is not None
+    assert (unreachable.kind, unreachable.queue_id, unreachable.cid, unreachable.iova) == (
+        UnreachableKind.SOURCE, FIRST_AES_QUEUE_ID, 9, nowhere,
+    )  # fmt: skip
 
 
 def test_a_command_that_is_put_off_is_one_event(aes: tuple[AesRig, FaultSet]) -> None:

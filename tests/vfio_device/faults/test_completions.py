@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from ihsm_abi.admin import AdminOpcode, AdminStatus, Psf
 from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.faults import Match, When
 from ihsm_abi.hsm_queue import HsmStatus
+from ihsm_abi.pci import PAGE_BYTES
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from ihsm_device.commands import Outcome
+from ihsm_device.faults import FaultSet
 from support.devices import DeviceUnderTest
 from support.interrupts import Interrupts
 from support.polled import PolledDriver, admin_sqe
-from support.rig import hsm_entry
+from support.rig import EngineRig, hsm_entry
 from support.shown import LONG_MS, Sender, Shown
 from support.waiting import until
 
@@ -131,6 +136,31 @@ def test_a_completion_comes_twice(shown: Shown, sender: Sender) -> None:
     sender.ring_head()
     sender.run()
     assert shown.faults.hits(fault) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters"),
+    [(FaultAction.DUPLICATE_COMPLETION, {}), (FaultAction.WRONG_CID, {"cid": 1}), (FaultAction.WRONG_PHASE, {})],
+)
+def test_what_cannot_be_written_stops_the_queue_as_without_a_fault(
+    action: FaultAction, parameters: dict[str, int]
+) -> None:
+    """Once: no second entry is tried behind the first."""
+    with EngineRig() as rig, closing(FaultSet(rig.engine)) as faults:
+        fault = Shown(faults).show(action, **parameters)
+        queue, rom = rig.queue(1), 0x9000_0000
+        rig.host.map(rom, bytearray(PAGE_BYTES), writable=False)
+        queue.cq_iova = rom
+        queue.create()
+        queue.submit(hsm_entry(5), hsm_entry(6))
+        first, second = rig.pull(), rig.pull()
+        assert rig.engine.complete_hsm(first, b"") is Outcome.DROPPED
+        assert rig.engine.complete_hsm(second, b"") is Outcome.DROPPED
+        assert rig.engine.counters()["cqe_unwritable"] == 1
+        state = rig.engine.queue(1)
+        assert state is not None
+        assert state.stopped
+        assert faults.hits(fault) == 2
 
 
 def test_copies_take_no_place_that_a_command_has_been_promised(shown: Shown, io_sender: Sender) -> None:

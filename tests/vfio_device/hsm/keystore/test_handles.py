@@ -173,6 +173,18 @@ def test_injected_randomness(store: KeyStore) -> None:
         store.random(65537)
 
 
+def test_injected_randomness_ends_with_its_store(store: KeyStore) -> None:
+    """What nobody has drawn is no random number of the next one, nor does it take memory there."""
+    before = store.statistics().bytes_in_use
+    for value in (b"n" * 32, b"m" * 32):
+        store.hook_push_random(value)
+    assert store.statistics().bytes_in_use > before
+    store.close()
+    with KeyStoreOpened() as again:
+        assert again.statistics().bytes_in_use == before
+        assert again.random(32) not in (b"n" * 32, b"m" * 32)
+
+
 def test_hooks_need_their_switch() -> None:
     with KeyStoreOpened() as store:
         key = store.generate_secret(32, OWNER)

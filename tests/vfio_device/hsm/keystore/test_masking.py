@@ -197,6 +197,25 @@ def test_plaintexts_that_are_no_keys(store: KeyStore) -> None:
         store.unmask_rsa(mk, sealed(bytes(256)), IV, 68, 256, 1024, False, OWNER)
 
 
+@pytest.mark.parametrize("crt", [False, True])
+def test_a_key_in_the_form_of_a_longer_one(store: KeyStore, crt: bool) -> None:
+    """All its numbers are good: its length is not that which the metadata name."""
+    k = rsa.generate_private_key(65537, 2048).private_numbers()
+    n, full, half = k.public_numbers.n, 384, 192
+    if crt:
+        plain = b"".join(little(value, half) for value in (k.p, k.q, k.dmp1, k.dmq1)) + little(n, full)
+        plain += bytes(2 * full) + little(65537, 4)
+    else:
+        plain = little(k.d, full) + little(n, full) + little(65537, 4)
+    filled = plain + bytes(-len(plain) % 16)
+    mk = store.import_secret(MASKING_KEY, OWNER)
+    before = store.statistics()
+    with pytest.raises(DecodeError):
+        store.unmask_rsa(mk, sealed(filled), IV, 68, len(filled), 3072, crt, OWNER)
+    after = store.statistics()
+    assert (after.keys, after.bytes_in_use) == (before.keys, before.bytes_in_use), "the key that was made is gone"
+
+
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
 @settings(max_examples=100)
 def test_every_bit_is_authenticated(position: int, bit: int) -> None:

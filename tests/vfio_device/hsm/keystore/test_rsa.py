@@ -79,7 +79,12 @@ def sequence(body: bytes) -> bytes:
 
 def der(n: int, e: int, d: int, p: int, q: int, dp: int, dq: int, qinv: int) -> bytes:
     """PKCS#8 of any numbers at all."""
-    inner = sequence(b"".join(integer(value) for value in (0, n, e, d, p, q, dp, dq, qinv)))
+    return wrapped(b"".join(integer(value) for value in (0, n, e, d, p, q, dp, dq, qinv)))
+
+
+def wrapped(fields: bytes) -> bytes:
+    """PKCS#8 around the fields of an RSAPrivateKey (RFC 8017 A.1.2)."""
+    inner = sequence(fields)
     algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
     return sequence(b"\x02\x01\x00" + algorithm + b"\x04" + length(len(inner)) + inner)
 
@@ -192,6 +197,25 @@ def test_import_forms(store: KeyStore, crt: bool) -> None:
     for bits in (1024, 2056):
         with pytest.raises(KeySizeError):
             load(store, rsa.generate_private_key(E, bits), crt)
+
+
+@pytest.mark.parametrize("crt", [False, True])
+def test_import_wants_all_numbers_and_nothing_else(store: KeyStore, crt: bool) -> None:
+    k = key_of(2048).private_numbers()
+    values = (0, k.public_numbers.n, E, k.d, P, Q, k.dmp1, k.dmq1, k.iqmp)
+    fields = [integer(value) for value in values]
+    octets = b"\x04\x01\x01"
+    negative = b"\x02\x01\xff"
+    bad = [fields[:count] for count in range(len(fields))] + [[*fields, integer(1)]]
+    bad += [[*fields[:at], octets, *fields[at + 1 :]] for at in range(len(fields))]
+    bad += [[*fields[:at], negative, *fields[at + 1 :]] for at in range(6)]
+    before = store.statistics().keys
+    for parts in bad:
+        with pytest.raises(DecodeError):
+            store.rsa_import_der(secret := store.import_secret(wrapped(b"".join(parts)), OWNER), crt, OWNER)
+        store.destroy(secret)
+    assert store.statistics().keys == before
+    load(store, key_of(2048), crt)
 
 
 def test_import_tells_contradictions(store: KeyStore) -> None:
