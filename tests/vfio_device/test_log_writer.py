@@ -103,7 +103,7 @@ class Waits(queue.SimpleQueue[bytes | None]):
 
 
 def test_a_log_that_owes_nothing_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server without work costs nothing: its log's thread sleeps until there is a line, and after the line's period."""
+    """A server without work costs nothing: its log's thread sleeps but for the period after a line."""
     monkeypatch.setattr(log_writer, "LOOK_EVERY_S", 0.001)
     rig = Rig(tmp_path / "log")
     rig.writer._queue = waits = Waits()
