@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from ihsm.embedded import EmbeddedDevice
+from ihsm.errors import TraceError
+from ihsm.pytest_plugin.recording import Recording
 from ihsm.trace.files import read_recording
 from ihsm.trace.records import Mark, RegisterWrite
 from ihsm_abi.registers import Register
@@ -246,6 +250,16 @@ def test_traces_are_below_the_temporary_folder_and_workers_do_not_meet(pytester:
     result.assert_outcomes(failed=4)
     assert len(list(base.rglob("ihsm-traces/*.pcapng"))) == 4
     assert len(set(re.findall(r"served by (\d+)", result.stdout.str()))) == 2
+
+
+def test_a_trace_whose_disk_is_full_at_last_is_an_error_of_the_trace(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    with EmbeddedDevice() as device, open("/dev/full", "wb") as full:
+        recording = Recording(device.socket_path, path, "full")
+        os.dup2(full.fileno(), recording._file.fileno())
+        with pytest.raises(TraceError, match=re.escape(f"{path}: No space left on device")):
+            recording.close()
+        recording.close()
 
 
 def test_who_uses_nothing_pays_nothing(pytester: pytest.Pytester) -> None:

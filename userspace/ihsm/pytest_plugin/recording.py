@@ -143,13 +143,20 @@ class Recording(Closing):
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Record what has happened, and no more; harmless the second time, and when the device has ended."""
+        """Record what has happened, and no more; harmless the second time, and when the device has ended.
+
+        Raises:
+            TraceError: the file cannot be written.
+        """
         with contextlib.suppress(IhsmError):
             if not self._is_over:
                 self._catch_up()
         self._is_over = True
         self._thread.join()
-        self._stack.close()
+        try:
+            self._stack.close()
+        except OSError as error:
+            raise TraceError(f"{self.path}: {error.strerror or error}") from None
 
 
 def _lines(breach: Breach) -> list[str]:
