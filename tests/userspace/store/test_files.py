@@ -24,7 +24,7 @@ from ihsm.errors import (
     StorePermissionError,
 )
 from ihsm.store import Store, StoreDevice
-from ihsm.store.files import open_folder, open_lock, try_lock
+from ihsm.store.files import TEMPORARY, open_folder, open_lock, try_lock
 from ihsm.store.labels import file_stem
 from support.stores import NOBODY, a_key, a_version, in_child, new_store, tree
 
@@ -39,6 +39,7 @@ CHANGES: list[Callable[[Store], object]] = [
     lambda store: new_store(store.path.parent, "other"),
     lambda store: store.export(store.path.parent / "tar"),
 ]
+NEW_STORE = CHANGES[6]
 REMOVALS: list[Callable[[Store], object]] = [
     lambda store: store.delete_key("web"),
     lambda store: store.rename("other"),
@@ -102,6 +103,31 @@ def test_a_disk_that_fails(
     if change is not CHANGES[5] or function != "rename":
         assert tree(store.path) == before | {"lock": b""}
     change(opened(store))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_disk_that_fails_behind_a_change(
+    store: Store, change: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the folder cannot be put on the disk, the change has been made, and the error does not deny it."""
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    before = tree(store.path.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        error = refused(lambda: change(store))
+    assert "Input/output error; what was changed in it is there, but may not outlast a failure of power" in str(error)
+    after = tree(store.path.parent)
+    if change is not NEW_STORE:  # made where nobody sees it, and taken away
+        assert after != before
+    assert not [name for name in after if TEMPORARY in name]
+    again = Store.open(store.name, root=store.path.parent, unlock=False)
+    assert all("mark" in key.newest.attributes for key in again.keys())
 
 
 @pytest.fixture

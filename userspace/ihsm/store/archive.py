@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.errors import StoreExistsError
-from ihsm.store.files import LOCK, TEMPORARY, Folder, errors_of, write_all
+from ihsm.store.files import LOCK, TEMPORARY, Folder, errors_of, sync_folder, write_all
 
 _LONGEST_FILE: Final = 16 << 20
 _LOCK_SUFFIX: Final = ".lock"
@@ -74,7 +74,7 @@ def write_new(path: Path, data: bytes) -> None:
             os.rename(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
+            sync_folder(path.parent, folder)
         finally:
             os.close(folder)
 

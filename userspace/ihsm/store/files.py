@@ -65,6 +65,19 @@ def errors_of(path: Path, what: str) -> Iterator[None]:
         raise store_error(path, what, error) from None
 
 
+def sync_folder(path: Path, descriptor: int) -> None:
+    """Put an open folder on the disk.
+
+    Raises:
+        StoreError: that fails, when what was changed in it has been changed, and cannot be taken back for certain.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        text = "what was changed in it is there, but may not outlast a failure of power"
+        raise StoreError(f"{path}: cannot be put on the disk: {error.strerror or error}; {text}") from None
+
+
 class Folder:
     """An open folder of the user's own, which nobody else can enter; a context manager."""
 
@@ -134,7 +147,7 @@ class Folder:
         """Replace a file or make it, durably; the caller has the lock.
 
         Raises:
-            StoreError: it cannot be written; what was there is there.
+            StoreError: it cannot be written; what was there is there, unless the error says that it was changed (`sync`).
         """
         with errors_of(self.path / name, "written"):
             self.clean()
@@ -173,8 +186,12 @@ class Folder:
             os.unlink(TEMPORARY, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Put the folder on the disk."""
-        os.fsync(self.descriptor)
+        """Put the folder on the disk.
+
+        Raises:
+            StoreError: that fails, when what was changed in it has been changed.
+        """
+        sync_folder(self.path, self.descriptor)
 
 
 def open_folder(path: Path, name: str | None = None, parent: int | None = None) -> Folder:
