@@ -42,7 +42,10 @@ void ihsm_seam_reset(void);
 /* Let the poller sleep until it is kicked: a doorbell it has missed is not found again by itself. */
 void ihsm_seam_sleep_without_bound(bool on);
 
-/* Leave litter on the stack wherever the key store takes hold of a key, as library code might leave copies of it. */
+/*
+ * Leave litter on the stack wherever the key store takes hold of a key, or an AES command has found its own, as library
+ * code might leave copies of it.
+ */
 void ihsm_seam_litter_stack(bool on);
 /* Bytes of litter on the stack below the caller. */
 size_t ihsm_seam_litter_left(void);

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
+from ihsm_abi.aes_queue import AesStatus
+from ihsm_abi.resources import FIRST_AES_QUEUE_ID
 from ihsm_device.hsm.keystore import BulkType, Curve, Handle, Hash, KeyStore, Owner, PairwiseTest
+from support.aes_rig import GCM_ID, XTS_ID_1, XTS_ID_2, AesRig, gcm_job, xts_job
 from support.seams import Seams
 
 OWNER = Owner()
 IV = bytes(16)
 MASKED_BYTES = 48
+IN_REGISTERS = 128
+"""Bytes for which code for GCM needs no stack."""
 
 
 class Keys:
@@ -89,4 +95,40 @@ def test_litter_is_seen(seams: Seams, keys: Keys) -> None:
 def test_an_operation_leaves_no_litter(seams: Seams, keys: Keys, name: str) -> None:
     seams.litter_stack()
     OPERATIONS[name](keys)
+    assert seams.litter_left() == 0
+
+
+def carry_out(rig: AesRig, sqe: np.ndarray) -> None:
+    """A short command is carried out by the thread that rings for it."""
+    queue = rig.queues[FIRST_AES_QUEUE_ID]
+    queue.submit([sqe.tobytes()])
+    [completion] = queue.reap(1)
+    assert completion.status == (AesStatus.SUCCESS, 0)
+
+
+def test_litter_of_a_command_is_seen(seams: Seams, aes_rig: AesRig) -> None:
+    """What needs no more than registers does not pay for wiping the stack."""
+    seams.litter_stack()
+    carry_out(aes_rig, gcm_job(aes_rig.memory, GCM_ID, bytes(12), bytes(IN_REGISTERS)).sqe)
+    assert seams.litter_left() > 256
+
+
+@pytest.mark.parametrize("size", [256, 4096])
+def test_a_gcm_command_leaves_no_litter(seams: Seams, aes_rig: AesRig, size: int) -> None:
+    """Powers of the GHASH key."""
+    seams.litter_stack()
+    carry_out(aes_rig, gcm_job(aes_rig.memory, GCM_ID, bytes(12), bytes(size)).sqe)
+    assert seams.litter_left() == 0
+
+
+@pytest.mark.parametrize("decrypt", [False, True])
+@pytest.mark.parametrize("cuts", [(), (2000,)], ids=["in one piece", "in pieces"])
+@pytest.mark.parametrize("size", [16, 1024, 4096])
+def test_an_xts_command_leaves_no_litter(
+    seams: Seams, aes_rig: AesRig, size: int, cuts: tuple[int, ...], decrypt: bool
+) -> None:
+    """Masks of a data unit."""
+    sqe, _ = xts_job(aes_rig.memory, (XTS_ID_1, XTS_ID_2), IV, bytes(size), decrypt=decrypt, src_cuts=cuts)
+    seams.litter_stack()
+    carry_out(aes_rig, sqe)
     assert seams.litter_left() == 0

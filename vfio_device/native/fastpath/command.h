@@ -15,15 +15,16 @@
 #define IHSM_SPAN_BYTES (UINT64_C(256) * 1024)
 
 /*
- * From this size on the crypto library's code puts powers of the GHASH key on the stack, and leaves them there. Shorter
- * commands, of which there can be millions a second, need no more than registers.
+ * From this size on the crypto library's code for GCM puts powers of the GHASH key on the stack, and leaves them there.
+ * Shorter commands, of which there can be millions a second, need no more than registers. That for XTS leaves masks of
+ * the data unit there, whatever its size: who has them has ECB in its place.
  */
 #define IHSM_STAINING_BYTES 256
 
 struct ihsm_fp_scratch {
     struct ihsm_gcm gcm;
     const struct ks_bulk_key *loaded;  /* whose GHASH key is in gcm; held at least as long */
-    bool stained;                      /* the stack below may have powers of a GHASH key */
+    bool stained;                      /* the stack below may have powers of a GHASH key, or masks */
     uint8_t text[2 * IHSM_COPY_BYTES]; /* AAD and text */
     uint8_t page[IHSM_LIST_PAGE_BYTES];
     struct ihsm_pieces src, dst;

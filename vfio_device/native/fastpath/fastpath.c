@@ -207,6 +207,7 @@ static void execute_gcm(struct ihsm_fp_command *c, const struct gcm_sqe *sqe) {
         return;
     }
     IHSM_SEAM(AES_KEY_FOUND);
+    IHSM_SEAM_LITTER_STACK();
     if (c->scratch->loaded != used->key) {
         ihsm_gcm_load(&c->scratch->gcm, used->aes);
         c->scratch->loaded = used->key;
@@ -225,6 +226,7 @@ static void execute_xts(struct ihsm_fp_command *c, const struct xts_sqe *sqe) {
         return;
     }
     IHSM_SEAM(AES_KEY_FOUND);
+    IHSM_SEAM_LITTER_STACK();
     ihsm_xts_run(c, sqe, key1->aes, key2->aes);
 }
 

@@ -52,6 +52,7 @@ void ihsm_xts_run(struct ihsm_fp_command *c, const struct xts_sqe *sqe, const st
     uint32_t left = sqe->src_len;
     if (left == 0 || !ihsm_fp_map(c, true))
         return;
+    c->scratch->stained = true;
     uint32_t unit = data_unit_bytes[sqe->attr >> IHSM_AES_ATTR_DUL_SHIFT & IHSM_AES_ATTR_DUL_MASK];
     if (unit == 0)
         unit = left;
