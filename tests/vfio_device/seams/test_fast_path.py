@@ -196,9 +196,9 @@ def test_a_long_command_of_another_function_waits_for_none(seams: Seams, aes_rig
         other.close()
 
 
-def scattered_job(rig: AesRig, block: int = 4) -> tuple[GcmJob, bytes]:
+def scattered_job(rig: AesRig, size: int = 2048, block: int = 4) -> tuple[GcmJob, bytes]:
     """A command whose lists are long though its payload is not, and its text."""
-    text = bytes(range(256)) * 8
+    text = bytes(range(256)) * (size // 256)
     page = rig.memory.allocate(len(text) * 2)
     sides = []
     for side in range(2):
@@ -214,7 +214,8 @@ def scattered_job(rig: AesRig, block: int = 4) -> tuple[GcmJob, bytes]:
 
 def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) -> None:
     """Walking a list lets it in, and the pieces found before are looked up again."""
-    job, text = scattered_job(aes_rig, block=16)  # not so many that it is put off, which would let it in as well
+    # Little enough to be copied, behind its lists; not so many blocks that it is put off, which lets everybody in.
+    job, text = scattered_job(aes_rig, size=1024, block=8)
     for place in ("AES_CHECKPOINT", "AES_AAD_HASHED"):
         seams.close(place)
     submit(aes_rig, job.sqe)
@@ -224,6 +225,7 @@ def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) 
     seams.wait_reached("REGIONS_WRITER", before + 1)
     assert not mapping.done
     seams.open("AES_CHECKPOINT")
+    seams.wait_standing("AES_AAD_HASHED")
     mapping.result()  # while the command stands behind its lists
     seams.open("AES_AAD_HASHED")
     [completion] = aes_rig.queues[QUEUE].reap(1)
