@@ -272,6 +272,7 @@ def test_a_held_aes_command_tells_what_it_cannot_reach(aes: tuple[AesRig, FaultS
     faults.clear(fault)
     [completion] = queue.reap(1)
     assert (completion.cmd_id, completion.status) == (9, (AesStatus.RETRIES_EXCEEDED, 0))
+    rig.scheduler.wake()  # what is there is told all the same, and nothing is waited for
     unreachable = rig.scheduler.pull_unreachable()
     assert unreachable is not None
     assert (unreachable.kind, unreachable.queue_id, unreachable.cid, unreachable.iova) == (
