@@ -126,8 +126,8 @@ def test_a_disk_that_fails_behind_a_change(
     if change is not NEW_STORE:  # made where nobody sees it, and taken away
         assert after != before
     assert not [name for name in after if TEMPORARY in name]
-    again = Store.open(store.name, root=store.path.parent, unlock=False)
-    assert all("mark" in key.newest.attributes for key in again.keys())
+    records = Store.open(store.name, root=store.path.parent, unlock=False).keys()
+    assert all("mark" in record.newest.attributes for record in records)
 
 
 @pytest.fixture

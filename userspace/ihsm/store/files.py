@@ -147,7 +147,7 @@ class Folder:
         """Replace a file or make it, durably; the caller has the lock.
 
         Raises:
-            StoreError: it cannot be written; what was there is there, unless the error says that it was changed (`sync`).
+            StoreError: it cannot be written; what was there is there, unless the error is that of `sync`.
         """
         with errors_of(self.path / name, "written"):
             self.clean()
