@@ -26,11 +26,11 @@ from support.waiting import HANG_S, until
 
 SLEEP: Final = ("sleep", "1000")
 USER: Final = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 from ihsm.kept import Kept
 kept = Kept("ihsm-test-")
 pid = kept.start(["sleep", "1000"])
-if "fork" in sys.argv and os.fork() == 0:
+if "fork" in sys.argv and os.fork() == 0 or "unseen" in sys.argv and ctypes.CDLL(None).fork() == 0:
     signal.pause()
 print(pid, kept._keeper.pid, kept.folder, flush=True)
 """
@@ -76,13 +76,13 @@ def test_the_first_reason_is_told_when_no_folder_can_be_made(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT, None])
-@pytest.mark.parametrize("forks", [False, True], ids=["alone", "with-a-fork-that-stays"])
-def test_both_end_with_their_process(tmp_path: Path, end: signal.Signals | None, forks: bool) -> None:
-    """Killed by a signal, or at its end without `close`; a fork that lives on does not keep them."""
+@pytest.mark.parametrize("fork", ["alone", "fork", "unseen"])
+def test_both_end_with_their_process(tmp_path: Path, end: signal.Signals | None, fork: str) -> None:
+    """Killed by a signal, or at its end without `close`; a fork that lives on, seen by Python or not, keeps neither."""
     # in short sleeps: an exception that SIGINT makes is raised between them
     code = USER + ("while True: time.sleep(0.01)" if end else "os._exit(0)")
     user = subprocess.Popen(
-        [sys.executable, "-c", code, *(["fork"] if forks else [])],
+        [sys.executable, "-c", code, fork],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

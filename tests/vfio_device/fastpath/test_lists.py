@@ -169,6 +169,7 @@ def test_bad_prps(rig: AesRig) -> None:
         return rig.run(xts(rig, size, src, dst, sgl=False)).status
 
     two = 2 * PAGE_BYTES
+    assert status(16, prp(page), prp(second + 2)) == (4, 1)
     assert status(two, good_two, good_two) == (0, 0)
     assert status(two, prp(page + 2, second), good_two) == (4, 3)
     assert status(two, good_two, prp(page, second + 8)) == (4, 1)
