@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ihsm.ddi.credentials import Credential
+from ihsm.ddi.errors import StatusError
 from ihsm.ddi.partition import Partition as Client
 from ihsm.ddi.pota import SoftwareTrustAnchor
 from ihsm.ddi.session import Session
@@ -32,6 +34,15 @@ CREDENTIAL = Credential(bytes(range(0x10, 0x20)), bytes(range(0x20, 0x30)))
 BK3 = bytes(range(48))
 SEED = bytes(range(0x30, 0x60))
 POTA_KEY = ec.derive_private_key(int.from_bytes(b"\x33" * 48, "big"), ec.SECP384R1())
+
+
+def refused(call: Callable[[], object]) -> DdiStatus:
+    """The status that a call of the client is refused with; AssertionError if it is not."""
+    try:
+        value = call()
+    except StatusError as error:
+        return error.status
+    raise AssertionError(f"not refused, but {value!r}")
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,25 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
-from ihsm.ddi import KeyRequest, Session, StatusError
+from ihsm.ddi import KeyRequest, Session
 from ihsm_abi.ddi import AesKeySize, DdiStatus, KeyUsage
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_kmod.kernel.errors import Errno
 from support.claims import Covers
 from support.flow import Flow
+from support.hsm import refused
 from support.hsm_program import CREDENTIAL, provisioned
 
 ENCRYPT = KeyRequest(KeyUsage.EncryptDecrypt)
 
 
-def refusal(work: Callable[[], object]) -> DdiStatus:
-    """Status with which the device refuses it."""
-    with pytest.raises(StatusError) as caught:
-        work()
-    return caught.value.status
-
-
 def test_no_session_is_left(flow: Flow, covers: Covers) -> None:
     client = provisioned(flow.caller)
     hit = flow.faults.add("exhaust-resource", resource="sessions", count=1)
-    assert refusal(lambda: client.open_session(CREDENTIAL)) == DdiStatus.VaultSessionLimitReached
+    assert refused(lambda: client.open_session(CREDENTIAL)) == DdiStatus.VaultSessionLimitReached
     assert hit.hits == 1
     client.open_session(CREDENTIAL).close()
     flow.works()
@@ -50,7 +43,7 @@ def test_no_room_for_a_key(flow: Flow, resource: str, size: AesKeySize, status: 
 
     session = provisioned(flow.caller).open_session(CREDENTIAL)
     flow.faults.add("exhaust-resource", resource=resource, count=1)
-    assert refusal(lambda: make(session)) == status
+    assert refused(lambda: make(session)) == status
     make(session)
     flow.works()
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
@@ -41,7 +41,7 @@ from ihsm_device.hsm.device import DeviceOptions, HsmDevice
 from ihsm_device.hsm.keystore import Handle, Owner, Scope
 from ihsm_device.hsm.profile import DEFAULT, FIRMWARE, PROFILES, BulkNumbers
 from ihsm_device.hsm.wire import der
-from support.hsm import BK3, Scene, Stage
+from support.hsm import BK3, Scene, Stage, refused
 from support.vectors import DERIVE, ENCRYPT, VectorBench
 from support.waiting import until
 
@@ -57,12 +57,6 @@ def firmware() -> Iterator[Stage]:
 @pytest.fixture
 def scene(firmware: Stage) -> Scene:
     return firmware.fresh()
-
-
-def refused(call: Callable[[], object]) -> DdiStatus:
-    with pytest.raises(StatusError) as caught:
-        call()
-    return caught.value.status
 
 
 def test_profiles_by_name() -> None:

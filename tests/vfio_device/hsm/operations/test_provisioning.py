@@ -7,11 +7,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
-from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import (
     AesKeySize,
@@ -30,15 +28,8 @@ from ihsm_abi.ddi import (
 from ihsm_abi.ddi.limits import SEALED_BK3_MAX_BYTES
 from ihsm_abi.hsm_queue import ControlKind
 from support.faults import Subject, make
-from support.hsm import BK3, CREDENTIAL, Scene, Stage
+from support.hsm import BK3, CREDENTIAL, Scene, Stage, refused
 from support.lifecycle_subjects import ESTABLISH_CREDENTIAL, flipped, with_svn
-
-
-def refused(call: Callable[[], Any]) -> DdiStatus:
-    """Status that a call is refused with."""
-    with pytest.raises(StatusError) as caught:
-        call()
-    return caught.value.status
 
 
 def establish(scene: Scene, **inputs: bytes) -> DdiStatus:

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from ihsm.ddi.credentials import Credential
-from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import AesKeySize, ApiRev, DdiStatus, KeyUsage
 from ihsm_abi.hsm_queue import ControlKind
@@ -18,17 +16,11 @@ from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from ihsm_device.hsm.keystore import Scope
 from ihsm_device.hsm.partition.pin_policy import ATTEMPTS_PER_STEP, PinPolicy
 from support.faults import make
-from support.hsm import CREDENTIAL, Scene, Stage
+from support.hsm import CREDENTIAL, Scene, Stage, refused
 from support.lifecycle_subjects import OPEN_SESSION, OTHER_PIN
 
 AES = KeyRequest(KeyUsage.EncryptDecrypt)
 SESSION_AES = KeyRequest(KeyUsage.EncryptDecrypt, session=True)
-
-
-def refused(call: Callable[[], object]) -> DdiStatus:
-    with pytest.raises(StatusError) as caught:
-        call()
-    return caught.value.status
 
 
 def flush(scene: Scene, session_id: int) -> HsmCompletion:

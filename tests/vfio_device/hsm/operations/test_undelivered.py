@@ -4,12 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
-
 from ihsm.ddi.credentials import Credential
-from ihsm.ddi.errors import StatusError
 from ihsm.ddi.keys import KeyRequest
 from ihsm_abi.ddi import (
     AesGenerateKeyReq,
@@ -26,7 +21,7 @@ from ihsm_abi.ddi import (
 from ihsm_abi.hsm_queue import ControlKind
 from ihsm_device.hsm.command import HsmCommand, HsmCompletion
 from support.faults import Draft, Subject, make
-from support.hsm import BK3, CREDENTIAL, ModuleReply, Scene
+from support.hsm import BK3, CREDENTIAL, ModuleReply, Scene, refused
 from support.lifecycle_subjects import CHANGE_PIN, ESTABLISH_CREDENTIAL, OPEN_SESSION, OTHER_PIN, REOPEN_SESSION
 
 AES = KeyRequest(KeyUsage.EncryptDecrypt)
@@ -50,12 +45,6 @@ def prepared(scene: Scene, subject: Subject) -> Draft:
 
 def lose_draft(draft: Draft) -> None:
     lose(draft.scene, draft.encode(), draft.queue_kind, draft.queue_id)
-
-
-def refused(call: Callable[[], object]) -> DdiStatus:
-    with pytest.raises(StatusError) as caught:
-        call()
-    return caught.value.status
 
 
 def test_a_session_that_nobody_knows_is_closed(scene: Scene) -> None:

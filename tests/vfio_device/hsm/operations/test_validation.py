@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,7 +24,7 @@ from ihsm_abi.ddi import (
     firmware_ops,
 )
 from ihsm_device.hsm.device import DeviceOptions, HsmDevice
-from support.hsm import Scene, Stage
+from support.hsm import Scene, Stage, refused
 
 ENCRYPT, SIGN = KeyRequest(KeyUsage.EncryptDecrypt), KeyRequest(KeyUsage.SignVerify)
 SCALAR = 0x1122334455667788
@@ -46,12 +46,6 @@ def scene(hooked: Stage) -> Scene:
 @pytest.fixture
 def session(scene: Scene) -> Session:
     return scene.open_session()
-
-
-def refused(call: Callable[[], object]) -> DdiStatus:
-    with pytest.raises(StatusError) as caught:
-        call()
-    return caught.value.status
 
 
 def act(session: Session, action: firmware_ops.TestAction) -> None:
