@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of broken hosts ask a served device for."""
+"""What tests of hosts ask a served device for: whether it works, and is the one of before."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def client(path: Path) -> Iterator[Partition]:
 
 
 def chain(path: Path) -> bytes:
-    """The certificate of the partition at `path`, which is stored with the state."""
+    """The certificate of the partition at `path`: only a device that works has one, and it is stored with the state."""
     with client(path) as partition:
         return partition.certificate_chain().der[-1]

@@ -1,9 +1,11 @@
 # SPDX-FileCopyrightText: The ihsm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: a device over each host of the engine, and a polling driver on it."""
+"""Fixtures: a device over each host of the engine, and a polling driver on it; a folder for servers of other users."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +47,11 @@ def ready(driver: PolledDriver) -> PolledDriver:
 def sender(request: pytest.FixtureRequest, ready: PolledDriver) -> Sender:
     """Commands of each kind of queue."""
     return Sender(ready, request.param)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder like /tmp, for servers that root starts: whoever they become may make files there, and remove them."""
+    with tempfile.TemporaryDirectory(prefix="ihsm-") as name:
+        os.chmod(name, 0o1777)
+        yield Path(name)

@@ -7,17 +7,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from ihsm.bus import VfioUserFunction
-from ihsm.ddi import Partition
-from ihsm.driver import Controller
 from ihsm_abi.control import SUFFIX
+from support.hosts import chain
 from support.process import SERVE, ServeProcess, run_serve, serve
 from support.stores import NOBODY
 from support.waiting import HANG_S
@@ -44,20 +40,6 @@ ERROR_BYTES: Final = 16
 STATUS: Final = b'{"command": "status"}\n'.hex()
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder in which everybody may make files, and remove their own, as /tmp."""
-    with tempfile.TemporaryDirectory(prefix="ihsm-") as name:
-        os.chmod(name, 0o1777)
-        yield Path(name)
-
-
-def use(path: Path) -> bytes:
-    """The certificate of the partition, which only a device that works has."""
-    with Controller(VfioUserFunction(path, timeout_s=HANG_S)) as controller:
-        return Partition(controller).certificate_chain().der[-1]
-
-
 def user_of(server: ServeProcess) -> int:
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
     (user,) = set(lines["Uid"].split())
@@ -71,7 +53,7 @@ def test_root_becomes_a_user_of_its_own(open_folder: Path) -> None:
     users, chains = set(), set()
     for _ in range(2):
         with serve("--socket", str(path), "--state", str(state)) as server:
-            chains.add(use(path))
+            chains.add(chain(path))
             users.add(user_of(server))
             shown = server.status()["sandbox"]
             assert (shown["user"], shown["weaker"]) == (user_of(server), [])
@@ -142,7 +124,7 @@ def test_others_are_not_served_even_if_they_come_as_far_as_the_socket(open_folde
         done = connect(path, STRANGER, GREETING, until_end=True)
         assert done.returncode == 0, "the connection was ended by the device"
         assert connect(control, STRANGER, STATUS).stdout in ("0\n", "")
-        use(path)  # who started it is served, and the stranger holds nothing up
+        chain(path)  # who started it is served, and the stranger holds nothing up
         server.stop()
     assert sum("refused" in line and str(STRANGER) in line for line in server.errors) >= 2
 
@@ -155,7 +137,7 @@ def test_who_is_allowed_is_served(open_folder: Path) -> None:
             done = connect(f"{path}{SUFFIX}", user, STATUS)
             assert (done.stdout.strip() not in ("", "0")) is count
         assert int(connect(path, STRANGER, GREETING).stdout) > ERROR_BYTES
-        use(path)
+        chain(path)
         server.stop()
 
 
@@ -167,7 +149,7 @@ def test_root_may_use_the_device_of_an_ordinary_user(open_folder: Path) -> None:
         pytest.skip("another user cannot run the checkout's programs")
     with serve("--socket", str(open_folder / "s"), program=(*become, *SERVE)) as server:
         assert server.status()["sandbox"]["user"] == STRANGER
-        use(open_folder / "s")
+        chain(open_folder / "s")
         assert server.stop() == 0
 
 
@@ -179,5 +161,5 @@ def test_an_ordinary_user_in_a_namespace_without_capabilities(open_folder: Path)
     with serve("--socket", str(open_folder / "s"), program=program) as server:
         shown: dict[str, Any] = server.status()["sandbox"]
         assert (shown["user"], shown["capabilities"], shown["system_calls"]) == (1000, "0x0", "filtered")
-        use(open_folder / "s")
+        chain(open_folder / "s")
         assert server.stop() == 0
