@@ -15,7 +15,6 @@ from harness import failures_are_findings, instrumented, main
 with instrumented():
     from traces import MAX_RECORDS, records_of
 
-    from ihsm.bus.function import check_access, octets_of
     from ihsm.errors import BusError, ReplayError, TraceError
     from ihsm.trace.replay import Replay
 
@@ -25,21 +24,6 @@ from support.modules import ReversingModule
 
 TIMEOUT_S = 0.003
 """What is recorded as answered, and cannot be, is waited for."""
-
-
-class Bus(LoopbackFunction):
-    """A function that refuses what no bus carries, as that of a socket does."""
-
-    def read_bar(self, bar: int, offset: int, width: int) -> int:
-        """As `PciFunction.read_bar`."""
-        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
-        return super().read_bar(bar, offset, width)
-
-    def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
-        """As `PciFunction.write_bar`."""
-        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
-        octets_of(value, width, f"BAR{bar}")
-        super().write_bar(bar, offset, width, value, posted=posted)
 
 
 def one_input(data: bytes) -> None:
@@ -66,9 +50,9 @@ def one_input(data: bytes) -> None:
 
 
 @functools.cache
-def the_function() -> Bus:
+def the_function() -> LoopbackFunction:
     """That of this process."""
-    return Bus(ReversingModule())
+    return LoopbackFunction(ReversingModule())
 
 
 if __name__ == "__main__":

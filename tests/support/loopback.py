@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from ihsm.bus.arena import DmaArena
-from ihsm.bus.function import PciFunction
+from ihsm.bus.function import PciFunction, check_access, octets_of
 from ihsm.errors import BusError
 from ihsm_abi.doorbells import STRIDE_BYTES
 from ihsm_abi.pci import BAR_BYTES, MSIX_VECTORS, PAGE_BYTES, Bar
@@ -23,7 +23,10 @@ FIRST_IOVA = 0x1_0000_0000
 
 
 class LoopbackFunction(PciFunction):
-    """A function of its own, with its own workers; `device` is the device's side of it."""
+    """A function of its own, with its own workers; `device` is the device's side of it.
+
+    An access that no bus carries is refused here, as that of a socket's function is.
+    """
 
     uri = "loopback:"
 
@@ -59,6 +62,7 @@ class LoopbackFunction(PciFunction):
         return BAR_BYTES if bar in tuple(Bar) else 0
 
     def read_bar(self, bar: int, offset: int, width: int) -> int:
+        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
         match bar:
             case Bar.REGISTERS:
                 return int.from_bytes(self.device.controller.read(offset, width), "little")
@@ -67,14 +71,16 @@ class LoopbackFunction(PciFunction):
         return 0
 
     def write_bar(self, bar: int, offset: int, width: int, value: int, *, posted: bool = False) -> None:
+        check_access(self.bar_bytes(bar), offset, width, f"BAR{bar}")
+        data = octets_of(value, width, f"BAR{bar}")
         match bar:
             case Bar.REGISTERS:
-                self.device.controller.write(offset, value.to_bytes(width, "little"))
+                self.device.controller.write(offset, data)
             case Bar.DOORBELLS if width % STRIDE_BYTES == 0:  # whole doorbells, as over a socket
                 for at in range(0, width, STRIDE_BYTES):
                     self.engine.doorbell(offset + at, value >> 8 * at & 0xFFFF_FFFF)
             case Bar.MSIX:
-                self.engine.write_msix(offset, value.to_bytes(width, "little"))
+                self.engine.write_msix(offset, data)
 
     def map_bar(self, bar: int) -> mmap.mmap | None:
         return None
