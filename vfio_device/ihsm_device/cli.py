@@ -171,6 +171,8 @@ def serve(
             with chosen_paths(path, count) as paths:
                 lookout = None
                 if sandbox == "on":
+                    # Forked before the state is locked: it would have part in the lock until it has closed what it
+                    # inherits, and a device that is killed just then would leave its state in use.
                     lookout = Lookout(count)
                     running.callback(lookout.close)
                 state_lock = None
