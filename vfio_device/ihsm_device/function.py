@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from ihsm_abi import logs
-from ihsm_abi.admin import AdminStatus
 from ihsm_abi.entries import reader
 from ihsm_abi.fault_actions import FaultAction, Resource
 from ihsm_abi.faults import Fault
@@ -137,7 +136,7 @@ class Function:
             self.controller.execute_admin(command)
         except Exception:
             logs.failure(_log, "function %d: admin command %#04x failed", self.index, command.sqe[0])
-            self.engine.complete_admin(command, 0, AdminStatus.INTERNAL_ERROR)
+            command.refuse()
 
     def lane(self, command: Command) -> Lane:
         """Which worker threads may execute an HSM command; a flush has no message and is always quick."""
