@@ -80,20 +80,25 @@ def test_a_client_that_is_there_is_served_and_a_new_one_is_told(socket_folder: P
     assert not any("Traceback" in line for line in server.errors)
 
 
+def fail_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """The next call of the owner's function has no memory; those after it are as ever."""
+    work = getattr(owner, name)
+    failures = iter([MemoryError()])
+
+    def attempt(*arguments: Any) -> Any:
+        for error in failures:
+            raise error
+        return work(*arguments)
+
+    monkeypatch.setattr(owner, name, attempt)
+
+
 @pytest.mark.parametrize("queue", ["admin", "hsm"])
 def test_a_command_that_cannot_be_handed_on_is_answered(
     ready: PolledDriver, monkeypatch: pytest.MonkeyPatch, queue: str
 ) -> None:
     """The engine has given it out: without an answer the driver would wait for ever."""
-    made = scheduler._command
-    failures = iter([MemoryError()])
-
-    def fail_once(*arguments: Any) -> Any:
-        for error in failures:
-            raise error
-        return made(*arguments)
-
-    monkeypatch.setattr(scheduler, "_command", fail_once)
+    fail_once(monkeypatch, scheduler, "_command")
     assert outcome(ready, queue) == {"admin": AdminStatus.INTERNAL_ERROR, "hsm": HsmStatus.INTERNAL_ERROR}[queue]
     for _ in range(20):  # the thread that had it, too
         assert outcome(ready, queue) == 0
@@ -121,14 +126,6 @@ def test_a_command_that_fails_is_answered_though_there_is_no_memory_to_log_it(
 def test_a_command_whose_answer_cannot_be_made_gets_a_status(
     ready: PolledDriver, device: DeviceUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    posted = device.device._post
-    failures = iter([MemoryError()])
-
-    def fail_once(*arguments: Any) -> Any:
-        for error in failures:
-            raise error
-        return posted(*arguments)
-
-    monkeypatch.setattr(device.device, "_post", fail_once)
+    fail_once(monkeypatch, device.device, "_post")
     assert outcome(ready, "hsm") == HsmStatus.INTERNAL_ERROR
     assert outcome(ready, "hsm") == 0

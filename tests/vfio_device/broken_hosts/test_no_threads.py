@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
 from ihsm_device.client_memory import ClientMemory
 from ihsm_device.lookout import Lookout
 from ihsm_device.vfu import DmaRegion
+from support.hosts import no_threads_here
 from support.polled import PolledDriver, Ring
 from support.process import ServeProcess, serve
 from support.stores import in_child
@@ -94,26 +94,18 @@ def test_a_fault_that_needs_a_thread_is_refused(open_folder: Path) -> None:
         assert server.control("fault.add", **fault).result is not None
 
 
-def test_who_looks_at_a_client_without_a_thread_does_not_know_and_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_looks_at_a_client_without_a_thread_does_not_know_and_looks_again() -> None:
     memory = ClientMemory(lambda pid: MAPS)
     memory.mapped(DmaRegion(4096, 4096, True, (os.makedev(0, 1), 17)))
 
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
+    with no_threads_here():
         assert memory.private_address(1) is None
     assert memory.private_address(1) == 4096
 
 
-def test_the_process_that_looks_at_clients_outlives_a_want_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)  # in the process that is forked, for good
-        lookout = Lookout(1)
+def test_the_process_that_looks_at_clients_outlives_a_want_of_threads() -> None:
+    with no_threads_here():
+        lookout = Lookout(1)  # the process that is forked never gets one
     read = lookout.reader(0)
     for _ in range(2):
         with pytest.raises(PermissionError):

@@ -22,6 +22,7 @@ from ihsm_device.commands import Refusal, UnreachableKind
 from ihsm_device.faults import FaultSet
 from support.aes_rig import GCM_ID, AesRig, descriptor, gcm_job, gcm_sqe, standard_rig, write_sgl
 from support.devices import DeviceUnderTest
+from support.hosts import no_threads_here
 from support.interrupts import Interrupts
 from support.modules import SLOW_PREFIX
 from support.polled import PolledDriver, admin_sqe, hsm_sqe
@@ -145,23 +146,16 @@ def test_many_held_commands_are_not_as_many_threads(shown: Shown, ready: PolledD
     assert sorted(sender.reap()[0] for _ in sent) == sent
 
 
-def test_a_system_without_threads_is_no_end(shown: Shown, ready: PolledDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_threads_is_no_end(shown: Shown, ready: PolledDriver) -> None:
     """What cannot be carried out is refused; other faults go on, and the first of all when there are threads again."""
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError):
-            shown.show(FaultAction.HOLD_COMMAND)
+    with no_threads_here(), pytest.raises(RuntimeError):
+        shown.show(FaultAction.HOLD_COMMAND)
     fault = shown.show(FaultAction.HOLD_COMMAND, match=Match(queue=1), when=ONCE)
     sender = Sender(ready, 1)
     held = sender.send()
     shown.until_hit(fault)
     until(lambda: len(shown.faults._held) == 1, "the command to be held")
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
+    with no_threads_here():
         shown.faults.clear(fault)
         assert sender.reap() == (held, HsmStatus.INTERNAL_ERROR)
     shown.show(FaultAction.DELAY_COMPLETION, match=Match(queue=1), when=ONCE, ms=1)
