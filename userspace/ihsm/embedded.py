@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,17 @@ READY: Final = b"ready:"
 _FIRST: Final = f"0{SOCKET_SUFFIX}"
 
 
+@contextlib.contextmanager
+def _start_errors() -> Iterator[None]:
+    """What the system refuses is told as EmbeddedDeviceError, which is an OSError itself and stays as it is."""
+    try:
+        yield
+    except EmbeddedDeviceError:
+        raise
+    except OSError as error:
+        raise EmbeddedDeviceError(f"the embedded device cannot be started: {error.strerror or error}") from None
+
+
 class EmbeddedDevice(Closing):
     """A device process that nobody else knows of."""
 
@@ -40,10 +52,8 @@ class EmbeddedDevice(Closing):
         Raises:
             EmbeddedDeviceError: it ended or did not listen in time; the message has its last lines.
         """
-        try:
+        with _start_errors():
             self._kept = Kept("ihsm-", socket_name=f"{numbered_path(Path(_FIRST), count)}{CONTROL_SUFFIX}")
-        except OSError as error:
-            raise EmbeddedDeviceError(f"the embedded device cannot be started: {error.strerror or error}") from None
         self.socket_path = self._kept.folder / _FIRST
         self.socket_paths = tuple(numbered_path(self.socket_path, number) for number in range(count))
         command = [sys.executable, *MODULE_OPTIONS, "ihsm", "serve", "--socket", os.fspath(self.socket_path)]
@@ -51,13 +61,11 @@ class EmbeddedDevice(Closing):
         self._pid: int | None = None
         _log.debug("starting %s", " ".join(command))
         try:
-            self._pid = self._kept.start(command, logged=(1, 2), log=LOG)
-            self._wait_until_listening()
-        except BaseException as error:
+            with _start_errors():
+                self._pid = self._kept.start(command, logged=(1, 2), log=LOG)
+                self._wait_until_listening()
+        except BaseException:
             self.close()
-            if isinstance(error, OSError) and not isinstance(error, EmbeddedDeviceError):
-                reason = error.strerror or error
-                raise EmbeddedDeviceError(f"the embedded device cannot be started: {reason}") from None
             raise
 
     @property
