@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import socket
 import threading
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from ihsm_abi.control import MAX_LINE_BYTES, ControlAnswer, ControlErrorCode, ControlRefusal, ControlRequest
 from ihsm_device.control_socket import ControlServer, FollowedResult, Result, StreamResult, answer
 from ihsm_device.socket_paths import listen
+from support.objects import without_collector
 from support.waiting import HANG_S, one_round, until
 
 
@@ -251,9 +251,6 @@ def test_what_a_client_sent_goes_with_it(
 ) -> None:
     """And does not wait for the collector, which counts objects and not the kilobytes that each may have."""
 
-    def readers() -> int:
-        return sum(isinstance(each, asyncio.StreamReader) for each in gc.get_objects())
-
     async def never(transport: asyncio.WriteTransport) -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -261,18 +258,16 @@ def test_what_a_client_sent_goes_with_it(
     stream = {"stream": lambda arguments: StreamResult({}, never)}
     server.add(listen(socket_folder / "b.ctl")[0], {**HANDLERS, "wait": waits.handler, **stream})
     server.start()
-    gc.collect()
-    gc.disable()
     try:
-        before = readers()
-        with connect(socket_folder / "b.ctl") as client:
-            leave(client, waits)
-        with connect(socket_folder / "b.ctl") as client:  # which is served after the other's end
-            client.sendall(ControlRequest("echo").encode())
-            client.recv(1)
-        until(lambda: readers() == before, "the end of what was read")
+        with without_collector() as left:
+            before = left(asyncio.StreamReader)
+            with connect(socket_folder / "b.ctl") as client:
+                leave(client, waits)
+            with connect(socket_folder / "b.ctl") as client:  # which is served after the other's end
+                client.sendall(ControlRequest("echo").encode())
+                client.recv(1)
+            until(lambda: left(asyncio.StreamReader) == before, "the end of what was read")
     finally:
-        gc.enable()
         server.stop()
 
 
