@@ -12,13 +12,13 @@ import numpy as np
 
 from ihsm.bus.arena import DmaArena
 from ihsm.bus.function import PciFunction
-from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE, AdminOpcode, AdminStatus, CreateCqDw11, CreateSqDw11, Psf, QueueDw10
-from ihsm_abi.aes_queue import AES_CQE, GCM_SQE
+from ihsm.trace.commands import form_of
+from ihsm_abi.admin import ADMIN_SQE, AdminOpcode, AdminStatus, CreateCqDw11, CreateSqDw11, Psf, QueueDw10
 from ihsm_abi.doorbells import cq_head_offset, sq_tail_offset
-from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE, HsmCommandWord, SessionControl
+from ihsm_abi.hsm_queue import HSM_SQE, HsmCommandWord, SessionControl
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import NSSR_MAGIC, Aqa, Cap, Cc, Csts, Register
-from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from ihsm_abi.resources import ADMIN_QUEUE_ID
 from support.waiting import first, until
 
 ARENA_BYTES: Final = 1 << 20
@@ -29,12 +29,8 @@ class Ring:
 
     def __init__(self, function: PciFunction, arena: DmaArena, queue_id: int, entries: int, dstrd: int = 0) -> None:
         self.function, self.queue_id, self.entries, self.dstrd = function, queue_id, entries, dstrd
-        if queue_id == ADMIN_QUEUE_ID:
-            self.sqe_type, self.cqe_type, self.cid_field = ADMIN_SQE, ADMIN_CQE, "cid"
-        elif queue_id < FIRST_AES_QUEUE_ID:
-            self.sqe_type, self.cqe_type, self.cid_field = HSM_SQE, HSM_CQE, "cid"
-        else:
-            self.sqe_type, self.cqe_type, self.cid_field = GCM_SQE, AES_CQE, "cmd_id"
+        form = form_of(queue_id)
+        self.sqe_type, self.cqe_type, self.cid_field = form.sqe, form.cqe, form.cid
         self.sq_memory = arena.allocate_pages(entries * self.sqe_type.itemsize)
         self.cq_memory = arena.allocate_pages(entries * self.cqe_type.itemsize)
         self.sq = self.sq_memory.view[: entries * self.sqe_type.itemsize].reshape(entries, -1)

@@ -11,12 +11,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ihsm_abi.admin import ADMIN_CQE, ADMIN_SQE
-from ihsm_abi.aes_queue import AES_CQE, CMD_TYPE_FAST_PATH, GCM_SQE, AesAttr
+from ihsm.trace.commands import form_of
+from ihsm_abi.admin import ADMIN_SQE
+from ihsm_abi.aes_queue import CMD_TYPE_FAST_PATH, GCM_SQE, AesAttr
 from ihsm_abi.doorbells import POLLER_ASLEEP_OFFSET, cq_head_offset, sq_tail_offset
-from ihsm_abi.hsm_queue import HSM_CQE, HSM_SQE
+from ihsm_abi.hsm_queue import HSM_SQE
 from ihsm_abi.pci import BAR_BYTES, PAGE_BYTES
-from ihsm_abi.resources import ADMIN_QUEUE_ID, FIRST_AES_QUEUE_ID
+from ihsm_abi.resources import ADMIN_QUEUE_ID
 from ihsm_device._native import lib
 from ihsm_device.commands import Command, RingClass
 from ihsm_device.engine import Engine
@@ -35,12 +36,8 @@ class RigQueue:
     def __init__(self, rig: EngineRig, queue_id: int, entries: int, cq_entries: int | None = None) -> None:
         self.rig, self.queue_id, self.entries = rig, queue_id, entries
         self.cq_entries = cq_entries or entries
-        if queue_id == ADMIN_QUEUE_ID:
-            self.sqe_type, self.cqe_type, self.cid_field = ADMIN_SQE, ADMIN_CQE, "cid"
-        elif queue_id < FIRST_AES_QUEUE_ID:
-            self.sqe_type, self.cqe_type, self.cid_field = HSM_SQE, HSM_CQE, "cid"
-        else:
-            self.sqe_type, self.cqe_type, self.cid_field = GCM_SQE, AES_CQE, "cmd_id"
+        form = form_of(queue_id)
+        self.sqe_type, self.cqe_type, self.cid_field = form.sqe, form.cqe, form.cid
         self.sq_iova = rig.allocate(entries * self.sqe_type.itemsize)
         self.cq_iova = rig.allocate(self.cq_entries * self.cqe_type.itemsize)
         self.tail = self.head = 0
