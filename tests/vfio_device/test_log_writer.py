@@ -57,6 +57,14 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     logs.concern(None)
 
 
+def started(descriptor: int) -> tuple[LogWriter, logging.Logger]:
+    """A writer that writes to `descriptor`, and a log that it is the handler of."""
+    writer, log = LogWriter(descriptor), logging.Logger("test")
+    log.addHandler(writer)
+    writer.start()
+    return writer, log
+
+
 def test_a_kind_gets_some_lines_and_a_count(rig: Rig) -> None:
     for value in range(1000):
         rig.log.error("bad value %d", value)
@@ -150,10 +158,7 @@ def test_a_pipe_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) 
     """Lines beyond a number are lost and counted; the lock of the log is free while a line cannot be written."""
     monkeypatch.setattr(log_writer, "CLOSE_TIMEOUT_S", 0.0)
     read_end, write_end = os.pipe()
-    writer = LogWriter(write_end)
-    writer.start()
-    log = logging.Logger("test")
-    log.addHandler(writer)
+    writer, log = started(write_end)
     for _ in range(MAX_QUEUED + 5000):
         log.debug("x" * 100)
     assert writer.lock is not None
@@ -170,10 +175,7 @@ def test_a_pipe_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_descriptor_that_takes_nothing_is_no_error() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
-        writer = LogWriter(full.fileno())
-        writer.start()
-        log = logging.Logger("test")
-        log.addHandler(writer)
+        writer, log = started(full.fileno())
         log.error("lost")
         writer.close()
 
@@ -182,10 +184,7 @@ def test_what_could_not_be_written_is_counted_and_told_when_it_can_be_again(tmp_
     """A reader that has gone, then a file in its place; nothing more has to be logged for that."""
     reader, descriptor = os.pipe()
     os.close(reader)
-    writer = LogWriter(descriptor)
-    writer.start()
-    log = logging.Logger("test")
-    log.addHandler(writer)
+    writer, log = started(descriptor)
     for number in range(3):
         log.debug("lost %d", number)
     until(lambda: writer.lost == 3, "the count")
