@@ -32,14 +32,9 @@ from ihsm_device.hsm.keystore import (
     WrongKindError,
 )
 from support import cavp
+from support.digests import PYCA
 
 OWNER = Owner()
-PYCA = {
-    Hash.SHA1: hashes.SHA1(),
-    Hash.SHA256: hashes.SHA256(),
-    Hash.SHA384: hashes.SHA384(),
-    Hash.SHA512: hashes.SHA512(),
-}
 P, Q, E = 7 * 2**1021 + 309, 3 * 2**1022 + 1037, 65537
 
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 
 import pytest
-from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
@@ -28,14 +28,9 @@ from ihsm_device.hsm.keystore import (
     WrongKindError,
 )
 from support import cavp
+from support.digests import PYCA
 
 OWNER = Owner()
-PYCA = {
-    Hash.SHA1: hashes.SHA1(),
-    Hash.SHA256: hashes.SHA256(),
-    Hash.SHA384: hashes.SHA384(),
-    Hash.SHA512: hashes.SHA512(),
-}
 HASH_NAMES = {"SHA-1": Hash.SHA1, "SHA-256": Hash.SHA256, "SHA-384": Hash.SHA384, "SHA-512": Hash.SHA512}
 
 
