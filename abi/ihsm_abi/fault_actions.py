@@ -126,7 +126,8 @@ class FaultError(ValueError):
 
     def __init__(self, field_name: str, reason: str) -> None:
         """`field_name` with the names of the objects around it, `reason` as the rest of a sentence."""
-        super().__init__(f"{field_name}: {reason}")
+        shown = field_name if field_name.isprintable() else ascii(field_name)  # names of members can be anything
+        super().__init__(f"{shown}: {reason}")
         self.field = field_name
         self.reason = reason
 

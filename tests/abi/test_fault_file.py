@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abi.test_faults import faults, json_values
@@ -28,6 +28,7 @@ def test_what_is_written_is_read(some: list[Fault]) -> None:
     assert parse(dump(some).encode()) == some
 
 
+@example([{"\n": None}])
 @given(json_values | st.lists(json_values, max_size=3))
 def test_any_other_json_is_refused_in_one_line(value: Any) -> None:
     try:
