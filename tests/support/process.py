@@ -60,6 +60,11 @@ def stands_still(pid: int) -> bool:
     return _state(pid) == "T"
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process, or a thread by its number, waits for something."""
+    return _state(pid) == "S"
+
+
 @dataclass
 class ServeProcess:
     """A running `ihsm serve`; `paths` are its sockets."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ihsm_device._native import lib
+from support.process import sleeps
+from support.waiting import until
 
 HAS_SEAMS: Final = hasattr(lib, "ihsm_seam_close")
 """Whether the native module of this process has any."""
@@ -80,6 +82,12 @@ class Aside:
     def done(self) -> bool:
         """Whether the call has returned."""
         return not self._thread.is_alive()
+
+    def wait_asleep(self) -> None:
+        """Wait until its thread sleeps, as one that waits for a lock does."""
+        thread = self._thread.native_id
+        assert thread is not None
+        until(lambda: sleeps(thread), "a thread that sleeps")
 
     def result(self) -> Any:
         """What it returns, once it has."""

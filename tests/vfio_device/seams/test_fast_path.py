@@ -223,6 +223,7 @@ def test_a_mapping_comes_in_the_middle_of_a_list(seams: Seams, aes_rig: AesRig) 
     before = seams.reached("REGIONS_WRITER")
     mapping = Aside(aes_rig.host.map, 0x1000, bytearray(4096))
     seams.wait_reached("REGIONS_WRITER", before + 1)
+    mapping.wait_asleep()  # it waits for the lock: who only is about to can be too late for all of the list
     assert not mapping.done
     seams.open("AES_CHECKPOINT")
     seams.wait_standing("AES_AAD_HASHED")
