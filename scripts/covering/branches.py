@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from coverage import Coverage, CoverageData
+from coverage.exceptions import DataError
 
 from covering.reached import Reached
 
@@ -44,9 +47,9 @@ def taken(counts: Path, root: Path, sources: Path) -> Reached[tuple[int, int]]:
     whole.add_arcs({file: () for file in files})  # what the data are of
     whole.touch_files(files)
     for file in counts.iterdir():
-        if content := file.read_bytes():
-            part = CoverageData(no_disk=True)
-            part.loads(content)
+        part = CoverageData(no_disk=True)
+        with contextlib.suppress(DataError, zlib.error):  # cut short: a test lets its process write no long files
+            part.loads(file.read_bytes())
             whole.update(part)
     with tempfile.NamedTemporaryFile() as report:
         measured.json_report(outfile=report.name)

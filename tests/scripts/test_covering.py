@@ -84,6 +84,32 @@ def test_branches_of_all_processes_and_threads_are_taken_together(sources: Path,
     }
 
 
+def test_a_process_that_may_write_little_takes_its_own_counts_with_it_and_no_others(
+    sources: Path, tmp_path: Path
+) -> None:
+    cut = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)); import module; module.choose(2)"
+    assert branches_of(sources, tmp_path, "import module; module.choose(1)", cut)["sources/module.py"] == {
+        (5, 6): True,
+        (5, 7): False,
+    }
+
+
+def test_counts_are_no_standard_stream(sources: Path, tmp_path: Path) -> None:
+    """A program without streams writes its last words nowhere, and not among the counts."""
+    program = (
+        "import os, module; module.choose(1); [os.write(each, b'last words') for each in (0, 1, 2) if is_open(each)]"
+    )
+    is_open = "import os\ndef is_open(fd):\n    try: return bool(os.fstat(fd))\n    except OSError: return False\n"
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, is_open + program],
+        env=counting(os.environ | {"PYTHONPATH": str(sources)}, sources, counts),
+    )
+    assert done.returncode == 0
+    assert taken(counts, tmp_path, sources)["sources/module.py"] == {(5, 6): True, (5, 7): False}
+
+
 def test_branches_of_nobody_are_there_and_not_taken(sources: Path, tmp_path: Path) -> None:
     found = branches_of(sources, tmp_path, "pass")
     assert list(table(found, arrows, "branches")) == [
