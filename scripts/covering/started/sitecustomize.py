@@ -14,7 +14,6 @@ import tempfile
 
 import coverage
 
-
 _NO_STREAM = 3
 """The first descriptor that is no standard stream, not even where these are closed."""
 
