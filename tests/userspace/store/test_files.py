@@ -105,23 +105,33 @@ def test_a_disk_that_fails(
     change(opened(store))
 
 
+NOT_ON_DISK = "No space left on device; what was changed in it is there, but may not outlast a failure of power"
+
+
+def no_fsync_of_folders(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    fsync(descriptor)
+
+
+def test_a_disk_that_fails_behind_the_making_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_fsync_of_folders)
+        error = refused(lambda: new_store(tmp_path / "of" / "stores"))
+    assert NOT_ON_DISK in str(error)
+    new_store(tmp_path / "of" / "stores")
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_disk_that_fails_behind_a_change(
     store: Store, change: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the folder cannot be put on the disk, the change has been made, and the error does not deny it."""
-    fsync = os.fsync
-
-    def fail(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        fsync(descriptor)
-
     before = tree(store.path.parent)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", no_fsync_of_folders)
         error = refused(lambda: change(store))
-    assert "Input/output error; what was changed in it is there, but may not outlast a failure of power" in str(error)
+    assert NOT_ON_DISK in str(error)
     after = tree(store.path.parent)
     if change is not NEW_STORE:  # made where nobody sees it, and taken away
         assert after != before

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.errors import StoreExistsError
-from ihsm.store.files import LOCK, TEMPORARY, Folder, errors_of, sync_folder, write_all
+from ihsm.store.files import LOCK, TEMPORARY, Folder, errors_of, sync_folder_at, write_all
 
 _LONGEST_FILE: Final = 16 << 20
 _LOCK_SUFFIX: Final = ".lock"
@@ -72,11 +72,7 @@ def write_new(path: Path, data: bytes) -> None:
             if os.path.lexists(path):
                 raise _exists(path) from None
             os.rename(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_folder(path.parent, folder)
-        finally:
-            os.close(folder)
+        sync_folder_at(path.parent)
 
 
 @contextlib.contextmanager

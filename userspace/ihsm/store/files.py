@@ -78,6 +78,15 @@ def sync_folder(path: Path, descriptor: int) -> None:
         raise StoreError(f"{path}: cannot be put on the disk: {error.strerror or error}; {text}") from None
 
 
+def sync_folder_at(path: Path) -> None:
+    """Put a folder on the disk, of whomever it is; raises OSError if it cannot be opened, else as `sync_folder`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_folder(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class Folder:
     """An open folder of the user's own, which nobody else can enter; a context manager."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.errors import StoreError, StorePermissionError
+from ihsm.store.files import sync_folder_at
 from ihsm.store.labels import check_name
 
 NAME_VARIABLE: Final = "IHSM_STORE"
@@ -51,16 +52,12 @@ def _home() -> Path:
 
 
 def make_root(root: Path) -> None:
-    """Make the folder of all stores, and what it lies in, private and durable; raises OSError."""
+    """Make the folder of all stores, and what it lies in, private and durable; raises OSError, or as `sync_folder`."""
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        descriptor = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder_at(folder.parent)
 
 
 def check_root(root: Path) -> None:
