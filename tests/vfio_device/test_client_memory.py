@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,15 +88,35 @@ def region(number: int) -> DmaRegion:
     return DmaRegion(number << 12, 0x1000, True, (os.makedev(0, 1), number))
 
 
-def test_nothing_is_said_without_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    """A connection of this process's with itself."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours
+
+
+def test_nothing_is_said_without_evidence(client: socket.socket) -> None:
     memory = ClientMemory()
     memory.mapped(region(1))
-    assert memory.private_address(None) is None, "a client of another pid namespace"
-    assert memory.private_address(2**22 + 1) is None, "a client that is gone"
-    assert memory.private_address(os.getpid()) is None
+    assert memory.private_address(None) is None, "nobody is there"
+    assert memory.private_address(client) is None
 
 
-def test_a_look_that_takes_too_long_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_said_of_a_client_that_is_gone(socket_folder: Path) -> None:
+    code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(socket_folder / "s"))
+        listener.listen()
+        subprocess.run([sys.executable, "-c", code, socket_folder / "s"], check=True)
+        connection, _ = listener.accept()
+    memory = ClientMemory()
+    memory.mapped(region(1))
+    with connection:
+        assert memory.private_address(connection) is None
+
+
+def test_a_look_that_takes_too_long_is_left_behind(monkeypatch: pytest.MonkeyPatch, client: socket.socket) -> None:
     """The kernel may wait for the client; the function goes on, and looks no second time meanwhile."""
     go_on = threading.Event()
     looks = []
@@ -106,7 +130,7 @@ def test_a_look_that_takes_too_long_is_left_behind(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(client_memory, "private_files", stuck)
     memory = ClientMemory()
     memory.mapped(region(1))
-    assert memory.private_address(os.getpid()) is None
-    assert memory.private_address(os.getpid()) is None
+    assert memory.private_address(client) is None
+    assert memory.private_address(client) is None
     go_on.set()
     assert len(looks) == 1

@@ -150,8 +150,7 @@ def serve(
             from ihsm_device.hsm.device import DeviceOptions, HsmDevice
             from ihsm_device.hsm.module import SecurityModule
             from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
-            from ihsm_device.lookout import Lookout
-            from ihsm_device.sandbox import Confinement
+            from ihsm_device.sandbox import Confinement, Lookout
             from ihsm_device.server import Server, chosen_paths, tune_process
             from ihsm_device.socket_paths import ROOT, Clients
             from ihsm_device.state_lock import StateLock
@@ -167,7 +166,6 @@ def serve(
                 validation_hooks=validation_hooks,
                 express=express == "on",
             )
-            confinement = Confinement()
             with chosen_paths(path, count) as paths:
                 lookout = None
                 if sandbox == "on":
@@ -175,12 +173,15 @@ def serve(
                     # inherits, and a device that is killed just then would leave its state in use.
                     lookout = Lookout(count)
                     running.callback(lookout.close)
+                confinement = Confinement(lookout)
+                if sandbox == "on":
+                    confinement.leave_root(state, paths, user)
                 state_lock = None
                 if state is not None:
                     state_lock = StateLock(state)
                     running.callback(state_lock.close)
                 if sandbox == "on":
-                    confinement.restrict(state, paths, user)
+                    confinement.restrict(state, paths)
                 writer.start()
                 hsm = running.enter_context(HsmDevice(options, state_lock=state_lock))
                 server = Server(
@@ -192,7 +193,6 @@ def serve(
                     hsm_threads=hsm_threads,
                     faults=faults,
                     clients=Clients.of({ROOT, confinement.starter, os.getuid()}, allowed_uids),
-                    lookout=lookout,
                     confinement=confinement,
                     lost_lines=lambda: writer.lost,
                 )

@@ -10,11 +10,12 @@ case); the client's own mappings do (proc(5), maps).
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections import Counter
 from typing import Final
 
-from ihsm_device.lookout import ReadMaps, read_maps
+from ihsm_device.sandbox.lookout import ReadMaps, read_maps
 from ihsm_device.vfu import DmaRegion
 
 LOOK_TIMEOUT_S: Final = 1.0
@@ -67,27 +68,30 @@ class ClientMemory:
             if self._regions[file] == 0:
                 del self._regions[file]
 
-    def private_address(self, pid: int | None) -> int | None:
-        """Lowest address of memory that the client `pid` sees private copies of; None: none, or nobody knows."""
-        private = self._look(pid) if pid is not None and self._files else set()
+    def private_address(self, client: socket.socket | None) -> int | None:
+        """Lowest address of memory that a client, by its connection, sees private copies of; None: none, or unknown."""
+        private = self._look(client) if client is not None and self._files else set()
         return min((iova for iova, file in self._files.items() if file in private), default=None)
 
-    def _look(self, pid: int) -> set[File]:
-        """Look at the mappings of a process, on a thread that may be left behind."""
+    def _look(self, client: socket.socket) -> set[File]:
+        """Look at the mappings of a process, on a thread that may be left behind, with a connection of its own."""
         found: set[File] = set()
 
-        def read() -> None:
-            try:
-                found.update(private_files(self._read_maps(pid)))
-            except OSError:
-                return  # another user's, or gone
+        def read(connection: socket.socket) -> None:
+            with connection:
+                try:
+                    found.update(private_files(self._read_maps(connection)))
+                except OSError:
+                    return  # another user's, or gone
 
         if self._looking is not None and self._looking.is_alive():
             return set()
-        looking = threading.Thread(target=read, name="client-memory", daemon=True)
+        connection = client.dup()
+        looking = threading.Thread(target=read, args=(connection,), name="client-memory", daemon=True)
         try:
             looking.start()
         except RuntimeError:
+            connection.close()
             return set()  # no more threads: nobody knows, which is no reason to refuse the client
         self._looking = looking
         self._looking.join(LOOK_TIMEOUT_S)

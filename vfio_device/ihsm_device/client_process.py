@@ -29,7 +29,8 @@ class ClientProcess:
     uid: int
     name: str | None
     since: datetime
-    _connection: socket.socket
+    connection: socket.socket
+    """A duplicate of the one that the library serves."""
 
     @classmethod
     def of(cls, descriptor: int) -> Self:
@@ -42,7 +43,7 @@ class ClientProcess:
         """The fields for the control socket; None if the client has hung up and its end is merely under way."""
         poller = select.poll()
         try:
-            poller.register(self._connection, select.POLLRDHUP)
+            poller.register(self.connection, select.POLLRDHUP)
         except ValueError:  # closed meanwhile
             return None
         if poller.poll(0):
@@ -51,13 +52,13 @@ class ClientProcess:
 
     def hang_up(self) -> None:
         """End the connection, with all that the client has sent and nobody has read."""
-        self._connection.shutdown(socket.SHUT_RDWR)
-        while self._connection.recv(_DRAINED_BYTES, socket.MSG_DONTWAIT):
+        self.connection.shutdown(socket.SHUT_RDWR)
+        while self.connection.recv(_DRAINED_BYTES, socket.MSG_DONTWAIT):
             pass  # descriptors among it are closed by the kernel
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._connection.close()
+        self.connection.close()
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
 from ihsm_device.hosts import VfuHost
 from ihsm_device.limits import Limits
-from ihsm_device.lookout import ReadMaps, read_maps
+from ihsm_device.sandbox.lookout import ReadMaps, read_maps
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, claimed
 
@@ -230,7 +230,7 @@ class Endpoint:
 
     def _private_memory(self) -> int | None:
         client = self._context.client
-        return self._memory.private_address(client.pid if client else None)
+        return self._memory.private_address(client.connection if client else None)
 
     @staticmethod
     def _library_log(level: int, text: str) -> None:

@@ -22,7 +22,6 @@ from ihsm_device.endpoint import Endpoint
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
 from ihsm_device.limits import Limits
-from ihsm_device.lookout import Lookout, read_maps
 from ihsm_device.sandbox import Confinement
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, default_paths, listen
@@ -75,7 +74,6 @@ class Server:
         hsm_threads: int | None = None,
         faults: Sequence[Fault] = (),
         clients: Clients = OF_ANY_USER,
-        lookout: Lookout | None = None,
         confinement: Confinement | None = None,
         lost_lines: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -84,8 +82,8 @@ class Server:
         With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
         microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
         HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
-        the start, `clients` who may use them. `lookout` reads mappings of clients, which this process does itself
-        without; `confinement` and `lost_lines` of the log are shown in the status.
+        the start, `clients` who may use them. `confinement` knows who reads mappings of clients; it and
+        `lost_lines` of the log are shown in the status.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -95,7 +93,6 @@ class Server:
         self._doorbell_page = doorbell_page
         self._faults = tuple(faults)
         self._clients = clients
-        self._lookout = lookout
         self._confinement = confinement or Confinement()
         self._lost_lines = lost_lines
         self._endpoints: list[Endpoint] = []
@@ -127,7 +124,7 @@ class Server:
             doorbell_page=self._doorbell_page,
             faults=self._faults,
             clients=self._clients,
-            read_maps=self._lookout.reader(index) if self._lookout else read_maps,
+            read_maps=self._confinement.maps_reader(index),
             limits=self._limits,
         )
         self._endpoints.append(endpoint)

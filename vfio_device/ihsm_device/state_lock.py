@@ -10,9 +10,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from ihsm_device import state_files
 from ihsm_device.errors import StateError
 
-LOCK_NAME: Final = "lock"
 _OWNER_ONLY: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -22,26 +22,23 @@ class StateLock:
     def __init__(self, path: Path) -> None:
         """Make the directory if there is none, and lock it.
 
-        Root may lock the directory of any user, whom it may be about to become.
-
         Raises:
-            StateError: another process has it, or it is accessible to others or cannot be used.
+            StateError: another process has it, or it is another user's, accessible to others, or cannot be used.
         """
         self._descriptor: int | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = path.stat()
-            require_private(path, status, status.st_uid if os.geteuid() == 0 else os.geteuid())
-            # Whoever owns the directory cannot have root make a file elsewhere.
+            # Root too makes no file in another user's folder: it would keep the owner out.
+            require_private(path, path.stat(), os.geteuid())
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._descriptor = os.open(path / LOCK_NAME, flags, 0o600)
+            self._descriptor = os.open(path / state_files.LOCK, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
             raise StateError(f"{path}: in use by another process") from error
         except OSError as error:
             self.close()
-            raise StateError(f"{path}: cannot be used ({error.strerror})") from error
+            raise StateError(f"{error.filename or path}: cannot be used ({error.strerror})") from error
 
     def close(self) -> None:
         """Let other processes use the directory; harmless the second time."""

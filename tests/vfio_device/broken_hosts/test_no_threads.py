@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from ihsm_abi.fault_actions import FaultAction
 from ihsm_abi.hsm_queue import HsmStatus
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID, FIRST_HSM_QUEUE_ID
 from ihsm_device.client_memory import ClientMemory
-from ihsm_device.lookout import Lookout
+from ihsm_device.sandbox.lookout import Lookout
 from ihsm_device.vfu import DmaRegion
 from support.hosts import no_threads_here
 from support.polled import PolledDriver, Ring
@@ -95,19 +96,22 @@ def test_a_fault_that_needs_a_thread_is_refused(open_folder: Path) -> None:
 
 
 def test_who_looks_at_a_client_without_a_thread_does_not_know_and_looks_again() -> None:
-    memory = ClientMemory(lambda pid: MAPS)
+    memory = ClientMemory(lambda client: MAPS)
     memory.mapped(DmaRegion(4096, 4096, True, (os.makedev(0, 1), 17)))
-
-    with no_threads_here():
-        assert memory.private_address(1) is None
-    assert memory.private_address(1) == 4096
+    client, other = socket.socketpair()
+    with client, other:
+        with no_threads_here():
+            assert memory.private_address(client) is None
+        assert memory.private_address(client) == 4096
 
 
 def test_the_process_that_looks_at_clients_outlives_a_want_of_threads() -> None:
     with no_threads_here():
         lookout = Lookout(1)  # the process that is forked never gets one
     read = lookout.reader(0)
-    for _ in range(2):
-        with pytest.raises(PermissionError):
-            read(os.getpid())
+    client, other = socket.socketpair()
+    with client, other:
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                read(client)
     lookout.close()

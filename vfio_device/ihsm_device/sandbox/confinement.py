@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from ihsm_abi import seccomp
 from ihsm_device.errors import UserUnusable
-from ihsm_device.sandbox import landlock, privileges, system_calls
+from ihsm_device.sandbox import handover, landlock, privileges, system_calls
 from ihsm_device.sandbox.landlock import Access
+from ihsm_device.sandbox.lookout import Lookout, ReadMaps, read_maps
+from ihsm_device.sandbox.privileges import User
 
 _log = logging.getLogger(__name__)
 
@@ -31,61 +33,50 @@ Of other processes' secrets Landlock shows nothing."""
 class Confinement:
     """Of this process. What cannot be had here is named, and the device works without it."""
 
-    def __init__(self) -> None:
-        """Nothing is given up yet."""
+    def __init__(self, lookout: Lookout | None = None) -> None:
+        """Nothing is given up yet; `lookout` shows mappings of clients when this process may not look any more."""
         self.on = False
         self.starter = os.getuid()
         """The user that started the server."""
+        self._lookout = lookout
         self._landlock = 0
         self._filtered = False
         self._weaker: list[str] = []
 
-    def restrict(self, state: Path | None, sockets: Sequence[Path], user: str | None) -> None:
-        """Give up the user, if that is root, all capabilities, and all files but those of `state` and `sockets`.
+    def leave_root(self, state: Path | None, sockets: Sequence[Path], user: str | None) -> None:
+        """Become another user if root started the process; root's `state`, made if there is none, is theirs then.
 
-        To be called before the process has a second thread, and with `state` locked: it may be given to another user,
-        and must not be taken from a process that uses it. `user` is whom root's server becomes; None: as
+        To be called before the process has a second thread. `user` is whom root's server becomes; None: as
         `privileges.chosen_user` says.
 
         Raises:
             NoSuchUser, UserUnusable: there is no such user, or this process cannot become it.
-            OSError: the system does not let the process give up what it must.
+            StateError: another process uses `state`, or somebody else than root has chosen what it is.
         """
-        self.on = True
-        time.tzset()  # reads its file now
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if state is not None:
-            state = state.absolute()
-        folders = sorted({path.parent.absolute() for path in sockets})
-        if os.geteuid() == 0:
-            self._leave_root(state, folders, user)
-        elif user is not None:
-            raise UserUnusable(user, "only root can")
-        privileges.drop_capabilities()
-        rules = dict.fromkeys(SHOWN_BY_THE_KERNEL, READ) | dict.fromkeys(folders, SOCKETS)
-        if state is not None:
-            rules[state] = rules.get(state, Access(0)) | STATE
+        if os.geteuid() != 0:
+            if user is not None:
+                raise UserUnusable(user, "only root can")
+            return
         try:
-            self._landlock = landlock.restrict(rules)
+            privileges.empty_bounding_set()
         except OSError as error:
-            self.is_weaker(f"files: the device may open what its user may ({error.strerror}: no Landlock)")
-
-    def _leave_root(self, state: Path | None, folders: Sequence[Path], name: str | None) -> None:
+            self.is_weaker(f"capabilities: those of programs that root executes remain ({error.strerror})")
         privileges.lock_as_much_as_wanted()
+        folders = _folders(sockets)
         owned = [*([state] if state else []), *folders]
-        user = privileges.chosen_user(name, owned, ":".join(map(os.fspath, folders)))
-        if user.uid == 0:
+        chosen = privileges.chosen_user(user, owned, ":".join(map(os.fspath, folders)))
+        if chosen.uid == 0:
             self._stays_root(None, "as was asked for")
             return
         try:
-            if (folder := privileges.obstacle(user, folders, [state.parent] if state else [])) is not None:
-                self._stays_root(name, f"user {user.uid} cannot use {os.fspath(folder)}")
+            if (why := _obstacle(chosen, state, folders)) is not None:
+                self._stays_root(user, why)
                 return
             if state is not None:
-                privileges.give(state, user)
-            privileges.become(user)
+                handover.hand_over(state, chosen)
+            privileges.become(chosen)
         except OSError as error:
-            self._stays_root(name, f"it cannot become user {user.uid} ({error.strerror})")
+            self._stays_root(user, f"it cannot become user {chosen.uid} ({error.strerror})")
 
     def _stays_root(self, wanted: str | None, why: str) -> None:
         """No warning: it is the rule where root's folders hold the sockets. An error where a user was `wanted`."""
@@ -94,6 +85,31 @@ class Confinement:
         text = f"the device is user 0, without capabilities: {why}"
         _log.info("sandbox: %s", text)
         self._weaker.append(text)
+
+    def restrict(self, state: Path | None, sockets: Sequence[Path]) -> None:
+        """Give up all capabilities, and all files but those of `state` and `sockets`.
+
+        To be called before the process has a second thread, and when there is the folder of `state`.
+
+        Raises:
+            OSError: the system does not let the process give up what it must.
+        """
+        self.on = True
+        time.tzset()  # reads its file now
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        privileges.keep_capabilities()
+        rules = dict.fromkeys(SHOWN_BY_THE_KERNEL, READ) | dict.fromkeys(_folders(sockets), SOCKETS)
+        if state is not None:
+            state = state.absolute()
+            rules[state] = rules.get(state, Access(0)) | STATE
+        try:
+            self._landlock = landlock.restrict(rules)
+        except OSError as error:
+            self.is_weaker(f"files: the device may open what its user may ({error.strerror}: no Landlock)")
+
+    def maps_reader(self, function: int) -> ReadMaps:
+        """What shows mappings of a function's clients."""
+        return self._lookout.reader(function) if self._lookout else read_maps
 
     def filter_calls(self) -> None:
         """Give up all system calls but those of a device that serves, in all threads."""
@@ -116,6 +132,25 @@ class Confinement:
             "no_new_privileges": seccomp.has_no_new_privileges(),
             "capabilities": f"{privileges.capabilities():#x}",
             "landlock": self._landlock or None,
-            "system_calls": "filtered" if self._filtered else "all",
-            "weaker": list(self._weaker),
+            "system_calls": system_calls.shown(self._filtered),
+            "lookout": self._lookout.record() if self._lookout else None,
+            "weaker": [*self._weaker, *(self._lookout.weaker if self._lookout else ())],
         }
+
+
+def _folders(sockets: Sequence[Path]) -> list[Path]:
+    return sorted({path.parent.absolute() for path in sockets})
+
+
+def _obstacle(user: User, state: Path | None, folders: Sequence[Path]) -> str | None:
+    """Why a user cannot do the device's work; a folder for sockets that is missing is for who makes them to tell."""
+    written = [folder for folder in folders if folder.exists()]
+    entered: list[Path] = []
+    if state is not None:
+        if (why := handover.obstacle(state, user)) is not None:
+            return why
+        nearest = next(folder for folder in state.absolute().parents if folder.exists())
+        theirs = not state.exists() and handover.chosen_by_others(state) is not None
+        (written if theirs else entered).append(nearest)
+    folder = privileges.obstacle(user, written, entered)
+    return None if folder is None else f"user {user.uid} cannot use {os.fspath(folder)}"

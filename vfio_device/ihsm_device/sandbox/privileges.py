@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ihsm_abi.libc import LIBC
+from ihsm_abi.libc import LIBC, checked
 from ihsm_device.errors import NoSuchUser
 
 USER_NAME: Final = "ihsm"
 """Whom a server becomes that root has started, where the system has a user of this name."""
-_DYNAMIC_UIDS: Final = range(61184, 65520)
+_DYNAMIC_UIDS: Final = range(61184, 65519)
 """Users that exist as long as a service runs, by the rules of systemd's DynamicUser= (uids and gids, systemd.io)."""
+LOOKOUT: Final = 65519
+"""The last of those: for processes that look at clients of a device that root has started."""
+CAP_SYS_PTRACE: Final = 1 << 19
+_PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
@@ -53,7 +57,7 @@ def chosen_user(name: str | None, folders: Sequence[Path], seed: str) -> User:
     for folder in folders:
         with contextlib.suppress(OSError):
             if (status := folder.stat()).st_uid:
-                return User(status.st_uid, status.st_gid)
+                return _named(str(status.st_uid))
     try:
         return _named(USER_NAME)
     except NoSuchUser:
@@ -109,25 +113,36 @@ def become(user: User) -> None:
     os.setresuid(user.uid, user.uid, user.uid)
 
 
-def give(path: Path, user: User) -> None:
-    """A folder and the files in it belong to the user; raises OSError."""
-    for file in (path, *path.iterdir()):
-        os.chown(file, user.uid, user.gid, follow_symlinks=False)
-
-
 def lock_as_much_as_wanted() -> None:
     """Keep the right to lock memory beyond the capability for it, where the limit may be raised."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def drop_capabilities() -> None:
-    """The calling thread, and all that it will start, have no capability and get none (capabilities(7))."""
+def empty_bounding_set() -> None:
+    """Nothing that is executed from now on gets a capability, whatever it is (capabilities(7)).
+
+    Raises:
+        OSError: the process may not give that up, for it lacks CAP_SETPCAP, as after it has left root.
+    """
     for capability in range(_MAX_CAPABILITIES):
         if LIBC.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) == 1:
-            LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # not allowed to those who have none to lose
-    LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+            checked(LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+
+
+def keep_capabilities(kept: int = 0) -> None:
+    """The calling thread, and all that it will start, have no capability but `kept`, a bit each; raises OSError."""
+    checked(LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    low, high = kept & 0xFFFF_FFFF, kept >> 32
+    sets = struct.pack("=6I", low, low, 0, high, high, 0)
+    checked(LIBC.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), sets))
+
+
+def become_but_keep(user: User, kept: int) -> None:
+    """Be this user with some of root's capabilities; raises OSError."""
+    checked(LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    become(user)
+    keep_capabilities(kept)
 
 
 def capabilities() -> int:

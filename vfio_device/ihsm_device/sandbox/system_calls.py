@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ihsm_abi import seccomp
@@ -19,12 +20,13 @@ from ihsm_abi.seccomp import JUMP_ANY_BIT, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, LO
 MACHINE: Final = "x86_64"
 """The one whose numbers are here."""
 
+_OPENAT: Final = 257
 _ANYHOW: Final = {
     # descriptors
     "read": 0, "write": 1, "readv": 19, "writev": 20, "pread64": 17, "pwrite64": 18, "close": 3, "close_range": 436,
     "lseek": 8, "dup": 32, "dup2": 33, "dup3": 292, "fcntl": 72, "pipe2": 293, "fstat": 5,
     # files, where Landlock lets them be
-    "openat": 257, "stat": 4, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21, "faccessat": 269,
+    "openat": _OPENAT, "stat": 4, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21, "faccessat": 269,
     "faccessat2": 439, "readlink": 89, "readlinkat": 267, "getdents": 78, "getdents64": 217, "getcwd": 79,
     "statfs": 137, "fstatfs": 138, "rename": 82, "renameat": 264, "unlink": 87, "unlinkat": 263, "umask": 95,
     "flock": 73, "fallocate": 285, "fsync": 74, "fdatasync": 75,
@@ -49,6 +51,13 @@ _ANYHOW: Final = {
     "getpid": 39, "getppid": 110, "getuid": 102, "geteuid": 107, "getgid": 104, "getegid": 108, "getrlimit": 97,
     "setrlimit": 160, "getrusage": 98, "uname": 63, "sysinfo": 99, "getrandom": 318,
 }  # fmt: skip
+_OF_THE_LOOKOUT: Final = (
+    "read", "close", "fstat", "lseek", "recvmsg", "recvfrom", "sendto", "getsockopt", "getsockname", "poll", "futex",
+    "munmap", "brk", "mremap", "madvise", "sched_yield", "sched_getaffinity", "set_robust_list", "rseq", "gettid",
+    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "exit", "exit_group",
+    "clock_gettime", "clock_nanosleep", "getpid", "getuid", "getrandom",
+)  # fmt: skip
+"""Besides, it opens files, to read them."""
 
 _MMAP: Final = 9
 _MPROTECT: Final = 10
@@ -60,6 +69,8 @@ _TGKILL: Final = 234
 _PRLIMIT64: Final = 302
 _CLONE3: Final = 435
 _PROT_EXEC: Final = 4
+_CHANGES_FILES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+"""Flags of openat."""
 _CLONE_THREAD: Final = 0x10000
 _IOCTLS: Final = {
     "TCGETS": 0x5401, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450, "FIOCLEX": 0x5451,
@@ -70,7 +81,17 @@ _PRCTLS: Final = {"GET_DUMPABLE": 3, "SET_NAME": 15, "GET_NAME": 16, "GET_NO_NEW
 
 
 def program(pid: int) -> bytes:
-    """The filter, for the process `pid`: signals go to that one alone."""
+    """The filter of a device, for the process `pid`: signals go to that one alone."""
+    return _program(pid, _ANYHOW.values())
+
+
+def lookout_program(pid: int) -> bytes:
+    """The filter of the process that looks at clients: it reads files and answers."""
+    return _program(pid, [_ANYHOW[name] for name in _OF_THE_LOOKOUT])
+
+
+def _program(pid: int, anyhow: Iterable[int]) -> bytes:
+    """A filter that allows some calls `anyhow`, and others by their arguments."""
     lines: list[Line | str] = [
         (LOAD_WORD, 0, 0, seccomp.DATA_ARCH), (JUMP_EQUAL, 0, "refuse", seccomp.AUDIT_ARCH_X86_64),
         (LOAD_WORD, 0, 0, seccomp.DATA_NR), (JUMP_GREATER_OR_EQUAL, "refuse", 0, seccomp.X32_SYSCALL_BIT),
@@ -79,8 +100,9 @@ def program(pid: int) -> bytes:
         (JUMP_EQUAL, "request", 0, _IOCTL), (JUMP_EQUAL, "option", 0, _PRCTL),
         (JUMP_EQUAL, "process", 0, _KILL), (JUMP_EQUAL, "process", 0, _TGKILL), (JUMP_EQUAL, "self", 0, _PRLIMIT64),
     ]  # fmt: skip
-    lines += [(JUMP_EQUAL, "allow", 0, number) for number in _ANYHOW.values()]
-    lines += [(JUMP_EQUAL, "refuse", "refuse", 0)]
+    lines += [(JUMP_EQUAL, "allow", 0, number) for number in anyhow]
+    lines += [(JUMP_EQUAL, "reading", "refuse", _OPENAT)]
+    lines += ["reading", (LOAD_WORD, 0, 0, seccomp.low_word(2)), (JUMP_ANY_BIT, "refuse", "allow", _CHANGES_FILES)]
     # glibc takes `clone`, whose flags a filter can see, where there is no clone3
     lines += ["absent", (RETURN, 0, 0, seccomp.RET_ERRNO | errno.ENOSYS)]
     lines += ["protection", (LOAD_WORD, 0, 0, seccomp.low_word(2)), (JUMP_ANY_BIT, "refuse", "allow", _PROT_EXEC)]
@@ -104,6 +126,20 @@ def restrict() -> None:
     Raises:
         OSError: the kernel has no filters, or this process may not have one; ENOSYS also on another machine.
     """
+    _install(program)
+
+
+def restrict_lookout() -> None:
+    """The same for a process that looks at clients, whose calls are fewer."""
+    _install(lookout_program)
+
+
+def shown(filtered: bool) -> str:
+    """For the status."""
+    return "filtered" if filtered else "all"
+
+
+def _install(made_for: Callable[[int], bytes]) -> None:
     if platform.machine() != MACHINE:
         raise OSError(errno.ENOSYS, f"no list of system calls for {platform.machine()}")
-    seccomp.install(program(os.getpid()), seccomp.FLAG_TSYNC)
+    seccomp.install(made_for(os.getpid()), seccomp.FLAG_TSYNC)

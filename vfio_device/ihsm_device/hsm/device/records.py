@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ihsm_abi import json_text
 from ihsm_abi.ddi.limits import SEALED_BK3_MAX_BYTES
+from ihsm_device import state_files
 from ihsm_device.errors import StateError
 from ihsm_device.hsm.identity import PARTITION_ID_BYTES
 from ihsm_device.state_lock import require_private
@@ -32,7 +33,6 @@ _HMAC: Final = "hmac"
 _DEVICE_CERTIFICATES: Final = 2
 _MAX_CERTIFICATE_BYTES: Final = 4096
 _MAX_MASKED_BYTES: Final = 1024
-_TEMPORARY: Final = ".new"
 
 Seal = Callable[[bytes], bytes]
 """HMAC of some bytes under the key of the state files."""
@@ -175,7 +175,7 @@ def _read_private(path: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file beside one, put it on the disk and give it that name; raises OSError, and nothing is left then."""
-    temporary = path.with_name(path.name + _TEMPORARY)
+    temporary = path.with_name(path.name + state_files.TEMPORARY)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -13,11 +13,11 @@ The secret's file ends with its SHA-256, the JSON files with an HMAC (`records.p
 """
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ihsm_device import state_files
 from ihsm_device.errors import StateError
 from ihsm_device.hsm.device.records import DeviceRecord, PartitionRecord, RecordFile
 from ihsm_device.hsm.identity import hierarchy
@@ -26,9 +26,6 @@ from ihsm_device.state_lock import StateLock, require_private
 
 _SECRET_BYTES: Final = 48
 _HMAC_KEY_BYTES: Final = 48
-_SECRET_NAME: Final = "device.secret"
-_DEVICE_NAME: Final = "device.json"
-_PARTITION_NAME: Final = re.compile(r"partition-(0|[1-9][0-9]*)\.json")
 
 
 class StateDirectory:
@@ -78,11 +75,11 @@ class StateDirectory:
     def _secret(self, store: KeyStore, owner: Owner) -> Handle:
         if self.path is None:
             return store.generate_secret(_SECRET_BYTES, owner)
-        path = self.path / _SECRET_NAME
+        path = self.path / state_files.SECRET
         try:
             if os.path.lexists(path):
                 return store.load_device_secret(str(path), owner)
-            if os.path.lexists(self.path / _DEVICE_NAME) or next(self.partition_indices(), None) is not None:
+            if os.path.lexists(self.path / state_files.DEVICE) or next(self.partition_indices(), None) is not None:
                 raise StateError(f"{path}: missing, although there are records of a device made with it")
             return store.create_device_secret(str(path), owner)
         except OSError as error:
@@ -93,11 +90,11 @@ class StateDirectory:
 
     def device_file(self) -> RecordFile[DeviceRecord]:
         """Where the device's record is kept."""
-        return RecordFile(self.path and self.path / _DEVICE_NAME, DeviceRecord, self._seal)
+        return RecordFile(self.path and self.path / state_files.DEVICE, DeviceRecord, self._seal)
 
     def partition_file(self, index: int) -> RecordFile[PartitionRecord]:
         """Where the record of function `index` is kept."""
-        return RecordFile(self.path and self.path / f"partition-{index}.json", PartitionRecord, self._seal)
+        return RecordFile(self.path and self.path / state_files.partition(index), PartitionRecord, self._seal)
 
     def partition_indices(self) -> Iterator[int]:
         """Functions that have a file, whether this process serves them or not; raises StateError."""
@@ -108,8 +105,8 @@ class StateDirectory:
         except OSError as error:
             raise StateError(f"{self.path}: cannot be read ({error.strerror})") from error
         for name in names:
-            if match := _PARTITION_NAME.fullmatch(name):
-                yield int(match[1])
+            if (index := state_files.partition_index(name)) is not None:
+                yield index
 
     def _seal(self, data: bytes) -> bytes:
         assert self._store is not None, "the device secret comes before the records"
