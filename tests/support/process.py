@@ -83,10 +83,7 @@ class ServeProcess:
 
     def status_field(self, name: str) -> int:
         """A number of /proc/PID/status: Threads, or a size in KiB."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1])
-        raise KeyError(name)
+        return int(lines_of(self.pid)[name].split()[0])
 
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -117,6 +114,12 @@ def settled(server: ServeProcess) -> tuple[int, int, int]:
     with VfioUserFunction(server.paths[0], timeout_s=HANG_S):
         assert server.status()["counters"]["dma_regions"] == 0, "regions of a dead client are still mapped"
         return server.open_files(), server.status_field("Threads"), server.status_field("VmRSS")
+
+
+def lines_of(pid: int) -> dict[str, str]:
+    """/proc/PID/status, by name."""
+    lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: value.strip() for name, value in lines}
 
 
 @contextlib.contextmanager

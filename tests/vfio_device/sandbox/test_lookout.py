@@ -24,7 +24,7 @@ from ihsm_abi.libc import LIBC, checked
 from ihsm_device.sandbox import lookout, system_calls
 from ihsm_device.sandbox.lookout import Lookout
 from ihsm_device.sandbox.privileges import CAP_SYS_PTRACE, LOOKOUT
-from support.process import SERVE, ServeProcess, serve
+from support.process import SERVE, ServeProcess, lines_of, serve
 from support.waiting import HANG_S, until
 
 pytestmark = pytest.mark.skipif(os.uname().machine != system_calls.MACHINE, reason="system calls of another machine")
@@ -37,12 +37,6 @@ connection = socket.socket(socket.AF_UNIX)
 connection.connect(sys.argv[1])
 connection.recv(1)
 """
-
-
-def lines_of(pid: int) -> dict[str, str]:
-    """/proc/PID/status by name."""
-    lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: value.strip() for name, value in lines}
 
 
 def stack(maps: bytes) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 from ihsm_abi.control import SUFFIX
 from support.hosts import chain
-from support.process import SERVE, ServeProcess, run_serve, serve
+from support.process import SERVE, ServeProcess, lines_of, run_serve, serve
 from support.stores import NOBODY
 from support.waiting import HANG_S
 
@@ -41,8 +41,7 @@ STATUS: Final = b'{"command": "status"}\n'.hex()
 
 
 def user_of(server: ServeProcess) -> int:
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
-    (user,) = set(lines["Uid"].split())
+    (user,) = set(lines_of(server.pid)["Uid"].split())
     return int(user)
 
 
@@ -84,10 +83,12 @@ def test_a_user_who_was_named_and_cannot_be_is_an_error(socket_folder: Path) -> 
 
 @needs_root
 def test_root_becomes_who_owns_the_folder(open_folder: Path) -> None:
+    """With the group that the user has, and not the folder's, which may be root's."""
     os.chmod(open_folder, 0o755)
-    os.chown(open_folder, STRANGER, STRANGER)
+    os.chown(open_folder, STRANGER, 0)
     with serve("--socket", str(open_folder / "s")) as server:
         assert user_of(server) == STRANGER
+        assert set(lines_of(server.pid)["Gid"].split()) == {str(STRANGER)}
 
 
 @needs_root
