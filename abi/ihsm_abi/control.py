@@ -52,6 +52,7 @@ class ControlErrorCode(StrEnum):
     TOO_MANY_READERS = "too-many-readers"
     NO_TRACES = "no-traces"
     TOO_MANY_CONNECTIONS = "too-many-connections"
+    NOT_ALLOWED = "not-allowed"
 
 
 class ControlRefusal(Exception):
@@ -93,7 +94,10 @@ class ControlRequest:
 
 @dataclass(frozen=True, slots=True)
 class ControlAnswer:
-    """One answer line: `result` on success, `error_code` and `message` otherwise."""
+    """One answer line: `result` on success, `error_code` and `message` otherwise.
+
+    A refusal whose `id` is None may be of the connection, or of a line that no request could be read from.
+    """
 
     result: dict[str, Any] | None = None
     error_code: str | None = None

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ihsm.bus.holder import find_holder, find_prohibition
 from ihsm.control import PROTOCOL, ControlClient
-from ihsm.errors import ControlError, DeviceNotFoundError
+from ihsm.errors import ControlError, DeviceForbiddenError, DeviceNotFoundError
 from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlErrorCode, ControlRequest
 from support.waiting import HANG_S, ended
 
@@ -79,6 +80,63 @@ def test_any_line_is_an_answer_or_an_error(tmp_path: Path, raw: bytes) -> None:
         contextlib.suppress(ControlError),
     ):
         client.status()
+
+
+@contextlib.contextmanager
+def turning_away(folder: Path, code: ControlErrorCode, text: str, *, hears: bool) -> Iterator[Path]:
+    """Each client is told why it is refused, and hung up on: before its request, or with the request unread."""
+    path = folder / "t.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path) + SUFFIX)
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        if hears:
+                            connection.recv(1, socket.MSG_PEEK)
+                        connection.sendall(ControlAnswer(error_code=code, message=text).encode())
+                    refused.release()
+
+        refused = threading.Semaphore(0)
+        encode = ControlRequest.encode
+
+        def encode_when_refused(request: ControlRequest) -> bytes:
+            """Clients are connected when they make their request."""
+            assert refused.acquire(timeout=HANG_S)
+            return encode(request)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.MonkeyPatch.context() as patched:
+            if not hears:
+                patched.setattr(ControlRequest, "encode", encode_when_refused)
+            yield path
+        listener.shutdown(socket.SHUT_RDWR)
+    ended(thread)
+
+
+@pytest.mark.parametrize("hears", [False, True], ids=["broken pipe", "reset"])
+def test_why_a_connection_is_refused_is_told(tmp_path: Path, hears: bool) -> None:
+    """Whether the server has hung up before the request could be written, or with the request unread."""
+    too_many = ControlErrorCode.TOO_MANY_CONNECTIONS
+    with turning_away(tmp_path, too_many, "at most 64", hears=hears) as path, ControlClient(path) as client:
+        with pytest.raises(ControlError) as caught:
+            client.status()
+        assert (caught.value.code, str(caught.value)) == (too_many, "too-many-connections: at most 64")
+
+
+@pytest.mark.parametrize("hears", [False, True], ids=["broken pipe", "reset"])
+def test_a_user_who_is_not_allowed_is_told(tmp_path: Path, hears: bool) -> None:
+    said = "user 7 may not use the device"
+    with turning_away(tmp_path, ControlErrorCode.NOT_ALLOWED, said, hears=hears) as path:
+        with ControlClient(path) as client, pytest.raises(DeviceForbiddenError, match=f"ctl: {said}$") as caught:
+            client.status()
+        assert caught.value.exit_code == DeviceNotFoundError.exit_code
+        assert find_prohibition(path) == said
+        assert find_holder(path) is None
 
 
 def test_silence_times_out(tmp_path: Path) -> None:

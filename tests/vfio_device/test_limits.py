@@ -19,8 +19,9 @@ from ihsm.bench.device import bulk_keys, provision
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.vfio_abi import DmaFlags
 from ihsm.ddi import Partition
+from ihsm.control import ControlClient
 from ihsm.driver import Controller, DriverOptions
-from ihsm.errors import RequestRefusedError
+from ihsm.errors import ControlError, RequestRefusedError
 from ihsm_abi.admin import Psf
 from ihsm_abi.aes_queue import SGL_DESCRIPTORS_PER_SEGMENT, AesStatus, SglType
 from ihsm_abi.control import SUFFIX, ControlAnswer, ControlErrorCode
@@ -329,6 +330,9 @@ def test_control_connections(socket_folder: Path) -> None:
                 assert found is not None
                 assert found.error_code == ControlErrorCode.TOO_MANY_CONNECTIONS
                 assert "limit of control connections" in found.message
+        with ControlClient(server.paths[0], HANG_S) as more, pytest.raises(ControlError) as caught:
+            more.status()
+        assert str(caught.value) == f"{ControlErrorCode.TOO_MANY_CONNECTIONS}: {found.message}"
         assert server.status(1)["limits"]["control_connections"]["used"] == 1
         until(lambda: any("limit of control connections" in line for line in server.errors), "a line about it")
         assert sum("limit of control connections" in line for line in server.errors) == 1

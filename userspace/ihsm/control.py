@@ -18,6 +18,7 @@ from ihsm.errors import (
     ArgumentTypeError,
     CommandSeenError,
     ControlError,
+    DeviceForbiddenError,
     DeviceNotFoundError,
     FaultNotFoundError,
     FaultNotHitError,
@@ -99,6 +100,7 @@ class ControlClient(Closing):
 
         Raises:
             ControlError: refused, or no proper answer in time.
+            DeviceForbiddenError: this user may not use the device.
             ForkedError: the connection is the parent's.
         """
         return self._call(command, arguments, self._timeout_s)
@@ -113,15 +115,16 @@ class ControlClient(Closing):
         self._number += 1
         try:
             self._socket.settimeout(timeout_s)
-            self._socket.sendall(request)
-            answer = ControlAnswer.decode(self._read_line(timeout_s))
+            answer = ControlAnswer.decode(self._exchange(request, timeout_s))
         except ControlProtocolError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error}") from None
         except TimeoutError:
             raise ControlError(PROTOCOL, f"{self.path}: no answer within {timeout_s:g} s") from None
         except OSError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error.strerror}") from None
-        if answer.id != self._number:
+        if answer.error_code == ControlErrorCode.NOT_ALLOWED:
+            raise DeviceForbiddenError(f"{self.path}: {answer.message}")
+        if answer.id != self._number and not (answer.error_code is not None and answer.id is None):
             raise ControlError(PROTOCOL, f"{self.path}: answer to request {answer.id!r}, {self._number} expected")
         if answer.error_code is not None:
             raise ControlError(answer.error_code, answer.message)
@@ -239,6 +242,20 @@ class ControlClient(Closing):
             if error.code != ControlErrorCode.NO_SUCH_FAULT:
                 raise
         raise FaultNotFoundError(f"{self.path}: there is no fault {arguments['id']}")
+
+    def _exchange(self, request: bytes, timeout_s: float) -> bytes:
+        """The line that answers a request.
+
+        A server that has refused the connection says so, and may have hung up before it has the request.
+        """
+        try:
+            self._socket.sendall(request)
+        except ConnectionError as error:
+            try:
+                return self._read_line(timeout_s)
+            except ControlProtocolError:
+                raise error from None
+        return self._read_line(timeout_s)
 
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s

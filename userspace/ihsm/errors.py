@@ -67,6 +67,10 @@ class DeviceNotFoundError(IhsmError, FileNotFoundError):
     exit_code = 3
 
 
+class DeviceForbiddenError(DeviceNotFoundError, PermissionError):
+    """A device that serves other users and not this one; `ihsm serve --allow-uid` names who else may use it."""
+
+
 class AmbiguousDeviceError(IhsmError, LookupError):
     """`auto` was asked for and there are several devices."""
 

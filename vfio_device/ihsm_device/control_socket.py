@@ -194,16 +194,16 @@ class _Connection(asyncio.StreamReaderProtocol):
         super().__init__(asyncio.StreamReader(limit=MAX_LINE_BYTES), serve)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client; one of a user who may not use the device is hung up on, and one too many is told so."""
+        """A client; one of a user who may not use the device, and one too many, are told so and hung up on."""
         assert isinstance(transport, asyncio.Transport)
         _, uid = peer(transport.get_extra_info("socket"))
         if uid not in self._uids:
-            _log.warning("control connection refused: user %d may not use the device", uid)
-            transport.abort()
-        elif (refusal := self._door.refusal()) is not None:
-            self._door.tell(refusal)
-            transport.write(ControlAnswer(error_code=ControlErrorCode.TOO_MANY_CONNECTIONS, message=refusal).encode())
-            transport.abort()  # what can be written at once has been
+            refusal = f"user {uid} may not use the device"
+            _log.warning("control connection refused: %s", refusal)
+            _turn_away(transport, ControlErrorCode.NOT_ALLOWED, refusal)
+        elif (full := self._door.refusal()) is not None:
+            self._door.tell(full)
+            _turn_away(transport, ControlErrorCode.TOO_MANY_CONNECTIONS, full)
         else:
             self._inside = True
             self._door.enter()
@@ -225,6 +225,12 @@ class _Connection(asyncio.StreamReaderProtocol):
     def _end(self) -> None:
         if not self._gone.done():
             self._gone.set_result(None)
+
+
+def _turn_away(transport: asyncio.Transport, code: ControlErrorCode, why: str) -> None:
+    """Tell a client that nobody has heard yet, and end the connection."""
+    transport.write(ControlAnswer(error_code=code, message=why).encode())
+    transport.abort()  # what can be written at once has been
 
 
 async def _serve(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from ihsm_abi.control import SUFFIX
+from ihsm_abi.control import SUFFIX, ControlAnswer, ControlErrorCode
 from support.hosts import chain
 from support.process import SERVE, ServeProcess, lines_of, run_serve, serve
 from support.stores import NOBODY
@@ -114,6 +114,12 @@ def connect(path: Path | str, user: int, sent: str, *, until_end: bool = False) 
     return subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
+def refused(user: int) -> tuple[str, ...]:
+    """What `connect` prints of a user at the control socket who is told that, and hung up on perhaps before it asks."""
+    said = ControlAnswer(error_code=ControlErrorCode.NOT_ALLOWED, message=f"user {user} may not use the device")
+    return (f"{len(said.encode())}\n", "")
+
+
 @needs_root
 def test_others_are_not_served_even_if_they_come_as_far_as_the_socket(open_folder: Path) -> None:
     path = open_folder / "s"
@@ -124,10 +130,36 @@ def test_others_are_not_served_even_if_they_come_as_far_as_the_socket(open_folde
             os.chmod(file, 0o666)
         done = connect(path, STRANGER, GREETING, until_end=True)
         assert done.returncode == 0, "the connection was ended by the device"
-        assert connect(control, STRANGER, STATUS).stdout in ("0\n", "")
+        assert connect(control, STRANGER, STATUS).stdout in refused(STRANGER)
         chain(path)  # who started it is served, and the stranger holds nothing up
         server.stop()
     assert sum("refused" in line and str(STRANGER) in line for line in server.errors) >= 2
+
+
+LOOK: Final = """
+import os, sys
+from ihsm.bus import VfioUserFunction
+from ihsm.cli.last_handler import exit_status
+from ihsm.control import ControlClient
+import ihsm_abi.control
+os.setgroups([])
+os.setresuid(*[int(sys.argv[2])] * 3)
+for look in (lambda: ControlClient(sys.argv[1]).status(), lambda: VfioUserFunction(sys.argv[1])):
+    print(exit_status(look))
+"""
+"""Everything is imported beforehand: another user may not read the checkout."""
+
+
+@needs_root
+def test_who_is_not_allowed_is_told_so(open_folder: Path) -> None:
+    """At the control socket by the device, at the other one, which is just closed, by asking the first."""
+    path = open_folder / "s"
+    with serve("--socket", str(path), "--allow-uid", str(STRANGER + 1)):
+        words = [sys.executable, "-c", LOOK, os.fspath(path), str(STRANGER)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
+    assert done.stdout.split() == ["3", "3"]
+    said = f"user {STRANGER} may not use the device"
+    assert done.stderr.splitlines() == [f"Error: {path}{SUFFIX}: {said}", f"Error: {path}: {said}"]
 
 
 @needs_root
@@ -136,7 +168,7 @@ def test_who_is_allowed_is_served(open_folder: Path) -> None:
     with serve("--socket", str(path), "--allow-uid", str(STRANGER)) as server:
         for user, count in ((STRANGER, True), (STRANGER + 1, False)):
             done = connect(f"{path}{SUFFIX}", user, STATUS)
-            assert (done.stdout.strip() not in ("", "0")) is count
+            assert (done.stdout not in refused(user)) is count
         assert int(connect(path, STRANGER, GREETING).stdout) > ERROR_BYTES
         chain(path)
         server.stop()

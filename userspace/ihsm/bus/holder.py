@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -12,7 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlCommand, ControlProtocolError, ControlRequest
+from ihsm_abi.control import (
+    MAX_LINE_BYTES,
+    SUFFIX,
+    ControlAnswer,
+    ControlCommand,
+    ControlErrorCode,
+    ControlProtocolError,
+    ControlRequest,
+)
 
 TIMEOUT_S: Final = 1.0
 """For the whole conversation: whoever asks has something else to do."""
@@ -65,19 +74,31 @@ def find_user(node: Path) -> str:
 
 def find_holder(socket_path: str | os.PathLike[str]) -> Holder | None:
     """The client of the function at a socket path; None if it has none or its server does not say."""
+    answer = _ask(socket_path)
+    return Holder.parse((answer.result or {}).get("client")) if answer else None
+
+
+def find_prohibition(socket_path: str | os.PathLike[str]) -> str | None:
+    """Why this user may not use the function at a socket path; None if its server does not say so."""
+    answer = _ask(socket_path)
+    return answer.message if answer and answer.error_code == ControlErrorCode.NOT_ALLOWED else None
+
+
+def _ask(socket_path: str | os.PathLike[str]) -> ControlAnswer | None:
+    """What the server says to a request for the status; None if nothing, or nothing proper."""
     try:
-        answer = _ask(os.fspath(socket_path) + SUFFIX)
+        return _status(os.fspath(socket_path) + SUFFIX)
     except (OSError, ControlProtocolError):
         return None
-    return Holder.parse((answer.result or {}).get("client"))
 
 
-def _ask(path: str) -> ControlAnswer:
+def _status(path: str) -> ControlAnswer:
     deadline = time.monotonic() + TIMEOUT_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
         control.settimeout(TIMEOUT_S)
         control.connect(path)
-        control.sendall(ControlRequest(ControlCommand.STATUS).encode())
+        with contextlib.suppress(ConnectionError):  # refused already, and what it says about that can be read
+            control.sendall(ControlRequest(ControlCommand.STATUS).encode())
         received = b""
         while not received.endswith(b"\n"):
             if len(received) > MAX_LINE_BYTES or time.monotonic() > deadline:

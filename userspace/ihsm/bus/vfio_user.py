@@ -12,10 +12,18 @@ from typing import Final
 
 from ihsm.arguments import checked, integer
 from ihsm.bus import vfio_abi, vfio_user_wire
+from ihsm.bus.holder import find_prohibition
 from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, Region, RegionInfo
 from ihsm.bus.vfio_function import VfioFunction
 from ihsm.bus.vfio_user_wire import DEFAULT_TIMEOUT_S, Command, Connection, Reply, socket_path
-from ihsm.errors import ArenaFullError, BusError, ProtocolError, RequestRefusedError
+from ihsm.errors import (
+    ArenaFullError,
+    BusError,
+    ConnectionLostError,
+    DeviceForbiddenError,
+    ProtocolError,
+    RequestRefusedError,
+)
 from ihsm_abi.pci import PAGE_BYTES
 
 MAX_VECTORS: Final = 2048
@@ -38,6 +46,7 @@ class VfioUserFunction(VfioFunction):
 
         Raises:
             DeviceNotFoundError: nobody listens there.
+            DeviceForbiddenError: there is a device, which this user may not use.
             DeviceBusyError: another client has the function, and keeps it for `wait_s` seconds.
             BusError: the server's answers are not those of a PCI function.
         """
@@ -46,11 +55,17 @@ class VfioUserFunction(VfioFunction):
         self._events: dict[int, int | None] = {}
         self._region_fds: dict[int, int] = {}
         super().__init__(f"vfio-user:{name}")
-        self._connection = Connection(name, timeout_s, wait_s)
         try:
-            self._describe()
-        except BaseException:
-            self.close()
+            self._connection = Connection(name, timeout_s, wait_s)
+            try:
+                self._describe()
+            except BaseException:
+                self.close()
+                raise
+        except ConnectionLostError:
+            # How the protocol's server refuses a user; the socket beside it has words for that.
+            if (why := find_prohibition(name)) is not None:
+                raise DeviceForbiddenError(f"{name}: {why}") from None
             raise
 
     def _describe(self) -> None:
