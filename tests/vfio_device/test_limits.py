@@ -18,8 +18,8 @@ import pytest
 from ihsm.bench.device import bulk_keys, provision
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.vfio_abi import DmaFlags
-from ihsm.ddi import Partition
 from ihsm.control import ControlClient
+from ihsm.ddi import Partition
 from ihsm.driver import Controller, DriverOptions
 from ihsm.errors import ControlError, RequestRefusedError
 from ihsm_abi.admin import Psf

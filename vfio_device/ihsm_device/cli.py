@@ -17,8 +17,9 @@ import click
 
 from ihsm_abi import logs
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
-from ihsm_device.errors import DeviceError, StartError
+from ihsm_device.errors import DeviceError
 from ihsm_device.log_writer import LogWriter
+from ihsm_device.start_needs import StartError, claim_descriptors, require_memory
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +145,8 @@ def serve(
     with contextlib.ExitStack() as running:
         running.callback(writer.close)
         with _start_errors():
+            claim_descriptors(count)
+            require_memory(count)
             # imported now, so that `ihsm --help` and the errors above need neither native code nor cryptography
             from ihsm_abi.ddi import DeviceKind
             from ihsm_device.fault_file import read_faults

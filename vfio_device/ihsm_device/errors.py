@@ -4,13 +4,10 @@
 
 import errno
 import os
+from typing import Final
 
-_LIMITS = {
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or serve fewer functions",
-    errno.ENFILE: "too many open files on this machine",
-    errno.ENOMEM: "not enough memory",
-    errno.EAGAIN: "the system refused a thread or memory for now",
-}
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""What a call of the system fails with when there is too little of something, whatever was asked for."""
 
 
 class DeviceError(Exception):
@@ -68,22 +65,3 @@ class UserUnusable(DeviceError):
     def __init__(self, name: str, reason: str) -> None:
         """`reason` is what is in the way."""
         super().__init__(f"the device cannot become user {name!r}: {reason}")
-
-
-class StartError(DeviceError):
-    """The process could not get what it needs from the system: threads, descriptors, memory."""
-
-    def __init__(self, cause: Exception) -> None:
-        """`cause` is what a call of Python or of the system failed with."""
-        super().__init__(f"the device cannot start: {_explain(cause)}")
-
-
-def _explain(cause: Exception) -> str:
-    if isinstance(cause, MemoryError):
-        return _LIMITS[errno.ENOMEM]
-    if isinstance(cause, OSError):
-        return _LIMITS.get(cause.errno or 0, cause.strerror or str(cause) or type(cause).__name__)
-    text = " ".join(str(cause).split())
-    if "start new thread" in text:
-        return "no more threads are allowed: raise the limit (ulimit -u, or the container's limit of processes)"
-    return text or type(cause).__name__

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ihsm_abi.pci import MSIX_VECTORS
+
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 TIB: Final = 1 << 40
@@ -43,17 +45,30 @@ MIN_CONTROL_CONNECTIONS: Final = 4
 CONTROL_CONNECTIONS_OF_ALL: Final = 512
 BACKLOG: Final = 64
 """Connections to a control socket that wait to be accepted; beyond that connect(2) waits."""
-OWN_DESCRIPTORS: Final = 64
-"""Files, libraries' descriptors, closing ones; state while it is written."""
-FUNCTION_DESCRIPTORS: Final = 80
-"""Sockets, pages and events of a function, its client's vectors, the descriptors of one message (at most 16), and those
-of its files (as many)."""
+PROCESS_DESCRIPTORS: Final = 11
+"""Standard streams, events and their lists, userfaultfd, the lock of the state."""
+PASSING_DESCRIPTORS: Final = 4
+"""A file of the state while it is written, and its folder; what /proc has of a client, and of the process itself."""
+FUNCTION_DESCRIPTORS: Final = 6
+"""Two sockets, the line to the process that looks at clients, the event of its end; the doorbells' page and event."""
+MESSAGE_DESCRIPTORS: Final = 16
+"""What libvfio-user takes with one message (VFIO_USER_CLIENT_MAX_MSG_FDS_LIMIT)."""
+FILE_DESCRIPTORS: Final = 16
+"""Of a client's files, which their mappings hold beyond that (IHSM_FILES in native/fills.h)."""
+CLIENT_DESCRIPTORS: Final = 2 + MSIX_VECTORS + MESSAGE_DESCRIPTORS + FILE_DESCRIPTORS
+"""What a client can have: its connection, of which there is a duplicate, interrupts, messages, files."""
 
 
 def _mappings() -> int:
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/sys/vm/max_map_count").read_text())
     return DEFAULT_MAP_COUNT
+
+
+def needed_descriptors(functions: int) -> int:
+    """What a process must be able to open so that each function can have a client, and be asked for its status."""
+    each = FUNCTION_DESCRIPTORS + CLIENT_DESCRIPTORS + MIN_CONTROL_CONNECTIONS
+    return PROCESS_DESCRIPTORS + PASSING_DESCRIPTORS + functions * each
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +91,8 @@ class Limits:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors == resource.RLIM_INFINITY:
             descriptors = 1 << 20
-        spare = max(0, descriptors - OWN_DESCRIPTORS - functions * FUNCTION_DESCRIPTORS)
-        of_all = min(CONTROL_CONNECTIONS_OF_ALL, max(functions * MIN_CONTROL_CONNECTIONS, spare // 2))
+        spare = max(0, descriptors - needed_descriptors(functions))
+        of_all = min(CONTROL_CONNECTIONS_OF_ALL, functions * MIN_CONTROL_CONNECTIONS + spare // 2)
         mappings = max(0, _mappings() - REPLACED_MAPPINGS - OWN_MAPPINGS)
         return cls(
             regions=max(1, min(MAX_REGIONS, mappings // functions)),

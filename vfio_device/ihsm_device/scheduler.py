@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import struct
 import threading
 import time
@@ -62,6 +63,9 @@ class Scheduler:
         If an engine has a doorbell page, one more thread watches the pages of all engines and serves AES rings too, so
         that no worker is needed then. It stays awake for `spin_us` microseconds after the last work (`math.inf`: for
         ever), then sleeps for at most 2 ms at a time.
+
+        Raises:
+            OSError: the system gives no more descriptors or memory.
         """
         if not 0 <= aes_workers <= 1024:
             raise ValueError(f"aes_workers: {aes_workers} is outside 0 to 1024")
@@ -69,7 +73,7 @@ class Scheduler:
             raise ValueError(f"spin_us: {spin_us} is negative")
         handle = lib.ihsm_scheduler_new(aes_workers, -1 if math.isinf(spin_us) else int(spin_us))
         if handle == ffi.NULL:
-            raise MemoryError
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
         self._handle: _native.Pointer[_native.ihsm_scheduler] | None = handle
         self._engines: dict[int, weakref.ref[CommandSource]] = {}
         self._ids = itertools.count(1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,10 +53,8 @@ def chosen_paths(first: Path | None, count: int) -> Iterator[list[Path]]:
 
 
 def tune_process() -> None:
-    """Settings of the whole process: short thread switches, as many descriptors as the system allows."""
+    """Settings of the whole process: short thread switches."""
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server:

@@ -21,12 +21,11 @@ from typing import Final, Self
 
 from ihsm_abi.sockets import MAX_PATH_BYTES, default_folder, default_path, is_listening
 from ihsm_device.client_process import EVERYBODY
-from ihsm_device.errors import SocketPathTaken, SocketPathTooLong, SocketPathUnusable
+from ihsm_device.errors import SHORTAGES, SocketPathTaken, SocketPathTooLong, SocketPathUnusable
 from ihsm_device.limits import BACKLOG
 
 _log = logging.getLogger(__name__)
 
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 OWNER_ONLY: Final = 0o600
 FOR_ALL: Final = 0o666
 FOLDER_MODE: Final = 0o700

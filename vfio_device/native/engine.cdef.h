@@ -147,7 +147,7 @@ struct ihsm_queue {
     uint32_t cq_entries, cq_head, cq_tail;
 };
 
-/* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. */
+/* spin_us: how long the poller of doorbell pages stays awake without work; negative: for ever. NULL: errno says why. */
 struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us);
 void ihsm_scheduler_wake(struct ihsm_scheduler *scheduler);
 void ihsm_scheduler_free(struct ihsm_scheduler *scheduler);

@@ -3,6 +3,7 @@
 /* Threads that serve AES rings, and the life of a scheduler. */
 #include "scheduler.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -16,9 +17,11 @@ struct ihsm_scheduler *ihsm_scheduler_new(unsigned aes_workers, int64_t spin_us)
     if (scheduler == NULL)
         return NULL;
     scheduler->workers = calloc(aes_workers ? aes_workers : 1, sizeof *scheduler->workers);
-    if (scheduler->workers == NULL || ihsm_pages_init(&scheduler->pages) != 0) {
+    int error = scheduler->workers == NULL ? -ENOMEM : ihsm_pages_init(&scheduler->pages);
+    if (error != 0) {
         free(scheduler->workers);
         free(scheduler);
+        errno = -error;
         return NULL;
     }
     ihsm_ready_init(&scheduler->ready);

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm_abi import seccomp
-from ihsm_device.errors import UserUnusable
+from ihsm_device.errors import SHORTAGES, UserUnusable
 from ihsm_device.sandbox import handover, landlock, privileges, system_calls
 from ihsm_device.sandbox.landlock import Access
 from ihsm_device.sandbox.lookout import Lookout, ReadMaps, read_maps
@@ -76,6 +76,8 @@ class Confinement:
                 handover.hand_over(state, chosen)
             privileges.become(chosen)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             self._stays_root(user, f"it cannot become user {chosen.uid} ({error.strerror})")
 
     def _stays_root(self, wanted: str | None, why: str) -> None:
@@ -105,6 +107,8 @@ class Confinement:
         try:
             self._landlock = landlock.restrict(rules)
         except OSError as error:
+            if error.errno in SHORTAGES:  # not what the host lacks, but what this process is short of
+                raise
             self.is_weaker(f"files: the device may open what its user may ({error.strerror}: no Landlock)")
 
     def maps_reader(self, function: int) -> ReadMaps:
