@@ -33,9 +33,14 @@ PTRACE_PEEKDATA = 2
 EXECUTABLE = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 
 
+HOLDING = ctypes.PyDLL(None, use_errno=True)
+"""The C library, called without letting other threads run: in a copy of this process they would never give back what
+they took meanwhile, and it would wait for ever."""
+
+
 def call(number: int, *arguments: object) -> int:
     """A system call, by its number on x86-64; raises OSError."""
-    return checked(LIBC.syscall(number, *arguments))
+    return checked(HOLDING.syscall(number, *arguments))
 
 
 def ended_if_child(pid: int) -> None:
