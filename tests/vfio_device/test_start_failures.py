@@ -174,12 +174,11 @@ def test_a_sandbox_that_is_short_of_descriptors_is_not_a_weaker_host(monkeypatch
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("ihsm_device.sandbox.landlock.restrict", fail)
-    monkeypatch.setattr("ihsm_device.sandbox.privileges.drop_capabilities", lambda: None)
+    monkeypatch.setattr("ihsm_device.sandbox.privileges.keep_capabilities", lambda: None)
     monkeypatch.setattr("ihsm_device.sandbox.confinement.resource.setrlimit", lambda kind, limits: None)
-    monkeypatch.setattr("os.geteuid", lambda: 1)
     confinement = Confinement()
     with pytest.raises(OSError, match="Too many open files"):
-        confinement.restrict(None, [], None)
+        confinement.restrict(None, [])
     assert confinement.record()["weaker"] == []
 
 
