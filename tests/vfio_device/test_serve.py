@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ from ihsm_abi.faults import Fault, Match
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import GONE, Register
 from ihsm_abi.resources import FIRST_AES_QUEUE_ID
+from ihsm_device import serve_options
 from support.polled import PolledDriver, admin_sqe
 from support.process import json_lines, run_serve, serve
 from support.shown import Sender
@@ -79,6 +81,38 @@ def test_first_use_and_end(socket_folder: Path) -> None:
         assert server.stop() == 0
     assert list(socket_folder.iterdir()) == []
     assert not any("Traceback" in line for line in server.errors)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--socket", "", "'.' names no socket"),
+        ("--socket", "/", "'/' names no socket"),
+        ("--socket", "two\nlines", "'two\\\\nlines' is more than one line"),
+        ("--socket", "a.sock.lock", "is where another socket has its lock"),
+        ("--state", "/dev/null", "'/dev/null' is not a folder"),
+        ("--state", "two\nlines", "'two\\\\nlines' is more than one line"),
+        ("--user", "9" * 20, "no user has this number: 0 to 4294967294 possible"),
+        ("--user", "9" * 5000, "no user has this number: 0 to 4294967294 possible"),
+        ("--user", "4294967295", "no user has this number: 0 to 4294967294 possible"),
+        ("--allow-uid", "4294967295", "4294967295 is not in the range 0<=x<=4294967294"),
+        ("--allow-uid", "9" * 20, "is not in the range"),
+        ("--allow-uid", "9" * 5000, "is not a valid integer range"),
+        ("--allow-uid", "-1", "-1 is not in the range"),
+    ],
+)
+def test_values_that_options_cannot_have(option: str, value: str, reason: str) -> None:
+    done = run_serve(option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(rf"^Error: Invalid value for '{option}': .*{reason}", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_last_user_that_there_can_be(open_folder: Path) -> None:
+    last = str(serve_options.MAX_UID)
+    with serve("--socket", str(open_folder / "a.sock"), "--user", last, "--allow-uid", last) as server:
+        assert server.status()["sandbox"]["user"] == serve_options.MAX_UID
 
 
 def test_so_many_threads_for_hsm_commands_as_are_asked_for(socket_folder: Path) -> None:

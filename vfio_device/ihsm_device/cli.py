@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import click
 
 from ihsm_abi import logs
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
+from ihsm_device import serve_options
 from ihsm_device.errors import DeviceError
 from ihsm_device.log_writer import LogWriter
 from ihsm_device.start_needs import StartError, claim_descriptors, require_memory
@@ -30,15 +30,9 @@ PROFILES: Final = ("default", "firmware")
 MAX_HSM_THREADS: Final = 64
 
 
-def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):
-        raise click.BadParameter("nan is no time", context, parameter)
-    return value
-
-
 @click.command(help="Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT.")
 @click.option(
-    "--socket", "path", type=click.Path(path_type=Path),
+    "--socket", "path", type=click.Path(path_type=Path), callback=serve_options.socket_name,
     help="Socket of the first function; with --count the others get PATH.1, PATH.2, ... "
     "[default: the first free N of $XDG_RUNTIME_DIR/ihsm/N.sock, or /tmp/ihsm-UID/N.sock]",
 )  # fmt: skip
@@ -56,7 +50,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     help="Behaviour where the firmware and today's client software differ.",
 )  # fmt: skip
 @click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False),
+    "--state", type=click.Path(path_type=Path, file_okay=False), callback=serve_options.folder,
     help="Directory that keeps the identity over restarts. [default: a new identity each time]",
 )  # fmt: skip
 @click.option("--fips", is_flag=True, help="Report the FIPS-approved state.")
@@ -84,7 +78,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @click.option(
     "--spin-us",
     type=click.FloatRange(0),
-    callback=_refuse_nan,
+    callback=serve_options.refuse_nan,
     default=50.0,
     show_default=True,
     help="With --doorbell page: microseconds without work until the thread sleeps; inf: never.",
@@ -98,11 +92,11 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     help="Whether the process gives up what it does not need: privileges, files, system calls.",
 )  # fmt: skip
 @click.option(
-    "--user", metavar="NAME|UID",
+    "--user", metavar="NAME|UID", callback=serve_options.user,
     help="Whom the process becomes if root starts it. [default: who owns --state, the user ihsm, or one of its own]",
 )  # fmt: skip
 @click.option(
-    "--allow-uid", "allowed_uids", type=click.IntRange(0), multiple=True, metavar="UID",
+    "--allow-uid", "allowed_uids", type=click.IntRange(0, serve_options.MAX_UID), multiple=True, metavar="UID",
     help="Another user that may use the device; can be repeated. [default: the process's own, and who started it]",
 )  # fmt: skip
 @click.option("--log-level", type=click.Choice(LEVELS), help="Least severe to log. [default: that of `ihsm`]")
