@@ -92,6 +92,19 @@ def test_its_end_is_told_when_it_is_missed(open_folder: Path) -> None:
         assert server.stop() == 0
 
 
+def test_one_that_is_stopped_holds_up_nobody(open_folder: Path) -> None:
+    """Clients are served, a bit later, and the device ends."""
+    with serve("--socket", str(open_folder / "s")) as server:
+        pid = server.status()["sandbox"]["lookout"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                enable(server)
+            assert server.stop() == 0
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no capability to lose")
 def test_root_without_the_capability_says_that_it_remains(open_folder: Path) -> None:
     """Else it could look at nobody: as in a container with few capabilities, where clients are root too."""

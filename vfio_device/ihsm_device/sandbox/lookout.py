@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 MAX_MAPS_BYTES: Final = 16 << 20
 """Of a client's mappings, as the kernel lists them, so much is read."""
+END_TIMEOUT_MS: Final = 1000
+"""How long its end is waited for."""
 _PIECE_BYTES: Final = 1 << 16
 _LOOK: Final = b"\1"
 """What a connection is sent with."""
@@ -117,11 +119,17 @@ class Lookout:
             _log.warning("sandbox: %s", self.weaker[-1])
 
     def close(self) -> None:
-        """End it."""
+        """Have it end; one that is stopped, by whoever may do that, is not waited for."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_WR)
+        poller = select.poll()
+        poller.register(self._connections[0], 0)
+        if poller.poll(END_TIMEOUT_MS):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
         for connection in self._connections:
             connection.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
 
 
 def _answer_of(connection: socket.socket) -> bytes:
