@@ -148,6 +148,21 @@ def test_a_user_makes_the_state_in_a_folder_that_is_theirs(open_folder: Path) ->
         assert set(owners(theirs).values()) == {(ATTACKER, ATTACKER)}
 
 
+def test_keys_of_root_are_not_for_whoever_owns_the_sockets_folder(open_folder: Path) -> None:
+    """They are for whom --user names."""
+    state = open_folder / "state"
+    with serve("--socket", str(open_folder / "s"), "--state", str(state), "--user", "root"):
+        pass
+    theirs = owned_by(ATTACKER, open_folder / "theirs")
+    theirs.chmod(0o777)
+    before = owners(state)
+    with serve("--socket", str(theirs / "s"), "--state", str(state)) as server:
+        assert server.status()["sandbox"]["user"] not in (0, ATTACKER)
+        assert server.stop() == 0
+    assert before.keys() == owners(state).keys()
+    assert ATTACKER not in {user for user, _ in owners(state).values()}
+
+
 def test_a_user_may_have_links_to_what_is_theirs(open_folder: Path) -> None:
     theirs = owned_by(ATTACKER, open_folder / "theirs")
     owned_by(ATTACKER, theirs / "elsewhere").chmod(0o700)

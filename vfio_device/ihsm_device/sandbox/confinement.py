@@ -63,7 +63,7 @@ class Confinement:
             self.is_weaker(f"capabilities: those of programs that root executes remain ({error.strerror})")
         privileges.lock_as_much_as_wanted()
         folders = _folders(sockets)
-        owned = [*([state] if state else []), *folders]
+        owned = folders if state is None else [state] if handover.holds_keys_of_root(state) else [state, *folders]
         chosen = privileges.chosen_user(user, owned, ":".join(map(os.fspath, folders)))
         if chosen.uid == 0:
             self._stays_root(None, "as was asked for")

@@ -84,6 +84,14 @@ def _is_a_state_file(path: Path) -> bool:
     return state_files.is_one(path.name) and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
+def holds_keys_of_root(path: Path) -> bool:
+    """Whether there is a device's state that is root's: who gets that is not left to whoever owns another folder."""
+    try:
+        return (path / state_files.SECRET).lstat().st_uid == 0
+    except OSError:
+        return False
+
+
 def hand_over(path: Path, user: User) -> None:
     """Root's folder for a state, made if there is none, belongs to `user`; one that is the user's stays as it is.
 
