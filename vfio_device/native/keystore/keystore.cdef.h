@@ -79,6 +79,7 @@ struct ks_bulk_info {
     bool session_only;
 };
 
+const char *ks_library_version(void); /* of the crypto library */
 int ks_open(int hooks, int faults);
 void ks_close(void);
 void ks_statistics(ks_stats *out);

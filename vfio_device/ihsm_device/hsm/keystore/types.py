@@ -57,6 +57,7 @@ class Scope(enum.IntEnum):
     IDENTITY = 1  # of a partition, kept across NSSR and disable: identity key, BK_BOOT, stored unwrapping key
     PARTITION = 2  # of a partition, ends with NSSR: credential, MK, K_est, K_sess, application keys
     SESSION = 3  # ends with its session: session MK, session-only keys
+    TRUST = 4  # ends with the secured session of the mailbox
 
 
 class Owner(NamedTuple):
