@@ -15,6 +15,7 @@ from ihsm_abi.spdm.layout import PADDING_BYTES, Layout, Reader, SpdmFormatError,
 AEAD_KEY_BYTES: Final = 32
 AEAD_IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
+_ID_BYTES: Final = 4
 HEADER_BYTES: Final = 6
 """Session id and length: what is authenticated and not encrypted."""
 LENGTH_BYTES: Final = 2
@@ -35,7 +36,7 @@ class Record(NamedTuple):
 
 
 class _Wire(Layout):
-    session_id: int = number(4)
+    session_id: int = number(_ID_BYTES)
     rest: bytes = counted(2)
 
 
@@ -48,10 +49,15 @@ def session_id(requester: int, responder: int) -> int:
     return responder << 16 | requester
 
 
+def session_id_of(data: bytes) -> int | None:
+    """The session that a record says it is of, whatever else it is; None if it is too short to say."""
+    return int.from_bytes(data[:_ID_BYTES], "little") if len(data) >= _ID_BYTES else None
+
+
 def record_header(session: int, message_bytes: int) -> bytes:
     """Associated data of a record around a message of that length."""
     length = LENGTH_BYTES + message_bytes + TAG_BYTES
-    return session.to_bytes(4, "little") + length.to_bytes(2, "little")
+    return session.to_bytes(_ID_BYTES, "little") + length.to_bytes(2, "little")
 
 
 def plaintext(message: bytes) -> bytes:

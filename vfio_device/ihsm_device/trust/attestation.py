@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all functions of a device prove with: its identity, its measurements; and a responder for each."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cffi
+import cryptography
+import numpy as np
+from cryptography.hazmat.backends.openssl import backend
+
+from ihsm_abi.spdm.manifest import MeasuredFile
+from ihsm_device.hsm.device import HsmDevice
+from ihsm_device.hsm.identity import CURRENT_SVN, attestation_alias, certificates
+from ihsm_device.hsm.keystore import Handle, KeyStore
+from ihsm_device.trust.connection import VendorProtocols
+from ihsm_device.trust.evidence import Evidence
+from ihsm_device.trust.measurements import Settings, firmware_id, measure_device
+from ihsm_device.trust.responder import Responder
+from ihsm_device.version import VERSION
+
+
+class _Identity(NamedTuple):
+    key: Handle
+    certificates: tuple[bytes, ...]
+
+
+class Attestation:
+    """One per device."""
+
+    def __init__(self, hsm: HsmDevice, files: Sequence[MeasuredFile]) -> None:
+        """`files`: those of its code (`ihsm_device.own_code`)."""
+        self._hsm = hsm
+        self.files = tuple(files)
+        measured = measure_device(files, _settings(hsm))
+        self._firmware_id = firmware_id(measured)
+        self.evidence = Evidence(hsm.store, self._identity, measured)
+
+    def responder(self, function: int, protocols: VendorProtocols | None = None) -> Responder:
+        """The responder of a function."""
+        return Responder(self.evidence, function, protocols, works=lambda: self._hsm.error is None)
+
+    def record(self) -> dict[str, Any]:
+        """What was measured, for the control socket: blocks by number, files by path."""
+        return {
+            "blocks": {str(each.index): each.data.hex() for each in self.evidence.measured},
+            "files": {file.path: file.digest.hex() for file in self.files},
+        }
+
+    def _identity(self) -> _Identity:
+        """Made when the first requester asks; its key is the same for the same code and policy."""
+        hsm = self._hsm
+        alias = attestation_alias(hsm.store, hsm.identity, self._firmware_id)
+        certificate = certificates.attestation_certificate(
+            hsm.store, hsm.identity, alias, self._firmware_id, VERSION, CURRENT_SVN
+        )
+        return _Identity(alias.key, (hsm.record.certificates[0], certificate))
+
+
+def _settings(hsm: HsmDevice) -> Settings:
+    options = hsm.options
+    return Settings(
+        version=VERSION,
+        svn=CURRENT_SVN,
+        profile=hsm.profile.name,
+        configuration={
+            "kind": options.kind.name,
+            "profile": hsm.profile.describe(),
+            "fips_approved": options.fips_approved,
+            "validation_hooks": options.validation_hooks,
+            "express": options.express,
+            "versions": {
+                "ihsm": VERSION,
+                "python": platform.python_version(),
+                "libc": os.confstr("CS_GNU_LIBC_VERSION"),
+                "crypto": KeyStore.library_version(),
+                "cryptography": cryptography.__version__,
+                "openssl": backend.openssl_version_text(),
+                "cffi": cffi.__version__,
+                "numpy": np.__version__,
+            },
+        },
+        validation_hooks=options.validation_hooks,
+    )
