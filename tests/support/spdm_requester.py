@@ -34,6 +34,8 @@ HASHES: Final = {
     BaseHash.SHA384: hashes.SHA384(),
     BaseHash.SHA512: hashes.SHA512(),
 }
+IN_SESSION: Final = (messages.Digests, messages.Certificate, messages.Measurements)
+"""Answers that are asked for inside of a session if there is one."""
 PREFIX: Final = b"dmtf-spdm-v1.2.*" * 4
 M = TypeVar("M", bound=Message)
 
@@ -46,11 +48,11 @@ class ErrorAnswerError(AssertionError):
         self.version, self.code, self.data = version, code, data
 
 
-def expect(answer: bytes, layout: type[M], sizes: Sizes) -> tuple[M, int]:
+def expect(answer: bytes, layout: type[M], sizes: Sizes, padding: int = 0) -> tuple[M, int]:
     """The answer, or what went wrong."""
     if answer[1] == codes.ResponseCode.ERROR:
         raise ErrorAnswerError(answer[0], answer[2], answer[3])
-    return layout.decode(answer, sizes, padding=0)
+    return layout.decode(answer, sizes, padding=padding)
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Requester:
     send: Callable[[bytes], bytes]
     send_record: Callable[[bytes], bytes | None]
     base_hash: BaseHash = BaseHash.SHA384
+    padding: int = 0
+    """Bytes that may follow an answer."""
     negotiation: bytes = b""
     read: bytes = b""
     """Digests and certificates, since the last CHALLENGE."""
@@ -98,20 +102,25 @@ class Requester:
     def hmac(self, key: bytes, data: bytes) -> bytes:
         return hmac.digest(key, data, HASHES[self.base_hash].name)
 
+    def exchange(self, request: bytes, layout: type[M], sizes: Sizes | None = None) -> tuple[M, bytes]:
+        """The answer, decoded and as it is, without padding."""
+        answer = self.secured(request) if self.established and layout in IN_SESSION else self.send(request)
+        decoded, size = expect(answer, layout, sizes or self.sizes, self.padding)
+        return decoded, answer[:size]
+
     # -- negotiation ----------------------------------------------------------------------------------------------
 
     def version(self) -> messages.Version:
         request = messages.GetVersion().encode()
-        answer = self.send(request)
+        decoded, answer = self.exchange(request, messages.Version)
         self.negotiation = request + answer
-        return expect(answer, messages.Version, self.sizes)[0]
+        return decoded
 
     def capabilities(self, flags: int = CAPABILITIES, size: int = 4096) -> messages.Capabilities:
         request = messages.GetCapabilities(
             ct_exponent=20, flags=flags, data_transfer_size=size, max_message_size=size
         ).encode()
-        answer = self.send(request)
-        decoded, _ = expect(answer, messages.Capabilities, self.sizes)
+        decoded, answer = self.exchange(request, messages.Capabilities)
         self.negotiation += request + answer
         return decoded
 
@@ -119,8 +128,7 @@ class Requester:
         request = algorithms.NegotiateAlgorithms.of(
             **{"base_hash": self.base_hash, "tables": TABLES, **changes}  # type: ignore[arg-type]
         ).encode()
-        answer = self.send(request)
-        decoded, _ = expect(answer, algorithms.Algorithms, self.sizes)
+        decoded, answer = self.exchange(request, algorithms.Algorithms)
         self.negotiation += request + answer
         self.base_hash = BaseHash(decoded.base_hash)
         return decoded
@@ -151,12 +159,10 @@ class Requester:
 
     def ask(self, request: Message, layout: type[M]) -> M:
         encoded = request.encode()
-        if self.established:
-            answer = self.secured(encoded)
-        else:
-            answer = self.send(encoded)
+        decoded, answer = self.exchange(encoded, layout)
+        if not self.established:
             self.read += encoded + answer
-        return expect(answer, layout, self.sizes)[0]
+        return decoded
 
     @property
     def established(self) -> bool:
@@ -177,13 +183,12 @@ class Requester:
 
     def challenge(self, summary: int = 0, nonce: bytes | None = None) -> messages.ChallengeAuth:
         request = messages.Challenge(slot=0, summary_type=summary, nonce=nonce or os.urandom(32)).encode()
-        answer = self.send(request)
         sizes = Sizes(hash=self.sizes.hash, summary=self.sizes.hash if summary else 0)
-        decoded, size = expect(answer, messages.ChallengeAuth, sizes)
+        decoded, answer = self.exchange(request, messages.ChallengeAuth, sizes)
         assert decoded.chain_hash == self.hash(self.chain)
         self.verify(
             b"responder-challenge_auth signing",
-            self.negotiation + self.read + request + answer[: size - 96],
+            self.negotiation + self.read + request + answer[:-96],
             decoded.signature,
         )
         self.read = b""
@@ -195,10 +200,9 @@ class Requester:
         attributes = (codes.MeasurementAttributes.RAW if raw else 0) | (1 if signed else 0)
         nonce = os.urandom(32) if signed else b""
         request = messages.GetMeasurements(attributes=attributes, operation=operation, nonce=nonce).encode()
-        answer = self.secured(request) if self.established else self.send(request)
-        decoded, size = expect(answer, messages.Measurements, Sizes(signature=96 if signed else 0))
+        decoded, answer = self.exchange(request, messages.Measurements, Sizes(signature=96 if signed else 0))
         log = self.measured[self.established] or self.negotiation
-        log += request + answer[: size - len(decoded.signature)]
+        log += request + answer[: len(answer) - len(decoded.signature)]
         if signed:
             self.verify(b"responder-measurements signing", log, decoded.signature)
             log = b""
@@ -229,13 +233,9 @@ class Requester:
             exchange=point,
             opaque=opaque.supported_versions(),
         ).encode()
-        answer = self.send(request)
         size = self.sizes.hash
-        decoded, _ = expect(
-            answer,
-            messages.KeyExchangeRsp,
-            Sizes(hash=size, verify_data=size, summary=size if summary else 0),
-        )
+        sizes = Sizes(hash=size, verify_data=size, summary=size if summary else 0)
+        decoded, answer = self.exchange(request, messages.KeyExchangeRsp, sizes)
         assert opaque.read_selected_version(decoded.opaque) == opaque.SECURED_VERSION_1_1
         handshake = self.negotiation + self.hash(self.chain) + request + answer[: -96 - size]
         self.verify(b"responder-key_exchange_rsp signing", handshake, decoded.signature)

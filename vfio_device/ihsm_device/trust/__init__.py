@@ -5,6 +5,7 @@
 from ihsm_device.trust.connection import VendorProtocol, VendorProtocols
 from ihsm_device.trust.errors import RefusedError
 from ihsm_device.trust.evidence import Evidence, Measured
+from ihsm_device.trust.objects import SpdmObjects
 from ihsm_device.trust.responder import Responder
 
-__all__ = ["Evidence", "Measured", "RefusedError", "Responder", "VendorProtocol", "VendorProtocols"]
+__all__ = ["Evidence", "Measured", "RefusedError", "Responder", "SpdmObjects", "VendorProtocol", "VendorProtocols"]
