@@ -14,6 +14,7 @@ from ihsm_abi.spdm.algorithms import BaseHash
 from ihsm_abi.spdm.codes import MeasurementOperation, SummaryType
 from ihsm_abi.spdm.measurements import LAST_TCB_BLOCK, MeasurementBlock, encode_record
 from ihsm_device.hsm import HsmDevice
+from ihsm_device.hsm.keystore import Scope
 from ihsm_device.trust import Responder
 from ihsm_device.trust.attestation import Attestation
 from support.spdm_requester import Requester
@@ -133,16 +134,37 @@ def test_protocols_are_reached_in_a_session(requester: Requester, responder: Res
     assert responder.session_id is None
 
 
-def test_a_session_leaves_no_key(requester: Requester, hsm: HsmDevice, responder: Responder) -> None:
-    before = hsm.store.statistics().keys
+def test_the_keys_of_a_session_are_few_and_go_with_it(
+    requester: Requester, hsm: HsmDevice, responder: Responder
+) -> None:
+    def keys() -> int:
+        """How many there are; none any more."""
+        return hsm.store.destroy_group(function=0, scope=Scope.TRUST)
+
     requester.open_session()
-    assert hsm.store.statistics().keys == before + 4  # a key and an IV each way
     requester.end_session()
-    assert hsm.store.statistics().keys == before
+    assert keys() == 0
     requester.key_exchange()
-    assert hsm.store.statistics().keys == before + 7  # and what the proofs and the keys of data are made of
     responder.forget()
-    assert hsm.store.statistics().keys == before
+    assert keys() == 0
+    requester.request = None
+    requester.negotiate()
+    requester.key_exchange()
+    assert keys() == 7  # a key and an IV each way, and what the proofs and the keys of data are made of
+    responder.forget()
+    requester.request = None
+    requester.negotiate()
+    requester.open_session()
+    assert keys() == 4
+
+
+def test_a_session_whose_keys_have_gone_ends(requester: Requester, hsm: HsmDevice, responder: Responder) -> None:
+    requester.open_session()
+    hsm.store.destroy_group(function=0)
+    assert responder.answer_secured(requester.seal(bytes.fromhex("12810000"))) is None
+    assert responder.session_id is None
+    requester.request = None
+    requester.open_session()
 
 
 def test_a_reset_forgets_session_and_negotiation(
