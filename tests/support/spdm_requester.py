@@ -89,6 +89,8 @@ class Requester:
     handshake_secret: bytes = b""
     request: Keys | None = None
     response: Keys | None = None
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    """Of the last session, by what the standard calls them."""
     measured: dict[bool, bytes] = field(default_factory=lambda: {False: b"", True: b""})
 
     @property
@@ -219,8 +221,10 @@ class Requester:
         info = length.to_bytes(2, "little") + b"spdm1.2 " + label + context
         return HKDFExpand(HASHES[self.base_hash], length, info).derive(secret)
 
-    def keys(self, secret: bytes) -> Keys:
-        return Keys(secret, self.expand(secret, 32, b"key"), self.expand(secret, 12, b"iv"))
+    def keys(self, name: str, secret: bytes) -> Keys:
+        keys = Keys(secret, self.expand(secret, 32, b"key"), self.expand(secret, 12, b"iv"))
+        self.secrets |= {f"{name} secret": secret, f"{name} key": keys.key, f"{name} iv": keys.iv}
+        return keys
 
     def key_exchange(self, summary: int = 0) -> messages.KeyExchangeRsp:
         private = ec.generate_private_key(ec.SECP384R1())
@@ -241,11 +245,15 @@ class Requester:
         self.verify(b"responder-key_exchange_rsp signing", handshake, decoded.signature)
         handshake += decoded.signature
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), b"\4" + decoded.exchange)
-        self.handshake_secret = self.hmac(bytes(size), private.exchange(ec.ECDH(), peer))
+        shared = private.exchange(ec.ECDH(), peer)
+        self.handshake_secret = self.hmac(bytes(size), shared)
+        self.secrets = {"shared": shared, "handshake": self.handshake_secret}
         th1 = self.hash(handshake)
-        self.request = self.keys(self.expand(self.handshake_secret, size, b"req hs data", th1))
-        self.response = self.keys(self.expand(self.handshake_secret, size, b"rsp hs data", th1))
+        self.request = self.keys("request handshake", self.expand(self.handshake_secret, size, b"req hs data", th1))
+        self.response = self.keys("response handshake", self.expand(self.handshake_secret, size, b"rsp hs data", th1))
         finished = self.expand(self.response.secret, size, b"finished")
+        self.secrets["response finished"] = finished
+        self.secrets["request finished"] = self.expand(self.request.secret, size, b"finished")
         assert decoded.verify_data == self.hmac(finished, th1)
         self.handshake = handshake + decoded.verify_data
         self.session = decoded.session_id << 16 | 0xABCD
@@ -265,9 +273,11 @@ class Requester:
         expect(answer, messages.FinishRsp, self.sizes)
         size = self.sizes.hash
         th2 = self.hash(self.handshake + request + answer)
-        master = self.hmac(self.expand(self.handshake_secret, size, b"derived"), bytes(size))
-        self.request = self.keys(self.expand(master, size, b"req app data", th2))
-        self.response = self.keys(self.expand(master, size, b"rsp app data", th2))
+        salt = self.expand(self.handshake_secret, size, b"derived")
+        master = self.hmac(salt, bytes(size))
+        self.secrets |= {"salt": salt, "master": master}
+        self.request = self.keys("request data", self.expand(master, size, b"req app data", th2))
+        self.response = self.keys("response data", self.expand(master, size, b"rsp app data", th2))
 
     def open_session(self, summary: int = 0) -> None:
         self.key_exchange(summary)
