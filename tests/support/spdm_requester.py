@@ -116,6 +116,7 @@ class Requester:
         request = messages.GetVersion().encode()
         decoded, answer = self.exchange(request, messages.Version)
         self.negotiation = request + answer
+        self.read, self.measured = b"", {False: b"", True: b""}
         return decoded
 
     def capabilities(self, flags: int = CAPABILITIES, size: int = 4096) -> messages.Capabilities:

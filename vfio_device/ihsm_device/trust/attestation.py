@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cffi
 import cryptography
@@ -21,6 +21,7 @@ from ihsm_device.hsm.keystore import Handle, KeyStore
 from ihsm_device.trust.connection import VendorProtocols
 from ihsm_device.trust.evidence import Evidence
 from ihsm_device.trust.measurements import Settings, firmware_id, measure_device
+from ihsm_device.trust.objects import SpdmObjects
 from ihsm_device.trust.responder import Responder
 from ihsm_device.version import VERSION
 
@@ -45,12 +46,9 @@ class Attestation:
         """The responder of a function."""
         return Responder(self.evidence, function, protocols, works=lambda: self._hsm.error is None)
 
-    def record(self) -> dict[str, Any]:
-        """What was measured, for the control socket: blocks by number, files by path."""
-        return {
-            "blocks": {str(each.index): each.data.hex() for each in self.evidence.measured},
-            "files": {file.path: file.digest.hex() for file in self.files},
-        }
+    def objects(self, function: int) -> SpdmObjects:
+        """What answers the data objects of a function's mailbox."""
+        return SpdmObjects(self.responder(function))
 
     def _identity(self) -> _Identity:
         """Made when the first requester asks; its key is the same for the same code and policy."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -55,6 +56,7 @@ class Evidence:
         self.measured = tuple(measured)
         self._ask = identity
         self._known: Identity | None = None
+        self._lock = threading.Lock()
         self._chains: dict[BaseHash, bytes] = {}
 
     def chain(self, base_hash: BaseHash) -> bytes:
@@ -80,6 +82,7 @@ class Evidence:
         return hashlib.new(HASHLIB_NAMES[base_hash], encode_record(blocks)).digest()
 
     def _identity(self) -> Identity:
-        if self._known is None:
-            self._known = self._ask()
-        return self._known
+        with self._lock:
+            if self._known is None:
+                self._known = self._ask()
+            return self._known
