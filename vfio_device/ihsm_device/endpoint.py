@@ -29,6 +29,7 @@ from ihsm_abi.pci import (
 from ihsm_abi.pci_config import COMMAND_OFFSET, CommandRegister
 from ihsm_device import pci, vfu
 from ihsm_device.client_memory import ClientMemory
+from ihsm_device.doe import Mailboxes, Objects
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
 from ihsm_device.hosts import VfuHost
@@ -68,7 +69,9 @@ class Endpoint:
         scheduler: Scheduler,
         module: Module,
         path: Path,
+        mailboxes: Mailboxes,
         *,
+        objects: Objects,
         index: int = 0,
         resources: int = 1,
         doorbell_page: bool = False,
@@ -79,6 +82,7 @@ class Endpoint:
     ) -> None:
         """Listens at `path` from now on, serves `clients` from `start` on; `doorbell_page`: BAR2 can be mapped.
 
+        `objects` answers what comes into its mailbox, which is one of `mailboxes`; those are closed after it.
         `faults` are what the function is told to do wrong from the start, `read_maps` gives mappings of clients.
         A client may have what `limits` says; None: what the only function of a process may have.
 
@@ -100,6 +104,8 @@ class Endpoint:
             undone.callback(os.close, self._stop_fd)
             self._memory = ClientMemory(read_maps)
             self._set_up(scheduler, module, index, resources, doorbell_page, faults, undone)
+            self._add_mailbox(mailboxes, index, objects)
+            self._context.realize()
             undone.pop_all()
         self._stopping = threading.Event()
         self._disconnected = False
@@ -139,7 +145,11 @@ class Endpoint:
         self._context.irqs(vectors)
         self._context.on_reset(self._reset)
         self._context.on_dma(self._mapped, self._memory.unmapped)
-        self._context.realize()
+
+    def _add_mailbox(self, mailboxes: Mailboxes, index: int, objects: Objects) -> None:
+        for block in (pci.mailbox(), pci.ide()):
+            self._context.place_capability(block.data, block.position)
+        self._context.mailbox(mailboxes.add(index, objects).handle, pci.MAILBOX_POSITION)
 
     @property
     def client(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from ihsm_abi.faults import Fault
 from ihsm_abi.sockets import numbered_path
 from ihsm_device.commands import Command, CommandSource
 from ihsm_device.control_socket import ControlServer, Door, Handler
+from ihsm_device.doe import Mailboxes, NoObjects, Objects
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
@@ -69,6 +70,7 @@ class Server:
         paths: Sequence[Path],
         make_module: Callable[[int], Module],
         *,
+        make_objects: Callable[[int], Objects] = lambda index: NoObjects(),
         resources: int = 1,
         doorbell_page: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
@@ -81,11 +83,12 @@ class Server:
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
-        With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
-        microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
-        HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
-        the start, `clients` who may use them. `lookout` reads mappings of clients, which this process does itself
-        without; `confinement` and `lost_lines` of the log are shown in the status.
+        `make_objects` makes what answers the data objects of its mailbox. With `doorbell_page` clients may map BAR2, and
+        one thread watches those pages: it stays awake for `spin_us` microseconds after the last work (`math.inf`:
+        always), then sleeps for short times. `hsm_threads` execute quick HSM commands, None: as many as suit the
+        processors. `faults` are what each function is told to do wrong from the start, `clients` who may use them.
+        `lookout` reads mappings of clients, which this process does itself without; `confinement` and `lost_lines` of
+        the log are shown in the status.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -100,11 +103,12 @@ class Server:
         self._lost_lines = lost_lines
         self._endpoints: list[Endpoint] = []
         self._limits = Limits.of(max(1, len(paths)))
+        self._mailboxes = Mailboxes()
         self._control = ControlServer(clients.uids, self._limits)
         self._control_files: list[SocketFile] = []
         try:
             for index, path in enumerate(paths):
-                self._add(path, make_module(index), index, resources)
+                self._add(path, make_module(index), make_objects(index), index, resources)
         except BaseException:
             self._control.stop()
             self._disconnect()
@@ -117,11 +121,13 @@ class Server:
             self._scheduler, self._find, functions=len(paths), express=express, fast_threads=hsm_threads
         )
 
-    def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
+    def _add(self, path: Path, module: Module, objects: Objects, index: int, resources: int) -> None:
         endpoint = Endpoint(
             self._scheduler,
             module,
             path,
+            self._mailboxes,
+            objects=objects,
             index=index,
             resources=resources,
             doorbell_page=self._doorbell_page,
@@ -181,6 +187,7 @@ class Server:
         """
         self._pool.start()
         self._unreachable.start()
+        self._mailboxes.start()
         self._control.start()
         for endpoint in self._endpoints:
             endpoint.start()
@@ -191,6 +198,7 @@ class Server:
         self._disconnect()
         self._pool.stop()
         self._unreachable.stop()
+        self._mailboxes.stop()
         self._close()
 
     def _disconnect(self) -> None:
@@ -203,3 +211,4 @@ class Server:
             file.remove()
         if all(ended):
             self._scheduler.close()
+            self._mailboxes.close()

@@ -24,8 +24,10 @@ from typing import Final
 from ihsm_abi.pci_config import (
     CAPABILITY_REGISTERS,
     CONFIG_SPACE_BYTES,
+    EXTENDED_REGISTERS,
     HEADER_REGISTERS,
     ConfigRegister,
+    ExtendedHeader,
     bar_register,
 )
 from ihsm_device import _native
@@ -177,6 +179,20 @@ class Context:
         known = () if extended else CAPABILITY_REGISTERS.get(data[0], ())
         self._registers += [(offset, register) for register in (*known, *registers)]
         return offset
+
+    def place_capability(self, data: bytes, position: int) -> None:
+        """Put an extended capability that the library does not know behind those there are, header included.
+
+        What a client can write in it follows the standard (`EXTENDED_REGISTERS`).
+        """
+        buffer = ffi.new("uint8_t[]", data)
+        _check(lib.ihsm_vfu_place_capability(self.handle, buffer, len(data), position), "extended capability")
+        identifier = ExtendedHeader(int.from_bytes(data[:4], "little")).id
+        self._registers += [(position, register) for register in EXTENDED_REGISTERS.get(identifier, ())]
+
+    def mailbox(self, handle: _native.Pointer[_native.ihsm_doe], position: int) -> None:
+        """Let a mailbox for data objects, which outlives the context, have the capability placed at `position`."""
+        lib.ihsm_vfu_set_mailbox(self.handle, handle, position)
 
     def region(
         self,
