@@ -151,10 +151,12 @@ def serve(
             from ihsm_device.hsm.module import SecurityModule
             from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
             from ihsm_device.lookout import Lookout
+            from ihsm_device.own_code import measure_code
             from ihsm_device.sandbox import Confinement
             from ihsm_device.server import Server, chosen_paths, tune_process
             from ihsm_device.socket_paths import ROOT, Clients
             from ihsm_device.state_lock import StateLock
+            from ihsm_device.trust.attestation import Attestation
             from ihsm_device.vfu import holes_are_watched
 
             faults = () if fault_file is None else read_faults(fault_file)
@@ -167,6 +169,7 @@ def serve(
                 validation_hooks=validation_hooks,
                 express=express == "on",
             )
+            files = measure_code()
             confinement = Confinement()
             with chosen_paths(path, count) as paths:
                 lookout = None
@@ -183,9 +186,11 @@ def serve(
                     confinement.restrict(state, paths, user)
                 writer.start()
                 hsm = running.enter_context(HsmDevice(options, state_lock=state_lock))
+                attestation = Attestation(hsm, files)
                 server = Server(
                     paths,
                     lambda index: SecurityModule.open(hsm, index, resources),
+                    make_objects=attestation.objects,
                     resources=resources,
                     doorbell_page=doorbell == "page",
                     spin_us=spin_us,

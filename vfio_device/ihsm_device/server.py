@@ -83,8 +83,8 @@ class Server:
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
-        `make_objects` makes what answers the data objects of its mailbox. With `doorbell_page` clients may map BAR2, and
-        one thread watches those pages: it stays awake for `spin_us` microseconds after the last work (`math.inf`:
+        `make_objects` makes what answers the data objects of its mailbox. With `doorbell_page` clients may map BAR2,
+        and one thread watches those pages: it stays awake for `spin_us` microseconds after the last work (`math.inf`:
         always), then sleeps for short times. `hsm_threads` execute quick HSM commands, None: as many as suit the
         processors. `faults` are what each function is told to do wrong from the start, `clients` who may use them.
         `lookout` reads mappings of clients, which this process does itself without; `confinement` and `lost_lines` of
