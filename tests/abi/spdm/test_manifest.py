@@ -85,3 +85,9 @@ def test_the_installed_packages_are_found_without_being_imported() -> None:
     count, *blocks = map(int, out.split())
     assert count > 100
     assert blocks == sorted({FAST_BLOCK, CONTROL_BLOCK, TRUST_BLOCK})
+
+
+def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "PACKAGES", ("ihsm_nowhere",))
+    with pytest.raises(ModuleNotFoundError, match="ihsm_nowhere is not installed"):
+        manifest.installed()

@@ -165,6 +165,15 @@ def test_the_length_of_algorithms_is_the_messages() -> None:
     encoded[4] += 1
     with pytest.raises(SpdmFormatError, match="length 33 of a message of 32"):
         algorithms.NegotiateAlgorithms.decode(bytes(encoded))
+    encoded = bytearray(CASES["ALGORITHMS"][1])
+    encoded[4] -= 1
+    with pytest.raises(SpdmFormatError, match="length 47 of a message of 48"):
+        algorithms.Algorithms.decode(bytes(encoded))
+
+
+def test_a_field_has_its_length() -> None:
+    with pytest.raises(ValueError, match="31 bytes in a field of 32"):
+        messages.Challenge(slot=0, summary_type=0, nonce=bytes(31)).encode()
 
 
 def test_a_negotiation_has_128_bytes_at_most() -> None:

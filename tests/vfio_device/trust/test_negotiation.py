@@ -12,6 +12,8 @@ import pytest
 from ihsm_abi.spdm import algorithms, codes
 from ihsm_abi.spdm.algorithms import AlgorithmTable
 from ihsm_abi.spdm.codes import Capability as C
+from ihsm_device.hsm import HsmDevice
+from ihsm_device.hsm.keystore import KeyStoreMemoryError, Scope
 from support.spdm_requester import CAPABILITIES, Requester
 from support.spdm_requests import REQUESTS, patched
 
@@ -96,3 +98,26 @@ def test_portions_and_blocks_fill_a_message(requester: Requester) -> None:
         for block in range(1, 37):
             requester.blocks(block, raw=True)
         assert len(requester.measure(0xFF, raw=True, signed=True).encode()) <= 4064
+
+
+@pytest.mark.parametrize("name", ["CHALLENGE", "GET_MEASUREMENTS", "KEY_EXCHANGE"])
+@pytest.mark.parametrize("draws", [0, 1])
+def test_a_key_store_without_memory_is_no_end(
+    requester: Requester, hsm: HsmDevice, name: str, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many draws of random bytes; of the session that was begun nothing is left."""
+    left = draws
+    random = hsm.store.random
+
+    def fail(length: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyStoreMemoryError
+        return random(length)
+
+    with monkeypatch.context() as patched_store:
+        patched_store.setattr(hsm.store, "random", fail)
+        failed = requester.send(REQUESTS[name]) == bytes.fromhex("127f0500")
+    assert failed == (draws == 0 or name == "KEY_EXCHANGE")
+    assert hsm.store.destroy_group(function=0, scope=Scope.TRUST) == 0

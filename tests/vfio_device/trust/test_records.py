@@ -67,3 +67,14 @@ def test_a_new_negotiation_ends_the_session(requester: Requester, responder: Res
     requester.open_session()
     requester.version()
     assert responder.session_id is None
+
+
+def test_a_record_without_a_whole_message_ends_the_session(requester: Requester, responder: Responder) -> None:
+    requester.open_session()
+    keys = requester.request
+    assert keys is not None
+    plain = bytes([5, 0]) + DIGESTS
+    header = requester.session.to_bytes(4, "little") + (len(plain) + 16).to_bytes(2, "little")
+    record = header + AESGCM(keys.key).encrypt(keys.nonce(), plain, header)
+    assert requester.open(requester.send_record(record)) == bytes.fromhex("127f0600")
+    assert responder.session_id is None

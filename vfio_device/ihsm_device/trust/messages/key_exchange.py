@@ -44,16 +44,17 @@ def answer(connection: Connection, data: bytes, _session: Session | None) -> Ans
     if connection.session is not None:
         raise RefusedError(ErrorCode.SESSION_LIMIT_EXCEEDED)
     owner = Owner(connection.function, Scope.TRUST)
-    shared, public = _exchange(store, request.exchange, owner)
     responder_id = int.from_bytes(store.random(2), "little") or 1
+    transcript, measured = connection.transcript.handshake(connection.chain_hash()), connection.transcript.log()
+    shared, public = _exchange(store, request.exchange, owner)
     session = Session(
         id=secured.session_id(request.session_id, responder_id),
         store=store,
         digest=agreed.digest,
         owner=owner,
         shared=shared,
-        transcript=connection.transcript.handshake(connection.chain_hash()),
-        measured=connection.transcript.log(),
+        transcript=transcript,
+        measured=measured,
     )
     try:
         unsigned = KeyExchangeRsp(
@@ -96,8 +97,8 @@ def _exchange(store: KeyStore, peer: bytes, owner: Owner) -> tuple[Handle, bytes
     """The shared secret, and the device's public half, x and y."""
     ephemeral = store.ec_generate(Curve.P384, owner)
     try:
-        shared = store.ec_agree(ephemeral, _UNCOMPRESSED + peer, owner)
-        return shared, store.ec_public(ephemeral)[len(_UNCOMPRESSED) :]
+        public = store.ec_public(ephemeral)[len(_UNCOMPRESSED) :]
+        return store.ec_agree(ephemeral, _UNCOMPRESSED + peer, owner), public
     except _BAD_POINTS:
         raise invalid() from None
     finally:
