@@ -133,11 +133,17 @@ int ks_hkdf_expand(uint64_t key, int hash, const uint8_t *info, size_t info_size
 int ks_kbkdf(uint64_t key, size_t key_offset, int hash, const uint8_t *label, size_t label_size, const ks_part *context,
              size_t parts, size_t size, uint64_t owner, uint64_t *out);
 
-/* Text and tag are one: out has 16 bytes more than data, or less. */
+/* Texts that begin like `value` where `mask` has bits, and which of their bytes are a secret. */
+typedef struct {
+    const uint8_t *value, *mask;
+    size_t size, start, end;
+} ks_withheld;
+
+/* Text and tag are one: out has 16 bytes more than data, or less. A secret that is withheld is zeros in out. */
 int ks_record_seal(uint64_t key, uint64_t iv, uint64_t sequence, const uint8_t *ad, size_t ad_size, const uint8_t *data,
                    size_t size, uint8_t *out);
 int ks_record_open(uint64_t key, uint64_t iv, uint64_t sequence, const uint8_t *ad, size_t ad_size, const uint8_t *data,
-                   size_t size, uint8_t *out);
+                   size_t size, const ks_withheld *withheld, uint8_t *out);
 
 int ks_serialised_size(uint64_t key, size_t *size);
 int ks_mask(uint64_t key, uint64_t masking_key, const uint8_t *prefix, size_t prefix_size, const uint8_t *iv,

@@ -27,6 +27,7 @@ from ihsm_device.hsm.keystore import (
     KeyUnwrapError,
     Owner,
     StaleHandleError,
+    Withheld,
     WrongKindError,
 )
 from support import cavp
@@ -325,6 +326,21 @@ def test_records(sequence: int, header: bytes, data: bytes, flip: int) -> None:
                 store.record_open(key, base, place, front, record)
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("changed", [None, 0, 1, 2])
+@pytest.mark.parametrize("size", [0, 2, 3, 4, 6, 9])
+def test_a_secret_in_a_record_is_withheld(store: KeyStore, size: int, changed: int | None) -> None:
+    """Of texts that are like the pattern, as far as they reach; others are given whole."""
+    key, iv = store.generate_secret(32, OWNER), store.generate_secret(12, OWNER)
+    text = bytearray(bytes.fromhex("a1b2c3 04 05 06 07 08 09")[:size])
+    if changed is not None and changed < size:
+        text[changed] ^= 0xF0
+    withheld = Withheld(bytes.fromhex("a002c3"), bytes.fromhex("f00fff"), 4, 7)
+    sealed = store.record_seal(key, iv, 0, b"", bytes(text))
+    like = size >= 3 and changed in (None, 1)
+    expected = bytes(0 if like and place in (4, 5, 6) else value for place, value in enumerate(text))
+    assert store.record_open(key, iv, 0, b"", sealed, withheld) == expected
 
 
 def test_records_need_a_key_and_an_iv_of_their_lengths(store: KeyStore) -> None:

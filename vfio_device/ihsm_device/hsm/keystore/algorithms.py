@@ -31,10 +31,12 @@ from ihsm_device.hsm.keystore.types import (
     PairwiseTest,
     Part,
     RsaPublic,
+    Withheld,
     WrongKindError,
 )
 
 GCM_TAG_BYTES: Final = 16
+NOTHING_WITHHELD: Final = Withheld(b"", b"", 0, 0)
 _MAX_DIGEST_BYTES: Final = 64
 _MAX_POINT_BYTES: Final = 1 + 2 * Curve.P521.size_bytes
 _MAX_RSA_BYTES: Final = 512
@@ -208,10 +210,22 @@ class Algorithms:
         check(lib.ks_record_seal(key, iv, sequence, associated_data, len(associated_data), data, len(data), out))
         return bytes(ffi.buffer(out))
 
-    def record_open(self, key: Handle, iv: Handle, sequence: int, associated_data: bytes, data: bytes) -> bytes:
-        """Undo `record_seal`. Raises `AuthenticationError`."""
+    def record_open(
+        self,
+        key: Handle,
+        iv: Handle,
+        sequence: int,
+        associated_data: bytes,
+        data: bytes,
+        withheld: Withheld = NOTHING_WITHHELD,
+    ) -> bytes:
+        """Undo `record_seal`, but for a secret that is `withheld`. Raises `AuthenticationError`."""
         out = ffi.new("uint8_t[]", max(len(data), 1))
-        check(lib.ks_record_open(key, iv, sequence, associated_data, len(associated_data), data, len(data), out))
+        value, mask = (ffi.from_buffer("uint8_t[]", part) for part in (withheld.value, withheld.mask))
+        secret = ffi.new("ks_withheld *", (value, mask, len(value), withheld.start, withheld.end))
+        check(
+            lib.ks_record_open(key, iv, sequence, associated_data, len(associated_data), data, len(data), secret, out)
+        )
         return bytes(ffi.buffer(out, len(data) - GCM_TAG_BYTES))
 
     def digest(self, digest: Hash, data: bytes) -> bytes:

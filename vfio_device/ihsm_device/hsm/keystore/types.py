@@ -202,6 +202,15 @@ class RsaPublic(NamedTuple):
     e: bytes
 
 
+class Withheld(NamedTuple):
+    """Texts that begin like `value` where `mask` has bits; of those, bytes `start` to `end` are a secret."""
+
+    value: bytes
+    mask: bytes
+    start: int
+    end: int
+
+
 class Credential(NamedTuple):
     """Decrypted fields of a credential message; absent fields are None."""
 
