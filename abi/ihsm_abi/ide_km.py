@@ -15,6 +15,8 @@ PROTOCOL: Final = 0
 PORT: Final = 0
 """Index of the only port."""
 KEY_BYTES: Final = 32
+KEY_OFFSET: Final = 7
+"""Of the key in KEY_PROG."""
 IV_BYTES: Final = 8
 IV_START: Final = (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
 """The two words that every IV must be."""
@@ -40,6 +42,10 @@ class KpAckStatus(IntEnum):
     UNSUPPORTED_PORT = 2
     UNSUPPORTED_VALUE = 3
     UNSPECIFIED = 4
+
+
+KEY_SETS: Final = 2
+DIRECTIONS: Final = 2
 
 
 class SubStream(IntEnum):

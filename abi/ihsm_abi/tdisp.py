@@ -5,8 +5,9 @@
 They are what follows the number of the protocol in vendor-defined messages of PCI-SIG.
 """
 
+import re
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import Final, Self
 
 from ihsm_abi.bits import Bits, Word
 from ihsm_abi.spdm.layout import Layout, counted, fixed, number, numbers, sized
@@ -76,6 +77,28 @@ class FunctionId(Word):
     requester_id = Bits(0, 16)
     segment = Bits(16, 8)
     segment_valid = Bits(24)
+
+
+class RequesterId(Word):
+    """Bus, device and function."""
+
+    function = Bits(0, 3)
+    device = Bits(3, 5)
+    bus = Bits(8, 8)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `BB:DD.F`, hexadecimal; raises ValueError."""
+        found = re.fullmatch(r"([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", text, re.IGNORECASE)
+        if found is None:
+            raise ValueError(f"{text!r} is no bus, device and function such as 01:00.0")
+        bus, device, function = (int(part, 16) for part in found.groups())
+        return cls.of(bus=bus, device=device, function=function)
+
+    @property
+    def text(self) -> str:
+        """As `BB:DD.F`."""
+        return f"{self.bus:02x}:{self.device:02x}.{self.function}"
 
 
 class Header(Layout):

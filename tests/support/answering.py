@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ihsm_device.vfu import ResetType
 
@@ -20,6 +21,9 @@ class Answering:
     def answer(self, data_object: bytes) -> bytes | None:
         self.events.append(data_object)
         return self.reply(data_object)
+
+    def status(self) -> dict[str, Any]:
+        return {"objects": len(self.events)}
 
     def forget(self, cause: ResetType) -> None:
         self.events.append(cause)

@@ -81,7 +81,7 @@ def open_device(
     server = Server(
         [folder / "f.sock"],
         lambda index: module,
-        make_objects=lambda index: objects or NoObjects(),
+        make_objects=lambda index, interface: objects or NoObjects(),
         resources=resources,
         doorbell_page=is_page,
     )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from ihsm_device.hsm import HsmDevice
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trust.attestation import Attestation
 from support.commanded import Commanded
 
@@ -13,7 +14,7 @@ class SpdmLife(Commanded):
     """The commands."""
 
     def __init__(self) -> None:
-        self.responder = Attestation(HsmDevice(), ()).responder(0)
+        self.responder = Attestation(HsmDevice(), ()).objects(0, DeviceInterface()).responder
         self.planted = b""
 
     def ask(self, message: str) -> str:

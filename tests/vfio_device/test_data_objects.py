@@ -156,7 +156,9 @@ def test_the_next_client_finds_nothing(socket_folder: Path, objects: Answering) 
         return data
 
     objects.reply = slow
-    server = Server([socket_folder / "f.sock"], lambda index: ReversingModule(), make_objects=lambda index: objects)
+    server = Server(
+        [socket_folder / "f.sock"], lambda index: ReversingModule(), make_objects=lambda index, interface: objects
+    )
     server.start()
     try:
         with VfioUserFunction(socket_folder / "f.sock") as first:
@@ -178,7 +180,7 @@ def test_the_next_client_finds_nothing(socket_folder: Path, objects: Answering) 
 def test_functions_have_mailboxes_of_their_own(socket_folder: Path) -> None:
     answering = [Answering(), Answering()]
     paths = [socket_folder / "f.sock", socket_folder / "f.sock.1"]
-    server = Server(paths, lambda index: ReversingModule(), make_objects=lambda index: answering[index])
+    server = Server(paths, lambda index: ReversingModule(), make_objects=lambda index, interface: answering[index])
     server.start()
     try:
         with VfioUserFunction(paths[0]) as zero, VfioUserFunction(paths[1]) as one:

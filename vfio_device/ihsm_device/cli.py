@@ -17,6 +17,7 @@ import click
 
 from ihsm_abi import logs
 from ihsm_abi.resources import MAX_CONTROLLER_ID, MAX_RESOURCES
+from ihsm_abi.tdisp import RequesterId
 from ihsm_device.errors import DeviceError, StartError
 from ihsm_device.log_writer import LogWriter
 
@@ -33,6 +34,13 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     if math.isnan(value):
         raise click.BadParameter("nan is no time", context, parameter)
     return value
+
+
+def _requester_ids(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[int, ...]:
+    try:
+        return tuple(RequesterId.parse(text) for text in value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 @click.command(help="Run the HSM: one vfio-user socket per function, until SIGTERM or SIGINT.")
@@ -53,6 +61,10 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @click.option(
     "--profile", type=click.Choice(PROFILES), default="default", show_default=True,
     help="Behaviour where the firmware and today's client software differ.",
+)  # fmt: skip
+@click.option(
+    "--requester-id", "requester_ids", multiple=True, metavar="BB:DD.F", callback=_requester_ids,
+    help="Bus, device and function of the first function, then of the next, for TDISP. [default: what a session names]",
 )  # fmt: skip
 @click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False),
@@ -114,6 +126,7 @@ def serve(
     resources: int,
     kind: str,
     profile: str,
+    requester_ids: tuple[int, ...],
     state: Path | None,
     fips: bool,
     validation_hooks: bool,
@@ -129,6 +142,8 @@ def serve(
     log_format: logs.LogFormat | None,
 ) -> None:
     """Run `ihsm serve`."""
+    if len(requester_ids) > count:
+        raise click.UsageError(f"--requester-id for {len(requester_ids)} functions, there are {count}", context)
     if sandbox == "off" and user is not None:
         raise click.UsageError("--user needs --sandbox on", context)
     defaults = context.find_root().params
@@ -186,7 +201,7 @@ def serve(
                     confinement.restrict(state, paths, user)
                 writer.start()
                 hsm = running.enter_context(HsmDevice(options, state_lock=state_lock))
-                attestation = Attestation(hsm, files)
+                attestation = Attestation(hsm, files, requester_ids)
                 server = Server(
                     paths,
                     lambda index: SecurityModule.open(hsm, index, resources),

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mailboxes for data objects: whole objects are taken out of C (native/doe.h) and answered.
 
-One thread does so for all functions. No access to configuration space waits for it, and no answer for a client.
-Discovery is answered here, SPDM by the `Objects` of a function (PCI Express Base 6.x 6.30, spec 06 §2.2).
+One thread does so for all of a `Mailboxes`. No access to configuration space waits for it. Discovery is answered here,
+SPDM by the `Objects` of a function (PCI Express Base 6.x 6.30, spec 06 §2.2).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ihsm_abi import logs
 from ihsm_abi.doe import (
@@ -29,6 +29,7 @@ from ihsm_device.vfu import ResetType
 
 _log = logging.getLogger(__name__)
 
+STOP_TIMEOUT_S: Final = 5.0
 _OBJECT: Final = int(lib.IHSM_DOE_OBJECT)
 _CLOSED: Final = int(lib.IHSM_DOE_CLOSED)
 
@@ -45,6 +46,9 @@ class Objects(Protocol):
         Called once for any number of resets since the last object, before the next object.
         """
 
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells of it; any thread. Nothing secret."""
+
 
 class NoObjects:
     """Answers nothing."""
@@ -55,6 +59,10 @@ class NoObjects:
 
     def forget(self, cause: ResetType) -> None:
         """There is nothing to forget."""
+
+    def status(self) -> dict[str, Any]:
+        """There is nothing to tell."""
+        return {}
 
 
 def _discover(request: bytes) -> bytes | None:
@@ -109,7 +117,10 @@ class Mailbox:
 
 
 class Mailboxes:
-    """The mailboxes of all functions of a process, and the thread that answers; it sleeps while there is no object."""
+    """Mailboxes, and the thread that answers; it sleeps while there is no object.
+
+    A function of a process has its own: to stop what a function does, the thread may have to wait for its client.
+    """
 
     def __init__(self) -> None:
         """Without mailboxes.
@@ -140,13 +151,15 @@ class Mailboxes:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread behind the object that it is at; objects that still come have no answer."""
+        """End the thread behind the object that it is at, unless a client holds it up; what comes has no answer."""
         lib.ihsm_doe_line_close(self._line)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_TIMEOUT_S)
 
     def close(self) -> None:
-        """Free the mailboxes; the thread has ended, and nobody has their configuration spaces any more."""
+        """Free the mailboxes, whose configuration spaces nobody has any more; not if the thread did not end."""
+        if self._thread.is_alive():
+            return
         for mailbox in self._mailboxes.values():
             lib.ihsm_doe_free(mailbox.handle)
         self._mailboxes.clear()

@@ -26,6 +26,7 @@
 #include "descriptors.h"
 #include "doe.h"
 #include "holes.h"
+#include "tdi.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
@@ -51,6 +52,8 @@ struct ihsm_vfu {
     struct ihsm_config_space config;
     struct ihsm_doe *doe; /* NULL: there is no mailbox */
     size_t doe_at;        /* its capability */
+    struct ihsm_tdi *tdi; /* NULL: there is no interface of trusted I/O */
+    size_t ide_at;        /* the capability of its streams */
     struct stat file;     /* the last that a client gave as memory */
     struct {              /* what the region that is being made is of; -1: of no file */
         int fd;
@@ -140,10 +143,26 @@ static void forget_fills(struct ihsm_vfu *vfu) {
     ihsm_regions_write_unlock(regions);
 }
 
+static struct ihsm_tdi_registers interface_registers(const struct ihsm_vfu *vfu) {
+    const struct ihsm_config_space *config = &vfu->config;
+    struct ihsm_tdi_registers registers = {0};
+    memcpy(&registers.command, config->bytes + IHSM_COMMAND_OFFSET, sizeof registers.command);
+    memcpy(registers.bars, config->bytes + IHSM_BARS_OFFSET, sizeof registers.bars);
+    memcpy(registers.ide, config->bytes + vfu->ide_at + IHSM_IDE_CAPABILITY_OFFSET, sizeof registers.ide);
+    if (config->msix != 0)
+        memcpy(&registers.msix_control, config->bytes + config->msix + IHSM_MSIX_CONTROL_OFFSET,
+               sizeof registers.msix_control);
+    return registers;
+}
+
 /* Nobody finds what another has left in configuration space. */
 static void reset_config(struct ihsm_vfu *vfu, vfu_reset_type_t type) {
     ihsm_config_space_reset(&vfu->config);
     vfu->host.msix.function_mask = false;
+    if (vfu->tdi != NULL && vfu->config.bytes != NULL) {
+        struct ihsm_tdi_registers registers = interface_registers(vfu);
+        ihsm_tdi_reset(vfu->tdi, &registers, type == VFU_RESET_LOST_CONN);
+    }
     if (vfu->doe != NULL)
         ihsm_doe_reset(vfu->doe, (int)type);
 }
@@ -163,8 +182,12 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     return -1;
 }
 
+static bool meets(size_t offset, size_t count, size_t at, size_t size) {
+    return offset < at + size && offset + count > at;
+}
+
 static bool meets_mailbox(const struct ihsm_vfu *vfu, size_t offset, size_t count) {
-    return vfu->doe != NULL && offset < vfu->doe_at + IHSM_DOE_BYTES && offset + count > vfu->doe_at;
+    return vfu->doe != NULL && meets(offset, count, vfu->doe_at, IHSM_DOE_BYTES);
 }
 
 static void read_config(struct ihsm_vfu *vfu, char *data, size_t count, size_t offset) {
@@ -174,7 +197,17 @@ static void read_config(struct ihsm_vfu *vfu, char *data, size_t count, size_t o
     }
     if (meets_mailbox(vfu, offset, count))
         ihsm_doe_show(vfu->doe, vfu->config.bytes + vfu->doe_at);
+    if (vfu->tdi != NULL && meets(offset, count, vfu->ide_at, IHSM_IDE_BYTES))
+        ihsm_tdi_show(vfu->tdi, vfu->config.bytes + vfu->ide_at);
     memcpy(data, vfu->config.bytes + offset, count);
+}
+
+static void follow_config(struct ihsm_vfu *vfu) {
+    if (vfu->tdi == NULL)
+        return;
+    struct ihsm_tdi_registers registers = interface_registers(vfu);
+    if (ihsm_tdi_follow(vfu->tdi, &registers))
+        ihsm_py_interface_failed(vfu->handle);
 }
 
 /* Every access to configuration space; the library has compared it with the region's size. */
@@ -193,6 +226,7 @@ static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_
         ihsm_doe_write(vfu->doe, (size_t)offset - vfu->doe_at, (const uint8_t *)data, count);
     bool level_reset = ihsm_config_space_write(&vfu->config, (size_t)offset, (const uint8_t *)data, count);
     vfu->host.msix.function_mask = ihsm_config_space_function_mask(&vfu->config);
+    follow_config(vfu);
     if (level_reset && on_reset(context, VFU_RESET_PCI_FLR) < 0)
         return -1;
     return (ssize_t)count;
@@ -457,6 +491,13 @@ void ihsm_vfu_set_mailbox(struct ihsm_vfu *vfu, struct ihsm_doe *doe, unsigned p
     ihsm_host_unlock(&vfu->host);
 }
 
+void ihsm_vfu_set_interface(struct ihsm_vfu *vfu, struct ihsm_tdi *tdi, unsigned position) {
+    ihsm_host_lock(&vfu->host);
+    vfu->tdi = tdi;
+    vfu->ide_at = position;
+    ihsm_host_unlock(&vfu->host);
+}
+
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64) {
     if (index < VFU_PCI_DEV_BAR0_REGION_IDX || index > VFU_PCI_DEV_BAR5_REGION_IDX - bits64)
         return -EINVAL;
@@ -485,6 +526,7 @@ int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_
     for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index <= VFU_PCI_DEV_BAR5_REGION_IDX; index++)
         header->bars[index].raw = vfu->bits64[index] ? IHSM_BAR_64_BITS : 0;
     ihsm_config_space_begin(&vfu->config, ihsm_vfu_config_space(vfu), writable, clearable);
+    follow_config(vfu);
     return 0;
 }
 

@@ -38,6 +38,8 @@ int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned positi
 int ihsm_vfu_place_capability(struct ihsm_vfu *vfu, const uint8_t *data, size_t size, unsigned position);
 /* The mailbox whose capability has been placed there, which outlives the context; NULL: none. */
 void ihsm_vfu_set_mailbox(struct ihsm_vfu *vfu, struct ihsm_doe *doe, unsigned position);
+/* The interface whose streams have their capability there, which outlives the context; NULL: none. */
+void ihsm_vfu_set_interface(struct ihsm_vfu *vfu, struct ihsm_tdi *tdi, unsigned position);
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64);
 /* Offer `fd` to the client as the descriptor to write to for accesses to a region (GET_REGION_IO_FDS). */
 int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size);

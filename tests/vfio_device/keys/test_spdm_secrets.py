@@ -17,6 +17,7 @@ from support import key_forms
 from support.commanded import Commander
 from support.memory_index import Index, Place, names
 from support.spdm_requester import Requester
+from support.trusted_io import STREAM, TrustedIo, key_prog
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root reads the memory of a process that may not be dumped"
@@ -105,3 +106,23 @@ def test_secrets_go_with_their_session(life: Commander, end: str) -> None:
     elif end == "a new negotiation":
         requester.version()
     watch.expect(set())
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "length", "version", "port"])
+def test_keys_of_ide_are_nowhere(life: Commander, spoil: str) -> None:
+    """They are withheld as soon as their record is open, whatever else is wrong with it; nothing keeps them."""
+    watch = Watch(life)
+    requester = watch.requester
+    requester.open_session()
+    tsm = TrustedIo(requester.secured)
+    for slot in (0, 2, 0x10):
+        key = os.urandom(32)
+        requester.secrets[f"ide {slot} key"] = key
+        request = key_prog(STREAM, slot, port=int(spoil == "port"), key=key)
+        if spoil == "version":
+            requester.secured(bytes([0x13]) + bytes.fromhex("fe0000 0300 02 0100 3400 00") + request)
+        else:
+            tsm.ide(request + bytes(spoil == "length"))
+    watch.expect(KEEPS)
+    life("plant", key.hex())
+    watch.expect(KEEPS, frozenset({"ide 16 key"}))

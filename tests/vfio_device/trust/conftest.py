@@ -12,10 +12,13 @@ from ihsm_abi.spdm.algorithms import BaseHash
 from ihsm_abi.spdm.manifest import MeasuredFile
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.device import DeviceOptions
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trust import Responder
 from ihsm_device.trust.attestation import Attestation
 from support.spdm_requester import Requester
 from support.spdm_vendor import Protocol
+from support.trusted_io import Config
+from support.trusted_session import TrustedSession
 
 FILES = tuple(
     MeasuredFile(path, bytes([number]) * 48)
@@ -63,3 +66,20 @@ def requester(make_requester: Callable[..., Requester]) -> Requester:
     requester.negotiate()
     requester.read_chain()
     return requester
+
+
+@pytest.fixture
+def interface() -> DeviceInterface:
+    return DeviceInterface()
+
+
+@pytest.fixture
+def config(interface: DeviceInterface) -> Config:
+    return Config(interface)
+
+
+@pytest.fixture
+def tio(attestation: Attestation, interface: DeviceInterface) -> Iterator[TrustedSession]:
+    tio = TrustedSession(attestation, interface)
+    yield tio
+    tio.responder.forget()

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from ihsm_abi.spdm.codes import ResponseCode
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.keystore import Scope
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trust.attestation import Attestation
 from support.spdm_requester import Requester
 from support.spdm_requests import REQUESTS
+from support.trusted_io import OBJECTS_AND_MESSAGES, Config, control
 
 ANSWERS: Final = frozenset(ResponseCode)
 FUNCTION: Final = 5
 OBJECTS: Final = 1_000_000
+ALL_REQUESTS: Final = sorted({*REQUESTS.values(), *OBJECTS_AND_MESSAGES})
 SETTLED: Final = 50_000
 """Objects after which the process has all the memory that it needs."""
 
@@ -41,11 +44,11 @@ def spoilt(request: bytes, changes: list[tuple[int, int]], cut: int | None) -> b
 
 
 MESSAGES: Final = st.one_of(
-    st.sampled_from(sorted(REQUESTS.values())),
+    st.sampled_from(ALL_REQUESTS),
     st.binary(max_size=200),
     st.builds(
         spoilt,
-        st.sampled_from(sorted(REQUESTS.values())),
+        st.sampled_from(ALL_REQUESTS),
         st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=3),
         st.none() | st.integers(0, 300),
     ),
@@ -56,7 +59,9 @@ class Talker:
     """Brings requests to a responder by every way."""
 
     def __init__(self, attestation: Attestation) -> None:
-        self.responder = attestation.responder(FUNCTION)
+        interface = DeviceInterface()
+        Config(interface).controls(selective=control())
+        self.responder = attestation.objects(FUNCTION, interface).responder
         self.requester = Requester(self.responder.answer, self.responder.answer_secured)
 
     def bring(self, message: bytes, way: int) -> None:
@@ -112,7 +117,6 @@ def test_random_requests(
 def test_a_million_random_objects(hsm: HsmDevice, attestation: Attestation) -> None:
     seed = 20
     chance = random.Random(seed)
-    requests = sorted(REQUESTS.values())
     talker = Talker(attestation)
     settled = 0
     for number in range(OBJECTS):
@@ -122,7 +126,7 @@ def test_a_million_random_objects(hsm: HsmDevice, attestation: Attestation) -> N
             talker.begin()
         elif talker.responder.session_id is None:
             talker.requester.request = None
-        message = chance.choice(requests)
+        message = chance.choice(ALL_REQUESTS)
         if chance.random() < 0.7:
             changes = [(chance.randrange(300), chance.randrange(256)) for _ in range(chance.randrange(4))]
             message = spoilt(message, changes, chance.randrange(300) if chance.random() < 0.2 else None)

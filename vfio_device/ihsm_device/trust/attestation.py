@@ -14,15 +14,21 @@ import cryptography
 import numpy as np
 from cryptography.hazmat.backends.openssl import backend
 
+from ihsm_abi import ide_km, tdisp
 from ihsm_abi.spdm.manifest import MeasuredFile
+from ihsm_abi.spdm.messages import PCI_SIG_REGISTRY
 from ihsm_device.hsm.device import HsmDevice
 from ihsm_device.hsm.identity import CURRENT_SVN, attestation_alias, certificates
 from ihsm_device.hsm.keystore import Handle, KeyStore
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trust.connection import VendorProtocols
 from ihsm_device.trust.evidence import Evidence
+from ihsm_device.trust.ide_km import IdeKm
+from ihsm_device.trust.interface_id import InterfaceId
 from ihsm_device.trust.measurements import Settings, firmware_id, measure_device
 from ihsm_device.trust.objects import SpdmObjects
 from ihsm_device.trust.responder import Responder
+from ihsm_device.trust.tdisp import Tdisp
 from ihsm_device.version import VERSION
 
 
@@ -34,8 +40,9 @@ class _Identity(NamedTuple):
 class Attestation:
     """One per device."""
 
-    def __init__(self, hsm: HsmDevice, files: Sequence[MeasuredFile]) -> None:
-        """`files`: those of its code (`ihsm_device.own_code`)."""
+    def __init__(self, hsm: HsmDevice, files: Sequence[MeasuredFile], requester_ids: Sequence[int] = ()) -> None:
+        """`files`: those of its code (`ihsm_device.own_code`); `requester_ids`: of the first functions, if known."""
+        self._requester_ids = tuple(requester_ids)
         self._hsm = hsm
         self.files = tuple(files)
         measured = measure_device(files, _settings(hsm))
@@ -46,9 +53,21 @@ class Attestation:
         """The responder of a function."""
         return Responder(self.evidence, function, protocols, works=lambda: self._hsm.error is None)
 
-    def objects(self, function: int) -> SpdmObjects:
-        """What answers the data objects of a function's mailbox."""
-        return SpdmObjects(self.responder(function))
+    def objects(self, function: int, interface: DeviceInterface) -> SpdmObjects:
+        """What answers the data objects of a function's mailbox, and acts on its `interface`."""
+        told = self._requester_ids[function] if function < len(self._requester_ids) else None
+        interface_id = InterfaceId(told)
+        tdisp_protocol = Tdisp(
+            interface,
+            interface_id,
+            self._hsm.store.random,
+            whole_addresses=self._hsm.profile.reported_addresses_whole,
+        )
+        protocols: VendorProtocols = {
+            (PCI_SIG_REGISTRY, ide_km.PROTOCOL): IdeKm(interface, interface_id),
+            (PCI_SIG_REGISTRY, tdisp.PROTOCOL): tdisp_protocol,
+        }
+        return SpdmObjects(self.responder(function, protocols))
 
     def _identity(self) -> _Identity:
         """Made when the first requester asks; its key is the same for the same code and policy."""

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ihsm_abi.doe import OBJECT_SECURED_SPDM, OBJECT_SPDM, PCI_SIG, DataObject
 from ihsm_device.trust.responder import Responder
 
@@ -27,6 +29,10 @@ class SpdmObjects:
         secured = asked.type == OBJECT_SECURED_SPDM
         answer = self.responder.answer_secured(asked.payload) if secured else self.responder.answer(asked.payload)
         return None if answer is None else DataObject(asked.vendor, asked.type, answer).encode()
+
+    def status(self) -> dict[str, Any]:
+        """For the control socket."""
+        return self.responder.status()
 
     def forget(self, _cause: object) -> None:
         """The function was reset, or its client has gone."""

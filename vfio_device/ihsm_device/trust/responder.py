@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from ihsm_abi.spdm.codes import HEADER_BYTES, MAX_MESSAGE_BYTES, VERSION_1_0, VERSION_1_2, ErrorCode, RequestCode
 from ihsm_abi.spdm.layout import SpdmFormatError
@@ -40,6 +41,14 @@ class Responder:
         """Of the session, from KEY_EXCHANGE on; None without one."""
         session = self._connection.session
         return None if session is None else session.id
+
+    def status(self) -> dict[str, Any]:
+        """How far the negotiation has come, and the session, for the control socket."""
+        session = self._connection.session
+        return {
+            "negotiated": self._connection.stage.name,
+            "session": None if session is None else {"id": f"{session.id:08x}", "established": session.established},
+        }
 
     def answer(self, message: bytes) -> bytes:
         """Answer a message outside of a session; up to three bytes of padding may follow it."""

@@ -13,6 +13,7 @@ from ihsm_abi.spdm.key_schedule import IV_INFO, KEY_INFO, Label, info
 from ihsm_abi.spdm.layout import SpdmFormatError
 from ihsm_device.hsm.keystore import AuthenticationError, Handle, Hash, KeyStore, Owner, StaleHandleError
 from ihsm_device.trust.transcript import Log, RunningHash
+from ihsm_device.trust.withheld import WITHHELD
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class Session:
         assert self._keys is not None
         way = self._keys.request
         data = record.ciphertext + record.tag
-        plain = self.store.record_open(way.key, way.iv, way.sequence, record.header, data)
+        plain = self.store.record_open(way.key, way.iv, way.sequence, record.header, data, WITHHELD)
         way.sequence += 1
         try:
             return secured.message_of(plain)
