@@ -157,6 +157,23 @@ def spdm() -> Seeds:
     yield "session", b"\5" + b"".join(step(1, bytes.fromhex(text)) for text in inside.values())
     yield "record", b"\5" + step(2, bytes(40))
 
+    def vendor_defined(payload: bytes) -> bytes:
+        head = bytes.fromhex("12fe0000 0300 02 0100")
+        return step(1, head + len(payload).to_bytes(2, "little") + payload)
+
+    places = [sub << 4 | way << 1 for way in (0, 1) for sub in (0, 1, 2)]
+    iv = bytes.fromhex("0000000001000000")
+    keys = b"".join(vendor_defined(bytes([0, 2, 0, 0, 0, 0, place, 0]) + bytes(32) + iv) for place in places)
+    keys += b"".join(vendor_defined(bytes([0, 4, 0, 0, 0, 0, place, 0])) for place in places)
+    yield "ide_km", b"\5" + vendor_defined(bytes(4)) + keys + vendor_defined(bytes([0, 5, 0, 0, 0, 0, 0, 0]))
+
+    def tdisp(code: int, body: bytes = b"") -> bytes:
+        return vendor_defined(bytes([1, 0x10, code]) + bytes(14) + body)
+
+    asked = {0x81: b"", 0x82: bytes(4), 0x83: bytes(20), 0x84: bytes.fromhex("0000ff00"), 0x85: b"", 0x86: bytes(32)}
+    talk = b"".join(tdisp(code, body) for code, body in asked.items()) + tdisp(0x87) + tdisp(0x88)
+    yield "tdisp", b"\5" + keys + talk
+
 
 def messages() -> Seeds:
     """Rows of messages: what a client begins with; a region read and written, memory given and taken."""

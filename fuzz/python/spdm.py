@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of SPDM to a responder, outside of a session and in its records: each has an answer, and no key is left.
 
-An input begins with how far the conversation has come, and goes on with messages: how it comes, its length, its bytes.
-Records are sealed with the session's own keys.
+Those of IDE_KM and TDISP act on an interface that is no function's. An input begins with how far the conversation has
+come, and goes on with messages: how it comes, its length, its bytes. Records are sealed with the session's own keys.
 """
 
 import functools
@@ -12,9 +12,12 @@ from typing import Final
 from harness import Values, failures_are_findings, instrumented, main
 
 with instrumented():
+    from ihsm_abi import ide
     from ihsm_abi.spdm import algorithms, codes, messages, opaque, secured
+    from ihsm_device._native import ffi, lib
     from ihsm_device.hsm import HsmDevice
     from ihsm_device.hsm.keystore import Curve, Owner, Scope
+    from ihsm_device.tdi import DeviceInterface
     from ihsm_device.trust import Responder
     from ihsm_device.trust.attestation import Attestation
 
@@ -105,11 +108,20 @@ class Conversation:
             assert len(answer) <= codes.MAX_MESSAGE_BYTES
 
 
+def give_stream(interface: DeviceInterface) -> None:
+    """Enable stream 0, which is secure as soon as it has keys."""
+    registers = ffi.new("struct ihsm_tdi_registers *")
+    registers.ide[5] = ide.IdeSelectiveControl.of(enable=1)
+    lib.ihsm_tdi_follow(interface.handle, registers)
+
+
 def one_input(data: bytes) -> None:
     """One conversation."""
     hsm, attestation = the_attestation()
     values = Values(data)
-    conversation = Conversation(attestation.responder(FUNCTION))
+    interface = DeviceInterface()
+    give_stream(interface)
+    conversation = Conversation(attestation.objects(FUNCTION, interface).responder)
     conversation.begin(values.number() % 6)
     for _ in range(MAX_MESSAGES):
         if not values.left:

@@ -13,6 +13,7 @@ from ihsm_abi.spdm.algorithms import BaseHash
 from ihsm_abi.spdm.manifest import MeasuredFile
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.device import DeviceOptions
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trust import SpdmObjects, VendorProtocols
 from ihsm_device.trust.attestation import Attestation
 
@@ -57,6 +58,10 @@ class Attested:
     def exchange(self, protocols: VendorProtocols | None = None, function: int = 0) -> DirectExchange:
         """Where a new responder answers."""
         return DirectExchange(SpdmObjects(self.attestation.responder(function, protocols)))
+
+    def trusted(self, interface: DeviceInterface, function: int = 0) -> DirectExchange:
+        """Where a new responder answers that acts on an interface."""
+        return DirectExchange(self.attestation.objects(function, interface))
 
 
 @contextmanager
