@@ -7,14 +7,13 @@ Set-up does not need it; the tests that do provide it on first use. OpenSSL of t
 
 import hashlib
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from bootstrap import apt
+from bootstrap import apt, source_archives
 from bootstrap.layout import CHECKOUT, cache_root, locked, published
-from bootstrap.process import SetupError, run, step
+from bootstrap.process import run, step
 
 PACKAGE: Final = "edk2"
 SUITE: Final = "trixie"
@@ -80,29 +79,11 @@ def provide() -> Path:
     return folder / LIBRARY
 
 
-def pinned() -> tuple[str, str]:
-    """Name and SHA-256 of the archive."""
-    found = re.search(r"^(\S+) \\\n +--hash=sha256:([0-9a-f]{64})$", PIN.read_text(), re.MULTILINE)
-    if not found:
-        raise SetupError(f"{PIN.name} has no archive with --hash=sha256:…")
-    return found[1], found[2]
-
-
 def _fetch(root: Path) -> Path:
     """The source tree, below `root`."""
-    lists = apt.PrivateApt("libspdm", [f"deb-src {SUITE} main"])
-    lists.update()
-    name, wanted = pinned()
-    archives = [path for path in lists.source(PACKAGE, archives_only=True) if path.name == name]
-    if not archives:
-        raise SetupError(f"Debian's source package of {PACKAGE} in {SUITE} has no {name}")
-    if (got := hashlib.sha256(archives[0].read_bytes()).hexdigest()) != wanted:
-        raise SetupError(f"{name}: SHA-256 {got}, not that of {PIN.name}; it is not used")
     member = "*/SecurityPkg/DeviceSecurity/SpdmLib/libspdm/*"
     source = root / "source"
-    source.mkdir()
-    run(["tar", "-xf", archives[0], "-C", source, "--no-same-owner", "--strip-components=5", "--wildcards", member])
-    lists.discard()
+    source_archives.unpack(PACKAGE, SUITE, PIN, source, "--strip-components=5", "--wildcards", member)
     return source
 
 
