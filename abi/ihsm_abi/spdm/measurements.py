@@ -47,8 +47,8 @@ class MeasurementBlock(Layout):
     measurement: bytes = counted(2)
 
     @classmethod
-    def of(cls, index: int, type: MeasurementType, value: bytes, *, raw: bool) -> MeasurementBlock:
-        """A block in DMTF's form: data as they are, or their hash."""
+    def of(cls, index: int, type: int, value: bytes, *, raw: bool) -> MeasurementBlock:
+        """A block in DMTF's form: data as they are, or their hash; `type` is a `MeasurementType`."""
         measurement = _DmtfValue(kind=type | (_RAW if raw else 0), value=value).encode()
         return cls(index=index, specification=DMTF_MEASUREMENTS, measurement=measurement)
 

@@ -14,6 +14,16 @@ class EvidenceError(IhsmError, ValueError):
     exit_code = 6
 
 
+class ReferenceMismatchError(EvidenceError):
+    """A device proved what it is, and that is not what a reference describes."""
+
+
+class ReferenceFileError(IhsmError, ValueError):
+    """A file that is no reference; the message says where."""
+
+    exit_code = 2
+
+
 class SpdmRefusedError(EvidenceError):
     """A device answered a request with ERROR; `code` says why (DSP0274 1.2 §10.10)."""
 

@@ -69,8 +69,8 @@ class Mailbox:
         offset = extended_capability(function, ExtendedCapability.DATA_OBJECT_EXCHANGE)
         if offset is None:
             raise MailboxNotFoundError(
-                f"{function.uri}: configuration space shows no mailbox for data objects (DOE); the kernel's VFIO hides "
-                "it: use sysfs, with the function at its kernel driver or at none"
+                f"{function.uri}: configuration space shows no mailbox for data objects (DOE): the device has none, or "
+                "VFIO hides it, as it does from a guest too: the machine that has the device sees it through sysfs"
             )
         self._function = function
         self._offset = offset
