@@ -104,6 +104,13 @@ def test_a_changed_key_exchange_is_noticed(connection: Connection, way: Changing
         Session.open(connection)
 
 
+def test_a_proof_of_another_key_is_noticed(connection: Connection, way: Changing) -> None:
+    """By the requester, before the device sees that its own answer was another one."""
+    way.flip(ResponseCode.KEY_EXCHANGE_RSP, -4)
+    with pytest.raises(EvidenceError, match="the proof is not made with the key"):
+        Session.open(connection)
+
+
 def test_negotiation_that_somebody_changed_is_noticed(way: Changing) -> None:
     """An attribute that nobody looks at is under every signature all the same."""
     way.flip(ResponseCode.CAPABILITIES, 5)

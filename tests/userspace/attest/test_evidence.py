@@ -73,6 +73,13 @@ def test_everything_holds(device: Attested) -> None:
     assert again.root_fingerprint == evidence.root_fingerprint
 
 
+def test_the_nonce_is_what_the_device_signs(device: Attested) -> None:
+    nonce, exchange = new_nonce(), device.exchange()
+    attest(exchange, nonce=nonce)
+    codes = [sent.payload[1] for sent in exchange.sent if nonce in sent.payload]
+    assert codes == [RequestCode.CHALLENGE, RequestCode.GET_MEASUREMENTS, RequestCode.GET_MEASUREMENTS]
+
+
 def test_the_session_is_ended(device: Attested) -> None:
     exchange = device.exchange()
     for _ in range(2):
