@@ -134,6 +134,47 @@ def state_files() -> Seeds:
         yield f"{record['record']}-1", json.dumps(record | {"format": 1}).encode()
 
 
+def spdm() -> Seeds:
+    """Each request where it is answered; a whole conversation."""
+
+    def step(how: int, message: bytes) -> bytes:
+        return bytes([how]) + len(message).to_bytes(2, "little") + message
+
+    outside = {
+        "version": (0, "10840000"),
+        "capabilities": (1, "12e10000 0014 0000 c2020000 00100000 00100000"),
+        "algorithms": (2, "12e30000 2000 01 02 80000000 02000000" + 12 * "00" + "00 00 0000"),
+        "digests": (3, "12810000"),
+        "certificate": (3, "12820000 0000 0004"),
+        "challenge": (3, "12830001" + 32 * "5a"),
+        "measurements": (3, "12e003ff" + 32 * "5a" + "00"),
+        "vendor": (3, "12fe0000 0300 02 0100 0400 00616263"),
+    }
+    for name, (stage, text) in outside.items():
+        yield name, bytes([stage]) + step(0, bytes.fromhex(text))
+    inside = {"digests": "12810000", "measurements": "12e0000a", "end": "12ec0000"}
+    yield "finish", b"\4" + step(1, bytes.fromhex("12e50000") + bytes(48))
+    yield "session", b"\5" + b"".join(step(1, bytes.fromhex(text)) for text in inside.values())
+    yield "record", b"\5" + step(2, bytes(40))
+
+    def vendor_defined(payload: bytes) -> bytes:
+        head = bytes.fromhex("12fe0000 0300 02 0100")
+        return step(1, head + len(payload).to_bytes(2, "little") + payload)
+
+    places = [sub << 4 | way << 1 for way in (0, 1) for sub in (0, 1, 2)]
+    iv = bytes.fromhex("0000000001000000")
+    keys = b"".join(vendor_defined(bytes([0, 2, 0, 0, 0, 0, place, 0]) + bytes(32) + iv) for place in places)
+    keys += b"".join(vendor_defined(bytes([0, 4, 0, 0, 0, 0, place, 0])) for place in places)
+    yield "ide_km", b"\5" + vendor_defined(bytes(4)) + keys + vendor_defined(bytes([0, 5, 0, 0, 0, 0, 0, 0]))
+
+    def tdisp(code: int, body: bytes = b"") -> bytes:
+        return vendor_defined(bytes([1, 0x10, code]) + bytes(14) + body)
+
+    asked = {0x81: b"", 0x82: bytes(4), 0x83: bytes(20), 0x84: bytes.fromhex("0000ff00"), 0x85: b"", 0x86: bytes(32)}
+    talk = b"".join(tdisp(code, body) for code, body in asked.items()) + tdisp(0x87) + tdisp(0x88)
+    yield "tdisp", b"\5" + keys + talk
+
+
 def messages() -> Seeds:
     """Rows of messages: what a client begins with; a region read and written, memory given and taken."""
 
@@ -207,7 +248,9 @@ def engine() -> Seeds:
 
 def main() -> None:
     """Write every seed."""
-    for make in (keys, masked, decoders, express, traces, replay, control, state_files, messages, fast_path, engine):
+    for make in (
+        keys, masked, decoders, express, traces, replay, control, state_files, spdm, messages, fast_path, engine,
+    ):  # fmt: skip
         folder = CORPUS / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make():

@@ -18,7 +18,8 @@ from written_pages import write
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 PACKAGES: Final = (
-    "ihsm.bus", "ihsm.driver", "ihsm.ddi", "ihsm.aio", "ihsm.store", "ihsm.api", "ihsm.testing", "ihsm_kmod.machine",
+    "ihsm.bus", "ihsm.driver", "ihsm.ddi", "ihsm.attest", "ihsm.aio", "ihsm.store", "ihsm.api",
+    "ihsm.testing", "ihsm_kmod.machine",
 )  # fmt: skip
 """Packages and modules, the lowest first; a page is called as the last part of the name."""
 SOURCES: Final = (ROOT / "userspace", ROOT / "kmod_sim")

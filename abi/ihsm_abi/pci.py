@@ -47,3 +47,5 @@ class ExtendedCapability(IntEnum):
     """PCI Express extended capability ids the function presents."""
 
     DEVICE_SERIAL_NUMBER = 0x0003
+    DATA_OBJECT_EXCHANGE = 0x002E
+    INTEGRITY_AND_DATA_ENCRYPTION = 0x0030

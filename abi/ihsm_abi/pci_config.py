@@ -10,7 +10,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from ihsm_abi.bits import Bits, Word
-from ihsm_abi.pci import Capability
+from ihsm_abi.ide import (
+    IDE_LINK_CONTROL_OFFSET,
+    IDE_LINK_STATUS_OFFSET,
+    IDE_REGISTER_BYTES,
+    IDE_RID_ASSOCIATION1_OFFSET,
+    IDE_RID_ASSOCIATION2_OFFSET,
+    IDE_SELECTIVE_CONTROL_OFFSET,
+    IDE_SELECTIVE_STATUS_OFFSET,
+    IdeLinkControl,
+    IdeRidAssociation1,
+    IdeRidAssociation2,
+    IdeSelectiveControl,
+    IdeStreamStatus,
+)
+from ihsm_abi.pci import Capability, ExtendedCapability
 
 CONFIG_SPACE_BYTES: Final = 4096
 COMMAND_OFFSET: Final = 0x04
@@ -84,6 +98,7 @@ class DeviceCapabilities(Word):
     extended_tag = Bits(5)
     role_based_error_reporting = Bits(15)
     function_level_reset = Bits(28)
+    tee_io = Bits(30)
 
 
 class DeviceControl(Word):
@@ -228,3 +243,15 @@ CAPABILITY_REGISTERS: Final[dict[int, tuple[ConfigRegister, ...]]] = {
     Capability.MSIX: (ConfigRegister(MSIX_CONTROL_OFFSET, 2, writable=MsixControl.of(function_mask=1, enable=1)),),
 }
 """By capability id; capabilities that are not here are read only."""
+_STREAM_FAILURE: Final = IdeStreamStatus.of(integrity_check_failed=1)
+EXTENDED_REGISTERS: Final[dict[int, tuple[ConfigRegister, ...]]] = {
+    ExtendedCapability.INTEGRITY_AND_DATA_ENCRYPTION: (
+        ConfigRegister(IDE_LINK_CONTROL_OFFSET, IDE_REGISTER_BYTES, writable=all_of(IdeLinkControl)),
+        ConfigRegister(IDE_LINK_STATUS_OFFSET, IDE_REGISTER_BYTES, clearable=_STREAM_FAILURE),
+        ConfigRegister(IDE_SELECTIVE_CONTROL_OFFSET, IDE_REGISTER_BYTES, writable=all_of(IdeSelectiveControl)),
+        ConfigRegister(IDE_SELECTIVE_STATUS_OFFSET, IDE_REGISTER_BYTES, clearable=_STREAM_FAILURE),
+        ConfigRegister(IDE_RID_ASSOCIATION1_OFFSET, IDE_REGISTER_BYTES, writable=all_of(IdeRidAssociation1)),
+        ConfigRegister(IDE_RID_ASSOCIATION2_OFFSET, IDE_REGISTER_BYTES, writable=all_of(IdeRidAssociation2)),
+    ),
+}
+"""By extended capability id; a mailbox for data objects (`ihsm_abi.doe`) keeps its own."""

@@ -47,6 +47,8 @@ int ihsm_py_reset(uint64_t handle, int type) {
     return 0;
 }
 
+void ihsm_py_interface_failed(uint64_t handle) { (void)handle; }
+
 void ihsm_py_dma(uint64_t handle, bool mapped, uint64_t iova, uint64_t size, bool has_pointer, uint64_t device,
                  uint64_t inode) {
     (void)handle, (void)iova, (void)size, (void)has_pointer, (void)device, (void)inode;

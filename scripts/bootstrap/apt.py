@@ -121,12 +121,16 @@ class PrivateApt:
             say(f"  {' '.join(beyond)}")
         return files
 
-    def source(self, package: str) -> list[Path]:
-        """Download the source package; the files that its checked .dsc names."""
+    def source(self, package: str, *, archives_only: bool = False) -> list[Path]:
+        """Download the source package; the files that its checked .dsc names, or the upstream archives alone.
+
+        Those are there still when the package's revision has been replaced since the lists were signed.
+        """
         folder = self.home / "source"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        run(self._command("apt-get", "source", "--download-only", "--only-source", package), cwd=folder, env=QUIET)
+        options = ["--download-only", "--only-source", *(["--tar-only"] if archives_only else [])]
+        run(self._command("apt-get", "source", *options, package), cwd=folder, env=QUIET)
         return sorted(folder.iterdir())
 
     def download(self, packages: Sequence[str], folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import click
 import pytest
 
 from ihsm.cli import main
+from ihsm.embedded import EmbeddedDevice
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -143,6 +144,17 @@ def test_the_commands_in_hsm_commands_run_one_after_the_other(tmp_path: Path) ->
             command = [sys.executable, "-m", "ihsm", *line.split()]
             done = subprocess.run(command, cwd=tmp_path, env=apart(tmp_path), capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_commands_that_attest_run_one_after_the_other(tmp_path: Path) -> None:
+    """The one that needs a guest is among the guest's tests."""
+    with EmbeddedDevice() as device:
+        environment = apart(tmp_path) | {"IHSM_DEVICE": f"vfio-user:{device.socket_path}"}
+        for body in blocks(ROOT / "docs/attestation.md", "console"):
+            for line in re.findall(r"^\$ (ihsm (?:attest|info) .*)$", body, re.MULTILINE):
+                done = subprocess.run(line, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True)
+                assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert "root          ok" in done.stdout
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/getting-started.md"], ids=lambda page: page.name)

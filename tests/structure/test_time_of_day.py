@@ -20,9 +20,10 @@ KNOWN: Final = {
     "vfio_device/ihsm_device/client_process.py": "shown: since when a client has been there",
     "vfio_device/native/hooks.c": "where the times of a trace begin; from there on they are those of the other clock",
     "userspace/ihsm/bus/vfio_user_wire.py": "shown: whether it was this client that has the function",
+    "userspace/ihsm/attest/evidence.py": "whether certificates of others are valid now; callers may give a time",
     "userspace/ihsm/ddi/certificates.py": "whether certificates of others are valid now; callers may give a time",
     "userspace/ihsm/cli/cert.py": "from when a certificate is valid",
-    "userspace/ihsm/store/fields.py": "shown: when a key was made",
+    "userspace/ihsm/fields.py": "shown: when a key was made",
     "userspace/ihsm/guest/images.py": "which image was used last; what is made anew costs time alone",
     "kmod_sim/ihsm_kmod/host/files.py": "what programs see as the age of the node",
 }

@@ -16,6 +16,7 @@ from ihsm.driver.doorbells import Doorbells
 from ihsm.trace.replay import function_level_reset
 from ihsm_abi.pci import Bar
 from ihsm_device import pci
+from ihsm_device.doe import NoObjects, Objects
 from ihsm_device.function import Function
 from ihsm_device.server import Server
 from support.loopback import LoopbackFunction
@@ -60,8 +61,10 @@ class MappedDoorbells(VfioUserFunction):
 
 
 @contextmanager
-def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[DeviceUnderTest]:
-    """A fresh device over one of HOSTS; `folder` is for its socket."""
+def open_device(
+    host: str, folder: Path, *, resources: int = 1, objects: Objects | None = None
+) -> Iterator[DeviceUnderTest]:
+    """A fresh device over one of HOSTS; `folder` is for its socket, `objects` answers what comes into its mailbox."""
     module = ReversingModule()
     if host == "loopback":
         with LoopbackFunction(module, resources=resources) as loopback, opened_gate(module):
@@ -75,7 +78,13 @@ def open_device(host: str, folder: Path, *, resources: int = 1) -> Iterator[Devi
             )
         return
     is_page = host == "doorbell-page"
-    server = Server([folder / "f.sock"], lambda index: module, resources=resources, doorbell_page=is_page)
+    server = Server(
+        [folder / "f.sock"],
+        lambda index: module,
+        make_objects=lambda index, interface: objects or NoObjects(),
+        resources=resources,
+        doorbell_page=is_page,
+    )
     server.start()
     client = MappedDoorbells if is_page else VfioUserFunction
     try:

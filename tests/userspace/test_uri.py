@@ -39,6 +39,7 @@ from ihsm.uri import (
     choose_device,
     find_device,
     named_device,
+    open_config,
     open_controller,
     open_function,
     open_uri,
@@ -387,3 +388,30 @@ def test_a_driver_that_has_the_function_is_named_with_its_node(monkeypatch: pyte
     monkeypatch.setattr("ihsm.bus.discovery.find_all", lambda: [found])
     with pytest.raises(DeviceBusyError, match="in use by the driver azihsm, behind chardev:/dev/azihsm0;"):
         find_device()
+
+
+def test_configuration_space_is_had_beside_a_driver(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = FoundFunction("pci:0000:00:04.0", driver="azihsm", nodes=("/dev/azihsm0",))
+    monkeypatch.setattr("ihsm.bus.discovery.find_pci", lambda: [found])
+    monkeypatch.setattr("ihsm.bus.sysfs_config.SYSFS_DEVICES", folder)
+    (folder / "0000:00:04.0").mkdir()
+    (folder / "0000:00:04.0" / "config").write_bytes(bytes(4096))
+    with pytest.raises(DeviceNotFoundError, match=r"name it with --device: pci:0000:00:04\.0$"), open_config():
+        pass
+    monkeypatch.setenv(GUEST_VARIABLE, "1")
+    for text in ("auto", "pci:00:04.0"):
+        with open_config(text) as config:
+            assert config.uri == "pci:0000:00:04.0"
+            assert config.read_config(0x100, 4) == bytes(4)
+    with pytest.raises(UriError, match="a function itself is needed"), open_config("chardev:/dev/azihsm0"):
+        pass
+
+
+def test_configuration_space_of_a_socket(device: EmbeddedDevice) -> None:
+    uri = f"vfio-user:{device.socket_path}"
+    with open_config(uri) as config:
+        assert config.config_bytes == 4096
+        with pytest.raises(DeviceBusyError), open_config(uri):
+            pass

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from ihsm.bus import VfioUserFunction
 from ihsm.bus.function import PciFunction
 from ihsm.bus.vfio_abi import Region
+from ihsm_abi.doe import DOE_READ_MAILBOX_OFFSET, DOE_STATUS_OFFSET
 from ihsm_abi.pci import Bar
 from ihsm_abi.registers import Register
 from ihsm_device import pci, vfu
 from support.devices import DeviceUnderTest, open_device
+from support.doe_model import MailboxModel
 from support.owned_context import owned
 from support.raw_client import RawClient
 from support.waiting import HANG_S
 
 CONFIG_BYTES = 4096
-USED = 0x120
+USED = 0x160
 """Behind it there is nothing."""
 PMCSR, DEVICE_CONTROL, DEVICE_STATUS, MSIX_CONTROL = 0x44, 0x78, 0x7A, 0xB2
 WRITABLE = {
@@ -39,8 +41,13 @@ WRITABLE = {
     0x98: 0x0310.to_bytes(2, "little"),
     0xA0: 0xFFBF.to_bytes(2, "little"),
     MSIX_CONTROL: 0xC000.to_bytes(2, "little"),
+    0x13C: 0xFF3FC001.to_bytes(4, "little"),
+    0x148: 0xFF7FC001.to_bytes(4, "little"),
+    0x150: 0x00FFFF00.to_bytes(4, "little"),
+    0x154: 0xFFFFFF01.to_bytes(4, "little"),
 }
 """Bits of the function's registers that take what is written; the other bits are read only or never set."""
+MAILBOX = 0x110
 
 
 @pytest.fixture
@@ -55,6 +62,7 @@ class Model:
     def __init__(self, power_on: bytes) -> None:
         self.power_on = power_on
         self.now = bytearray(power_on)
+        self.mailbox = MailboxModel()
         self.mask = bytearray(len(power_on))
         for at, bits in WRITABLE.items():
             self.mask[at : at + len(bits)] = bits
@@ -67,6 +75,12 @@ class Model:
             self.now[PMCSR] = self.now[PMCSR] & ~3 | power_state
         if offset <= DEVICE_CONTROL + 1 < offset + len(data) and data[DEVICE_CONTROL + 1 - offset] & 0x80:
             self.now[:] = self.power_on
+            self.mailbox.reset()
+        else:
+            self.mailbox.write(offset - MAILBOX, data)
+        for register in (DOE_STATUS_OFFSET, DOE_READ_MAILBOX_OFFSET):
+            at = MAILBOX + register
+            self.now[at : at + 4] = self.mailbox.read(register).to_bytes(4, "little")
 
 
 @pytest.fixture

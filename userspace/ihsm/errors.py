@@ -162,6 +162,22 @@ class BusTimeoutError(BusError, TimeoutError):
     """No answer within the time limit."""
 
 
+class ConfigRefusedError(BusError, PermissionError):
+    """The kernel lets nobody, or not this user, read and write all of a function's configuration space."""
+
+
+class MailboxNotFoundError(BusError, LookupError):
+    """A function shows no mailbox for data objects (DOE); the message says who may hide it."""
+
+
+class MailboxError(BusError):
+    """A mailbox set its error bit instead of giving an answer; it has been aborted and can be used again."""
+
+
+class MailboxBusyError(MailboxError):
+    """A mailbox takes no object now: somebody else uses it, or the device does something that excludes it."""
+
+
 class RequestRefusedError(BusError, OSError):
     """The other end refused a well-formed request; `errno` says why."""
 

@@ -24,7 +24,7 @@ from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceBusyError
 
 # Loaded when used: to name a device takes none of what opens one.
 if TYPE_CHECKING:
-    from ihsm.bus import PciFunction
+    from ihsm.bus import PciFunction, SysfsConfig
     from ihsm.bus.discovery import FoundFunction
     from ihsm.driver import Controller, DriverOptions, OpenDevice
 
@@ -38,7 +38,7 @@ RETRY_S: Final = 0.25
 """How often a device is looked at that others have, where nothing tells when they leave."""
 
 T = TypeVar("T")
-C = TypeVar("C", "PciFunction", "OpenDevice")
+C = TypeVar("C", bound=contextlib.AbstractContextManager[object])
 
 
 class Scheme(StrEnum):
@@ -103,22 +103,25 @@ def named_device(text: str = AUTO) -> DeviceUri | None:
     return uri
 
 
-def choose_device(text: str = AUTO, *, own: DeviceUri | None = None, busy: bool = False) -> DeviceUri | None:
+def choose_device(
+    text: str = AUTO, *, own: DeviceUri | None = None, busy: bool = False, sysfs: bool = False
+) -> DeviceUri | None:
     """The device to use; None if none is named and there is none at all.
 
     Args:
         text: URI, or `auto`: `$IHSM_DEVICE`, else `own`, else what `find_device` finds.
         own: the device that the caller's store belongs to.
         busy: whether to take one that others have, to be asked without being opened.
+        sysfs: see `find_device`.
 
     Raises:
         UriError: what names the device is no URI.
         AmbiguousDeviceError, DeviceNotFoundError, DeviceBusyError: see `find_device`.
     """
-    return named_device(text) or own or find_device(busy=busy)
+    return named_device(text) or own or find_device(busy=busy, sysfs=sysfs)
 
 
-def find_device(*, busy: bool = False) -> DeviceUri | None:
+def find_device(*, busy: bool = False, sysfs: bool = False) -> DeviceUri | None:
     """The one free device that this user started, None if there is none at all; the log, on stderr, says which it is.
 
     To be opened is to be reset: keys and credentials of whoever had the device before are gone. So a device is taken
@@ -126,6 +129,7 @@ def find_device(*, busy: bool = False) -> DeviceUri | None:
 
     Args:
         busy: whether to take one that others have, too.
+        sysfs: whether PCI functions are reached through sysfs, which whoever has them does not notice.
 
     Raises:
         AmbiguousDeviceError: there are several.
@@ -137,9 +141,13 @@ def find_device(*, busy: bool = False) -> DeviceUri | None:
     found = [function for function in find_all() if function.listening]
     own = [function for function in found if _own(DeviceUri.parse(function.uri))]
     if found and not own:
-        names = ", ".join(uri for function in found for uri in _ways(function))
+        names = ", ".join(uri for function in found for uri in _ways(function, sysfs=sysfs))
         raise DeviceNotFoundError(f"auto takes no device that you did not start; name it with --device: {names}")
-    free = [function.uri for function in own if busy or _holder(function) is None]
+    free = [
+        function.uri
+        for function in own
+        if busy or (sysfs and DeviceUri.parse(function.uri).scheme == Scheme.PCI) or _holder(function) is None
+    ]
     if len(free) > 1:
         raise AmbiguousDeviceError(free)
     if own and not free:
@@ -177,9 +185,9 @@ def _holder(function: FoundFunction) -> str | None:
     return f"the driver {function.driver}" + (f", behind {nodes}" if nodes else "")
 
 
-def _ways(function: FoundFunction) -> list[str]:
-    """URIs by which a function can be opened: where a kernel's driver has it, those of its nodes."""
-    return _nodes(function) or [function.uri]
+def _ways(function: FoundFunction, *, sysfs: bool) -> list[str]:
+    """URIs by which a function can be opened: where a kernel's driver has it, those of its nodes, save for sysfs."""
+    return (not sysfs and _nodes(function)) or [function.uri]
 
 
 def _nodes(function: FoundFunction) -> list[str]:
@@ -224,6 +232,21 @@ def open_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction:
     return patiently(lambda: KernelVfioFunction(uri.address), wait_s)
 
 
+def open_config_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction | SysfsConfig:
+    """Reach the configuration space of the function at a URI; the caller closes it. Errors as of `open_uri`.
+
+    A PCI function is reached through sysfs, whichever driver has it: the kernel's VFIO shows less of it.
+
+    Raises:
+        ConfigRefusedError: this user may not.
+    """
+    if uri.scheme == Scheme.PCI:
+        from ihsm.bus import SysfsConfig
+
+        return SysfsConfig.open(uri.address)
+    return open_uri(uri, wait_s=wait_s)
+
+
 def open_at(uri: DeviceUri, options: DriverOptions | None = None, *, wait_s: float = 0.0) -> OpenDevice:
     """Open the device at a URI, whatever its scheme; the caller closes it.
 
@@ -253,13 +276,15 @@ def _opened(
     own: DeviceUri | None,
     private: bool,
     wait_s: float,
+    *,
+    sysfs: bool = False,
 ) -> Iterator[C]:
     """Context with what `open_one` makes of the device to use and the seconds that are left to wait."""
     wait_s = waiting_time(caller, "wait_s", wait_s)
     end = time.monotonic() + wait_s
 
     def attempt() -> C | None:
-        uri = choose_device(text, own=own)
+        uri = choose_device(text, own=own, sysfs=sysfs)
         return None if uri is None else open_one(uri, max(end - time.monotonic(), 0.0))
 
     with contextlib.ExitStack() as stack:
@@ -274,7 +299,8 @@ def _opened(
             device = stack.enter_context(EmbeddedDevice())
             _log.warning("auto: no device found, taking a private one for the duration (process %d)", device.pid)
             opened = open_one(DeviceUri(Scheme.VFIO_USER, str(device.socket_path)), 0.0)
-        yield stack.enter_context(opened)
+        stack.enter_context(opened)
+        yield opened
 
 
 def open_function(
@@ -299,6 +325,24 @@ def open_function(
         return open_uri(uri, wait_s=left_s)
 
     return _opened("open_function", text, open_one, own, private, wait_s)
+
+
+def open_config(
+    text: str = AUTO, *, own: DeviceUri | None = None, private: bool = True, wait_s: float = 0.0
+) -> contextlib.AbstractContextManager[PciFunction | SysfsConfig]:
+    """Context with the configuration space of a function, see `open_config_uri`; arguments as of `open_function`.
+
+    `auto` takes a PCI function of the user's own whichever driver has it.
+
+    Raises:
+        ConfigRefusedError: this user may not.
+        IhsmError: as `open_function`.
+    """
+
+    def open_one(uri: DeviceUri, left_s: float) -> PciFunction | SysfsConfig:
+        return open_config_uri(uri, wait_s=left_s)
+
+    return _opened("open_config", text, open_one, own, private, wait_s, sysfs=True)
 
 
 @contextlib.contextmanager

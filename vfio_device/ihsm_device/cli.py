@@ -50,6 +50,10 @@ MAX_HSM_THREADS: Final = 64
     help="Behaviour where the firmware and today's client software differ.",
 )  # fmt: skip
 @click.option(
+    "--requester-id", "requester_ids", multiple=True, metavar="BB:DD.F", callback=serve_options.requester_ids,
+    help="Bus, device and function of the first function, then of the next, for TDISP. [default: what a session names]",
+)  # fmt: skip
+@click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False), callback=serve_options.folder,
     help="Directory that keeps the identity over restarts. [default: a new identity each time]",
 )  # fmt: skip
@@ -109,6 +113,7 @@ def serve(
     resources: int,
     kind: str,
     profile: str,
+    requester_ids: tuple[int, ...],
     state: Path | None,
     fips: bool,
     validation_hooks: bool,
@@ -124,6 +129,8 @@ def serve(
     log_format: logs.LogFormat | None,
 ) -> None:
     """Run `ihsm serve`."""
+    if len(requester_ids) > count:
+        raise click.UsageError(f"--requester-id for {len(requester_ids)} functions, there are {count}", context)
     if sandbox == "off" and user is not None:
         raise click.UsageError("--user needs --sandbox on", context)
     defaults = context.find_root().params
@@ -147,10 +154,12 @@ def serve(
             from ihsm_device.hsm.device import DeviceOptions, HsmDevice
             from ihsm_device.hsm.module import SecurityModule
             from ihsm_device.hsm.profile import PROFILES as PROFILES_BY_NAME
+            from ihsm_device.own_code import measure_code
             from ihsm_device.sandbox import Confinement, Lookout
             from ihsm_device.server import Server, chosen_paths, tune_process
             from ihsm_device.socket_paths import ROOT, Clients
             from ihsm_device.state_lock import StateLock
+            from ihsm_device.trust.attestation import Attestation
             from ihsm_device.vfu import holes_are_watched
 
             faults = () if fault_file is None else read_faults(fault_file)
@@ -163,6 +172,7 @@ def serve(
                 validation_hooks=validation_hooks,
                 express=express == "on",
             )
+            files = measure_code()
             with chosen_paths(path, count) as paths:
                 lookout = None
                 if sandbox == "on":
@@ -181,9 +191,11 @@ def serve(
                     confinement.restrict(state, paths)
                 writer.start()
                 hsm = running.enter_context(HsmDevice(options, state_lock=state_lock))
+                attestation = Attestation(hsm, files, requester_ids)
                 server = Server(
                     paths,
                     lambda index: SecurityModule.open(hsm, index, resources),
+                    make_objects=attestation.objects,
                     resources=resources,
                     doorbell_page=doorbell == "page",
                     spin_us=spin_us,

@@ -308,6 +308,14 @@ class FunctionController:
             if was_ready:
                 self._module.disable()
 
+    def stop_interface(self) -> None:
+        """Queues and partition end, as the interface of trusted I/O is stopped or fails (spec 06 §2.4); EN stays."""
+        with self._lock:
+            if self._state in (EnableState.READY, EnableState.LINGERING):
+                self._stop()
+            self._state, self._delay = EnableState.DISABLED, None
+            self._module.disable()
+
     def client_lost(self) -> None:
         """The client's connection has ended (spec 01 §14.9)."""
         with self._lock:

@@ -29,6 +29,7 @@ from ihsm_abi.pci import (
 from ihsm_abi.pci_config import COMMAND_OFFSET, CommandRegister
 from ihsm_device import pci, vfu
 from ihsm_device.client_memory import ClientMemory
+from ihsm_device.doe import Mailbox, Mailboxes, Objects
 from ihsm_device.engine import Engine
 from ihsm_device.function import Function, Module
 from ihsm_device.hosts import VfuHost
@@ -36,6 +37,7 @@ from ihsm_device.limits import Limits
 from ihsm_device.sandbox.lookout import ReadMaps, read_maps
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, claimed
+from ihsm_device.tdi import DeviceInterface
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,10 @@ class Endpoint:
         scheduler: Scheduler,
         module: Module,
         path: Path,
+        mailboxes: Mailboxes,
         *,
+        objects: Objects,
+        interface: DeviceInterface,
         index: int = 0,
         resources: int = 1,
         doorbell_page: bool = False,
@@ -79,6 +84,8 @@ class Endpoint:
     ) -> None:
         """Listens at `path` from now on, serves `clients` from `start` on; `doorbell_page`: BAR2 can be mapped.
 
+        `objects` answers what comes into its mailbox, which is one of `mailboxes`; those are closed after it. They act
+        on its `interface` of trusted I/O.
         `faults` are what the function is told to do wrong from the start, `read_maps` gives mappings of clients.
         A client may have what `limits` says; None: what the only function of a process may have.
 
@@ -100,6 +107,8 @@ class Endpoint:
             undone.callback(os.close, self._stop_fd)
             self._memory = ClientMemory(read_maps)
             self._set_up(scheduler, module, index, resources, doorbell_page, faults, undone)
+            self._add_trust(mailboxes.add(index, objects), interface)
+            self._context.realize()
             undone.pop_all()
         self._stopping = threading.Event()
         self._disconnected = False
@@ -139,7 +148,22 @@ class Endpoint:
         self._context.irqs(vectors)
         self._context.on_reset(self._reset)
         self._context.on_dma(self._mapped, self._memory.unmapped)
-        self._context.realize()
+
+    def _add_trust(self, mailbox: Mailbox, interface: DeviceInterface) -> None:
+        for block in (pci.mailbox(), pci.ide()):
+            self._context.place_capability(block.data, block.position)
+        self._context.mailbox(mailbox.handle, pci.MAILBOX_POSITION)
+        self._context.interface(interface.handle, pci.IDE_POSITION, self._interface_failed)
+        self._interface = interface
+        interface.stop_function = self._stop_function
+
+    def _stop_function(self) -> None:
+        with self.engine.function_mutex():
+            self.function.controller.stop_interface()
+
+    def _interface_failed(self) -> None:
+        _log.warning("%s: configuration has changed under a locked interface, which is in the state ERROR", self.path)
+        self.function.controller.stop_interface()
 
     @property
     def client(self) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from ihsm_abi.doe import DOE_BYTES, DOE_VERSION
+from ihsm_abi.ide import IDE_BYTES, IDE_VERSION, IdeCapability
 from ihsm_abi.pci import (
     MSIX_PBA_OFFSET,
     MSIX_TABLE_OFFSET,
@@ -38,6 +40,8 @@ POWER_MANAGEMENT_POSITION: Final = 0x40
 PCI_EXPRESS_POSITION: Final = 0x70
 MSIX_POSITION: Final = 0xB0
 SERIAL_NUMBER_POSITION: Final = 0x100
+MAILBOX_POSITION: Final = 0x110
+IDE_POSITION: Final = 0x130
 
 LINK_SPEED_16GT: Final = 4
 LINK_SPEEDS_TO_16GT: Final = 0b1111
@@ -66,11 +70,11 @@ def power_management() -> CapabilityBlock:
 
 
 def pci_express() -> CapabilityBlock:
-    """Endpoint with function level reset."""
+    """Endpoint with function level reset, able to have trusted I/O (TDISP)."""
     data = struct.pack(
         "<BBHIHHIHHIHHHHIIHHIHHIHH",
         Capability.PCI_EXPRESS, 0, ExpressCapabilities.of(version=2),
-        DeviceCapabilities.of(extended_tag=1, role_based_error_reporting=1, function_level_reset=1),
+        DeviceCapabilities.of(extended_tag=1, role_based_error_reporting=1, function_level_reset=1, tee_io=1),
         DeviceControl.of(relaxed_ordering=1, no_snoop=1, max_read_request=MAX_READ_512), 0,
         LinkCapabilities.of(max_speed=LINK_SPEED_16GT, max_width=LINK_WIDTH, aspm_optionality=1), 0,
         LinkStatus.of(speed=LINK_SPEED_16GT, width=LINK_WIDTH),
@@ -96,7 +100,20 @@ def serial_number(serial: int) -> CapabilityBlock:
     return CapabilityBlock(SERIAL_NUMBER_POSITION, struct.pack("<IQ", header, serial), extended=True)
 
 
+def mailbox() -> CapabilityBlock:
+    """Data object exchange, without interrupts: an answer takes less time than one."""
+    header = ExtendedHeader.of(id=ExtendedCapability.DATA_OBJECT_EXCHANGE, version=DOE_VERSION)
+    return CapabilityBlock(MAILBOX_POSITION, struct.pack("<I", header).ljust(DOE_BYTES, b"\0"), extended=True)
+
+
+def ide() -> CapabilityBlock:
+    """A link stream and a selective one, with keys by IDE_KM (spec 06 §2.3)."""
+    header = ExtendedHeader.of(id=ExtendedCapability.INTEGRITY_AND_DATA_ENCRYPTION, version=IDE_VERSION)
+    supported = IdeCapability.of(link_stream=1, selective_streams=1, ide_km=1)
+    return CapabilityBlock(IDE_POSITION, struct.pack("<II", header, supported).ljust(IDE_BYTES, b"\0"), extended=True)
+
+
 def capabilities(serial: int, vectors: int = MSIX_VECTORS) -> tuple[CapabilityBlock, ...]:
-    """Every capability of a function, in the order of the linked list; without vectors there is no MSI-X."""
+    """Every capability that libvfio-user knows, in the order of the linked list; without vectors there is no MSI-X."""
     of_vectors = (msix(vectors),) if vectors else ()
     return power_management(), pci_express(), *of_vectors, serial_number(serial)

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from ihsm_abi.tdisp import RequesterId
 from ihsm_device.socket_paths import LOCK_SUFFIX
 
 MAX_UID: Final = (1 << 32) - 2
@@ -56,6 +57,14 @@ def user(context: click.Context, parameter: click.Parameter, value: str | None) 
     if value is not None and value.isdecimal() and (len(value.lstrip("0")) > _DIGITS or int(value) > MAX_UID):
         raise click.BadParameter(f"no user has this number: 0 to {MAX_UID} possible", context, parameter)
     return value
+
+
+def requester_ids(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[int, ...]:
+    """Bus, device and function, of each function."""
+    try:
+        return tuple(RequesterId.parse(text) for text in value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 def _require_line(context: click.Context, parameter: click.Parameter, path: Path) -> None:

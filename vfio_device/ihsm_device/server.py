@@ -17,6 +17,7 @@ from ihsm_abi.faults import Fault
 from ihsm_abi.sockets import numbered_path
 from ihsm_device.commands import Command, CommandSource
 from ihsm_device.control_socket import ControlServer, Door, Handler
+from ihsm_device.doe import Mailboxes, NoObjects, Objects
 from ihsm_device.endpoint import Endpoint
 from ihsm_device.fault_commands import FaultCommands
 from ihsm_device.function import Function, Module
@@ -24,6 +25,7 @@ from ihsm_device.limits import Limits
 from ihsm_device.sandbox import Confinement
 from ihsm_device.scheduler import Scheduler
 from ihsm_device.socket_paths import OF_ANY_USER, Clients, SocketFile, default_paths, listen
+from ihsm_device.tdi import DeviceInterface
 from ihsm_device.trace_commands import TraceCommands
 from ihsm_device.unreachable_log import UnreachableLog
 from ihsm_device.workers import WorkerPool
@@ -65,6 +67,7 @@ class Server:
         paths: Sequence[Path],
         make_module: Callable[[int], Module],
         *,
+        make_objects: Callable[[int, DeviceInterface], Objects] = lambda index, interface: NoObjects(),
         resources: int = 1,
         doorbell_page: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
@@ -76,11 +79,12 @@ class Server:
     ) -> None:
         """One function per path; `make_module` makes the security module of function n.
 
+        `make_objects` makes what answers the data objects of its mailbox, and acts on its interface of trusted I/O.
         With `doorbell_page` clients may map BAR2, and one thread watches those pages: it stays awake for `spin_us`
         microseconds after the last work (`math.inf`: always), then sleeps for short times. `hsm_threads` execute quick
         HSM commands, None: as many as suit the processors. `faults` are what each function is told to do wrong from
-        the start, `clients` who may use them. `confinement` knows who reads mappings of clients; it and
-        `lost_lines` of the log are shown in the status.
+        the start, `clients` who may use them. `confinement` knows who reads mappings of clients; it and `lost_lines` of
+        the log are shown in the status.
 
         Raises:
             DeviceError: a socket path cannot be used; nothing is left behind.
@@ -94,11 +98,13 @@ class Server:
         self._lost_lines = lost_lines
         self._endpoints: list[Endpoint] = []
         self._limits = Limits.of(max(1, len(paths)))
+        self._mailboxes: list[Mailboxes] = []
         self._control = ControlServer(clients.uids, self._limits)
         self._control_files: list[SocketFile] = []
         try:
             for index, path in enumerate(paths):
-                self._add(path, make_module(index), index, resources)
+                interface = DeviceInterface()
+                self._add(path, make_module(index), make_objects(index, interface), interface, index, resources)
         except BaseException:
             self._control.stop()
             self._disconnect()
@@ -111,11 +117,18 @@ class Server:
             self._scheduler, self._find, functions=len(paths), express=express, fast_threads=hsm_threads
         )
 
-    def _add(self, path: Path, module: Module, index: int, resources: int) -> None:
+    def _add(
+        self, path: Path, module: Module, objects: Objects, interface: DeviceInterface, index: int, resources: int
+    ) -> None:
+        mailboxes = Mailboxes()
+        self._mailboxes.append(mailboxes)
         endpoint = Endpoint(
             self._scheduler,
             module,
             path,
+            mailboxes,
+            objects=objects,
+            interface=interface,
             index=index,
             resources=resources,
             doorbell_page=self._doorbell_page,
@@ -132,7 +145,10 @@ class Server:
         handlers: dict[str, Handler] = {}
         traces = TraceCommands(endpoint.function.trace, endpoint.function.faults.list, os.fspath(path))
         door = self._control.add(listener, handlers)
-        handlers[ControlCommand.STATUS] = lambda arguments: self._status(endpoint, faults, door)
+        handlers[ControlCommand.STATUS] = lambda arguments: {
+            **self._status(endpoint, faults, door),
+            "trust": {**objects.status(), **interface.status()},
+        }
         handlers.update(faults.handlers)
         handlers.update(traces.handlers)
 
@@ -175,6 +191,8 @@ class Server:
         """
         self._pool.start()
         self._unreachable.start()
+        for mailboxes in self._mailboxes:
+            mailboxes.start()
         self._control.start()
         for endpoint in self._endpoints:
             endpoint.start()
@@ -185,6 +203,8 @@ class Server:
         self._disconnect()
         self._pool.stop()
         self._unreachable.stop()
+        for mailboxes in self._mailboxes:
+            mailboxes.stop()
         self._close()
 
     def _disconnect(self) -> None:
@@ -197,3 +217,5 @@ class Server:
             file.remove()
         if all(ended):
             self._scheduler.close()
+            for mailboxes in self._mailboxes:
+                mailboxes.close()

@@ -17,8 +17,9 @@ DATA_BYTES: Final = 60 * MIB
 end the process, in words of their own or without any."""
 ADDRESS_BYTES: Final = 128 * MIB
 """The same of addresses."""
-THREADS: Final = 3
-"""That every device has, besides one of each function: of the log, of control connections, of HSM commands."""
+THREADS: Final = 4
+"""That every device has, besides one of each function: of the log, of control connections, of HSM commands, of data
+objects."""
 DEFAULT_STACK_BYTES: Final = 2 * MIB
 """Of a thread where `ulimit -s` says nothing (glibc's ARCH_STACK_DEFAULT_SIZE)."""
 _PROT_NONE: Final = 0

@@ -24,8 +24,10 @@ from typing import Final
 from ihsm_abi.pci_config import (
     CAPABILITY_REGISTERS,
     CONFIG_SPACE_BYTES,
+    EXTENDED_REGISTERS,
     HEADER_REGISTERS,
     ConfigRegister,
+    ExtendedHeader,
     bar_register,
 )
 from ihsm_device import _native
@@ -123,6 +125,7 @@ class Context:
         self._reads: dict[int, ReadCallback] = {}
         self._writes: dict[int, WriteCallback] = {}
         self._reset: Callable[[ResetType], None] | None = None
+        self._interface_failed: Callable[[], None] = lambda: None
         self._on_map: DmaCallback | None = None
         self._on_unmap: DmaCallback | None = None
         self._uids = uids
@@ -177,6 +180,29 @@ class Context:
         known = () if extended else CAPABILITY_REGISTERS.get(data[0], ())
         self._registers += [(offset, register) for register in (*known, *registers)]
         return offset
+
+    def place_capability(self, data: bytes, position: int) -> None:
+        """Put an extended capability that the library does not know behind those there are, header included.
+
+        What a client can write in it follows the standard (`EXTENDED_REGISTERS`).
+        """
+        buffer = ffi.new("uint8_t[]", data)
+        _check(lib.ihsm_vfu_place_capability(self.handle, buffer, len(data), position), "extended capability")
+        identifier = ExtendedHeader(int.from_bytes(data[:4], "little")).id
+        self._registers += [(position, register) for register in EXTENDED_REGISTERS.get(identifier, ())]
+
+    def mailbox(self, handle: _native.Pointer[_native.ihsm_doe], position: int) -> None:
+        """Let a mailbox for data objects, which outlives the context, have the capability placed at `position`."""
+        lib.ihsm_vfu_set_mailbox(self.handle, handle, position)
+
+    def interface(self, handle: _native.Pointer[_native.ihsm_tdi], position: int, failed: Callable[[], None]) -> None:
+        """Let an interface of trusted I/O, which outlives the context, follow configuration space.
+
+        The capability of its streams has been placed at `position`. `failed` is called when a write has put it into
+        the state ERROR.
+        """
+        self._interface_failed = failed
+        lib.ihsm_vfu_set_interface(self.handle, handle, position)
 
     def region(
         self,
@@ -330,6 +356,7 @@ class Context:
             self._reads.clear()
             self._writes.clear()
             self._reset = self._on_map = self._on_unmap = None
+            self._interface_failed = lambda: None
 
     def _access(self, index: int, data: _native.buffer, offset: int, is_write: bool) -> int:
         if is_write:
@@ -398,6 +425,15 @@ def _on_reset(number: int, kind: int) -> int:
 
 
 ffi.def_extern(name="ihsm_py_reset", error=-1, onerror=_failed)(_on_reset)
+
+
+def _on_interface_failed(number: int) -> None:
+    context = _contexts.get(number)
+    if context is not None:
+        context._interface_failed()
+
+
+ffi.def_extern(name="ihsm_py_interface_failed", onerror=_failed)(_on_interface_failed)
 
 
 def _on_dma(number: int, mapped: bool, iova: int, size: int, has_pointer: bool, device: int, inode: int) -> None:

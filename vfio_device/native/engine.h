@@ -13,7 +13,7 @@
  *   4. ring->lock, held for a fetch or a completion of an admin or HSM command, never while an AES command runs:
  *      the thread that serves an AES ring owns it through ring->serving instead.
  *   5. host->regions.lock, read side while guest memory is touched. Its writers (mapping callbacks) hold 1 only.
- *   6. ready->lock and inject->lock, both leaves.
+ *   6. ready->lock, inject->lock the lock of mailboxes (doe.h) and those of interfaces (tdi.h), all leaves.
  * No thread waits for 1 or 2 while it holds one of 3 to 6.
  */
 #pragma once

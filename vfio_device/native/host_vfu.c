@@ -24,7 +24,9 @@
 
 #include "config_space.h"
 #include "descriptors.h"
+#include "doe.h"
 #include "holes.h"
+#include "tdi.h"
 #include "vfu.cdef.h"
 #include "vfu_callbacks.cdef.h"
 
@@ -48,8 +50,12 @@ struct ihsm_vfu {
     enum ihsm_vfu_access access[REGIONS];
     bool bits64[REGIONS];
     struct ihsm_config_space config;
-    struct stat file; /* the last that a client gave as memory */
-    struct {          /* what the region that is being made is of; -1: of no file */
+    struct ihsm_doe *doe; /* NULL: there is no mailbox */
+    size_t doe_at;        /* its capability */
+    struct ihsm_tdi *tdi; /* NULL: there is no interface of trusted I/O */
+    size_t ide_at;        /* the capability of its streams */
+    struct stat file;     /* the last that a client gave as memory */
+    struct {              /* what the region that is being made is of; -1: of no file */
         int fd;
         int64_t offset, reserved;
     } made;
@@ -137,12 +143,34 @@ static void forget_fills(struct ihsm_vfu *vfu) {
     ihsm_regions_write_unlock(regions);
 }
 
+static struct ihsm_tdi_registers interface_registers(const struct ihsm_vfu *vfu) {
+    const struct ihsm_config_space *config = &vfu->config;
+    struct ihsm_tdi_registers registers = {0};
+    memcpy(&registers.command, config->bytes + IHSM_COMMAND_OFFSET, sizeof registers.command);
+    memcpy(registers.bars, config->bytes + IHSM_BARS_OFFSET, sizeof registers.bars);
+    memcpy(registers.ide, config->bytes + vfu->ide_at + IHSM_IDE_CAPABILITY_OFFSET, sizeof registers.ide);
+    if (config->msix != 0)
+        memcpy(&registers.msix_control, config->bytes + config->msix + IHSM_MSIX_CONTROL_OFFSET,
+               sizeof registers.msix_control);
+    return registers;
+}
+
+/* Nobody finds what another has left in configuration space. */
+static void reset_config(struct ihsm_vfu *vfu, vfu_reset_type_t type) {
+    ihsm_config_space_reset(&vfu->config);
+    vfu->host.msix.function_mask = false;
+    if (vfu->tdi != NULL && vfu->config.bytes != NULL) {
+        struct ihsm_tdi_registers registers = interface_registers(vfu);
+        ihsm_tdi_reset(vfu->tdi, &registers, type == VFU_RESET_LOST_CONN);
+    }
+    if (vfu->doe != NULL)
+        ihsm_doe_reset(vfu->doe, (int)type);
+}
+
 static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     struct ihsm_vfu *vfu = of(context);
     ihsm_trace_reset(&vfu->host.trace, (int)type);
-    /* Before anybody hears of it: no client finds what another has left, and none of ours runs with its settings. */
-    ihsm_config_space_reset(&vfu->config);
-    vfu->host.msix.function_mask = false;
+    reset_config(vfu, type); /* before anybody hears of it: none of ours runs with the settings of before */
     bool done = ihsm_py_reset(vfu->handle, (int)type) == 0;
     if (type == VFU_RESET_LOST_CONN)
         forget_fills(vfu);
@@ -154,23 +182,51 @@ static int on_reset(vfu_ctx_t *context, vfu_reset_type_t type) {
     return -1;
 }
 
+static bool meets(size_t offset, size_t count, size_t at, size_t size) {
+    return offset < at + size && offset + count > at;
+}
+
+static bool meets_mailbox(const struct ihsm_vfu *vfu, size_t offset, size_t count) {
+    return vfu->doe != NULL && meets(offset, count, vfu->doe_at, IHSM_DOE_BYTES);
+}
+
+static void read_config(struct ihsm_vfu *vfu, char *data, size_t count, size_t offset) {
+    if (vfu->host.removed) {
+        memset(data, 0xFF, count);
+        return;
+    }
+    if (meets_mailbox(vfu, offset, count))
+        ihsm_doe_show(vfu->doe, vfu->config.bytes + vfu->doe_at);
+    if (vfu->tdi != NULL && meets(offset, count, vfu->ide_at, IHSM_IDE_BYTES))
+        ihsm_tdi_show(vfu->tdi, vfu->config.bytes + vfu->ide_at);
+    memcpy(data, vfu->config.bytes + offset, count);
+}
+
+static void follow_config(struct ihsm_vfu *vfu) {
+    if (vfu->tdi == NULL)
+        return;
+    struct ihsm_tdi_registers registers = interface_registers(vfu);
+    if (ihsm_tdi_follow(vfu->tdi, &registers))
+        ihsm_py_interface_failed(vfu->handle);
+}
+
 /* Every access to configuration space; the library has compared it with the region's size. */
 static ssize_t config_access(vfu_ctx_t *context, char *data, size_t count, loff_t offset, bool is_write) {
     struct ihsm_vfu *vfu = of(context);
     struct ihsm_trace *trace = &vfu->host.trace;
     if (!is_write) {
-        if (vfu->host.removed)
-            memset(data, 0xFF, count);
-        else
-            memcpy(data, vfu->config.bytes + offset, count);
+        read_config(vfu, data, count, (size_t)offset);
         ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_READ, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
         return (ssize_t)count;
     }
     ihsm_trace_access(trace, IHSM_TRACE_KIND_REGISTER_WRITE, IHSM_CONFIG_REGION, (uint64_t)offset, data, count);
     if (vfu->host.removed)
         return (ssize_t)count;
+    if (meets_mailbox(vfu, (size_t)offset, count) && (size_t)offset >= vfu->doe_at)
+        ihsm_doe_write(vfu->doe, (size_t)offset - vfu->doe_at, (const uint8_t *)data, count);
     bool level_reset = ihsm_config_space_write(&vfu->config, (size_t)offset, (const uint8_t *)data, count);
     vfu->host.msix.function_mask = ihsm_config_space_function_mask(&vfu->config);
+    follow_config(vfu);
     if (level_reset && on_reset(context, VFU_RESET_PCI_FLR) < 0)
         return -1;
     return (ssize_t)count;
@@ -313,10 +369,7 @@ static bool raise_vector(struct ihsm_host *host, unsigned vector) {
     return raised;
 }
 
-static void restore_config(struct ihsm_host *host) {
-    ihsm_config_space_reset(&((struct ihsm_vfu *)host)->config);
-    host->msix.function_mask = false;
-}
+static void restore_config(struct ihsm_host *host) { reset_config((struct ihsm_vfu *)host, VFU_RESET_PCI_FLR); }
 
 int ihsm_vfu_prepare(void) {
     (void)ihsm_holes_init(); /* the device works without */
@@ -408,6 +461,43 @@ int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned positi
     return (int)offset;
 }
 
+int ihsm_vfu_place_capability(struct ihsm_vfu *vfu, const uint8_t *data, size_t size, unsigned position) {
+    uint8_t *bytes = ihsm_vfu_config_space(vfu);
+    uint32_t header;
+    size_t last = PCI_CFG_SPACE_SIZE, end = last + sizeof header;
+    if (position % sizeof header != 0 || position < PCI_CFG_SPACE_SIZE || size < sizeof header ||
+        position + size > PCI_CFG_SPACE_EXP_SIZE)
+        return -EINVAL;
+    for (;;) {
+        memcpy(&header, bytes + last, sizeof header);
+        size_t next = header >> IHSM_EXTENDED_HEADER_NEXT_SHIFT;
+        if (next == 0)
+            break;
+        last = next;
+        end = last + sizeof header;
+    }
+    if (header == 0 || position < end)
+        return -EINVAL; /* it would be the first, or before the last */
+    header |= position << IHSM_EXTENDED_HEADER_NEXT_SHIFT;
+    memcpy(bytes + last, &header, sizeof header);
+    memcpy(bytes + position, data, size);
+    return 0;
+}
+
+void ihsm_vfu_set_mailbox(struct ihsm_vfu *vfu, struct ihsm_doe *doe, unsigned position) {
+    ihsm_host_lock(&vfu->host);
+    vfu->doe = doe;
+    vfu->doe_at = position;
+    ihsm_host_unlock(&vfu->host);
+}
+
+void ihsm_vfu_set_interface(struct ihsm_vfu *vfu, struct ihsm_tdi *tdi, unsigned position) {
+    ihsm_host_lock(&vfu->host);
+    vfu->tdi = tdi;
+    vfu->ide_at = position;
+    ihsm_host_unlock(&vfu->host);
+}
+
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64) {
     if (index < VFU_PCI_DEV_BAR0_REGION_IDX || index > VFU_PCI_DEV_BAR5_REGION_IDX - bits64)
         return -EINVAL;
@@ -436,6 +526,7 @@ int ihsm_vfu_realize(struct ihsm_vfu *vfu, const uint8_t *writable, const uint8_
     for (int index = VFU_PCI_DEV_BAR0_REGION_IDX; index <= VFU_PCI_DEV_BAR5_REGION_IDX; index++)
         header->bars[index].raw = vfu->bits64[index] ? IHSM_BAR_64_BITS : 0;
     ihsm_config_space_begin(&vfu->config, ihsm_vfu_config_space(vfu), writable, clearable);
+    follow_config(vfu);
     return 0;
 }
 

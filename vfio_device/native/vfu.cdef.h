@@ -34,6 +34,12 @@ int ihsm_vfu_set_ids(struct ihsm_vfu *vfu, unsigned vendor, unsigned device, uns
                      unsigned subsystem);
 int ihsm_vfu_set_class(struct ihsm_vfu *vfu, unsigned base, unsigned sub, unsigned interface, unsigned revision);
 int ihsm_vfu_add_capability(struct ihsm_vfu *vfu, uint8_t *data, unsigned position, bool extended);
+/* One that the library does not know, of so many bytes and behind the other extended ones: put where it says. */
+int ihsm_vfu_place_capability(struct ihsm_vfu *vfu, const uint8_t *data, size_t size, unsigned position);
+/* The mailbox whose capability has been placed there, which outlives the context; NULL: none. */
+void ihsm_vfu_set_mailbox(struct ihsm_vfu *vfu, struct ihsm_doe *doe, unsigned position);
+/* The interface whose streams have their capability there, which outlives the context; NULL: none. */
+void ihsm_vfu_set_interface(struct ihsm_vfu *vfu, struct ihsm_tdi *tdi, unsigned position);
 int ihsm_vfu_region(struct ihsm_vfu *vfu, int index, size_t size, int access, int mmap_fd, bool bits64);
 /* Offer `fd` to the client as the descriptor to write to for accesses to a region (GET_REGION_IO_FDS). */
 int ihsm_vfu_io_fd(struct ihsm_vfu *vfu, int index, int fd, size_t size);

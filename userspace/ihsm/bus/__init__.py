@@ -7,7 +7,9 @@ from ihsm_abi.lazy_names import loader
 _HOMES = {
     "DmaArena": "arena",
     "DmaBuffer": "arena",
+    "Mailbox": "doe",
     "PciFunction": "function",
+    "SysfsConfig": "sysfs_config",
     "VfioUserFunction": "vfio_user",
 }
 """Module of each name, loaded when used."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
-from ihsm.bus.function import PciFunction
 from ihsm.errors import ProtocolError
 
 STANDARD_HEADER: Final = Struct("<HHHHBBH")
@@ -25,7 +24,30 @@ MAX_EXTENDED: Final = 480
 SERIAL_NUMBER_ID: Final = 0x0003
 
 NAMES: Final = {0x01: "power management", 0x05: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
-EXTENDED_NAMES: Final = {0x0001: "AER", 0x0003: "device serial number", 0x000B: "vendor specific", 0x0010: "SR-IOV"}
+EXTENDED_NAMES: Final = {
+    0x0001: "AER",
+    0x0003: "device serial number",
+    0x000B: "vendor specific",
+    0x0010: "SR-IOV",
+    0x002E: "data object exchange",
+    0x0030: "integrity and data encryption",
+}
+
+
+class ConfigAccess(Protocol):
+    """Whatever reaches a function's configuration space: a `PciFunction`, or a file of sysfs (`SysfsConfig`)."""
+
+    uri: str
+
+    @property
+    def config_bytes(self) -> int:
+        """Size of config space: 256 or 4096."""
+
+    def read_config(self, offset: int, size_bytes: int) -> bytes:
+        """Bytes of config space, any offset and size within it."""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write bytes of config space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +77,7 @@ class PciIds:
     revision: int
 
 
-def read_ids(function: PciFunction) -> PciIds:
+def read_ids(function: ConfigAccess) -> PciIds:
     """Decode the standard header."""
     vendor, device, _, _, revision, interface, kind = STANDARD_HEADER.unpack(
         function.read_config(0, STANDARD_HEADER.size)
@@ -64,7 +86,7 @@ def read_ids(function: PciFunction) -> PciIds:
     return PciIds(vendor, device, subsystem_vendor, subsystem, kind << 8 | interface, revision)
 
 
-def capabilities(function: PciFunction) -> list[CapabilityEntry]:
+def capabilities(function: ConfigAccess) -> list[CapabilityEntry]:
     """Both capability lists, in their order.
 
     Raises:
@@ -73,7 +95,7 @@ def capabilities(function: PciFunction) -> list[CapabilityEntry]:
     return [*_conventional(function), *_extended(function)]
 
 
-def _conventional(function: PciFunction) -> Iterator[CapabilityEntry]:
+def _conventional(function: ConfigAccess) -> Iterator[CapabilityEntry]:
     if not int.from_bytes(function.read_config(STATUS_OFFSET, 2), "little") & STATUS_CAPABILITIES:
         return
     offset = function.read_config(CAPABILITIES_POINTER, 1)[0] & ~3
@@ -86,7 +108,7 @@ def _conventional(function: PciFunction) -> Iterator[CapabilityEntry]:
     raise ProtocolError(f"{function.uri}: the capability list does not end after {MAX_CAPABILITIES} entries")
 
 
-def _extended(function: PciFunction) -> Iterator[CapabilityEntry]:
+def _extended(function: ConfigAccess) -> Iterator[CapabilityEntry]:
     offset = EXTENDED_START if function.config_bytes > CONVENTIONAL_BYTES else 0
     for _ in range(MAX_EXTENDED):
         if not offset or offset > function.config_bytes - 4:
@@ -99,9 +121,12 @@ def _extended(function: PciFunction) -> Iterator[CapabilityEntry]:
     raise ProtocolError(f"{function.uri}: the extended capability list does not end after {MAX_EXTENDED} entries")
 
 
-def serial_number(function: PciFunction) -> int | None:
+def serial_number(function: ConfigAccess) -> int | None:
     """64-bit device serial number, None without that capability."""
-    for entry in _extended(function):
-        if entry.id == SERIAL_NUMBER_ID:
-            return int.from_bytes(function.read_config(entry.offset + 4, 8), "little")
-    return None
+    offset = extended_capability(function, SERIAL_NUMBER_ID)
+    return None if offset is None else int.from_bytes(function.read_config(offset + 4, 8), "little")
+
+
+def extended_capability(function: ConfigAccess, identifier: int) -> int | None:
+    """Offset of the first extended capability of that id, None without one."""
+    return next((entry.offset for entry in _extended(function) if entry.id == identifier), None)

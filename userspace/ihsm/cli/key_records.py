@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ihsm import fields
 from ihsm.errors import IhsmError
-from ihsm.store import KeyRecord, KeyVersion, fields
+from ihsm.store import KeyRecord, KeyVersion
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa

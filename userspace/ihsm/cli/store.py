@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from ihsm import fields
 from ihsm.cli.common import json_option, print_json, print_table, require_yes, yes_option
 from ihsm.cli.pin import NO_PIN_NOTICE, say_if_without_pin
 from ihsm.errors import StoreError
-from ihsm.store import Store, fields
+from ihsm.store import Store
 
 
 @click.group(

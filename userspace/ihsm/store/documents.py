@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ihsm.errors import StoreDamagedError, StoreError
-from ihsm.store.fields import FieldError, field, hexadecimal
+from ihsm.fields import FieldError, field, hexadecimal
 from ihsm_abi import json_text
 
 FORMAT: Final = 1

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, cast
 
+from ihsm import fields
 from ihsm.errors import ArgumentError, ArgumentTypeError
-from ihsm.store import fields
 from ihsm.store.documents import FORMAT, encode_document
 from ihsm.store.sealing import OwnerSecrets, SealedSecrets, owner_record, parse_owner
 from ihsm_abi import json_text

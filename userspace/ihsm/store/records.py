@@ -13,9 +13,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from ihsm import fields
 from ihsm.arguments import octets
 from ihsm.errors import ArgumentError, ArgumentTypeError, KeyNotFoundError
-from ihsm.store import fields
 from ihsm.store.documents import encode_document
 from ihsm.store.labels import check_label, file_stem
 from ihsm_abi import json_text

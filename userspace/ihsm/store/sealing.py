@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ihsm import fields
 from ihsm.arguments import octets
 from ihsm.errors import ArgumentError, ArgumentTypeError
-from ihsm.store import fields
 from ihsm_abi import json_text
 from ihsm_abi.ddi.limits import CREDENTIAL_ID_BYTES, PIN_BYTES
 

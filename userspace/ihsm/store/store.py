@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from ihsm import fields
 from ihsm.errors import (
     KeyExistsError,
     KeyNotFoundError,
@@ -21,7 +22,6 @@ from ihsm.errors import (
     StoreNotFoundError,
     WrongPinError,
 )
-from ihsm.store import fields
 from ihsm.store.archive import pack, write_new
 from ihsm.store.contents import (
     KEYS,

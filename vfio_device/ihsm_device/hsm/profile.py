@@ -75,6 +75,9 @@ class Profile:
     approved_gcm_iv_from_caller: bool = True
     """S: encryption with an approved GCM key uses the caller's IV. F: the device makes it."""
 
+    reported_addresses_whole: bool = True
+    """Ours: reports of TDISP have whole addresses. F: bits 32 to 35 are 0."""
+
     def describe(self) -> dict[str, str | bool]:
         """The name and every choice as plain values; for the status of the device."""
         plain: dict[str, str | bool] = {}
@@ -108,5 +111,6 @@ FIRMWARE: Final = replace(
     short_report_data_padded=False,
     attestation_claims=AttestationClaims.STORED_FLAGS,
     approved_gcm_iv_from_caller=False,
+    reported_addresses_whole=False,
 )
 PROFILES: Final = {profile.name: profile for profile in (DEFAULT, FIRMWARE)}

@@ -5,11 +5,14 @@
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
+#include <openssl/service_indicator.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
 
 static _Atomic bool opened;
+
+const char *ks_library_version(void) { return awslc_version_string(); }
 
 int ks_open(int hooks, int faults_wanted) {
     bool expected = false;

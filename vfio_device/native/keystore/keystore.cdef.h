@@ -79,6 +79,7 @@ struct ks_bulk_info {
     bool session_only;
 };
 
+const char *ks_library_version(void); /* of the crypto library */
 int ks_open(int hooks, int faults);
 void ks_close(void);
 void ks_statistics(ks_stats *out);
@@ -120,12 +121,29 @@ int ks_rsa_oaep_decrypt(uint64_t key, int hash, const uint8_t *data, size_t size
 int ks_aes_kwp_unwrap(uint64_t kek, const uint8_t *data, size_t size, uint64_t owner, uint64_t *secret);
 int ks_aes_cbc(uint64_t key, int encrypt, const uint8_t *iv, const uint8_t *data, size_t size, uint8_t *out);
 int ks_hmac(uint64_t key, int hash, const uint8_t *data, size_t size, uint8_t *out);
+int ks_hmac_verify(uint64_t key, int hash, const uint8_t *data, size_t size, const uint8_t *tag, size_t tag_size,
+                   int *valid);
 int ks_digest(int hash, const uint8_t *data, size_t size, uint8_t *out);
 
 int ks_hkdf(uint64_t key, int hash, const uint8_t *salt, size_t salt_size, const uint8_t *info, size_t info_size,
             size_t size, uint64_t owner, uint64_t *out);
+int ks_hkdf_extract(int hash, const ks_part *salt, const ks_part *material, uint64_t owner, uint64_t *out);
+int ks_hkdf_expand(uint64_t key, int hash, const uint8_t *info, size_t info_size, size_t size, uint64_t owner,
+                   uint64_t *out);
 int ks_kbkdf(uint64_t key, size_t key_offset, int hash, const uint8_t *label, size_t label_size, const ks_part *context,
              size_t parts, size_t size, uint64_t owner, uint64_t *out);
+
+/* Texts that begin like `value` where `mask` has bits, and which of their bytes are a secret. */
+typedef struct {
+    const uint8_t *value, *mask;
+    size_t size, start, end;
+} ks_withheld;
+
+/* Text and tag are one: out has 16 bytes more than data, or less. A secret that is withheld is zeros in out. */
+int ks_record_seal(uint64_t key, uint64_t iv, uint64_t sequence, const uint8_t *ad, size_t ad_size, const uint8_t *data,
+                   size_t size, uint8_t *out);
+int ks_record_open(uint64_t key, uint64_t iv, uint64_t sequence, const uint8_t *ad, size_t ad_size, const uint8_t *data,
+                   size_t size, const ks_withheld *withheld, uint8_t *out);
 
 int ks_serialised_size(uint64_t key, size_t *size);
 int ks_mask(uint64_t key, uint64_t masking_key, const uint8_t *prefix, size_t prefix_size, const uint8_t *iv,

@@ -17,6 +17,7 @@ enum { CURVE_P256 = 1, CURVE_P384 = 2, CURVE_P521 = 3 };
 enum { HASH_SHA1 = 1, HASH_SHA256 = 2, HASH_SHA384 = 3, HASH_SHA512 = 4 };
 enum { MAX_COORDINATE = 66, MAX_POINT = 1 + 2 * MAX_COORDINATE, MAX_RSA = 512, MAX_DIGEST = 64 };
 enum { AES_BLOCK = 16, MASKING_KEY_SIZE = 80, MASKING_AES_SIZE = 32, TAG_SIZE = 48 };
+enum { GCM_KEY = 32, GCM_NONCE = 12, GCM_TAG = 16 };
 
 /* A key. Lives in the arena; freed, and so wiped, when the last reference goes. */
 struct ks_object {
@@ -92,6 +93,11 @@ const EVP_MD *ks_md(int hash); /* NULL: unknown hash */
 int ks_cbc(const uint8_t *key, size_t key_size, bool encrypt, const uint8_t iv[AES_BLOCK], const uint8_t *data,
            size_t size, uint8_t *out);
 int ks_mac(const EVP_MD *md, const uint8_t *key, size_t key_size, const uint8_t *data, size_t size, uint8_t *out);
+
+/* -- aead.c */
+/* Text of one size both ways; the tag is written by sealing and read by opening. KS_AUTH: it does not verify. */
+int ks_gcm(bool seal, const uint8_t *key, const uint8_t *nonce, const uint8_t *ad, size_t ad_size, const uint8_t *in,
+           uint8_t *out, size_t size, uint8_t *tag);
 
 /* -- kdf.c */
 int ks_kbkdf_bytes(const uint8_t *key, size_t key_size, int hash, const uint8_t *label, size_t label_size,

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/aead.h>
 #include <openssl/err.h>
 #include <openssl/mem.h>
 #include <openssl/sha.h>
@@ -16,44 +15,31 @@
 #include <unistd.h>
 
 /* Sealed: "KS" version kind, param u32 LE, nonce 12, ciphertext, tag 16. The first 8 bytes are authenticated too. */
-enum { SEAL_HEAD = 8, SEAL_NONCE = 12, SEAL_TAG = 16, SEALING_KEY = 32, SEAL_VERSION = 1 };
-_Static_assert(SEAL_HEAD + SEAL_NONCE + SEAL_TAG == KS_SEAL_OVERHEAD, "overhead");
+enum { SEAL_HEAD = 8, SEAL_VERSION = 1 };
+_Static_assert(SEAL_HEAD + GCM_NONCE + GCM_TAG == KS_SEAL_OVERHEAD, "overhead");
 
 static int run_aead(bool seal, const struct ks_object *sealing, uint8_t *blob, size_t size, const uint8_t *ad,
                     size_t ad_size, uint8_t *plain) {
     size_t body = size - KS_SEAL_OVERHEAD;
     size_t all_ad = SEAL_HEAD + ad_size;
     uint8_t *joined = ks_arena_alloc(all_ad);
-    EVP_AEAD_CTX *ctx = EVP_AEAD_CTX_new(EVP_aead_aes_256_gcm(), sealing->bytes, SEALING_KEY, SEAL_TAG);
     int status = KS_NOMEM;
-    if (joined != NULL && ctx != NULL) {
+    if (joined != NULL) {
         const uint8_t *nonce = blob + SEAL_HEAD;
-        uint8_t *text = blob + SEAL_HEAD + SEAL_NONCE;
-        size_t written = 0;
+        uint8_t *text = blob + SEAL_HEAD + GCM_NONCE;
         memcpy(joined, blob, SEAL_HEAD);
         if (ad_size != 0)
             memcpy(joined + SEAL_HEAD, ad, ad_size);
-        if (seal) {
-            status = EVP_AEAD_CTX_seal_scatter(ctx, text, text + body, &written, SEAL_TAG, nonce, SEAL_NONCE, plain,
-                                               body, NULL, 0, joined, all_ad)
-                         ? KS_OK
-                         : KS_CRYPTO;
-        } else {
-            status = EVP_AEAD_CTX_open_gather(ctx, plain, nonce, SEAL_NONCE, text, body, text + body, SEAL_TAG, joined,
-                                              all_ad)
-                         ? KS_OK
-                         : KS_AUTH;
-        }
+        status = ks_gcm(seal, sealing->bytes, nonce, joined, all_ad, seal ? plain : text, seal ? text : plain, body,
+                        text + body);
     }
-    ERR_clear_error();
-    EVP_AEAD_CTX_free(ctx);
     ks_arena_free(joined);
     return status;
 }
 
 static int acquire_sealing(uint64_t handle, struct ks_object **object) {
     int status = ks_acquire(handle, SECRET_KIND, object);
-    if (status == KS_OK && (*object)->size != SEALING_KEY) {
+    if (status == KS_OK && (*object)->size != GCM_KEY) {
         ks_release(*object);
         *object = NULL;
         status = KS_SIZE;
@@ -82,7 +68,7 @@ int ks_seal(uint64_t key, uint64_t sealing_key, const uint8_t *ad, size_t ad_siz
                                          (uint8_t)(param >> 24)};
         uint8_t *plain = ks_arena_alloc(plain_size);
         memcpy(out, head, SEAL_HEAD);
-        status = plain == NULL ? KS_NOMEM : ks_draw(out + SEAL_HEAD, SEAL_NONCE);
+        status = plain == NULL ? KS_NOMEM : ks_draw(out + SEAL_HEAD, GCM_NONCE);
         if (status == KS_OK)
             status = ks_form_write(object, plain);
         if (status == KS_OK) {

@@ -172,6 +172,16 @@ int ks_hmac(uint64_t key, int hash, const uint8_t *data, size_t size, uint8_t *o
     return status;
 }
 
+int ks_hmac_verify(uint64_t key, int hash, const uint8_t *data, size_t size, const uint8_t *tag, size_t tag_size,
+                   int *valid) {
+    uint8_t computed[MAX_DIGEST];
+    int status = ks_hmac(key, hash, data, size, computed);
+    if (status == KS_OK)
+        *valid = tag_size == EVP_MD_size(ks_md(hash)) && CRYPTO_memcmp(computed, tag, tag_size) == 0;
+    ks_wipe(computed, sizeof computed);
+    return status;
+}
+
 int ks_digest(int hash, const uint8_t *data, size_t size, uint8_t *out) {
     const EVP_MD *md = ks_md(hash);
     if (md == NULL)

@@ -10,6 +10,7 @@ import hmac
 import pytest
 from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from ihsm_device.hsm.keystore import (
     ArgumentError,
+    AuthenticationError,
     Curve,
     Handle,
     Hash,
@@ -25,6 +27,7 @@ from ihsm_device.hsm.keystore import (
     KeyUnwrapError,
     Owner,
     StaleHandleError,
+    Withheld,
     WrongKindError,
 )
 from support import cavp
@@ -240,3 +243,114 @@ def test_ecb_hook(store: KeyStore) -> None:
     encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
     cipher = encryptor.update(bytes(range(64)))
     assert store.hook_aes_ecb_decrypt(store.import_secret(key, OWNER), cipher) == bytes(range(64))
+
+
+@given(
+    digest=st.sampled_from(list(Hash)),
+    salt=st.binary(max_size=70),
+    material=st.binary(min_size=1, max_size=70),
+    info=st.binary(max_size=100),
+)
+@settings(max_examples=60)
+def test_hkdf_in_two_steps(digest: Hash, salt: bytes, material: bytes, info: bytes) -> None:
+    store = KeyStore(validation_hooks=True)
+    try:
+        extracted = store.hkdf_extract(digest, salt, store.import_secret(material, OWNER), OWNER)
+        name, size = PYCA[digest].name, digest.size_bytes
+        assert store.hook_reveal(extracted) == hmac.digest(salt or bytes(size), material, name)
+        out = store.hkdf_expand(extracted, digest, info, size + 1, OWNER)
+        whole = HKDF(PYCA[digest], size + 1, salt, info).derive(material)
+        assert store.hook_reveal(out) == whole
+    finally:
+        store.close()
+
+
+def test_a_salt_may_be_a_secret(store: KeyStore) -> None:
+    salt = store.import_secret(b"s" * 48, OWNER)
+    out = store.hkdf_extract(Hash.SHA384, salt, bytes(48), OWNER)
+    assert store.hook_reveal(out) == hmac.digest(b"s" * 48, bytes(48), "sha384")
+    store.destroy(salt)
+    with pytest.raises(StaleHandleError):
+        store.hkdf_extract(Hash.SHA384, salt, bytes(48), OWNER)
+    with pytest.raises(StaleHandleError):
+        store.hkdf_extract(Hash.SHA384, bytes(48), salt, OWNER)
+
+
+def test_an_expansion_has_its_limits(store: KeyStore) -> None:
+    key = store.generate_secret(48, OWNER)
+    for length in (0, 255 * 20 + 1, 4097):
+        with pytest.raises(ArgumentError):
+            store.hkdf_expand(key, Hash.SHA1, b"", length, OWNER)
+    with pytest.raises(WrongKindError):
+        store.hkdf_expand(store.ec_generate(Curve.P256, OWNER), Hash.SHA256, b"", 32, OWNER)
+
+
+@pytest.mark.parametrize("digest", Hash)
+def test_hmac_is_verified(store: KeyStore, digest: Hash) -> None:
+    key = store.import_secret(b"k" * 32, OWNER)
+    tag = hmac.digest(b"k" * 32, b"data", PYCA[digest].name)
+    assert store.hmac_verify(key, digest, b"data", tag)
+    for wrong in (tag[:-1], tag + b"\0", b"", tag[:-1] + bytes([tag[-1] ^ 1]), bytes([tag[0] ^ 1]) + tag[1:]):
+        assert not store.hmac_verify(key, digest, b"data", wrong)
+    assert not store.hmac_verify(key, digest, b"dato", tag)
+
+
+@given(
+    sequence=st.integers(0, 2**64 - 1),
+    header=st.binary(max_size=20),
+    data=st.binary(max_size=300),
+    flip=st.integers(0, 10_000),
+)
+@settings(max_examples=60)
+def test_records(sequence: int, header: bytes, data: bytes, flip: int) -> None:
+    store = KeyStore()
+    try:
+        secret, iv = bytes(range(32)), bytes(range(100, 112))
+        key, base = store.import_secret(secret, OWNER), store.import_secret(iv, OWNER)
+        sealed = store.record_seal(key, base, sequence, header, data)
+        number = sequence.to_bytes(12, "little")
+        nonce = bytes(a ^ b for a, b in zip(iv, number, strict=True))
+        assert sealed == AESGCM(secret).encrypt(nonce, data, header)
+        assert store.record_open(key, base, sequence, header, sealed) == data
+        changed = bytearray(sealed)
+        changed[flip % len(sealed)] ^= 1
+        for record, place, front in (
+            (bytes(changed), sequence, header),
+            (sealed, sequence ^ 1, header),
+            (sealed, sequence, header + b"\0"),
+            (sealed[:-1], sequence, header),
+            (sealed[:15], sequence, header),
+            (b"", sequence, header),
+        ):
+            with pytest.raises(AuthenticationError):
+                store.record_open(key, base, place, front, record)
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("changed", [None, 0, 1, 2])
+@pytest.mark.parametrize("size", [0, 2, 3, 4, 6, 9])
+def test_a_secret_in_a_record_is_withheld(store: KeyStore, size: int, changed: int | None) -> None:
+    """Of texts that are like the pattern, as far as they reach; others are given whole."""
+    key, iv = store.generate_secret(32, OWNER), store.generate_secret(12, OWNER)
+    text = bytearray(bytes.fromhex("a1b2c3 04 05 06 07 08 09")[:size])
+    if changed is not None and changed < size:
+        text[changed] ^= 0xF0
+    withheld = Withheld(bytes.fromhex("a002c3"), bytes.fromhex("f00fff"), 4, 7)
+    sealed = store.record_seal(key, iv, 0, b"", bytes(text))
+    like = size >= 3 and changed in (None, 1)
+    expected = bytes(0 if like and place in (4, 5, 6) else value for place, value in enumerate(text))
+    assert store.record_open(key, iv, 0, b"", sealed, withheld) == expected
+
+
+def test_records_need_a_key_and_an_iv_of_their_lengths(store: KeyStore) -> None:
+    key, iv = store.generate_secret(32, OWNER), store.generate_secret(12, OWNER)
+    for other in (16, 33):
+        with pytest.raises(KeySizeError):
+            store.record_seal(store.generate_secret(other, OWNER), iv, 0, b"", b"")
+        with pytest.raises(KeySizeError):
+            store.record_seal(key, store.generate_secret(other, OWNER), 0, b"", b"")
+    for gone in (key, iv):
+        store.destroy(gone)
+        with pytest.raises(StaleHandleError):
+            store.record_seal(key, iv, 0, b"", b"")

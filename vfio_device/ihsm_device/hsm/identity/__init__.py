@@ -4,13 +4,14 @@
 
 from ihsm_device.hsm.identity import certificates, hierarchy, masking, report
 from ihsm_device.hsm.identity.hierarchy import CURRENT_SVN
-from ihsm_device.hsm.identity.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity
+from ihsm_device.hsm.identity.identity import PARTITION_ID_BYTES, DeviceIdentity, PartitionIdentity, attestation_alias
 
 __all__ = [
     "CURRENT_SVN",
     "PARTITION_ID_BYTES",
     "DeviceIdentity",
     "PartitionIdentity",
+    "attestation_alias",
     "certificates",
     "hierarchy",
     "masking",

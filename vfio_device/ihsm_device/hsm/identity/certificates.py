@@ -40,6 +40,24 @@ _ALIAS_USAGES: Final = (
 )
 
 
+_ATTESTATION_USAGES: Final = (
+    _TCG_DICE_KP + "7",
+    _TCG_DICE_KP + "9",
+    _TCG_DICE_KP + "11",  # local assertion
+    "1.3.6.1.4.1.412.274.3",  # SPDM responder
+)
+_TCB_INFO: Final = "2.23.133.5.4.1"
+_SHA384: Final = "2.16.840.1.101.3.4.2.2"
+_VENDOR: Final = "ihsm"
+_MODEL: Final = "Azure Integrated HSM emulator"
+"""Not the name of the part that is emulated: nobody shall take this for hardware."""
+_ATTESTATION_LAYER: Final = 1
+
+
+_Extension = tuple[x509.ExtensionType, bool]
+"""And whether it is critical."""
+
+
 class _StoredKey(ec.EllipticCurvePrivateKey):
     """A P-384 key of the key store, in the shape that the X.509 library signs with."""
 
@@ -84,9 +102,24 @@ class _StoredKey(ec.EllipticCurvePrivateKey):
 def device_chain(store: KeyStore, device: DeviceIdentity) -> tuple[bytes, bytes]:
     """DER of the self-signed Device ID certificate and of the alias certificate below it."""
     root, alias = device.device_id, device.alias
-    root_certificate = _layer_certificate(store, root, root, path_length=1, usages=_DEVICE_ID_USAGES)
-    alias_certificate = _layer_certificate(store, alias, root, path_length=0, usages=_ALIAS_USAGES)
+    root_certificate = _layer_certificate(
+        store, root, root, _authority_extensions(path_length=1), usages=_DEVICE_ID_USAGES
+    )
+    alias_certificate = _layer_certificate(
+        store, alias, root, _authority_extensions(path_length=0), usages=_ALIAS_USAGES
+    )
     return root_certificate, alias_certificate
+
+
+def attestation_certificate(
+    store: KeyStore, device: DeviceIdentity, alias: LayerIdentity, firmware_id: bytes, version: str, svn: int
+) -> bytes:
+    """DER of the certificate of the alias that proves over a mailbox, below Device ID (spec 06 §1.6)."""
+    usage = _key_usage(digital_signature=True, key_agreement=True)
+    tcb = x509.UnrecognizedExtension(ObjectIdentifier(_TCB_INFO), _tcb_info(firmware_id, version, svn))
+    return _layer_certificate(
+        store, alias, device.device_id, [(usage, True)], usages=_ATTESTATION_USAGES, last=[(tcb, False)]
+    )
 
 
 def partition_certificate(
@@ -157,10 +190,17 @@ def _verify(certificate: x509.Certificate, subject: Point, issuer: x509.Certific
 
 
 def _layer_certificate(
-    store: KeyStore, subject: LayerIdentity, issuer: LayerIdentity, *, path_length: int, usages: Sequence[str]
+    store: KeyStore,
+    subject: LayerIdentity,
+    issuer: LayerIdentity,
+    first: Sequence[_Extension],
+    *,
+    usages: Sequence[str],
+    last: Sequence[_Extension] = (),
 ) -> bytes:
+    """A certificate with key identifiers, then the `first` extensions, the extended usages, and the `last`."""
     public_key = _public_key(subject.point)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .serial_number(subject.serial_number)
         .issuer_name(_name(issuer.common_name))
@@ -168,14 +208,37 @@ def _layer_certificate(
         .not_valid_before(DEVICE_NOT_BEFORE)
         .not_valid_after(NOT_AFTER)
         .public_key(public_key)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(_authority(issuer.point), critical=False)
-        .add_extension(_key_usage(key_cert_sign=True), critical=True)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ObjectIdentifier(usage) for usage in usages]), critical=False)
-        .sign(_StoredKey(store, issuer.key), hashes.SHA384())
     )
-    return certificate.public_bytes(serialization.Encoding.DER)
+    extensions: list[_Extension] = [
+        (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
+        (_authority(issuer.point), False),
+        *first,
+        (x509.ExtendedKeyUsage([ObjectIdentifier(usage) for usage in usages]), False),
+        *last,
+    ]
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(_StoredKey(store, issuer.key), hashes.SHA384()).public_bytes(serialization.Encoding.DER)
+
+
+def _authority_extensions(*, path_length: int) -> list[_Extension]:
+    return [
+        (_key_usage(key_cert_sign=True), True),
+        (x509.BasicConstraints(ca=True, path_length=path_length), True),
+    ]
+
+
+def _tcb_info(firmware_id: bytes, version: str, svn: int) -> bytes:
+    """DiceTcbInfo (TCG DICE Attestation Architecture): its fields have the tags of their places."""
+    fwid = der.sequence(der.object_identifier(_SHA384), der.element(der.OCTET_STRING, firmware_id))
+    return der.sequence(
+        der.tagged(0, _VENDOR.encode()),
+        der.tagged(1, _MODEL.encode()),
+        der.tagged(2, version.encode()),
+        der.tagged(3, der.integer_octets(svn)),
+        der.tagged(4, der.integer_octets(_ATTESTATION_LAYER)),
+        der.tagged(6, fwid, constructed=True),
+    )
 
 
 def _public_key(point: Point) -> ec.EllipticCurvePublicKey:
@@ -190,13 +253,15 @@ def _authority(issuer: Point) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(_public_key(issuer))
 
 
-def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
+def _key_usage(
+    *, digital_signature: bool = False, key_agreement: bool = False, key_cert_sign: bool = False
+) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=key_agreement,
         key_cert_sign=key_cert_sign,
         crl_sign=False,
         encipher_only=False,

@@ -63,10 +63,15 @@ class PartitionIdentity:
         return cls(partition_id, key, Point.from_uncompressed(P384, store.ec_public(key)))
 
 
-def _layer(store: KeyStore, secret: Handle, label: bytes) -> LayerIdentity:
+def attestation_alias(store: KeyStore, device: DeviceIdentity, firmware_id: bytes) -> LayerIdentity:
+    """The alias that proves over a mailbox: another key for other firmware (spec 06 §1.5)."""
+    return _layer(store, device.secret, b"SPAlias", firmware_id)
+
+
+def _layer(store: KeyStore, secret: Handle, label: bytes, *context: bytes) -> LayerIdentity:
     owner = Owner(scope=Scope.DEVICE)
-    key = store.ec_derive(Curve.P384, secret, label, [], owner)
-    naming_key = derive(store, secret, b"SerialNumber", [label], _NAME_BYTES, owner)
+    key = store.ec_derive(Curve.P384, secret, label, context, owner)
+    naming_key = derive(store, secret, b"SerialNumber", [label, *context], _NAME_BYTES, owner)
     name = store.hmac(naming_key, Hash.SHA384, b"SERIAL\0RIOT")
     store.destroy(naming_key)
     return LayerIdentity(

@@ -39,6 +39,7 @@ from ihsm_device.hsm.keystore.types import (
     StateFileError,
     StatePermissionError,
     Statistics,
+    Withheld,
     WrongKindError,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "StateFileError",
     "StatePermissionError",
     "Statistics",
+    "Withheld",
     "WrongKindError",
     "run_self_tests",
 ]

@@ -31,9 +31,12 @@ from ihsm_device.hsm.keystore.types import (
     PairwiseTest,
     Part,
     RsaPublic,
+    Withheld,
     WrongKindError,
 )
 
+GCM_TAG_BYTES: Final = 16
+NOTHING_WITHHELD: Final = Withheld(b"", b"", 0, 0)
 _MAX_DIGEST_BYTES: Final = 64
 _MAX_POINT_BYTES: Final = 1 + 2 * Curve.P521.size_bytes
 _MAX_RSA_BYTES: Final = 512
@@ -191,6 +194,40 @@ class Algorithms:
         check(lib.ks_hmac(key, digest, data, len(data), out))
         return bytes(ffi.buffer(out, digest.size_bytes))
 
+    def hmac_verify(self, key: Handle, digest: Hash, data: bytes, tag: bytes) -> bool:
+        """Whether `tag` is the HMAC, in constant time; False too for another length."""
+        valid = ffi.new("int *")
+        check(lib.ks_hmac_verify(key, digest, data, len(data), tag, len(tag), valid))
+        return bool(valid[0])
+
+    def record_seal(self, key: Handle, iv: Handle, sequence: int, associated_data: bytes, data: bytes) -> bytes:
+        """AES-256-GCM of a record of a secured session (DMTF DSP0277 1.1): ciphertext and tag.
+
+        The nonce is `iv`, a secret of 12 bytes, with the record's number, 0..2^64 - 1 and little-endian, put on it bit
+        by bit. Raises `KeySizeError` for keys and IVs of other lengths.
+        """
+        out = ffi.new("uint8_t[]", len(data) + GCM_TAG_BYTES)
+        check(lib.ks_record_seal(key, iv, sequence, associated_data, len(associated_data), data, len(data), out))
+        return bytes(ffi.buffer(out))
+
+    def record_open(
+        self,
+        key: Handle,
+        iv: Handle,
+        sequence: int,
+        associated_data: bytes,
+        data: bytes,
+        withheld: Withheld = NOTHING_WITHHELD,
+    ) -> bytes:
+        """Undo `record_seal`, but for a secret that is `withheld`. Raises `AuthenticationError`."""
+        out = ffi.new("uint8_t[]", max(len(data), 1))
+        value, mask = (ffi.from_buffer("uint8_t[]", part) for part in (withheld.value, withheld.mask))
+        secret = ffi.new("ks_withheld *", (value, mask, len(value), withheld.start, withheld.end))
+        check(
+            lib.ks_record_open(key, iv, sequence, associated_data, len(associated_data), data, len(data), secret, out)
+        )
+        return bytes(ffi.buffer(out, len(data) - GCM_TAG_BYTES))
+
     def digest(self, digest: Hash, data: bytes) -> bytes:
         """Plain hash of public data, by the device's own implementation."""
         out = ffi.new("uint8_t[]", _MAX_DIGEST_BYTES)
@@ -204,6 +241,16 @@ class Algorithms:
         out, salt = new_handle(), salt or b""
         status = lib.ks_hkdf(key, digest, salt, len(salt), info, len(info), length, pack_owner(owner), out)
         return taken(status, out)
+
+    def hkdf_extract(self, digest: Hash, salt: Part, material: Part, owner: Owner) -> Handle:
+        """The first step of RFC 5869 alone: a new secret of the hash's length."""
+        out, (parts, _alive) = new_handle(), pack_parts((salt, material))
+        return taken(lib.ks_hkdf_extract(digest, parts, parts + 1, pack_owner(owner), out), out)
+
+    def hkdf_expand(self, key: Handle, digest: Hash, info: bytes, length: int, owner: Owner) -> Handle:
+        """The second step of RFC 5869 alone. `length` 1..255 * hash size."""
+        out = new_handle()
+        return taken(lib.ks_hkdf_expand(key, digest, info, len(info), length, pack_owner(owner), out), out)
 
     def kbkdf(
         self,

@@ -73,6 +73,11 @@ class KeyStore(Algorithms):
         """Destroy and wipe every key, whoever owns it. The store can then be opened anew."""
         lib.ks_close()
 
+    @staticmethod
+    def library_version() -> str:
+        """Name and version of the crypto library that is linked in."""
+        return ffi.string(lib.ks_library_version()).decode()
+
     @property
     def validation_hooks(self) -> bool:
         """Whether the `hook_*` methods work; shown in the device's status."""

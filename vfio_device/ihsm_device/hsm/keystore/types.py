@@ -57,6 +57,7 @@ class Scope(enum.IntEnum):
     IDENTITY = 1  # of a partition, kept across NSSR and disable: identity key, BK_BOOT, stored unwrapping key
     PARTITION = 2  # of a partition, ends with NSSR: credential, MK, K_est, K_sess, application keys
     SESSION = 3  # ends with its session: session MK, session-only keys
+    TRUST = 4  # ends with the secured session of the mailbox
 
 
 class Owner(NamedTuple):
@@ -199,6 +200,15 @@ class RsaPublic(NamedTuple):
 
     n: bytes
     e: bytes
+
+
+class Withheld(NamedTuple):
+    """Texts that begin like `value` where `mask` has bits; of those, bytes `start` to `end` are a secret."""
+
+    value: bytes
+    mask: bytes
+    start: int
+    end: int
 
 
 class Credential(NamedTuple):

@@ -10,6 +10,8 @@ OCTET_STRING: Final = 0x04
 NULL: Final = 0x05
 OBJECT_IDENTIFIER: Final = 0x06
 SEQUENCE: Final = 0x30
+_CONTEXT: Final = 0x80
+_CONSTRUCTED: Final = 0x20
 
 
 class DerError(ValueError):
@@ -62,7 +64,17 @@ def sequence(*elements: bytes) -> bytes:
 
 def integer(value: int) -> bytes:
     """A non-negative INTEGER."""
-    return element(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return element(INTEGER, integer_octets(value))
+
+
+def integer_octets(value: int) -> bytes:
+    """The contents of a non-negative INTEGER."""
+    return value.to_bytes(value.bit_length() // 8 + 1, "big")
+
+
+def tagged(number: int, *contents: bytes, constructed: bool = False) -> bytes:
+    """An element with the implicit context tag `number`."""
+    return element(_CONTEXT | (_CONSTRUCTED if constructed else 0) | number, *contents)
 
 
 def bit_string(octets: bytes) -> bytes:

@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole conversations, judged by a requester that shares nothing with the responder but declarations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+from cryptography import x509
+
+from ihsm_abi.spdm.algorithms import BaseHash
+from ihsm_abi.spdm.codes import MeasurementOperation, SummaryType
+from ihsm_abi.spdm.measurements import LAST_TCB_BLOCK, MeasurementBlock, encode_record
+from ihsm_device.hsm import HsmDevice
+from ihsm_device.hsm.keystore import Scope
+from ihsm_device.trust import Responder
+from ihsm_device.trust.attestation import Attestation
+from support.spdm_requester import Requester
+from support.spdm_vendor import Protocol
+
+
+def summary(blocks: tuple[MeasurementBlock, ...], base_hash: BaseHash, last: int) -> bytes:
+    name = base_hash.name.lower() if base_hash.name else ""
+    return hashlib.new(name, encode_record(block for block in blocks if block.index <= last)).digest()
+
+
+@pytest.mark.parametrize("base_hash", [BaseHash.SHA384, BaseHash.SHA512, BaseHash.SHA256])
+def test_everything_once_with_each_hash(make_requester: Callable[..., Requester], base_hash: BaseHash) -> None:
+    requester = make_requester(base_hash)
+    requester.negotiate()
+    digest = requester.digests()
+    requester.read_chain(portion=100)
+    assert digest == requester.hash(requester.chain)
+    challenged = requester.challenge(SummaryType.TCB)
+    blocks = requester.blocks()
+    assert [block.index for block in blocks] == list(range(1, 37))
+    assert challenged.summary == summary(blocks, base_hash, LAST_TCB_BLOCK)
+    assert requester.challenge(SummaryType.ALL).summary == summary(blocks, base_hash, 36)
+    assert requester.challenge().summary == b""
+    requester.open_session(SummaryType.ALL)
+    assert requester.blocks() == blocks
+    assert requester.digests() == digest
+    requester.read_chain(portion=0xFFFF)
+    requester.end_session()
+    requester.open_session()
+    requester.end_session()
+
+
+def test_measurements_before_a_signature_are_signed_with_it(requester: Requester) -> None:
+    requester.measure(MeasurementOperation.COUNT)
+    requester.measure(1, raw=True)
+    requester.measure(36)
+    requester.blocks()
+    requester.open_session()
+    requester.measure(2)
+    requester.measure(3, signed=True)
+    requester.measure(4, signed=True)
+
+
+def test_another_request_begins_the_signed_series_anew(requester: Requester) -> None:
+    requester.measure(1)
+    requester.digests()
+    requester.measured[False] = b""
+    requester.measure(2, signed=True)
+    requester.measure(3)
+    assert requester.send(bytes.fromhex("12e00063"))[:3] == bytes.fromhex("127f01")
+    requester.measured[False] = b""
+    requester.measure(4, signed=True)
+
+
+def test_measurements_before_a_challenge_begin_its_transcript_anew(requester: Requester) -> None:
+    """Unless there was one before (DSP0274 1.2 §10.8)."""
+    requester.measure(1)
+    requester.read = b""
+    requester.challenge()
+    requester.digests()
+    requester.measure(1)
+    requester.challenge()
+
+
+def test_the_chain_is_the_devices_and_says_that_it_is_an_emulator(requester: Requester, hsm: HsmDevice) -> None:
+    root, alias = requester.certificates
+    assert root == hsm.record.certificates[0]
+    certificate = x509.load_der_x509_certificate(alias)
+    certificate.verify_directly_issued_by(x509.load_der_x509_certificate(root))
+    assert [extension.oid.dotted_string for extension in certificate.extensions] == [
+        "2.5.29.14",
+        "2.5.29.35",
+        "2.5.29.15",
+        "2.5.29.37",
+        "2.23.133.5.4.1",
+    ]
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+    assert usage.critical
+    assert usage.value.public_bytes() == bytes.fromhex("03020388")
+    usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert [usage.dotted_string for usage in usages] == [
+        "2.23.133.5.4.100.7",
+        "2.23.133.5.4.100.9",
+        "2.23.133.5.4.100.11",
+        "1.3.6.1.4.1.412.274.3",
+    ]
+    information = certificate.extensions[4].value
+    assert isinstance(information, x509.UnrecognizedExtension)
+    assert b"emulator" in information.value
+    assert len(alias) <= 1160
+
+
+def test_the_alias_is_bound_to_the_code(hsm: HsmDevice, attestation: Attestation) -> None:
+    """The same code has the same key, other code of the responder another; other code elsewhere does not matter."""
+    keys = []
+    for index in (None, 0, 2):
+        files = [
+            file._replace(digest=bytes(48)) if place == index else file for place, file in enumerate(attestation.files)
+        ]
+        responder = Attestation(hsm, files).responder(0)
+        requester = Requester(responder.answer, responder.answer_secured)
+        requester.negotiate()
+        requester.read_chain()
+        keys.append(requester.public_key())
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_protocols_are_reached_in_a_session(requester: Requester, responder: Responder, protocol: Protocol) -> None:
+    requester.open_session()
+    answer = requester.secured(bytes.fromhex("12fe0000 0300 02 0100 0400 07") + b"abc")
+    assert answer == bytes.fromhex("127e0000 0300 02 0100 0400 07") + b"cba"
+    assert protocol.asked == [(b"abc", responder.session_id)]
+    assert responder.session_id == requester.session
+    requester.end_session()
+    assert protocol.ended == 1
+    assert responder.session_id is None
+
+
+def test_the_keys_of_a_session_are_few_and_go_with_it(
+    requester: Requester, hsm: HsmDevice, responder: Responder
+) -> None:
+    def keys() -> int:
+        """How many there are; none any more."""
+        return hsm.store.destroy_group(function=0, scope=Scope.TRUST)
+
+    requester.open_session()
+    requester.end_session()
+    assert keys() == 0
+    requester.key_exchange()
+    responder.forget()
+    assert keys() == 0
+    requester.request = None
+    requester.negotiate()
+    requester.key_exchange()
+    assert keys() == 7  # a key and an IV each way, and what the proofs and the keys of data are made of
+    responder.forget()
+    requester.request = None
+    requester.negotiate()
+    requester.open_session()
+    assert keys() == 4
+
+
+def test_a_session_whose_keys_have_gone_ends(requester: Requester, hsm: HsmDevice, responder: Responder) -> None:
+    requester.open_session()
+    hsm.store.destroy_group(function=0)
+    assert responder.answer_secured(requester.seal(bytes.fromhex("12810000"))) is None
+    assert responder.session_id is None
+    requester.request = None
+    requester.open_session()
+
+
+def test_a_reset_forgets_session_and_negotiation(
+    requester: Requester, responder: Responder, protocol: Protocol
+) -> None:
+    requester.open_session()
+    responder.forget()
+    assert protocol.ended == 1
+    assert responder.answer_secured(requester.seal(bytes.fromhex("12810000"))) is None
+    assert responder.answer(bytes.fromhex("12810000")) == bytes.fromhex("107f0400")
+    again = Requester(responder.answer, responder.answer_secured)
+    again.negotiate()
+    again.read_chain()
+    again.challenge()
+    again.open_session()
+
+
+def test_two_functions_have_sessions_of_their_own(attestation: Attestation) -> None:
+    pair = []
+    for function in (0, 1):
+        responder = attestation.responder(function)
+        requester = Requester(responder.answer, responder.answer_secured)
+        requester.negotiate()
+        requester.read_chain()
+        requester.open_session()
+        pair.append((requester, responder))
+    (first, one), (second, other) = pair
+    other.forget()
+    first.blocks()
+    assert other.session_id is None
+    one.forget()
+    second.request = None
+    second.negotiate()
+    second.blocks()

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: The ihsm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is agreed on, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from ihsm_abi.spdm import algorithms, codes
+from ihsm_abi.spdm.algorithms import AlgorithmTable
+from ihsm_abi.spdm.codes import Capability as C
+from ihsm_device.hsm import HsmDevice
+from ihsm_device.hsm.keystore import KeyStoreMemoryError, Scope
+from support.spdm_requester import CAPABILITIES, Requester
+from support.spdm_requests import REQUESTS, patched
+
+MEASURE: Final = REQUESTS["GET_MEASUREMENTS"]
+CHALLENGE_TCB: Final = patched("CHALLENGE", 3, "01")
+KEY_EXCHANGE: Final = REQUESTS["KEY_EXCHANGE"]
+
+
+@pytest.mark.parametrize(
+    ("hashes", "chosen"), [(7, 2), (5, 4), (1, 1), (0x7F, 2), (0x7D, 4)], ids=["all", "512", "256", "more", "no 384"]
+)
+def test_the_preferred_hash_is_taken(make_requester: Callable[[], Requester], hashes: int, chosen: int) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities()
+    assert requester.algorithms(base_hash=hashes).base_hash == chosen
+    requester.read_chain()
+    requester.challenge()
+
+
+def test_what_is_chosen(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    assert requester.version().entries == (0x1200,)
+    capable = requester.capabilities()
+    assert (capable.ct_exponent, capable.data_transfer_size, capable.max_message_size) == (20, 4088, 4088)
+    assert capable.flags == C.CERT | C.CHAL | C.MEAS_SIGNATURE | C.ENCRYPT | C.MAC | C.KEY_EX | C.ALIAS_CERT
+    everything = tuple(AlgorithmTable.of(algorithms.TableType(type), 0xFFFF) for type in (2, 3, 4, 5))
+    chosen = requester.algorithms(tables=everything, base_asym=0xFFF, opaque_formats=3, measurement_specification=0xFF)
+    assert [(table.type, table.algorithms) for table in chosen.tables] == [(2, 16), (3, 2), (4, 0), (5, 1)]
+    assert (chosen.base_asym, chosen.base_hash, chosen.measurement_hash) == (0x80, 2, 4)
+    assert (chosen.measurement_specification, chosen.opaque_format) == (1, 2)
+
+
+def test_a_requester_without_measurements(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities()
+    chosen = requester.algorithms(measurement_specification=0)
+    assert (chosen.measurement_specification, chosen.measurement_hash) == (0, 0)
+    requester.read_chain()
+    assert requester.send(MEASURE) == bytes.fromhex("127f0100")
+    assert requester.send(CHALLENGE_TCB) == bytes.fromhex("127f0100")
+    requester.read = b""
+    requester.challenge()
+
+
+@pytest.mark.parametrize("missing", [C.KEY_EX | C.ENCRYPT | C.MAC, C.MAC, C.ENCRYPT])
+def test_a_requester_without_sessions(make_requester: Callable[[], Requester], missing: codes.Capability) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities(CAPABILITIES & ~missing)
+    requester.algorithms()
+    assert requester.send(KEY_EXCHANGE) == bytes.fromhex("127f07e4")
+
+
+def test_a_requester_without_opaque_data(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities()
+    requester.algorithms(opaque_formats=1)
+    assert requester.send(KEY_EXCHANGE) == bytes.fromhex("127f0100")
+
+
+def test_a_requester_who_takes_little_gets_little(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities(size=128)
+    requester.algorithms()
+    requester.read_chain(portion=0xFFFF)
+    assert len(requester.chain) > 128
+    requester.digests()
+    requester.measure(1)
+    too_large = bytes.fromhex("127f0d00")
+    for request in (CHALLENGE_TCB, MEASURE, KEY_EXCHANGE):
+        assert requester.send(request) == too_large
+
+
+def test_portions_and_blocks_fill_a_message(requester: Requester) -> None:
+    for inside in (False, True):
+        if inside:
+            requester.open_session()
+        for block in range(1, 37):
+            requester.blocks(block, raw=True)
+        assert len(requester.measure(0xFF, raw=True, signed=True).encode()) <= 4064
+
+
+@pytest.mark.parametrize("name", ["CHALLENGE", "GET_MEASUREMENTS", "KEY_EXCHANGE"])
+@pytest.mark.parametrize("draws", [0, 1])
+def test_a_key_store_without_memory_is_no_end(
+    requester: Requester, hsm: HsmDevice, name: str, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many draws of random bytes; of the session that was begun nothing is left."""
+    left = draws
+    random = hsm.store.random
+
+    def fail(length: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyStoreMemoryError
+        return random(length)
+
+    with monkeypatch.context() as patched_store:
+        patched_store.setattr(hsm.store, "random", fail)
+        failed = requester.send(REQUESTS[name]) == bytes.fromhex("127f0500")
+    assert failed == (draws == 0 or name == "KEY_EXCHANGE")
+    assert hsm.store.destroy_group(function=0, scope=Scope.TRUST) == 0
