@@ -17,9 +17,10 @@ DATA_BYTES: Final = 60 * MIB
 end the process, in words of their own or without any."""
 ADDRESS_BYTES: Final = 128 * MIB
 """The same of addresses."""
-THREADS: Final = 4
-"""That every device has, besides one of each function: of the log, of control connections, of HSM commands, of data
-objects."""
+THREADS: Final = 3
+"""That every device has: of the log, of control connections, of HSM commands."""
+FUNCTION_THREADS: Final = 2
+"""Of each function: its client's, and its data objects'."""
 DEFAULT_STACK_BYTES: Final = 2 * MIB
 """Of a thread where `ulimit -s` says nothing (glibc's ARCH_STACK_DEFAULT_SIZE)."""
 _PROT_NONE: Final = 0
@@ -61,7 +62,7 @@ def claim_descriptors(functions: int) -> None:
 
 def least_memory(functions: int) -> tuple[int, int]:
     """Addresses, and of those memory, that a device takes in any case until it is ready, in bytes."""
-    stacks = (THREADS + functions) * _stack_bytes()
+    stacks = (THREADS + FUNCTION_THREADS * functions) * _stack_bytes()
     return ADDRESS_BYTES + stacks, DATA_BYTES + stacks
 
 
