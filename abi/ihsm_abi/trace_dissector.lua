@@ -393,6 +393,13 @@ dissect[KINDS.QUEUE] = function(_, body)
     return "queue " .. body.queue
 end
 
+-- What others wrote stays within the line of its packet.
+local function one_line(words)
+    return (words:gsub("%c", function(character)
+        return string.format("\\x%02x", character:byte())
+    end))
+end
+
 local function text(prefix)
     return function(tree, body, tvb, state, pinfo)
         local words = tvb:len() > 0 and tvb:range():string(ENC_UTF_8) or ""
@@ -449,6 +456,7 @@ function proto.dissector(tvb, pinfo, root)
     local interface = interface_of()
     local state = state_of(interface and interface.value or 0)
     local info = dissect[header.kind](tree, body, payload, state, pinfo, frames[pinfo.number])
+    info = one_line(info)
     tree:append_text(", " .. label .. ": " .. info)
     pinfo.cols.info = label .. " " .. info
     return tvb:len()

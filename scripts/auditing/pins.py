@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections import Counter
@@ -17,10 +18,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lock_file
+from bootstrap.process import SetupError
+from bootstrap.source_archives import pinned
 from ihsm import debian_packages
 
 AWS_LC: Final = "requirements/aws-lc.txt"
 LIBVFIO_USER: Final = "requirements/libvfio-user.txt"
+ARCHIVES: Final = ("requirements/libspdm.txt", "requirements/pciutils.txt")
+"""Of what tests alone are made of."""
 LOCK: Final = "requirements/lock.txt"
 
 
@@ -37,7 +42,8 @@ def findings(root: Path, bill: dict[str, Any], installed: Callable[[str], str] =
         debian_packages.read(root / "userspace/ihsm" / debian_packages.TABLE.name)
     except (lock_file.NotPinnedError, ValueError) as error:
         return [str(error)]
-    return [*_shared_hashes(lock), *_declared(root, lock), *_installed(lock, installed), *_linked(root, bill)]
+    held = (_declared(root, lock), _installed(lock, installed), _linked(root, bill), _archives(root))
+    return [*_shared_hashes(lock), *itertools.chain(*held)]
 
 
 def _shared_hashes(lock: list[lock_file.Locked]) -> Iterator[str]:
@@ -80,3 +86,11 @@ def _linked(root: Path, bill: dict[str, Any]) -> Iterator[str]:
         got = {digest["content"] for reference in references for digest in reference["hashes"]}
         if not wanted or got != wanted:
             yield f"{name}: what is linked is not made of what {pin} pins; run scripts/setup"
+
+
+def _archives(root: Path) -> Iterator[str]:
+    for pin in ARCHIVES:
+        try:
+            pinned(root / pin)
+        except SetupError as error:
+            yield str(error)

@@ -36,7 +36,14 @@ def bill() -> dict[str, Any]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the audit reads, to spoil."""
-    for name in ("pyproject.toml", pins.LOCK, pins.AWS_LC, pins.LIBVFIO_USER, "userspace/ihsm/debian_packages.txt"):
+    for name in (
+        "pyproject.toml",
+        pins.LOCK,
+        pins.AWS_LC,
+        pins.LIBVFIO_USER,
+        *pins.ARCHIVES,
+        "userspace/ihsm/debian_packages.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -102,6 +109,13 @@ def test_a_linked_library_of_another_origin_is_found(checkout: Path, bill: dict[
     part["externalReferences"] = references
     edited(checkout / pin, "--hash=sha256:", f"--hash=sha256:{'0' * 64} \\\n    --hash=sha256:")
     assert pins.findings(checkout, bill) == expected
+
+
+@pytest.mark.parametrize("pin", pins.ARCHIVES)
+def test_an_archive_without_a_hash_is_found(checkout: Path, bill: dict[str, Any], pin: str) -> None:
+    path = checkout / pin
+    path.write_text(path.read_text().replace("--hash=sha256:", "--hash=sha1:"))
+    assert pins.findings(checkout, bill) == [f"{path.name} has no archive with --hash=sha256:…"]
 
 
 def test_a_spoiled_table_of_packages_is_found(checkout: Path, bill: dict[str, Any]) -> None:

@@ -237,6 +237,12 @@ def test_records_of_every_kind_and_value(wireshark: Tshark, tmp_path: Path) -> N
             assert packet["ihsm.message.cid"] == str(record.cid)
 
 
+def test_a_text_of_lines_is_shown_in_one(wireshark: Tshark, tmp_path: Path) -> None:
+    file = written(tmp_path, [START, Mark(text="two\nlines\x1b[2J")])
+    _, shown = wireshark.lines(file)
+    assert "two\\x0alines\\x1b[2J" in shown
+
+
 def test_the_script_is_made_from_the_declarations() -> None:
     assert dissector.text() == render()
 
