@@ -157,7 +157,7 @@ def serve(
             from ihsm_device.own_code import measure_code
             from ihsm_device.sandbox import Confinement, Lookout
             from ihsm_device.server import Server, chosen_paths, tune_process
-            from ihsm_device.socket_paths import ROOT, Clients
+            from ihsm_device.socket_paths import ROOT, Clients, require_free
             from ihsm_device.state_lock import StateLock
             from ihsm_device.trust.attestation import Attestation
             from ihsm_device.vfu import holes_are_watched
@@ -181,6 +181,8 @@ def serve(
                     lookout = Lookout(count)
                     running.callback(lookout.close)
                 confinement = Confinement(lookout)
+                for each in paths:
+                    require_free(each)  # before anything is given away for it
                 if sandbox == "on":
                     confinement.leave_root(state, paths, user)
                 state_lock = None

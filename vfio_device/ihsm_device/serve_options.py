@@ -54,7 +54,12 @@ def folder(context: click.Context, parameter: click.Parameter, value: Path | Non
 
 def user(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """A name, or a number that a user can have."""
-    if value is not None and value.isdecimal() and (len(value.lstrip("0")) > _DIGITS or int(value) > MAX_UID):
+    if (
+        value is not None
+        and value.isascii()
+        and value.isdecimal()
+        and (len(value.lstrip("0")) > _DIGITS or int(value) > MAX_UID)
+    ):
         raise click.BadParameter(f"no user has this number: 0 to {MAX_UID} possible", context, parameter)
     return value
 

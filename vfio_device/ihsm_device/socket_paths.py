@@ -103,13 +103,11 @@ def claimed(path: Path, mode: int = OWNER_ONLY) -> Iterator[None]:
         SocketPathTooLong, SocketPathTaken, SocketPathUnusable: the path cannot be had, or an OSError ended the block.
         OSError: the system gives no more descriptors or memory.
     """
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise SocketPathTooLong(os.fspath(path), MAX_PATH_BYTES)
-    if not path.parent.is_dir() and not path.parent.exists():
-        raise SocketPathUnusable(os.fspath(path), f"no such folder {os.fspath(path.parent)!r}")
+    _require_possible(path)
     try:
         with _exclusive(path):
-            _make_free(path)
+            if _is_left_over(path):
+                path.unlink()
             try:
                 with files_of_mode(mode):
                     yield
@@ -122,16 +120,37 @@ def claimed(path: Path, mode: int = OWNER_ONLY) -> Iterator[None]:
         raise _unusable(path, error) from None
 
 
-def _make_free(path: Path) -> None:
+def require_free(path: Path) -> None:
+    """Nobody has a socket's path, as things stand; nothing is changed.
+
+    Raises:
+        SocketPathTooLong, SocketPathTaken, SocketPathUnusable: the path cannot be had.
+    """
+    _require_possible(path)
+    try:
+        _is_left_over(path)
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _require_possible(path: Path) -> None:
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise SocketPathTooLong(os.fspath(path), MAX_PATH_BYTES)
+    if not path.parent.is_dir() and not path.parent.exists():
+        raise SocketPathUnusable(os.fspath(path), f"no such folder {os.fspath(path.parent)!r}")
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a socket that nobody listens on lies at a path; SocketPathTaken if it is something else."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
         raise SocketPathTaken(os.fspath(path), "a file that is no socket lies there")
     if is_listening(path):
         raise SocketPathTaken(os.fspath(path), "another process listens there")
-    path.unlink()
+    return True
 
 
 @contextmanager

@@ -28,23 +28,37 @@ class StateLock:
         self._descriptor: int | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Root too makes no file in another user's folder: it would keep the owner out.
-            require_private(path, path.stat(), os.geteuid())
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._descriptor = os.open(path / state_files.LOCK, flags, 0o600)
+            folder = _opened(path)
+            try:
+                # Root too makes no file in another user's folder: it would keep the owner out.
+                require_private(path, os.fstat(folder), os.geteuid())
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                self._descriptor = os.open(state_files.LOCK, flags, 0o600, dir_fd=folder)
+            finally:
+                os.close(folder)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
             raise StateError(f"{path}: in use by another process") from error
         except OSError as error:
             self.close()
-            raise StateError(f"{error.filename or path}: cannot be used ({error.strerror})") from error
+            name = path / state_files.LOCK if error.filename == state_files.LOCK else path
+            raise StateError(f"{name}: cannot be used ({error.strerror})") from error
 
     def close(self) -> None:
         """Let other processes use the directory; harmless the second time."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _opened(path: Path) -> int:
+    """The folder at a path, whose last link, if there is one, is root's or this user's."""
+    status = path.lstat()
+    is_link = stat.S_ISLNK(status.st_mode)
+    if is_link and status.st_uid not in (0, os.geteuid()):
+        raise StateError(f"{path}: a link of user {status.st_uid}, name the folder itself")
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if is_link else os.O_NOFOLLOW))
 
 
 def require_private(path: Path, status: os.stat_result, user: int) -> None:

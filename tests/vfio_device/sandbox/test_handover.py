@@ -16,6 +16,7 @@ import pytest
 from ihsm_device.errors import StateError
 from ihsm_device.sandbox import handover
 from ihsm_device.sandbox.privileges import User
+from ihsm_device.state_lock import StateLock
 from support.process import SERVE, lines_of, run_serve, serve
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -172,16 +173,60 @@ def test_a_user_may_have_links_to_what_is_theirs(open_folder: Path) -> None:
         assert server.status()["sandbox"]["user"] == ATTACKER
 
 
-def test_where_the_user_can_make_no_state_and_root_should_not_it_stays_root(open_folder: Path) -> None:
+@pytest.mark.parametrize("user", [(), ("--user", "root")], ids=["nobody named", "root"])
+def test_root_keeps_no_state_where_others_could_put_something_else(open_folder: Path, user: tuple[str, ...]) -> None:
+    """Whoever owns a folder on the way can change what is there between any two looks: so it is not used at all."""
     theirs = owned_by(ATTACKER, open_folder / "theirs")
-    with serve("--socket", str(open_folder / "s"), "--state", str(theirs / "state")) as server:
-        (why,) = server.status()["sandbox"]["weaker"]
-        assert f"cannot use {theirs}" in why
-        assert (theirs / "state").stat().st_uid == 0
+    (theirs / "link").symlink_to(open_folder / "victim")
+    with root_alone(open_folder / "victim"):
+        for name in ("state", "link"):
+            options = ("--socket", str(open_folder / "s"), "--state", str(theirs / name), *user)
+            refused = run_serve(*options)
+            text = f"Error: {theirs / name}: root keeps no state where others can put something else, and {theirs} is"
+            assert (refused.returncode, refused.stderr.startswith(text)) == (1, True), refused.stderr
+    assert [path.name for path in theirs.iterdir()] == ["link"]
+
+
+def test_a_lock_is_not_made_behind_somebody_elses_link(open_folder: Path) -> None:
+    """Which may appear when everything has been looked at, in a folder that is everybody's."""
+    (open_folder / "victim").mkdir(0o700)
+    (open_folder / "state").symlink_to(open_folder / "victim")
+    os.lchown(open_folder / "state", ATTACKER, ATTACKER)
+    with pytest.raises(StateError, match="a link of user"):
+        StateLock(open_folder / "state")
+    assert list((open_folder / "victim").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a file", "a server", "no folder"])
+def test_a_socket_that_cannot_be_had_keeps_roots_state_with_root(open_folder: Path, place: str) -> None:
+    path, state = open_folder / "s", open_folder / "state"
+    with serve("--socket", str(path), "--state", str(state), "--user", "root") as server:
         assert server.stop() == 0
-    with serve("--socket", str(open_folder / "s"), "--state", str(theirs / "state")) as server:
-        (why,) = server.status()["sandbox"]["weaker"]
-        assert f"{theirs} is not root's alone" in why
+    before = owners(state)
+    options = ("--state", str(state), "--user", str(WANTED))
+    if place == "a server":
+        with serve("--socket", str(path)):
+            refused = run_serve("--socket", str(path), *options)
+    elif place == "a file":
+        path.touch()
+        refused = run_serve("--socket", str(path), *options)
+    else:
+        refused = run_serve("--socket", str(open_folder / "missing" / "s"), *options)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert owners(state) == before
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+def test_folders_on_the_way_are_for_the_user_to_pass_whatever_the_umask(open_folder: Path, umask: int) -> None:
+    state = open_folder / "deep" / "deeper" / "state"
+    program = ("sh", "-c", f'umask {umask:03o}; exec "$@"', "sh", *SERVE)
+    options = ("--socket", str(open_folder / "s"), "--state", str(state), "--user", str(WANTED))
+    with serve(*options, program=program) as server:
+        assert server.status()["sandbox"]["user"] == WANTED
+        assert server.stop() == 0
+    assert {path.stat().st_mode & 0o777 for path in (state.parent, state.parent.parent)} == {0o755}
+    with serve(*options):
+        pass
 
 
 def test_a_folder_that_cannot_be_given_whole_stays_as_it_was(

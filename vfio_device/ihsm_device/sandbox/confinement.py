@@ -66,11 +66,11 @@ class Confinement:
         owned = folders if state is None else [state] if handover.holds_keys_of_root(state) else [state, *folders]
         chosen = privileges.chosen_user(user, owned, ":".join(map(os.fspath, folders)))
         if chosen.uid == 0:
-            self._stays_root(None, "as was asked for")
+            self._stays_root(None, "as was asked for", state)
             return
         try:
             if (why := _obstacle(chosen, state, folders)) is not None:
-                self._stays_root(user, why)
+                self._stays_root(user, why, state)
                 return
             if state is not None:
                 handover.hand_over(state, chosen)
@@ -78,12 +78,14 @@ class Confinement:
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
-            self._stays_root(user, f"it cannot become user {chosen.uid} ({error.strerror})")
+            self._stays_root(user, f"it cannot become user {chosen.uid} ({error.strerror})", state)
 
-    def _stays_root(self, wanted: str | None, why: str) -> None:
+    def _stays_root(self, wanted: str | None, why: str, state: Path | None) -> None:
         """No warning: it is the rule where root's folders hold the sockets. An error where a user was `wanted`."""
         if wanted is not None:
             raise UserUnusable(wanted, why)
+        if state is not None:
+            handover.require_roots_alone(state)
         text = f"the device is user 0, without capabilities: {why}"
         _log.info("sandbox: %s", text)
         self._weaker.append(text)

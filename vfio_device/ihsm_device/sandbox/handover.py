@@ -22,6 +22,7 @@ from ihsm_device.state_lock import StateLock
 
 _MAX_LINKS: Final = 40
 """As many as the kernel follows (path_resolution(7))."""
+_WAY_MODE: Final = 0o755
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -79,6 +80,30 @@ def obstacle(path: Path, user: User) -> str | None:
     return None
 
 
+def require_roots_alone(path: Path) -> None:
+    """Raise StateError where root would keep a state in a place that others can change under it."""
+    if (others := chosen_by_others(path)) is not None:
+        raise StateError(
+            f"{path}: root keeps no state where others can put something else, and {others} is not root's alone"
+        )
+
+
+def make_way(path: Path) -> None:
+    """Make the folders above `path`, which only root can have chosen, for a user who is to pass through them.
+
+    Raises:
+        StateError: somebody was quicker.
+        OSError: a folder cannot be made.
+    """
+    for folder in reversed(path.absolute().parents):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            require_roots_alone(folder)
+        else:
+            folder.chmod(_WAY_MODE)  # whatever the umask
+
+
 def _is_a_state_file(path: Path) -> bool:
     status = path.lstat()
     return state_files.is_one(path.name) and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
@@ -103,9 +128,9 @@ def hand_over(path: Path, user: User) -> None:
     """
     if (path.exists() and path.stat().st_uid == user.uid) or chosen_by_others(path) is not None:
         return  # the user's own, or for the user to make
+    make_way(path)
     with contextlib.closing(StateLock(path)):
-        if chosen_by_others(path) is not None:  # somebody was quicker than root to make it
-            raise StateError(f"{path}: changed while it was looked at")
+        require_roots_alone(path)  # nobody was quicker than root to make it
         _give([*(file for file in path.iterdir() if _is_a_state_file(file)), path], user)
 
 

@@ -166,11 +166,14 @@ def _confined() -> Mapping[str, Any]:
     try:
         if os.geteuid() != 0:
             privileges.keep_capabilities()
-        elif privileges.capabilities() & CAP_SYS_PTRACE:
-            privileges.empty_bounding_set()
-            privileges.become_but_keep(User(LOOKOUT, LOOKOUT), CAP_SYS_PTRACE)
         else:
-            weaker.append("memory: the process that looks at clients remains root, for want of CAP_SYS_PTRACE")
+            privileges.empty_bounding_set()
+            if privileges.capabilities() & CAP_SYS_PTRACE:
+                privileges.become_but_keep(User(LOOKOUT, LOOKOUT), CAP_SYS_PTRACE)
+            else:  # without all that root's clients have it could look at none of them
+                weaker.append(
+                    "memory: the process that looks at clients remains root with all it may, for want of CAP_SYS_PTRACE"
+                )
     except OSError as error:
         weaker.append(f"memory: the process that looks at clients remains what it is ({error.strerror})")
     filtered = True

@@ -67,12 +67,16 @@ def chosen_user(name: str | None, folders: Sequence[Path], seed: str) -> User:
 
 def _named(name: str) -> User:
     try:
-        found = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        found = pwd.getpwuid(int(name)) if _is_number(name) else pwd.getpwnam(name)
     except KeyError:
-        if name.isdecimal():
+        if _is_number(name):
             return User(int(name), int(name))
         raise NoSuchUser(name) from None
     return User(found.pw_uid, found.pw_gid)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
 
 
 def _unused_uid(seed: int) -> int:
