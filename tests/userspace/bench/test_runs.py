@@ -225,6 +225,14 @@ def targets_of_a_run(monkeypatch: pytest.MonkeyPatch, suite: str) -> set[str]:
     return {record["id"] for record in document["results"]}
 
 
+def test_attestation_is_measured_by_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ihsm.bench.attest.SECONDS", SHORT)
+    result = CliRunner().invoke(bench_cli.bench, ["attest", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = {record["id"] for record in json.loads(result.stdout)["results"]}
+    assert found == {"config-write", "attest-challenge", "attest-session", "attest-whole"}
+
+
 def test_two_threads_of_one_core_are_no_two_cores() -> None:
     assert two_cores_doubt([[0, 1]])
     assert not two_cores_doubt([[0], [1]])

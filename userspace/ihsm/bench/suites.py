@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from ihsm.bench.api import api
+from ihsm.bench.attest import attestation
 from ihsm.bench.client import client
 from ihsm.bench.device import BenchDevice, provision
 from ihsm.bench.kmod import kmod
@@ -246,6 +247,7 @@ SUITES: Final = {
     "ddi": ddi,
     "client": client,
     "api": api,
+    "attest": attestation,
     "kmod": kmod,
     "scale": scale,
     "trace": trace,

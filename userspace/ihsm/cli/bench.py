@@ -21,12 +21,12 @@ from ihsm.cli.output_files import OUTPUT_FILE, write_output
 if TYPE_CHECKING:
     from ihsm.bench.compare import Change
 
-NAMES: Final = ("targets", "ring", "aes", "ddi", "client", "api", "kmod", "scale", "trace", "guest", "soak")
+NAMES: Final = ("targets", "ring", "aes", "ddi", "client", "api", "attest", "kmod", "scale", "trace", "guest", "soak")
 
 
 @click.command(
-    help="""Measure rings, AES, DDI operations, the Python client, the key API, the driver model, scale and traces, with
-    peers beside them.
+    help="""Measure rings, AES, DDI operations, the Python client, the key API, attestation, the driver model, scale and
+    traces, with peers beside them.
 
     SUITE is targets, ring, aes, ddi, client, api, kmod, scale, trace, guest or soak; without any: the quick figures.
     targets has these and every other target of a device but those of api, kmod, trace and guest. soak puts mixed load
