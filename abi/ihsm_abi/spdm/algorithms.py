@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import Any, Final
 
 from ihsm_abi.spdm.codes import RequestCode, ResponseCode
 from ihsm_abi.spdm.layout import Layout, Message, Reader, Sizes, SpdmFormatError, fixed, number, repeated
@@ -131,6 +132,18 @@ def _read_table(reader: Reader, sizes: Sizes) -> AlgorithmTable:
     return table
 
 
+def _table_count(values: Mapping[str, Any]) -> int:
+    return int(values["table_count"])
+
+
+def _read_extended(reader: Reader, _sizes: Sizes) -> bytes:
+    return reader.take(_EXTENDED_BYTES)
+
+
+def _extended_count(values: Mapping[str, Any]) -> int:
+    return int(values["extended_asym_count"] + values["extended_hash_count"])
+
+
 def _check_tables(tables: tuple[AlgorithmTable, ...]) -> None:
     """Tables are those known, in rising order, each once."""
     types = [table.type for table in tables]
@@ -152,15 +165,8 @@ class NegotiateAlgorithms(Message):
     extended_asym_count: int = number(1, default=0)
     extended_hash_count: int = number(1, default=0)
     reserved_tail: bytes = fixed(2, default=bytes(2))
-    extended: tuple[bytes, ...] = repeated(
-        lambda reader, _sizes: reader.take(_EXTENDED_BYTES),
-        bytes,
-        lambda values: values["extended_asym_count"] + values["extended_hash_count"],
-        default=(),
-    )
-    tables: tuple[AlgorithmTable, ...] = repeated(
-        _read_table, AlgorithmTable.encode, lambda values: values["table_count"]
-    )
+    extended: tuple[bytes, ...] = repeated(_read_extended, bytes, _extended_count, default=())
+    tables: tuple[AlgorithmTable, ...] = repeated(_read_table, AlgorithmTable.encode, _table_count)
 
     @classmethod
     def of(
@@ -206,15 +212,8 @@ class Algorithms(Message):
     extended_asym_count: int = number(1, default=0)
     extended_hash_count: int = number(1, default=0)
     reserved_tail: bytes = fixed(2, default=bytes(2))
-    extended: tuple[bytes, ...] = repeated(
-        lambda reader, _sizes: reader.take(_EXTENDED_BYTES),
-        bytes,
-        lambda values: values["extended_asym_count"] + values["extended_hash_count"],
-        default=(),
-    )
-    tables: tuple[AlgorithmTable, ...] = repeated(
-        _read_table, AlgorithmTable.encode, lambda values: values["table_count"]
-    )
+    extended: tuple[bytes, ...] = repeated(_read_extended, bytes, _extended_count, default=())
+    tables: tuple[AlgorithmTable, ...] = repeated(_read_table, AlgorithmTable.encode, _table_count)
 
     @classmethod
     def of(
