@@ -15,7 +15,7 @@ import pytest
 
 from ihsm_device.errors import StateError
 from ihsm_device.sandbox import handover
-from ihsm_device.sandbox.privileges import User
+from ihsm_device.sandbox.privileges import LOOKOUT, User
 from ihsm_device.state_lock import StateLock
 from support.process import SERVE, lines_of, run_serve, serve
 
@@ -287,3 +287,4 @@ def test_nothing_that_is_executed_gets_a_capability(open_folder: Path, program: 
         assert (sets == {0}) is (not program)
         assert any("capabilities" in text for text in shown["weaker"]) is bool(program)
         assert shown["user"] != 0
+        assert shown["lookout"]["user"] == LOOKOUT

@@ -167,7 +167,8 @@ def _confined() -> Mapping[str, Any]:
         if os.geteuid() != 0:
             privileges.keep_capabilities()
         else:
-            privileges.empty_bounding_set()
+            with contextlib.suppress(OSError):  # the device, which cannot either, says so
+                privileges.empty_bounding_set()
             if privileges.capabilities() & CAP_SYS_PTRACE:
                 privileges.become_but_keep(User(LOOKOUT, LOOKOUT), CAP_SYS_PTRACE)
             else:  # without all that root's clients have it could look at none of them
