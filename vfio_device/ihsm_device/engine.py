@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -21,6 +20,7 @@ from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.commands import Command, Outcome
 from ihsm_device.hosts import Host
+from ihsm_device.lifetimes import free_with
 from ihsm_device.queues import QueueState
 from ihsm_device.scheduler import Scheduler
 
@@ -75,7 +75,7 @@ class Engine:
             if self.handle == ffi.NULL:
                 raise MemoryError
             self._used: list[PublishedTable] = []
-            weakref.finalize(self, _release, self.handle, scheduler, host, self._used)
+            free_with(self, _release, self.handle, scheduler, host, self._used)
             undone.callback(lib.ihsm_engine_close, self.handle)
             self.hold: Callable[[int, Command], None] = lambda fault_id, command: None
             """Takes each admin and HSM command that a fault holds, to be carried out when the fault ends."""

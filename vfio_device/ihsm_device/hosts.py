@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import errno
 import os
-import weakref
 from collections.abc import Mapping
 from typing import Protocol
 
 from ihsm_abi.pci import BAR_BYTES, Bar
 from ihsm_device import _native, vfu
 from ihsm_device._native import ffi, lib
+from ihsm_device.lifetimes import free_with
 
 
 class DoorbellTarget(Protocol):
@@ -58,7 +58,7 @@ class LoopbackHost:
         if self.handle == ffi.NULL:
             raise MemoryError
         self._buffers: dict[tuple[int, int], _native.Array[_native.uint8_t]] = {}
-        weakref.finalize(self, lib.ihsm_loopback_free, self.handle)
+        free_with(self, lib.ihsm_loopback_free, self.handle)
 
     def attach(self, engine: DoorbellTarget) -> None:
         """There are no BARs here: tests call the engine's methods."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import errno
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +20,7 @@ from ihsm_abi.ide import (
 from ihsm_abi.tdisp import InterfaceState
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
+from ihsm_device.lifetimes import free_with
 
 HELD: Final = frozenset({InterfaceState.CONFIG_LOCKED, InterfaceState.RUN})
 """States in which somebody relies on the interface."""
@@ -61,7 +61,7 @@ class DeviceInterface:
         self.handle = lib.ihsm_tdi_new()
         if self.handle == ffi.NULL:
             raise MemoryError
-        weakref.finalize(self, lib.ihsm_tdi_free, self.handle)
+        free_with(self, lib.ihsm_tdi_free, self.handle)
         self.stop_function: Callable[[], None] = lambda: None
         """Ends queues and partition of the function, whatever they are at."""
 

@@ -9,7 +9,6 @@ returns when no answer that rests on it can follow.
 from __future__ import annotations
 
 import errno
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ from ihsm_abi.ddi import ApiRev, DdiOp
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.hsm.keystore import Handle
+from ihsm_device.lifetimes import free_with
 
 ANY_SESSION: Final[int] = lib.IHSM_ANY_SESSION
 
@@ -52,7 +52,7 @@ class Published:
         if table == ffi.NULL:
             raise MemoryError
         self._table = table
-        weakref.finalize(self, lib.ihsm_published_free, table)
+        free_with(self, lib.ihsm_published_free, table)
 
     @property
     def native(self) -> _native.Pointer[_native.ihsm_published]:
