@@ -243,7 +243,7 @@ def open_config_uri(uri: DeviceUri, *, wait_s: float = 0.0) -> PciFunction | Sys
     if uri.scheme == Scheme.PCI:
         from ihsm.bus import SysfsConfig
 
-        return SysfsConfig.open(uri.address)
+        return patiently(lambda: SysfsConfig.open(uri.address), waiting_time("open_config_uri", "wait_s", wait_s))
     return open_uri(uri, wait_s=wait_s)
 
 

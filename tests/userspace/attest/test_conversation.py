@@ -4,13 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ihsm.attest import Connection, EvidenceError, Request, Session, SpdmRefusedError, new_nonce
+from ihsm.attest.chain import RESPONDER, check_chain
+from ihsm.attest.connection import HASH
 from ihsm.errors import MailboxError
-from ihsm_abi.spdm.codes import ErrorCode, ResponseCode, SummaryType
+from ihsm_abi.spdm.chain import encode_chain
+from ihsm_abi.spdm.codes import ErrorCode, RequestCode, ResponseCode, SummaryType
+from ihsm_abi.spdm.messages import Certificate, Digests
+from support.certificates import certificate
 from support.spdm_exchange import Attested, DirectExchange, attested_device
 from support.spdm_vendor import Protocol
 
@@ -127,6 +137,43 @@ def test_a_changed_certificate_is_noticed(way: Changing) -> None:
     connection.negotiate()
     with pytest.raises(EvidenceError, match="not the one of DIGESTS"):
         connection.read_chain()
+
+
+class OneChain:
+    """A device that has made up certificates, with the hashes that belong to them."""
+
+    def __init__(self, certificates: Sequence[bytes]) -> None:
+        self._chain = encode_chain(HASH(certificates[0]).digest(), certificates)
+
+    def discover(self, timeout_s: float = 1.0) -> list[tuple[int, int]]:
+        raise AssertionError("nobody asks")
+
+    def exchange(self, vendor: int, type: int, payload: bytes, timeout_s: float = 1.0) -> bytes:
+        if payload[1] == RequestCode.GET_DIGESTS:
+            return Digests(slots=1, digests=(HASH(self._chain).digest(),)).encode()
+        offset, length = (int.from_bytes(payload[at : at + 2], "little") for at in (4, 6))
+        portion = self._chain[offset : offset + length]
+        left = len(self._chain) - offset - len(portion)
+        return Certificate(slot=0, portion_length=len(portion), remainder_length=left, portion=portion).encode()
+
+
+def test_a_subject_that_does_not_parse() -> None:
+    """The library looks at it when it is asked for, which may be where nobody thinks of it."""
+    root = certificate(0).replace(b"certificate 0", b"certificate\xff0")
+    with pytest.raises(EvidenceError, match="CERTIFICATE: certificate does not parse"):
+        Connection(OneChain([root, certificate(1, ca=False)])).read_chain()
+
+
+@settings(max_examples=200)
+@given(place=st.integers(0, 10_000), value=st.binary(min_size=0, max_size=3), cut=st.integers(0, 3))
+def test_certificates_of_any_content_end_in_a_typed_error(place: int, value: bytes, cut: int) -> None:
+    """Or are as good as they were: what is spoilt may be what nobody looks at before the signature is checked."""
+    leaf = certificate(1, ca=False, more=[(x509.ExtendedKeyUsage([RESPONDER]), False)])
+    place %= len(leaf)
+    connection = Connection(OneChain([certificate(0), leaf[:place] + value + leaf[place + cut :]]))
+    with contextlib.suppress(EvidenceError):
+        connection.read_chain()
+        check_chain(connection.certificates, datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC))
 
 
 def test_a_changed_record_is_noticed(connection: Connection, way: Changing) -> None:

@@ -20,6 +20,8 @@ from ihsm_abi.spdm.codes import RequestCode
 from support.certificates import certificate
 from support.spdm_exchange import FILES, Attested, DirectExchange, attested_device
 
+CLAIMS = ("mailbox", "chain", "root", "challenge", "measurements", "session")
+
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Attested]:
@@ -66,7 +68,9 @@ def test_everything_holds(device: Attested) -> None:
     for index in (manifest.TRUST_BLOCK, manifest.CONTROL_BLOCK, manifest.FAST_BLOCK):
         assert evidence.block(index).content == manifest.image_digest(FILES, index)
     assert summary_of(evidence.blocks) == evidence.summary
+    assert [(claim.name, claim.holds) for claim in evidence.claims] == [(name, True) for name in CLAIMS]
     again = attest(device.exchange())
+    assert [claim.name for claim in again.claims if claim.holds is None] == ["root"]
     assert again.blocks == evidence.blocks
     assert not again.root_pinned
     assert again.nonce != nonce
@@ -115,20 +119,24 @@ def test_a_mailbox_without_spdm(device: Attested, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("code", "nth", "says"),
+    ("code", "nth", "failed", "says"),
     [
-        (RequestCode.GET_MEASUREMENTS, 1, "MEASUREMENTS: the blocks do not have the summary"),
-        (RequestCode.GET_MEASUREMENTS, 2, None),
-        (RequestCode.KEY_EXCHANGE, 1, "KEY_EXCHANGE_RSP: the blocks do not have the summary"),
+        (RequestCode.GET_MEASUREMENTS, 1, "measurements", "MEASUREMENTS: the blocks do not have the summary"),
+        (RequestCode.GET_MEASUREMENTS, 2, "session", None),
+        (RequestCode.KEY_EXCHANGE, 1, "session", "KEY_EXCHANGE_RSP: the blocks do not have the summary"),
     ],
 )
 def test_a_device_that_becomes_another_one(
-    device: Attested, measures_anew: Callable[[], None], code: RequestCode, nth: int, says: str | None
+    device: Attested, measures_anew: Callable[[], None], code: RequestCode, nth: int, failed: str, says: str | None
 ) -> None:
     """Each of its answers is well signed; together they are no device."""
     exchange = Turning(device, code, measures_anew, nth)
-    with pytest.raises(EvidenceError, match=says):
+    with pytest.raises(EvidenceError, match=says) as raised:
         attest(exchange)
+    *held, last = raised.value.claims
+    assert tuple(claim.name for claim in held) == CLAIMS[: CLAIMS.index(failed)]
+    assert False not in {claim.holds for claim in held}
+    assert last == (failed, False, str(raised.value))
 
 
 def test_a_device_that_becomes_another_one_in_a_session(

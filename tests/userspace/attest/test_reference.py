@@ -204,6 +204,8 @@ def edit_file(**values: object) -> Change:
         (edit_block(data="00" * 0x10000), "blocks.data: must be hexadecimal"),
         (edit_block(data=None), "blocks.data: must be hexadecimal"),
         (edit_block(more=0), "blocks: it has a field"),
+        (edit_block(name="policy"), "blocks: name: block 4 is 'tenancy counter'"),
+        (edit_block(name=None), "blocks: name: block 4 is 'tenancy counter'"),
         (edit_file(path=""), "files.path: must be a path"),
         (edit_file(path="a\x1b[2J"), "files.path: must be a path"),
         (edit_file(path="a" * 513), "files.path: must be a path"),

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ihsm import errors
 from ihsm.bus import SysfsConfig
+from ihsm.uri import open_config
+from support.waiting import HANG_S
 
 URI = "pci:0000:00:04.0"
 
@@ -85,3 +89,33 @@ def test_a_file_that_cannot_be_opened(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(kind, match=says):
         SysfsConfig(path, URI)
+
+
+def test_one_has_it_at_a_time(path: Path) -> None:
+    """What goes through a mailbox takes many accesses."""
+    with SysfsConfig(path, URI):
+        for _ in range(2):  # who was refused keeps nothing
+            with pytest.raises(
+                errors.DeviceBusyError, match=rf"of {URI} is in use by process {os.getpid()} \(.*--wait"
+            ):
+                SysfsConfig(path, URI)
+    with SysfsConfig(path, URI):
+        pass
+
+
+def test_a_child_that_has_the_file_too_does_not_keep_it(path: Path) -> None:
+    config = SysfsConfig(path, URI)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[config._fd]) as child:
+        config.close()
+        SysfsConfig(path, URI).close()
+        child.communicate(b"\n")
+
+
+def test_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0000:00:04.0").mkdir()
+    (tmp_path / "0000:00:04.0" / "config").write_bytes(bytes(4096))
+    monkeypatch.setattr("ihsm.bus.sysfs_config.SYSFS_DEVICES", tmp_path)
+    first = SysfsConfig.open("0000:00:04.0")
+    monkeypatch.setattr("ihsm.uri.time.sleep", lambda seconds: first.close())
+    with open_config(URI, wait_s=HANG_S) as second:
+        assert second.config_bytes == 4096

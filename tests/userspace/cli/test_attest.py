@@ -70,13 +70,44 @@ def test_the_root_that_is_named(device: EmbeddedDevice, tmp_path: Path) -> None:
     succeed("info", "--device", uri(device), "--chain", chain)
     assert attested(device, "--root", chain)["chain"]["root_pinned"] is True
     other.write_bytes(x509.load_der_x509_certificate(certificate(0)).public_bytes(Encoding.PEM))
-    assert "is not trusted" in refused(6, "attest", "--device", uri(device), "--root", other)
+    result = run("attest", "--device", uri(device), "--root", other)
+    assert result.exit_code == 6
+    assert "is not trusted" in result.stderr.splitlines()[-1]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [["mailbox", "ok"], ["chain", "ok"], ["root", "FAILS"]]
+    result = run("attest", "--device", uri(device), "--root", other, "--json")
+    assert result.exit_code == 6
+    record = json.loads(result.stdout)
+    assert (record["verified"], record["device"]) == (False, uri(device))
+    assert [(claim["name"], claim["holds"]) for claim in record["claims"]] == [
+        ("mailbox", True), ("chain", True), ("root", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\x30\x82", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_root_that_is_no_certificate(device: EmbeddedDevice, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "root.pem"
+    path.write_bytes(content)
+    line = refused(2, "attest", "--device", uri(device), "--root", path)
+    assert line.endswith(f"{path}: no certificates, or a damaged one; PEM is taken, and DER")
 
 
 def test_a_reference_of_the_same_device(device: EmbeddedDevice, reference: Path) -> None:
     record = attested(device, "--reference", reference)
     files = manifest.measure(manifest.installed())
-    assert record["reference"] == {"blocks": list(range(1, 37)), "files": len(files), "differences": []}
+    assert record["reference"] == {
+        "blocks": list(range(1, 37)), "code_absent": [], "files": len(files), "differences": [],
+    }  # fmt: skip
+
+
+def test_a_reference_that_says_nothing_of_the_code(device: EmbeddedDevice, reference: Path) -> None:
+    plain = json.loads(reference.read_bytes())
+    plain["blocks"] = [block for block in plain["blocks"] if block["block"] not in (16, 25)]
+    reference.write_text(json.dumps(plain))
+    lines = succeed("attest", "--device", uri(device), "--reference", reference).decode().splitlines()
+    assert lines[-1].split("  ")[0] == "code"
+    assert lines[-1].endswith("not compared  the reference has no block 16, 25")
+    assert attested(device, "--reference", reference)["reference"]["code_absent"] == [16, 25]
 
 
 def test_another_configuration(reference: Path) -> None:

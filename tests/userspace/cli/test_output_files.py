@@ -128,6 +128,13 @@ def test_an_open_pipe_can_be_named() -> None:
         os.close(writer)
 
 
+def test_standard_output_is_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(click.BadParameter, match=r"standard output has lines for people: name a file, \./-"):
+        convert(Path("-"))
+    assert not list(folder.iterdir())
+
+
 def test_a_folder_is_refused() -> None:
     with pytest.raises(click.BadParameter, match="directory"):
         convert(Path("/tmp"))

@@ -14,6 +14,7 @@ records for as long as one likes.
 from ihsm_abi.lazy_names import loader
 
 _HOMES = {
+    "Claim": "claims",
     "Connection": "connection",
     "Difference": "reference",
     "Evidence": "evidence",

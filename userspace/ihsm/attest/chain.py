@@ -12,7 +12,7 @@ from cryptography import x509
 
 from ihsm.attest.errors import EvidenceError
 from ihsm.ddi.errors import CertificateChainError
-from ihsm.ddi.path_validation import parsing, validate_path
+from ihsm.ddi.path_validation import parsing, require_trusted, validate_path
 
 RESPONDER: Final = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.3")
 """id-DMTF-eku-responder-auth."""
@@ -20,21 +20,19 @@ RESPONDER: Final = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.3")
 
 def check_chain(
     certificates: Sequence[x509.Certificate],
-    roots: Collection[x509.Certificate] | None,
     at: datetime.datetime,
 ) -> None:
-    """Validate a chain, root first, whose last key is to sign answers.
+    """Validate a chain, root first, whose last key is to sign answers; whether its root is to be trusted is not said.
 
     Args:
         certificates: the chain.
-        roots: certificates of which the root must be one; None to take whichever the chain begins with.
         at: time to check validity for, with its zone.
 
     Raises:
         EvidenceError: names the certificate and what is wrong.
     """
     try:
-        validate_path(certificates, at=at, strict_leaf=True, trusted_roots=roots)
+        validate_path(certificates, at=at, strict_leaf=True)
         with parsing("the last certificate: extensions do not parse"):
             purposes = _purposes(certificates[-1])
     except CertificateChainError as error:
@@ -42,6 +40,14 @@ def check_chain(
     if RESPONDER not in purposes:
         # Other keys below the same root sign what their users wish.
         raise EvidenceError("certificate chain: the last certificate is not one of an SPDM responder")
+
+
+def check_root(root: x509.Certificate, trusted: Collection[x509.Certificate]) -> None:
+    """See that a chain begins with one of the certificates that are trusted; EvidenceError if not."""
+    try:
+        require_trusted(root, trusted)
+    except CertificateChainError as error:
+        raise EvidenceError(f"certificate chain: {error}") from None
 
 
 def _purposes(certificate: x509.Certificate) -> Collection[x509.ObjectIdentifier]:

@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ihsm.attest.errors import EvidenceError, SpdmRefusedError
+from ihsm.ddi.certificates import parse_certificate
+from ihsm.ddi.errors import CertificateChainError
+from ihsm.ddi.path_validation import parsing
 from ihsm_abi.doe import OBJECT_SPDM, PCI_SIG
 from ihsm_abi.spdm.algorithms import (
     DMTF_MEASUREMENTS,
@@ -275,10 +278,11 @@ class Connection:
         if not certificates or HASH(certificates[0]).digest() != root_hash:
             raise EvidenceError("CERTIFICATE: the chain does not begin with the root that it names")
         try:
-            parsed = tuple(x509.load_der_x509_certificate(der) for der in certificates)
-            key = parsed[-1].public_key()
-        except Exception as error:  # which types foreign certificates raise is nowhere laid down
-            raise EvidenceError(f"CERTIFICATE: a certificate does not parse: {error}") from None
+            parsed = tuple(map(parse_certificate, certificates))
+            with parsing("the last certificate's key does not parse"):
+                key = parsed[-1].public_key()
+        except CertificateChainError as error:
+            raise EvidenceError(f"CERTIFICATE: {error}") from None
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
             raise EvidenceError("CERTIFICATE: the last certificate carries no P-384 key")
         self.chain, self.certificates, self._key = chain, parsed, key

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from ihsm.attest.claims import Claim
 from ihsm.errors import IhsmError
 from ihsm_abi.spdm.codes import ErrorCode
 
@@ -12,6 +13,8 @@ class EvidenceError(IhsmError, ValueError):
     """What a device says of itself does not hold: malformed, wrongly signed, or contradictory."""
 
     exit_code = 6
+    claims: tuple[Claim, ...] = ()
+    """Of `attest`: what had been proved, and, as the last one, what this error is about."""
 
 
 class ReferenceMismatchError(EvidenceError):

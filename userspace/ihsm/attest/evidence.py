@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ihsm.arguments import waiting_time
 from ihsm.attest.blocks import MeasuredBlock, summary_of
-from ihsm.attest.chain import check_chain
+from ihsm.attest.chain import check_chain, check_root
+from ihsm.attest.claims import Claim
 from ihsm.attest.connection import HASH, TIMEOUT_S, Connection, Exchange, Request, new_nonce
 from ihsm.attest.errors import EvidenceError
 from ihsm.attest.session import Session
@@ -45,6 +47,8 @@ class Evidence:
     """1 to 36."""
     session: int
     """Id of the session, which has been ended."""
+    claims: tuple[Claim, ...]
+    """All that was proved, a sentence each; `root` holds only if it was pinned."""
 
     def block(self, index: int) -> MeasuredBlock:
         """A block by its number from 1 on."""
@@ -53,7 +57,31 @@ class Evidence:
     @property
     def root_fingerprint(self) -> bytes:
         """SHA-256 of the root certificate, for comparison with what its owner publishes."""
-        return hashlib.sha256(self.certificates[0].public_bytes(Encoding.DER)).digest()
+        return _fingerprint(self.certificates[0])
+
+
+class _Claims:
+    """Claims in the order in which they are proved."""
+
+    def __init__(self) -> None:
+        self._proved: list[Claim] = []
+
+    @property
+    def proved(self) -> tuple[Claim, ...]:
+        return tuple(self._proved)
+
+    @contextmanager
+    def proving(self, name: str) -> Iterator[Callable[..., None]]:
+        """Context of a proof: it gives a function that takes what holds; an EvidenceError gets the claims so far."""
+
+        def proved(detail: str, holds: bool | None = True) -> None:
+            self._proved.append(Claim(name, holds, detail))
+
+        try:
+            yield proved
+        except EvidenceError as error:
+            error.claims = (*self._proved, Claim(name, False, str(error)))
+            raise
 
 
 def attest(
@@ -77,7 +105,8 @@ def attest(
         timeout_s: longest wait for one answer, in seconds.
 
     Raises:
-        EvidenceError: something of what the device says does not hold; the message says what.
+        EvidenceError: something of what the device says does not hold; the message says what, and its `claims` what
+            did hold before.
         MailboxNotFoundError: the mailbox takes no SPDM.
         BusError: the mailbox cannot be used or gives no answer.
         ArgumentError, ArgumentTypeError: an argument cannot be so; nothing was sent.
@@ -92,19 +121,47 @@ def attest(
     if missing := _OBJECTS - set(mailbox.discover(timeout_s)):
         kinds = ", ".join(f"vendor {vendor:#06x} type {kind}" for vendor, kind in sorted(missing))
         raise MailboxNotFoundError(f"the mailbox takes no SPDM: discovery names no objects of {kinds}")
-    connection = Connection(mailbox, timeout_s)
-    connection.negotiate()
-    connection.read_chain()
-    check_chain(connection.certificates, roots, at)
-    summary = connection.challenge(nonce)
-    blocks = _read_blocks(connection, nonce)
-    _same_summary("MEASUREMENTS", summary_of(blocks), summary)
-    with Session.open(connection) as session:
-        _same_summary("KEY_EXCHANGE_RSP", session.summary, summary)
-        inside = session.measurements([_ALL], nonce).blocks
-        if inside != tuple(block.hashed() for block in blocks):
-            raise EvidenceError("MEASUREMENTS in the session: other blocks than before it")
-    return Evidence(nonce, connection.certificates, roots is not None, summary, blocks, session.id)
+    connection, claims = Connection(mailbox, timeout_s), _Claims()
+    with claims.proving("mailbox") as proved:
+        connection.negotiate()
+        proved("SPDM 1.2")
+    with claims.proving("chain") as proved:
+        connection.read_chain()
+        certificates = connection.certificates
+        check_chain(certificates, at)
+        root, leaf = _name(certificates[0]), _name(certificates[-1])
+        proved(f"{len(certificates)} certificates, {root} to {leaf}, an SPDM responder")
+    with claims.proving("root") as proved:
+        fingerprint = f"SHA-256 {_fingerprint(certificates[0]).hex()}"
+        if roots is None:
+            proved(f"{fingerprint}; nobody named one to trust, and anybody can make such a chain", None)
+        else:
+            check_root(certificates[0], roots)
+            proved(fingerprint)
+    with claims.proving("challenge") as proved:
+        summary = connection.challenge(nonce)
+        proved(f"signed by the chain's key over nonce {nonce.hex()}")
+    with claims.proving("measurements") as proved:
+        blocks = _read_blocks(connection, nonce)
+        _same_summary("MEASUREMENTS", summary_of(blocks), summary)
+        proved(f"{len(blocks)} blocks, signed over the nonce, SHA-384 {summary.hex()}")
+    with claims.proving("session") as proved:
+        with Session.open(connection) as session:
+            _same_summary("KEY_EXCHANGE_RSP", session.summary, summary)
+            inside = session.measurements([_ALL], nonce).blocks
+            if inside != tuple(block.hashed() for block in blocks):
+                raise EvidenceError("MEASUREMENTS in the session: other blocks than before it")
+        proved(f"{session.id:#010x}: secured messages 1.1, P-384, AES-256-GCM, the same measurements inside")
+    return Evidence(nonce, certificates, roots is not None, summary, blocks, session.id, claims.proved)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    """Subject of a certificate, which anybody may have made, in ASCII."""
+    return ascii(certificate.subject.rfc4514_string())[1:-1]
+
+
+def _fingerprint(certificate: x509.Certificate) -> bytes:
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
 
 def _read_blocks(connection: Connection, nonce: bytes) -> tuple[MeasuredBlock, ...]:

@@ -67,6 +67,12 @@ class Reference:
         """
         return cls(evidence.blocks, _files_of(evidence))
 
+    @property
+    def code_absent(self) -> tuple[int, ...]:
+        """Blocks of code that are not in it: whatever code there is in a device, they do not differ."""
+        present = {block.index for block in self.blocks}
+        return tuple(index for index in _IMAGES if index not in present)
+
     def encode(self) -> bytes:
         """The reference as its file has it."""
         document = {
@@ -186,8 +192,11 @@ def _list(parser: fields.Parser[Any], longest: int) -> fields.Parser[list[Any]]:
 def _block(value: Any) -> MeasuredBlock:
     record = fields.table(value)
     fields.only(record, ("block", "name", "type", "data"))
+    index = fields.field(record, "block", fields.number(FIRST_BLOCK, LAST_BLOCK))
+    if record.get("name") != NAMES[index]:  # people read the name, and take blocks out by it
+        raise ValueError(f"name: block {index} is {NAMES[index]!r}")
     return MeasuredBlock(
-        fields.field(record, "block", fields.number(FIRST_BLOCK, LAST_BLOCK)),
+        index,
         fields.field(record, "type", fields.number(0, _MAX_TYPE)),
         fields.field(record, "data", _octets),
     )

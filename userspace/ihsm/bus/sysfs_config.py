@@ -4,20 +4,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Final, Self
 
 from ihsm.arguments import integer
 from ihsm.bus.discovery import SYSFS_DEVICES
+from ihsm.bus.holder import find_user
 from ihsm.closing import Closing
-from ihsm.errors import BusError, ConfigRefusedError, DeviceNotFoundError
+from ihsm.errors import BusError, ConfigRefusedError, DeviceBusyError, DeviceNotFoundError
 
 CONFIG_FILE: Final = "config"
 
 
 class SysfsConfig(Closing):
-    """Configuration space and nothing else of a function; each access is one of the kernel's, of at most 4 bytes."""
+    """Configuration space and nothing else of a function; each access is one of the kernel's, of at most 4 bytes.
+
+    One object has it at a time, among all that are made by this class in whichever process (flock(2)): what is done
+    through a mailbox takes many accesses, and a second requester would spoil it. Programs that take no such lock, and
+    the kernel, are not kept out.
+    """
 
     def __init__(self, path: Path, uri: str) -> None:
         """Open the file `config` of a device's folder in sysfs; `uri` names the function in messages.
@@ -25,6 +32,7 @@ class SysfsConfig(Closing):
         Raises:
             DeviceNotFoundError: there is no such function.
             ConfigRefusedError: only root may do so.
+            DeviceBusyError: another process has it.
             BusError: the file cannot be opened for another reason.
         """
         self.uri = uri
@@ -36,6 +44,14 @@ class SysfsConfig(Closing):
             raise ConfigRefusedError(f"{uri}: {path} is not for this user: {error.strerror}; root is needed") from None
         except OSError as error:
             raise BusError(f"{uri}: {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise DeviceBusyError(
+                f"configuration space of {uri} is in use by {find_user(path.resolve())}; to wait for it: --wait "
+                "SECONDS, or wait_s"
+            ) from None
 
     @classmethod
     def open(cls, bdf: str) -> Self:
@@ -85,5 +101,6 @@ class SysfsConfig(Closing):
     def close(self) -> None:
         """Let go of the file; harmless the second time."""
         if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a child of fork() may have the file too
             os.close(self._fd)
             self._fd = -1

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from ihsm.cli.common import (
     print_json,
     print_table,
     printable,
+    read_certificates,
     read_file,
     wait_option,
 )
@@ -25,12 +27,15 @@ from ihsm.uri import open_config
 from ihsm_abi.spdm.codes import NONCE_BYTES
 
 if TYPE_CHECKING:
-    from ihsm.attest import Difference, Evidence, Reference
+    from ihsm.attest import Claim, Difference, Evidence, Reference
 
 _HOLDS: Final = "ok"
 _SAYS: Final = "says"
+_FAILS: Final = "FAILS"
 _NOT_PINNED: Final = "not pinned"
 _DIFFERS: Final = "DIFFERS"
+_NOT_COMPARED: Final = "not compared"
+_VERDICTS: Final = {True: _HOLDS, False: _FAILS, None: _NOT_PINNED}
 
 
 @click.command(
@@ -38,8 +43,11 @@ _DIFFERS: Final = "DIFFERS"
 
     That is its certificate chain, a challenge, all measurements with their data, and a secured session. Without --root
     anybody could have made the chain: compare the printed fingerprint of the root. What was measured is compared with
-    nothing but a --reference. A device behind pci:BDF is reached through sysfs, as root, whichever driver has it; a
-    session that another requester has with it ends. Exit status: 0 all of it holds, 6 something does not.
+    nothing but a --reference. A device behind pci:BDF is reached through sysfs, as root, whichever driver has it.
+    Exit status: 0 all of it holds, 6 something does not.
+
+    A session that another requester has with the device ends. Where an interface is locked or runs in it (TDISP), it is
+    stopped: queues, keys and sessions of the partition are gone.
     """,
 )
 @device_option
@@ -77,18 +85,24 @@ def attest(
     """Run `ihsm attest`."""
     if reference_file is not None and written_file is not None:
         raise click.UsageError("--reference and --write-reference exclude each other")
-    from ihsm.attest import Reference, ReferenceMismatchError
+    from ihsm.attest import EvidenceError, Reference, ReferenceMismatchError
     from ihsm.attest import attest as ask
     from ihsm.bus import Mailbox
-    from ihsm.ddi.certificates import load_certificates
 
-    roots = [root for file in root_files for root in load_certificates(read_file(file, "--root"), str(file))]
+    roots = [root for file in root_files for root in read_certificates(file, "--root")]
     reference = None
     if reference_file is not None:
         reference = Reference.parse(read_file(reference_file, "--reference"), printable(str(reference_file)))
     with open_config(device, wait_s=wait_s) as function:
         uri = function.uri
-        evidence = ask(Mailbox(function), nonce=nonce, roots=roots or None)
+        try:
+            evidence = ask(Mailbox(function), nonce=nonce, roots=roots or None)
+        except EvidenceError as error:
+            if as_json:
+                print_json({"verified": False, "device": uri, "claims": _claim_records(error.claims)})
+            else:
+                print_table(_rows(uri, error.claims))
+            raise
     differences = () if reference is None else reference.differences(evidence)
     if written_file is not None:
         reference = Reference.of(evidence)
@@ -97,7 +111,7 @@ def attest(
     if as_json:
         print_json(_record(uri, evidence, reference, differences))
     else:
-        print_table(_claims(uri, evidence) + _reference_claims(file, reference, differences))
+        print_table(_rows(uri, evidence.claims) + _says(evidence) + _reference_rows(file, reference, differences))
     if differences:
         what = "; ".join(_brief(each) for each in differences)
         raise ReferenceMismatchError(f"{uri} is not what {printable(str(file))} describes: {what}")
@@ -109,38 +123,29 @@ def _brief(difference: Difference) -> str:
     return f"block {difference.block} ({difference.name}){files}"
 
 
-def _claims(uri: str, evidence: Evidence) -> list[tuple[str, str, str]]:
-    """A line for each: what it is, whether it holds, and what holds."""
+def _rows(uri: str, claims: Sequence[Claim]) -> list[tuple[str, str, str]]:
+    """A line for each claim: what it is, whether it holds, and what of it; the first one says whose they are."""
+    rows = [(claim.name, _VERDICTS[claim.holds], claim.detail) for claim in claims]
+    name, verdict, detail = rows[0]
+    return [(name, verdict, f"{printable(uri)}: {detail}"), *rows[1:]]
+
+
+def _claim_records(claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    return [claim._asdict() for claim in claims]
+
+
+def _says(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """The line of what the device says of itself, which proves nothing."""
     from ihsm.attest import blocks
 
-    root, leaf = evidence.certificates[0], evidence.certificates[-1]
-    fingerprint = f"SHA-256 {evidence.root_fingerprint.hex()}"
-    if not evidence.root_pinned:
-        fingerprint += "; name one with --root, for anybody can make such a chain"
-    content = {block.index: block.content for block in evidence.blocks}
-    version = ".".join(str(byte) for byte in reversed(content[blocks.VERSION_BLOCK][1:4]))
-    texts = (content[index] for index in (blocks.PLATFORM_BLOCK, blocks.PROFILE_BLOCK))
-    platform, profile = (_text(each) for each in texts)
-    return [
-        ("mailbox", _HOLDS, f"{printable(uri)}: SPDM 1.2, secured messages 1.1"),
-        (
-            "chain",
-            _HOLDS,
-            f"{len(evidence.certificates)} certificates, {_name(root)} to {_name(leaf)}, an SPDM responder",
-        ),
-        ("root", _HOLDS if evidence.root_pinned else _NOT_PINNED, fingerprint),
-        ("challenge", _HOLDS, f"signed by the chain's key over nonce {evidence.nonce.hex()}"),
-        (
-            "measurements",
-            _HOLDS,
-            f"{len(evidence.blocks)} blocks, signed over the nonce, SHA-384 {evidence.summary.hex()}",
-        ),
-        ("session", _HOLDS, f"{evidence.session:#010x}: P-384, AES-256-GCM, the same measurements inside"),
-        ("device", _SAYS, f"{platform} {version}, profile {profile}"),
-    ]
+    version = ".".join(str(byte) for byte in reversed(evidence.block(blocks.VERSION_BLOCK).content[1:4]))
+    platform, profile = (
+        _text(evidence.block(index).content) for index in (blocks.PLATFORM_BLOCK, blocks.PROFILE_BLOCK)
+    )
+    return [("device", _SAYS, f"{platform} {version}, profile {profile}")]
 
 
-def _reference_claims(
+def _reference_rows(
     file: Path | None, reference: Reference | None, differences: tuple[Difference, ...]
 ) -> list[tuple[str, str, str]]:
     if reference is None:
@@ -151,17 +156,10 @@ def _reference_claims(
         else "no list of files, for it was not made where the package is"
     )
     what = f"{printable(str(file))}: {len(reference.blocks)} blocks, {files}"
-    if not differences:
-        return [("reference", _HOLDS, what)]
-    return [
-        ("reference", _DIFFERS, what),
-        *((f"block {each.block}", _DIFFERS, f"{each.name}: {each.detail}") for each in differences),
-    ]
-
-
-def _name(certificate: Any) -> str:
-    """Subject of a certificate, which anybody may have made, for a terminal."""
-    return ascii(certificate.subject.rfc4514_string())[1:-1]
+    rows = [("reference", _DIFFERS if differences else _HOLDS, what)]
+    if absent := reference.code_absent:
+        rows.append(("code", _NOT_COMPARED, f"the reference has no block {', '.join(map(str, absent))}"))
+    return [*rows, *((f"block {each.block}", _DIFFERS, f"{each.name}: {each.detail}") for each in differences)]
 
 
 def _text(data: bytes) -> str:
@@ -178,6 +176,7 @@ def _record(
     return {
         "verified": not differences,
         "device": uri,
+        "claims": _claim_records(evidence.claims),
         "nonce": evidence.nonce.hex(),
         "chain": {
             "certificates": [each.public_bytes(Encoding.PEM).decode() for each in evidence.certificates],
@@ -194,6 +193,7 @@ def _record(
         if reference is None
         else {
             "blocks": [block.index for block in reference.blocks],
+            "code_absent": list(reference.code_absent),
             "files": len(reference.files),
             "differences": [
                 {"block": each.block, "name": each.name, "detail": each.detail, "files": list(each.files)}

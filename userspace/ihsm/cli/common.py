@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +17,9 @@ from ihsm.cli.completing import complete_stores
 from ihsm.errors import DeviceNotFoundError
 from ihsm.uri import AUTO, DEVICE_VARIABLE, Scheme, choose_device
 from ihsm_abi import json_text
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 device_option: Final[Callable[[Any], Any]] = click.option(
     "--device",
@@ -102,6 +105,24 @@ def read_file(path: Path, option: str) -> bytes:
     if len(data) > LONGEST_INPUT:
         raise click.BadParameter(f"{path}: longer than {LONGEST_INPUT} bytes", param_hint=option)
     return data
+
+
+def read_certificates(path: Path, option: str) -> list[x509.Certificate]:
+    """All certificates in a file that the user named with `option`.
+
+    Raises:
+        click.BadParameter: it cannot be read, or holds no certificates.
+    """
+    from ihsm.ddi.certificates import load_certificates
+    from ihsm.ddi.errors import CertificateChainError
+
+    data = read_file(path, option)
+    try:
+        return load_certificates(data, str(path))
+    except CertificateChainError:  # what a parser says of bytes that are no certificate helps nobody
+        raise click.BadParameter(
+            f"{path}: no certificates, or a damaged one; PEM is taken, and DER", param_hint=option
+        ) from None
 
 
 def require_yes(question: str, purpose: str) -> None:

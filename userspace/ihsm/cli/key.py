@@ -15,6 +15,7 @@ from ihsm.cli.common import (
     json_option,
     print_json,
     print_table,
+    read_certificates,
     read_file,
     require_yes,
     yes_option,
@@ -309,11 +310,9 @@ def _certificates(path: Path, private: Any) -> list[bytes]:
     """DER of the certificates in a file, of which the first must be the key's."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from ihsm.ddi.certificates import load_certificates
-
     if isinstance(private, bytes):
         raise click.UsageError("--certificate: a secret key has none")
-    found: list[x509.Certificate] = load_certificates(read_file(path, "--certificate"), str(path))
+    found: list[x509.Certificate] = read_certificates(path, "--certificate")
     if found[0].public_key() != private.public_key():
         raise click.BadParameter(f"{path}: its first certificate is not this key's", param_hint="--certificate")
     return [each.public_bytes(Encoding.DER) for each in found]

@@ -27,6 +27,8 @@ class OutputFile(click.Path):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path, if it can be written to."""
+        if os.fspath(value) == "-":
+            self.fail("standard output has lines for people: name a file, ./- for one of this name", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
             _try(path)

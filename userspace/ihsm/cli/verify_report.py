@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ihsm import ddi
-from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table, read_file
+from ihsm.cli.common import EXISTING_FILE, flatten, json_option, print_json, print_table, read_certificates, read_file
 from ihsm.cli.key_records import pem_of
 from ihsm.cli.secrets import hex_bytes
 from ihsm_abi.ddi.attestation import REPORT_DATA_BYTES, REPORT_VERSION
@@ -50,7 +50,7 @@ def verify_report(
     from ihsm.ddi.certificates import load_certificates, order_chain
 
     chain = order_chain(load_certificates(read_file(chain_file, "--chain"), str(chain_file)))
-    roots = [root for file in root_files for root in load_certificates(read_file(file, "--root"), str(file))]
+    roots = [root for file in root_files for root in read_certificates(file, "--root")]
     chain.verify(roots or None, strict_leaf=False)
     verified = ddi.verify_report(read_file(report, "REPORT"), chain.identity_key, report_data=report_data)
     if key_file is not None and _public_pem(verified) != _pem_of(key_file):

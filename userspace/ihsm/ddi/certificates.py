@@ -42,8 +42,7 @@ class CertificateChain:
     @property
     def certificates(self) -> tuple[x509.Certificate, ...]:
         """The parsed certificates; CertificateChainError if one does not parse."""
-        with parsing("certificate does not parse"):
-            return tuple(_checked(x509.load_der_x509_certificate(der)) for der in self.der)
+        return tuple(map(parse_certificate, self.der))
 
     @property
     def root_fingerprint(self) -> bytes:
@@ -92,6 +91,12 @@ class CertificateChain:
         if chain and self.thumbprint != chain_thumbprint(self.der):
             raise CertificateChainError("the certificates do not have the thumbprint that the device reports")
         validate_path(chain, at=now, strict_leaf=strict_leaf, trusted_roots=trusted_roots)
+
+
+def parse_certificate(der: bytes) -> x509.Certificate:
+    """One certificate of somebody else's, of which names and dates parse too; CertificateChainError if not."""
+    with parsing("certificate does not parse"):
+        return _checked(x509.load_der_x509_certificate(der))
 
 
 def _checked(certificate: x509.Certificate) -> x509.Certificate:

@@ -89,9 +89,8 @@ def validate_path(
     """
     if not chain:
         raise CertificateChainError("there is no certificate in the chain")
-    root = chain[0]
-    if trusted_roots is not None and root not in trusted_roots:
-        raise CertificateChainError(f"root {root.subject.rfc4514_string()} is not trusted")
+    if trusted_roots is not None:
+        require_trusted(chain[0], trusted_roots)
     names = NameConstraints()
     last = len(chain) - 1
     for number, certificate in enumerate(chain):
@@ -112,6 +111,12 @@ def validate_path(
             constraints = extensions.find(x509.NameConstraints)
             if constraints is not None:
                 names.add(constraints)
+
+
+def require_trusted(root: x509.Certificate, trusted: Collection[x509.Certificate]) -> None:
+    """See that a root is one of the certificates that are trusted; CertificateChainError if not."""
+    if root not in trusted:
+        raise CertificateChainError(f"root {root.subject.rfc4514_string()} is not trusted")
 
 
 class _Extensions:
