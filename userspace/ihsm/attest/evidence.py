@@ -134,7 +134,7 @@ def attest(
     with claims.proving("root") as proved:
         fingerprint = f"SHA-256 {_fingerprint(certificates[0]).hex()}"
         if roots is None:
-            proved(f"{fingerprint}; nobody named one to trust, and anybody can make such a chain", None)
+            proved(f"{fingerprint}; anybody can make such a chain: name a root to trust (--root, or roots)", None)
         else:
             check_root(certificates[0], roots)
             proved(fingerprint)
