@@ -161,6 +161,8 @@ class Requester:
         return self.certificates
 
     def ask(self, request: Message, layout: type[M]) -> M:
+        if isinstance(request, messages.GetDigests):
+            self.read = b""
         encoded = request.encode()
         decoded, answer = self.exchange(encoded, layout)
         if not self.established:

@@ -61,6 +61,30 @@ SERVED: Final = frozenset(
 )
 """Requests of the device; every other is an UNSUPPORTED_REQUEST (spec 06 §2.1)."""
 
+_BREAK_CHAIN_READ: Final = frozenset(
+    {
+        RequestCode.GET_MEASUREMENTS,
+        RequestCode.KEY_EXCHANGE,
+        RequestCode.FINISH,
+        RequestCode.PSK_EXCHANGE,
+        RequestCode.PSK_FINISH,
+        RequestCode.KEY_UPDATE,
+        RequestCode.HEARTBEAT,
+        RequestCode.GET_ENCAPSULATED_REQUEST,
+        RequestCode.DELIVER_ENCAPSULATED_RESPONSE,
+        RequestCode.END_SESSION,
+    }
+)
+
+
+def begins_chain_anew(code: int, *, challenged: bool) -> bool:
+    """Whether a request begins anew what the next CHALLENGE signs, M1, served or not (DSP0274 1.2 §10.8, table 38).
+
+    GET_DIGESTS always does: the digests of one reading of the chain are what M1 begins with, as requesters have it.
+    The others do unless there has been a CHALLENGE since the negotiation (`challenged`).
+    """
+    return code == RequestCode.GET_DIGESTS or (code in _BREAK_CHAIN_READ and not challenged)
+
 
 class ResponseCode(IntEnum):
     """What a responder answers."""

@@ -93,6 +93,14 @@ def test_a_challenge_after_measurements_is_not_over_the_chain(connection: Connec
     connection.challenge(new_nonce())
 
 
+def test_a_chain_that_is_read_again_is_challenged_as_it_was_read_last(connection: Connection) -> None:
+    connection.read_chain()
+    connection.challenge(new_nonce())
+    connection.read_chain()
+    connection.measurements(ALL, new_nonce())
+    connection.challenge(new_nonce())
+
+
 @pytest.mark.parametrize("place", [4, 36, 50, 68, 100, 120, -97, -96, -4])
 def test_a_changed_challenge_is_noticed(connection: Connection, way: Changing, place: int) -> None:
     way.flip(ResponseCode.CHALLENGE_AUTH, place)

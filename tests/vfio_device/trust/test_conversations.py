@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 from cryptography import x509
 
 from ihsm_abi.spdm.algorithms import BaseHash
-from ihsm_abi.spdm.codes import MeasurementOperation, SummaryType
+from ihsm_abi.spdm.codes import MeasurementOperation, ResponseCode, SummaryType
 from ihsm_abi.spdm.measurements import LAST_TCB_BLOCK, MeasurementBlock, encode_record
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.keystore import Scope
 from ihsm_device.trust import Responder
 from ihsm_device.trust.attestation import Attestation
 from support.spdm_requester import Requester
+from support.spdm_requests import REQUESTS, patched
 from support.spdm_vendor import Protocol
 
 
@@ -59,24 +61,57 @@ def test_measurements_before_a_signature_are_signed_with_it(requester: Requester
     requester.measure(4, signed=True)
 
 
-def test_another_request_begins_the_signed_series_anew(requester: Requester) -> None:
+BETWEEN: Final = {
+    "another request": REQUESTS["GET_DIGESTS"],
+    "one that is not served": REQUESTS["HEARTBEAT"],
+    "one that may not come now": REQUESTS["NEGOTIATE_ALGORITHMS"],
+    "a block that there is not": patched("GET_MEASUREMENTS", 3, "63"),
+    "a block in another version": patched("GET_MEASUREMENTS", 0, "13"),
+    "less than a header": b"",
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "in a session"])
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+def test_whatever_comes_between_measurements_begins_their_series_anew(
+    requester: Requester, between: bytes, inside: bool
+) -> None:
+    if inside:
+        requester.open_session()
     requester.measure(1)
-    requester.digests()
-    requester.measured[False] = b""
+    answer = requester.secured(between) if inside else requester.send(between)
+    assert (answer[1] == ResponseCode.ERROR) == (between != REQUESTS["GET_DIGESTS"])
+    requester.measured[inside] = b""
     requester.measure(2, signed=True)
-    requester.measure(3)
-    assert requester.send(bytes.fromhex("12e00063"))[:3] == bytes.fromhex("127f01")
-    requester.measured[False] = b""
-    requester.measure(4, signed=True)
 
 
-def test_measurements_before_a_challenge_begin_its_transcript_anew(requester: Requester) -> None:
+BREAK_OFF: Final = {
+    *("GET_MEASUREMENTS", "KEY_EXCHANGE", "FINISH", "END_SESSION", "HEARTBEAT", "KEY_UPDATE"),
+    *("PSK_EXCHANGE", "PSK_FINISH", "GET_ENCAPSULATED_REQUEST", "DELIVER_ENCAPSULATED_RESPONSE"),
+}
+"""DSP0274 1.2 table 38; most of them have ERROR as their answer here."""
+
+
+@pytest.mark.parametrize("name", sorted(set(REQUESTS) - {"GET_VERSION", "GET_DIGESTS", "GET_CERTIFICATE", "CHALLENGE"}))
+def test_some_requests_before_a_challenge_begin_its_transcript_anew(requester: Requester, name: str) -> None:
     """Unless there was one before (DSP0274 1.2 §10.8)."""
-    requester.measure(1)
-    requester.read = b""
+    requester.send(REQUESTS[name])
+    if name.removesuffix(" signed") in BREAK_OFF:
+        requester.read = b""
     requester.challenge()
     requester.digests()
-    requester.measure(1)
+    requester.send(REQUESTS[name])
+    requester.challenge()
+
+
+def test_digests_begin_the_transcript_of_a_challenge_anew(requester: Requester) -> None:
+    requester.digests()
+    requester.digests()
+    requester.challenge()
+    requester.read_chain()
+    requester.open_session()
+    requester.digests()
+    requester.end_session()
     requester.challenge()
 
 

@@ -45,9 +45,9 @@ from ihsm_abi.spdm.codes import (
     VERSION_1_2,
     Capability,
     MeasurementAttributes,
-    RequestCode,
     ResponseCode,
     SummaryType,
+    begins_chain_anew,
 )
 from ihsm_abi.spdm.layout import Message, Sizes, SpdmFormatError
 from ihsm_abi.spdm.measurements import MeasurementBlock, decode_record
@@ -84,8 +84,6 @@ TABLES: Final = (
     AlgorithmTable.of(TableType.AEAD, Aead.AES_256_GCM),
     AlgorithmTable.of(TableType.KEY_SCHEDULE, KeySchedule.SPDM),
 )
-_BEFORE_CHALLENGE: Final = (RequestCode.GET_DIGESTS, RequestCode.GET_CERTIFICATE, RequestCode.CHALLENGE)
-"""Requests of one series (DSP0274 1.2 §10.8)."""
 _MAX_CHAIN_BYTES: Final = 0xFFFF
 
 
@@ -159,6 +157,8 @@ class Connection:
         """Root first."""
         self._chain_read = b""
         """Requests for the chain, with answers: a challenge that comes next is over them too."""
+        self._challenged = False
+        """Since the negotiation."""
         self._key: ec.EllipticCurvePublicKey | None = None
 
     def negotiate(self) -> None:
@@ -168,6 +168,7 @@ class Connection:
             EvidenceError: the device is none that this requester can speak with.
         """
         self.agreed = self._chain_read = b""
+        self._challenged = False
         version = self._negotiate(GetVersion(), Version)
         if VERSION_ENTRY_1_2 not in {entry & 0xFF00 for entry in version.entries}:
             raise EvidenceError(f"VERSION: no SPDM 1.2 among {[f'{entry:#06x}' for entry in version.entries]}")
@@ -235,6 +236,7 @@ class Connection:
         log = self.agreed + self._chain_read + asked + data[: -SIZES.signature]
         self.check_signature(SigningContext.CHALLENGE_AUTH, log, answer.signature)
         self._chain_read = b""
+        self._challenged = True
         return answer.summary
 
     def measurements(self, requests: Sequence[Request], nonce: bytes) -> Signed:
@@ -263,7 +265,7 @@ class Connection:
 
     def send(self, message: bytes) -> bytes:
         """Send a message outside of sessions; its answer, which may have padding behind it."""
-        if message[1] not in _BEFORE_CHALLENGE:
+        if begins_chain_anew(message[1], challenged=self._challenged):
             self._chain_read = b""
         return self.mailbox.exchange(PCI_SIG, OBJECT_SPDM, message, self.timeout_s)
 

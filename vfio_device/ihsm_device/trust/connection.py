@@ -17,7 +17,7 @@ from ihsm_device.hsm.keystore import Hash, KeyStore
 from ihsm_device.trust.errors import RefusedError, invalid
 from ihsm_device.trust.evidence import Evidence
 from ihsm_device.trust.session import Session
-from ihsm_device.trust.transcript import Transcript
+from ihsm_device.trust.transcript import Log, Transcript
 
 _NO_FLAGS: Final = Capability(0)
 _STORE_HASHES: Final = {BaseHash.SHA256: Hash.SHA256, BaseHash.SHA384: Hash.SHA384, BaseHash.SHA512: Hash.SHA512}
@@ -121,6 +121,10 @@ class Connection:
             session.close()
             for protocol in self.protocols.values():
                 protocol.session_ended()
+
+    def measured(self, session: Session | None) -> Log:
+        """L1 of the place where a message came."""
+        return self.transcript.measured if session is None else session.measured
 
     def room(self, session: Session | None) -> int:
         """Longest answer: what a data object, and the requester, can take."""

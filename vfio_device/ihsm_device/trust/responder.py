@@ -8,7 +8,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ihsm_abi.spdm.codes import HEADER_BYTES, MAX_MESSAGE_BYTES, VERSION_1_0, VERSION_1_2, ErrorCode, RequestCode
+from ihsm_abi.spdm.codes import (
+    HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    VERSION_1_0,
+    VERSION_1_2,
+    ErrorCode,
+    RequestCode,
+    begins_chain_anew,
+)
 from ihsm_abi.spdm.layout import SpdmFormatError
 from ihsm_abi.spdm.messages import Error
 from ihsm_abi.spdm.secured import read_record, session_id_of
@@ -98,6 +106,22 @@ class Responder:
             self._connection.end_session()
 
     def _answer(self, message: bytes, session: Session | None) -> Answer:
+        """Whatever is asked, and whatever is refused, breaks the series that it does not belong to."""
+        connection = self._connection
+        code = message[1] if len(message) >= HEADER_BYTES else None
+        if connection.stage is Stage.ALGORITHMS:
+            if code != RequestCode.GET_MEASUREMENTS:
+                connection.measured(session).reset()
+            if code is not None and begins_chain_anew(code, challenged=connection.challenged):
+                connection.transcript.chain_read.reset()
+        try:
+            return self._served(message, session)
+        except RefusedError:
+            if connection.stage is Stage.ALGORITHMS:
+                connection.measured(session).reset()
+            raise
+
+    def _served(self, message: bytes, session: Session | None) -> Answer:
         if len(message) > MAX_MESSAGE_BYTES:
             raise RefusedError(ErrorCode.REQUEST_TOO_LARGE)
         if len(message) < HEADER_BYTES:
@@ -111,7 +135,6 @@ class Responder:
         self._admit(rule, session)
         if not self._works():
             raise RefusedError(ErrorCode.UNSPECIFIED)
-        self._reset_logs(rule, code, session)
         try:
             return rule.answer(self._connection, message, session)
         except SpdmFormatError:
@@ -128,16 +151,6 @@ class Responder:
                 raise RefusedError(ErrorCode.SESSION_REQUIRED)
         elif rule.place not in ((Place.ANYWHERE, Place.ESTABLISHED) if session.established else (Place.HANDSHAKE,)):
             raise RefusedError(ErrorCode.UNEXPECTED_REQUEST)
-
-    def _reset_logs(self, rule: Rule, code: int, session: Session | None) -> None:
-        """Requests that break a series begin its log anew (DSP0274 1.2 §10.8, §10.11)."""
-        connection = self._connection
-        if connection.stage is not Stage.ALGORITHMS:
-            return
-        if code != RequestCode.GET_MEASUREMENTS:
-            (connection.transcript.measured if session is None else session.measured).reset()
-        if not rule.keeps_chain_read and not connection.challenged:
-            connection.transcript.chain_read.reset()
 
     def _error(self, error: RefusedError) -> bytes:
         """ERROR, with the version that is agreed on."""

@@ -45,8 +45,6 @@ class Rule:
     answer: Handler
     stages: frozenset[Stage]
     place: Place
-    keeps_chain_read: bool = True
-    """It leaves M1 alone also before a CHALLENGE."""
 
 
 _NEGOTIATED: Final = frozenset({Stage.ALGORITHMS})
@@ -58,10 +56,10 @@ RULES: Final[Mapping[int, Rule]] = {
     RequestCode.GET_DIGESTS: Rule(digests.answer, _NEGOTIATED, Place.ANYWHERE),
     RequestCode.GET_CERTIFICATE: Rule(certificate.answer, _NEGOTIATED, Place.ANYWHERE),
     RequestCode.CHALLENGE: Rule(challenge.answer, _NEGOTIATED, Place.OUTSIDE),
-    RequestCode.GET_MEASUREMENTS: Rule(measurements.answer, _NEGOTIATED, Place.ANYWHERE, keeps_chain_read=False),
-    RequestCode.KEY_EXCHANGE: Rule(key_exchange.answer, _NEGOTIATED, Place.OUTSIDE, keeps_chain_read=False),
-    RequestCode.FINISH: Rule(finish.answer, _NEGOTIATED, Place.HANDSHAKE, keeps_chain_read=False),
-    RequestCode.END_SESSION: Rule(end_session.answer, _NEGOTIATED, Place.ESTABLISHED, keeps_chain_read=False),
+    RequestCode.GET_MEASUREMENTS: Rule(measurements.answer, _NEGOTIATED, Place.ANYWHERE),
+    RequestCode.KEY_EXCHANGE: Rule(key_exchange.answer, _NEGOTIATED, Place.OUTSIDE),
+    RequestCode.FINISH: Rule(finish.answer, _NEGOTIATED, Place.HANDSHAKE),
+    RequestCode.END_SESSION: Rule(end_session.answer, _NEGOTIATED, Place.ESTABLISHED),
     RequestCode.VENDOR_DEFINED: Rule(vendor_defined.answer, _NEGOTIATED, Place.ANYWHERE),
 }
 """Every other request is not supported (spec 06 §2.1)."""

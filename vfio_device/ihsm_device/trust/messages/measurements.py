@@ -22,15 +22,6 @@ _MAX_RAW_BYTES: Final = 300
 
 def answer(connection: Connection, data: bytes, session: Session | None) -> Answer:
     """A signature is over this exchange and those before it back to the last signature, or to another request."""
-    log = connection.transcript.measured if session is None else session.measured
-    try:
-        return _answer(connection, data, session)
-    except Exception:
-        log.reset()
-        raise
-
-
-def _answer(connection: Connection, data: bytes, session: Session | None) -> Answer:
     request, size = GetMeasurements.decode(data)
     signed = bool(request.attributes & MeasurementAttributes.SIGNATURE)
     if request.slot != SLOT or not connection.agreed.measurements:
@@ -47,7 +38,7 @@ def _answer(connection: Connection, data: bytes, session: Session | None) -> Ans
         signature=b"",
     ).encode()
     connection.require_room(len(unsigned) + (SIGNATURE_BYTES if signed else 0), session)
-    log = connection.transcript.measured if session is None else session.measured
+    log = connection.measured(session)
     log.append(data[:size], unsigned)
     if not signed:
         return Answer(unsigned)
