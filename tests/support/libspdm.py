@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,7 +13,16 @@ import cffi
 
 from bootstrap import libspdm
 from ihsm_abi.doe import DataObject
-from ihsm_abi.spdm.algorithms import Aead, BaseAsym, BaseHash, Dhe, KeySchedule, MeasurementHash, OpaqueFormat
+from ihsm_abi.spdm.algorithms import (
+    HASHLIB_NAMES,
+    Aead,
+    BaseAsym,
+    BaseHash,
+    Dhe,
+    KeySchedule,
+    MeasurementHash,
+    OpaqueFormat,
+)
 from ihsm_abi.spdm.codes import MAX_MESSAGE_BYTES, Capability, MeasurementAttributes, MeasurementOperation, SummaryType
 
 _DECLARATIONS: Final = """
@@ -60,14 +70,32 @@ _DECLARATIONS: Final = """
         uint16_t *, uint8_t *, void *, uint16_t *, void *);
 """
 SUCCESS: Final = 0
+ERROR_PEER: Final = 0x8001000A
+"""The device answered ERROR."""
 _SEND_FAIL: Final = 0x80040000
 _RECEIVE_FAIL: Final = 0x80040001
 _HEADER_BYTES: Final = 16
 _TAIL_BYTES: Final = 19
-_BUFFER_BYTES: Final = MAX_MESSAGE_BYTES + _HEADER_BYTES + _TAIL_BYTES
-"""libspdm announces what fits between the transport's header and tail."""
 _ANSWER_TIMEOUT_S: Final = 60.0
 """Of one exchange: a busy machine takes longer than a mailbox may, and that is measured elsewhere."""
+
+
+SETTINGS: Final = {
+    "SPDM_VERSION": ("uint16_t", 0x1200),
+    "SECURED_MESSAGE_VERSION": ("uint16_t", 0x1100),
+    "CAPABILITY_FLAGS": ("uint32_t", Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX),
+    "CAPABILITY_CT_EXPONENT": ("uint8_t", 20),
+    "MEASUREMENT_SPEC": ("uint8_t", 1),
+    "MEASUREMENT_HASH_ALGO": ("uint32_t", MeasurementHash.SHA384),
+    "BASE_ASYM_ALGO": ("uint32_t", BaseAsym.ECDSA_P384),
+    "BASE_HASH_ALGO": ("uint32_t", BaseHash.SHA384),
+    "DHE_NAME_GROUP": ("uint16_t", Dhe.SECP384R1),
+    "AEAD_CIPHER_SUITE": ("uint16_t", Aead.AES_256_GCM),
+    "REQ_BASE_ASYM_ALG": ("uint16_t", 0),
+    "KEY_SCHEDULE": ("uint16_t", KeySchedule.SPDM),
+    "OTHER_PARAMS_SUPPORT": ("uint8_t", OpaqueFormat.FORMAT_1),
+}
+"""What a requester is and offers, by libspdm's names; no more than it needs, unless told otherwise."""
 
 
 class Exchange(Protocol):
@@ -93,10 +121,11 @@ class LibspdmRequester:
         mailbox: Exchange,
         *,
         root: bytes | None = None,
-        base_hash: int = BaseHash.SHA384,
+        transfer_bytes: int = MAX_MESSAGE_BYTES,
         library: Path | None = None,
+        **settings: int,
     ) -> None:
-        """`root`: a certificate in DER to trust."""
+        """`root`: a certificate in DER to trust; `transfer_bytes`: DataTransferSize; others as `SETTINGS` has them."""
         self._ffi = ffi = cffi.FFI()
         ffi.cdef(_DECLARATIONS)
         self._library: Any = ffi.dlopen(str(library or libspdm.provide()))
@@ -108,8 +137,11 @@ class LibspdmRequester:
         self._context = ffi.new("uint64_t[]", self._library.libspdm_get_context_size() // 8 + 1)
         self._kept: list[Any] = []
         self._call("init_context")
-        self._register()
-        self._configure(root, base_hash)
+        chosen = {name: (kind, settings.pop(name, value)) for name, (kind, value) in SETTINGS.items()}
+        assert not settings, f"unknown settings: {settings}"
+        chunks = chosen["CAPABILITY_FLAGS"][1] & Capability.CHUNK
+        self._register(transfer_bytes, MAX_MESSAGE_BYTES if chunks else transfer_bytes)
+        self._configure(root, chosen)
         size = self._library.libspdm_get_sizeof_required_scratch_buffer(self._context)
         scratch = self._keep(ffi.new("uint64_t[]", size // 8 + 1))
         self._library.libspdm_set_scratch_buffer(self._context, scratch, size)
@@ -124,7 +156,7 @@ class LibspdmRequester:
         mask, digests = self._ffi.new("uint8_t *"), self._ffi.new("uint8_t[512]")
         self._call("get_digest", self._session(), mask, digests)
         assert mask[0] == 1
-        return bytes(digests[0:48])
+        return bytes(digests[0 : self._hash_bytes()])
 
     def certificate(self) -> bytes:
         """GET_CERTIFICATE until the chain is whole, and libspdm's checks of it."""
@@ -136,7 +168,7 @@ class LibspdmRequester:
         """CHALLENGE; the summary of measurements."""
         digest = self._ffi.new("uint8_t[64]")
         self._call("challenge", self._ffi.NULL, 0, summary, digest, self._ffi.new("uint8_t *"))
-        return bytes(digest[0:48])
+        return bytes(digest[0 : self._hash_bytes()])
 
     def measurements(self, operation: int = MeasurementOperation.ALL, *, raw: bool = False) -> tuple[int, bytes]:
         """GET_MEASUREMENTS with a signature; number of blocks, and the record."""
@@ -156,7 +188,7 @@ class LibspdmRequester:
         )
         self._call("start_session", False, self._ffi.NULL, 0, summary, 0, 0, session, heartbeat, digest)
         self.session = session[0]
-        return bytes(digest[0:48])
+        return bytes(digest[0 : self._hash_bytes()])
 
     def end_session(self) -> None:
         """END_SESSION."""
@@ -181,6 +213,17 @@ class LibspdmRequester:
         """Wipe the context."""
         self._library.libspdm_deinit_context(self._context)
 
+    def chosen(self, name: str) -> int:
+        """What the device has chosen of a setting."""
+        ffi, kind = self._ffi, SETTINGS[name][0]
+        value, size = ffi.new(f"{kind} *"), ffi.new("size_t *", ffi.sizeof(kind))
+        where = ffi.new("data_parameter_t *", {"location": self._library.CONNECTION})
+        self._call("get_data", getattr(self._library, name), where, value, size)
+        return int(value[0])
+
+    def _hash_bytes(self) -> int:
+        return hashlib.new(HASHLIB_NAMES[BaseHash(self.chosen("BASE_HASH_ALGO"))]).digest_size
+
     def _session(self) -> Any:
         return self._ffi.NULL if self.session is None else self._ffi.new("uint32_t *", self.session)
 
@@ -198,9 +241,11 @@ class LibspdmRequester:
     def _callback(self, kind: str, function: Callable[..., Any], error: int | None = None) -> Any:
         return self._keep(self._ffi.callback(kind, function, error=error))
 
-    def _register(self) -> None:
+    def _register(self, transfer_bytes: int, message_bytes: int) -> None:
+        """Functions and buffers: libspdm announces what of these lies between the transport's header and tail."""
         ffi, library = self._ffi, self._library
-        sending, receiving = (self._keep(ffi.new(f"uint8_t[{_BUFFER_BYTES}]")) for _ in range(2))
+        buffer_bytes = transfer_bytes + _HEADER_BYTES + _TAIL_BYTES
+        sending, receiving = (self._keep(ffi.new(f"uint8_t[{buffer_bytes}]")) for _ in range(2))
 
         def lend(buffer: Any) -> Callable[[Any, Any], int]:
             def acquire(_context: Any, where: Any) -> int:
@@ -216,32 +261,18 @@ class LibspdmRequester:
             self._callback("receive_t", self._receive, _RECEIVE_FAIL),
         )
         library.libspdm_register_device_buffer_func(
-            self._context, _BUFFER_BYTES, _BUFFER_BYTES,
+            self._context, buffer_bytes, buffer_bytes,
             self._callback("acquire_t", lend(sending)), release,
             self._callback("acquire_t", lend(receiving)), release,
         )  # fmt: skip
         library.libspdm_register_transport_layer_func(
-            self._context, MAX_MESSAGE_BYTES, _HEADER_BYTES, _TAIL_BYTES,
+            self._context, message_bytes, _HEADER_BYTES, _TAIL_BYTES,
             ffi.addressof(library, "libspdm_transport_pci_doe_encode_message"),
             ffi.addressof(library, "libspdm_transport_pci_doe_decode_message"),
         )  # fmt: skip
 
-    def _configure(self, root: bytes | None, base_hash: int) -> None:
-        flags = Capability.ENCRYPT | Capability.MAC | Capability.KEY_EX
-        for name, kind, value in (
-            ("SPDM_VERSION", "uint16_t", 0x1200),
-            ("SECURED_MESSAGE_VERSION", "uint16_t", 0x1100),
-            ("CAPABILITY_FLAGS", "uint32_t", flags),
-            ("CAPABILITY_CT_EXPONENT", "uint8_t", 20),
-            ("MEASUREMENT_SPEC", "uint8_t", 1),
-            ("MEASUREMENT_HASH_ALGO", "uint32_t", MeasurementHash.SHA384),
-            ("BASE_ASYM_ALGO", "uint32_t", BaseAsym.ECDSA_P384),
-            ("BASE_HASH_ALGO", "uint32_t", base_hash),
-            ("DHE_NAME_GROUP", "uint16_t", Dhe.SECP384R1),
-            ("AEAD_CIPHER_SUITE", "uint16_t", Aead.AES_256_GCM),
-            ("KEY_SCHEDULE", "uint16_t", KeySchedule.SPDM),
-            ("OTHER_PARAMS_SUPPORT", "uint8_t", OpaqueFormat.FORMAT_1),
-        ):
+    def _configure(self, root: bytes | None, settings: Mapping[str, tuple[str, int]]) -> None:
+        for name, (kind, value) in settings.items():
             self._set(name, self._ffi.new(f"{kind} *", value), self._ffi.sizeof(kind))
         if root is not None:
             self._set("PEER_PUBLIC_ROOT_CERT", self._keep(self._ffi.new("uint8_t[]", root)), len(root))
@@ -261,6 +292,8 @@ class LibspdmRequester:
         return SUCCESS
 
     def _receive(self, _context: Any, size: Any, message: Any, _timeout: int) -> int:
+        if len(self._answer) > size[0]:
+            return _RECEIVE_FAIL
         self._ffi.memmove(message[0], self._answer, len(self._answer))
         size[0] = len(self._answer)
         return SUCCESS
