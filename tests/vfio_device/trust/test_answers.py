@@ -60,12 +60,18 @@ def ask(requester: Requester, place: str, request: bytes) -> bytes:
     return requester.secured(request) if place in INSIDE else requester.send(request)
 
 
+def error(request: bytes, place: str, code: int, data: int = 0) -> bytes:
+    """ERROR, in the version that was chosen with GET_CAPABILITIES, and in 1.0 to GET_VERSION."""
+    chosen = place not in ("start", "version") or (place == "version" and request[:2] == b"\x12\xe1")
+    old = request[1:2] == b"\x84" and place not in INSIDE
+    return bytes([0x12 if chosen and not old else 0x10, 0x7F, code, data])
+
+
 def answers(request: bytes, place: str, answer: bytes, expected: str, data: int = 0) -> bool:
     """Whether it is the right answer, or the error with that number."""
     if expected == "+":
         return answer[:2] == bytes([request[0], request[1] & 0x7F])
-    agreed = place not in ("start", "version")
-    return answer == bytes([0x12 if agreed else 0x10, 0x7F, int(expected, 16), data])
+    return answer == error(request, place, int(expected, 16), data)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -93,10 +99,21 @@ def test_requests_that_are_not_supported(make_requester: Callable[[], Requester]
 def test_another_version(make_requester: Callable[[], Requester], name: str, place: str, version: int) -> None:
     """Than 1.0 of GET_VERSION, 1.2 of the others."""
     requester = make_requester()
-    request = REQUESTS[name]
-    version = 0x12 if version == request[0] else version
+    version = 0x12 if version == REQUESTS[name][0] else version
+    request = bytes([version]) + REQUESTS[name][1:]
     bring(requester, place)
-    assert answers(request, place, ask(requester, place, bytes([version]) + request[1:]), "41")
+    assert answers(request, place, ask(requester, place, request), "41")
+
+
+def test_a_version_stays_chosen_though_the_request_was_refused(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    bring(requester, "version")
+    for request in (b"\x13" + REQUESTS["GET_CAPABILITIES"][1:], REQUESTS["GET_DIGESTS"]):
+        assert requester.send(request)[0] == 0x10
+    requester.send(capabilities(ct_exponent=32))
+    assert requester.send(REQUESTS["GET_DIGESTS"]) == bytes.fromhex("127f0400")
+    requester.version()
+    assert requester.send(REQUESTS["GET_DIGESTS"]) == bytes.fromhex("107f0400")
 
 
 class Wrong(NamedTuple):
@@ -249,7 +266,7 @@ def test_a_wrong_field_is_refused_and_changes_nothing(make_requester: Callable[[
     bring(requester, row.place)
     for _ in range(2):
         answer = ask(requester, row.place, row.request)
-        assert answers(b"", row.place, answer, row.expected), answer.hex()
+        assert answers(row.request, row.place, answer, row.expected), answer.hex()
     if row.place == "handshake":
         requester.finish()
     if row.place in ("negotiated", *INSIDE):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ihsm_abi.spdm import secured
 from ihsm_abi.spdm.algorithms import BaseHash
-from ihsm_abi.spdm.codes import MAX_MESSAGE_BYTES, Capability, ErrorCode, SummaryType
+from ihsm_abi.spdm.codes import MAX_MESSAGE_BYTES, VERSION_1_0, Capability, ErrorCode, SummaryType
 from ihsm_abi.spdm.layout import Sizes
 from ihsm_device.hsm.keystore import Hash, KeyStore
 from ihsm_device.trust.errors import RefusedError, invalid
@@ -86,6 +86,8 @@ class Connection:
     evidence: Evidence
     protocols: VendorProtocols
     stage: Stage = Stage.NOTHING
+    version: int = VERSION_1_0
+    """Of what the requester understands: GET_CAPABILITIES chooses it, though it may be refused for something else."""
     transcript: Transcript = field(default_factory=Transcript)
     peer_flags: Capability = _NO_FLAGS
     peer_bytes: int = MAX_MESSAGE_BYTES
@@ -108,7 +110,7 @@ class Connection:
     def begin(self) -> None:
         """Forget everything: a negotiation begins, or the client has gone."""
         self.end_session()
-        self.stage = Stage.NOTHING
+        self.stage, self.version = Stage.NOTHING, VERSION_1_0
         self.transcript = Transcript()
         self.peer_flags, self.peer_bytes = _NO_FLAGS, MAX_MESSAGE_BYTES
         self.challenged = False

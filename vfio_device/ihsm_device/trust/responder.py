@@ -64,7 +64,7 @@ class Responder:
             try:
                 answer = self._answer(message, None)
             except RefusedError as error:
-                return self._error(error)
+                return self._error(error, of_version=message[1:2] == bytes([RequestCode.GET_VERSION]))
             return answer.message
 
     def answer_secured(self, record: bytes) -> bytes | None:
@@ -152,7 +152,7 @@ class Responder:
         elif rule.place not in ((Place.ANYWHERE, Place.ESTABLISHED) if session.established else (Place.HANDSHAKE,)):
             raise RefusedError(ErrorCode.UNEXPECTED_REQUEST)
 
-    def _error(self, error: RefusedError) -> bytes:
-        """ERROR, with the version that is agreed on."""
-        agreed = self._connection.stage >= Stage.CAPABILITIES
-        return Error(code=error.code, data=error.data).encode(VERSION_1_2 if agreed else VERSION_1_0)
+    def _error(self, error: RefusedError, *, of_version: bool = False) -> bytes:
+        """ERROR in the version that was chosen; that to GET_VERSION is as old as any requester (DSP0274 1.2 §10.2)."""
+        version = VERSION_1_0 if of_version else self._connection.version
+        return Error(code=error.code, data=error.data).encode(version)

@@ -11,6 +11,7 @@ from ihsm_abi.spdm.codes import (
     MAX_MESSAGE_BYTES,
     MIN_TRANSFER_BYTES,
     RESPONDER_CAPABILITIES,
+    VERSION_1_2,
     Capability,
 )
 from ihsm_abi.spdm.messages import Capabilities, GetCapabilities
@@ -26,6 +27,7 @@ _NEEDS_KEYS = _OF_SESSIONS | Capability.HANDSHAKE_IN_THE_CLEAR | Capability.HBEA
 
 def answer(connection: Connection, data: bytes, _session: Session | None) -> Answer:
     """Flags that contradict each other are refused, sizes below the least too."""
+    connection.version = VERSION_1_2
     request, size = GetCapabilities.decode(data)
     flags = Capability(request.flags)
     if not _sound(flags) or request.ct_exponent > _MAX_CT_EXPONENT:
