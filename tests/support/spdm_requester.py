@@ -79,6 +79,8 @@ class Requester:
     base_hash: BaseHash = BaseHash.SHA384
     padding: int = 0
     """Bytes that may follow an answer."""
+    alter: Callable[[bytes], bytes] = bytes
+    """What is sent, and goes into transcripts, in place of a request."""
     negotiation: bytes = b""
     read: bytes = b""
     """Digests and certificates, since the last CHALLENGE."""
@@ -110,27 +112,32 @@ class Requester:
         decoded, size = expect(answer, layout, sizes or self.sizes, self.padding)
         return decoded, answer[:size]
 
+    def encoded(self, request: Message) -> bytes:
+        return self.alter(request.encode())
+
     # -- negotiation ----------------------------------------------------------------------------------------------
 
     def version(self) -> messages.Version:
-        request = messages.GetVersion().encode()
+        request = self.encoded(messages.GetVersion())
         decoded, answer = self.exchange(request, messages.Version)
         self.negotiation = request + answer
         self.read, self.measured = b"", {False: b"", True: b""}
         return decoded
 
     def capabilities(self, flags: int = CAPABILITIES, size: int = 4096) -> messages.Capabilities:
-        request = messages.GetCapabilities(
-            ct_exponent=20, flags=flags, data_transfer_size=size, max_message_size=size
-        ).encode()
+        request = self.encoded(
+            messages.GetCapabilities(ct_exponent=20, flags=flags, data_transfer_size=size, max_message_size=size)
+        )
         decoded, answer = self.exchange(request, messages.Capabilities)
         self.negotiation += request + answer
         return decoded
 
     def algorithms(self, **changes: object) -> algorithms.Algorithms:
-        request = algorithms.NegotiateAlgorithms.of(
-            **{"base_hash": self.base_hash, "tables": TABLES, **changes}  # type: ignore[arg-type]
-        ).encode()
+        request = self.encoded(
+            algorithms.NegotiateAlgorithms.of(
+                **{"base_hash": self.base_hash, "tables": TABLES, **changes}  # type: ignore[arg-type]
+            )
+        )
         decoded, answer = self.exchange(request, algorithms.Algorithms)
         self.negotiation += request + answer
         self.base_hash = BaseHash(decoded.base_hash)
@@ -163,7 +170,7 @@ class Requester:
     def ask(self, request: Message, layout: type[M]) -> M:
         if isinstance(request, messages.GetDigests):
             self.read = b""
-        encoded = request.encode()
+        encoded = self.encoded(request)
         decoded, answer = self.exchange(encoded, layout)
         if not self.established:
             self.read += encoded + answer
@@ -187,7 +194,7 @@ class Requester:
         self.public_key().verify(encoded, signed, ec.ECDSA(HASHES[self.base_hash]))
 
     def challenge(self, summary: int = 0, nonce: bytes | None = None) -> messages.ChallengeAuth:
-        request = messages.Challenge(slot=0, summary_type=summary, nonce=nonce or os.urandom(32)).encode()
+        request = self.encoded(messages.Challenge(slot=0, summary_type=summary, nonce=nonce or os.urandom(32)))
         sizes = Sizes(hash=self.sizes.hash, summary=self.sizes.hash if summary else 0)
         decoded, answer = self.exchange(request, messages.ChallengeAuth, sizes)
         assert decoded.chain_hash == self.hash(self.chain)
@@ -204,7 +211,7 @@ class Requester:
     def measure(self, operation: int, *, raw: bool = False, signed: bool = False) -> messages.Measurements:
         attributes = (codes.MeasurementAttributes.RAW if raw else 0) | (1 if signed else 0)
         nonce = os.urandom(32) if signed else b""
-        request = messages.GetMeasurements(attributes=attributes, operation=operation, nonce=nonce).encode()
+        request = self.encoded(messages.GetMeasurements(attributes=attributes, operation=operation, nonce=nonce))
         decoded, answer = self.exchange(request, messages.Measurements, Sizes(signature=96 if signed else 0))
         log = self.measured[self.established] or self.negotiation
         log += request + answer[: len(answer) - len(decoded.signature)]
@@ -232,14 +239,16 @@ class Requester:
     def key_exchange(self, summary: int = 0) -> messages.KeyExchangeRsp:
         private = ec.generate_private_key(ec.SECP384R1())
         point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
-        request = messages.KeyExchange(
-            summary_type=summary,
-            slot=0,
-            session_id=0xABCD,
-            random=os.urandom(32),
-            exchange=point,
-            opaque=opaque.supported_versions(),
-        ).encode()
+        request = self.encoded(
+            messages.KeyExchange(
+                summary_type=summary,
+                slot=0,
+                session_id=0xABCD,
+                random=os.urandom(32),
+                exchange=point,
+                opaque=opaque.supported_versions(),
+            )
+        )
         size = self.sizes.hash
         sizes = Sizes(hash=size, verify_data=size, summary=size if summary else 0)
         decoded, answer = self.exchange(request, messages.KeyExchangeRsp, sizes)
@@ -266,7 +275,7 @@ class Requester:
     def finish_request(self) -> bytes:
         """FINISH with the right proof."""
         assert self.request is not None
-        head = bytes([0x12, 0xE5, 0, 0])
+        head = self.alter(bytes([0x12, 0xE5, 0, 0]))
         finished = self.expand(self.request.secret, self.sizes.hash, b"finished")
         return head + self.hmac(finished, self.hash(self.handshake + head))
 
@@ -287,7 +296,7 @@ class Requester:
         self.finish()
 
     def end_session(self) -> None:
-        expect(self.secured(messages.EndSession().encode()), messages.EndSessionAck, self.sizes)
+        expect(self.secured(self.encoded(messages.EndSession())), messages.EndSessionAck, self.sizes)
         self.request = self.response = None
 
     def seal(self, message: bytes) -> bytes:

@@ -19,6 +19,7 @@ from ihsm_abi.spdm.layout import Message, agreed, counted, fixed, number, number
 VERSION_ENTRY_1_2: Final = 0x1200
 """In VERSION, and, for other standards, in version lists: major and minor number in the upper half."""
 SLOT_MASK: Final = 0x0F
+"""Of slots in GET_CERTIFICATE and GET_MEASUREMENTS; those of CHALLENGE and KEY_EXCHANGE are whole bytes."""
 
 
 class GetVersion(Message):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import pytest
@@ -222,14 +223,16 @@ WRONG: Final = [
         row
         for place in ("negotiated", "session")
         for row in (
-            Wrong("GET_CERTIFICATE: slot", place, patched("GET_CERTIFICATE", 2, "01")),
-            Wrong("GET_CERTIFICATE: no slot", place, patched("GET_CERTIFICATE", 2, "08")),
+            *(
+                Wrong(f"{name}: slot {slot}", place, patched(name, at, slot))
+                for name, at in (("GET_CERTIFICATE", 2), ("GET_MEASUREMENTS signed", 36))
+                for slot in ("01", "07", "08", "0f")
+            ),
             Wrong("GET_CERTIFICATE: offset", place, patched("GET_CERTIFICATE", 4, "ffff")),
             Wrong("GET_CERTIFICATE: length", place, patched("GET_CERTIFICATE", 6, "0000")),
             Wrong("GET_MEASUREMENTS: block after the last", place, patched("GET_MEASUREMENTS", 3, "25")),
             Wrong("GET_MEASUREMENTS: block 0xEF", place, patched("GET_MEASUREMENTS", 3, "ef")),
             Wrong("GET_MEASUREMENTS: block 0xFE", place, patched("GET_MEASUREMENTS", 3, "fe")),
-            Wrong("GET_MEASUREMENTS: slot", place, patched("GET_MEASUREMENTS signed", 36, "01")),
             Wrong("GET_MEASUREMENTS: signature without nonce", place, patched("GET_MEASUREMENTS", 2, "01")),
             Wrong("VENDOR_DEFINED: registry", place, patched("VENDOR_DEFINED", 4, "0400")),
             Wrong("VENDOR_DEFINED: vendor", place, patched("VENDOR_DEFINED", 7, "0200")),
@@ -239,11 +242,16 @@ WRONG: Final = [
             Wrong("VENDOR_DEFINED: no payload", place, bytes.fromhex("12fe0000 0300 02 0100 0000")),
         )
     ),
-    Wrong("CHALLENGE: slot", "negotiated", patched("CHALLENGE", 2, "01")),
-    Wrong("CHALLENGE: provisioned key", "negotiated", patched("CHALLENGE", 2, "ff")),
-    Wrong("CHALLENGE: summary", "negotiated", patched("CHALLENGE", 3, "02")),
-    Wrong("KEY_EXCHANGE: summary", "negotiated", patched("KEY_EXCHANGE", 2, "7f")),
-    Wrong("KEY_EXCHANGE: slot", "negotiated", patched("KEY_EXCHANGE", 3, "01")),
+    *(
+        Wrong(f"{name}: slot {slot}", "negotiated", patched(name, at, slot))
+        for name, at in (("CHALLENGE", 2), ("KEY_EXCHANGE", 3))
+        for slot in ("01", "07", "08", "0f", "10", "80", "ff")
+    ),
+    *(
+        Wrong(f"{name}: summary {kind}", "negotiated", patched(name, at, kind))
+        for name, at in (("CHALLENGE", 3), ("KEY_EXCHANGE", 2))
+        for kind in ("02", "7f", "fe")
+    ),
     Wrong(
         "KEY_EXCHANGE: point that is not on the curve", "negotiated", key_exchange(POINT[:-1] + bytes([POINT[-1] ^ 1]))
     ),
@@ -276,18 +284,49 @@ def test_a_wrong_field_is_refused_and_changes_nothing(make_requester: Callable[[
         assert requester.send(REQUESTS[next_one])[1] == REQUESTS[next_one][1] & 0x7F
 
 
-@pytest.mark.parametrize("name", ["GET_DIGESTS", "END_SESSION", "FINISH", "CHALLENGE"])
-def test_reserved_bits_are_not_looked_at(make_requester: Callable[[], Requester], name: str) -> None:
-    place = {"END_SESSION": "session", "FINISH": "handshake"}.get(name, "negotiated")
+RESERVED: Final = {
+    # Each bit that means nothing, or an algorithm that the device has not, is 1 (DSP0274 1.2 §9, §10).
+    "GET_VERSION": "0000ffff",
+    "GET_CAPABILITIES": "0000ffff ff00ffff 3900fcff",
+    "NEGOTIATE_ALGORITHMS": f"000000ff 0000 fe fc 7fffffff f8ffffff {12 * 'ff'} 0000ffff 0000efff 0000fdff 0000feff",
+    "GET_DIGESTS": "0000ffff",
+    "GET_CERTIFICATE": "0000f0ff",
+    "GET_MEASUREMENTS": "0000fc00",
+    "GET_MEASUREMENTS signed": f"0000fc00 {32 * '00'} f0",
+    "KEY_EXCHANGE": "00000000 0000ffff",
+    "FINISH": "0000feff",
+    "END_SESSION": "0000ffff",
+    "VENDOR_DEFINED": "0000ffff",
+}
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_bits_are_not_looked_at_but_signed(make_requester: Callable[[], Requester], name: str) -> None:
+    mask, vendor = bytes.fromhex(RESERVED[name]), REQUESTS["VENDOR_DEFINED"]
+    altered = set()
+
+    def alter(request: bytes) -> bytes:
+        if request[1] != REQUESTS[name][1]:
+            return request
+        altered.add(name)
+        return bytes(byte | bit for byte, bit in zip_longest(request, mask[: len(request)], fillvalue=0))
+
     requester = make_requester()
-    bring(requester, place)
-    if name == "FINISH":
-        requester.finish()
-        return
-    request = bytearray(REQUESTS[name])
-    if name != "CHALLENGE":
-        request[2:4] = b"\xa5\xa5"
-    assert answers(bytes(request), place, ask(requester, place, bytes(request)), "+")
+    requester.alter = alter
+    requester.negotiate()
+    requester.digests()
+    requester.read_chain()
+    requester.challenge()
+    requester.measure(1)
+    requester.blocks()
+    requester.open_session()
+    requester.digests()
+    requester.read_chain()
+    requester.measure(1)
+    requester.blocks()
+    assert answers(vendor, "session", requester.secured(alter(vendor)), "+")
+    requester.end_session()
+    assert altered
 
 
 def test_padding_of_a_data_object_is_not_in_a_transcript(make_requester: Callable[[], Requester]) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from ihsm_abi.spdm.chain import SLOT
-from ihsm_abi.spdm.messages import Certificate, GetCertificate
+from ihsm_abi.spdm.messages import SLOT_MASK, Certificate, GetCertificate
 from ihsm_device.trust.connection import Answer, Connection
 from ihsm_device.trust.errors import invalid
 from ihsm_device.trust.session import Session
@@ -17,7 +17,7 @@ def answer(connection: Connection, data: bytes, session: Session | None) -> Answ
     """As much as was asked for, as there is, and as fits."""
     request, size = GetCertificate.decode(data)
     chain = connection.chain()
-    if request.slot != SLOT or request.length == 0 or request.offset >= len(chain):
+    if request.slot & SLOT_MASK != SLOT or request.length == 0 or request.offset >= len(chain):
         raise invalid()
     longest = connection.room(session) - _OVERHEAD_BYTES
     portion = chain[request.offset :][: min(request.length, longest)]

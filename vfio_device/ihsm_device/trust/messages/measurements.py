@@ -9,7 +9,7 @@ from typing import Final
 from ihsm_abi.spdm.chain import SLOT
 from ihsm_abi.spdm.codes import NONCE_BYTES, MeasurementAttributes, MeasurementOperation
 from ihsm_abi.spdm.measurements import MeasurementBlock, encode_record
-from ihsm_abi.spdm.messages import GetMeasurements, Measurements
+from ihsm_abi.spdm.messages import SLOT_MASK, GetMeasurements, Measurements
 from ihsm_abi.spdm.signing import SigningContext
 from ihsm_device.trust.connection import Answer, Connection
 from ihsm_device.trust.errors import invalid
@@ -24,7 +24,7 @@ def answer(connection: Connection, data: bytes, session: Session | None) -> Answ
     """A signature is over this exchange and those before it back to the last signature, or to another request."""
     request, size = GetMeasurements.decode(data)
     signed = bool(request.attributes & MeasurementAttributes.SIGNATURE)
-    if request.slot != SLOT or not connection.agreed.measurements:
+    if request.slot & SLOT_MASK != SLOT or not connection.agreed.measurements:
         raise invalid()
     measured = connection.evidence.measured
     blocks = _blocks(connection, request.operation, raw=bool(request.attributes & MeasurementAttributes.RAW))
