@@ -90,6 +90,7 @@ CAPABLE: Final = SESSIONS | C.CERT | C.CHAL | C.ENCAP | C.HBEAT | C.KEY_UPD
 SERVED: Final[dict[str, dict[str, int]]] = {
     "offers everything": {**EVERYTHING, "CAPABILITY_FLAGS": CAPABLE},
     "can authenticate itself": {**EVERYTHING, "CAPABILITY_FLAGS": CAPABLE | C.MUT_AUTH},
+    "can do so without encapsulated requests": {"CAPABILITY_FLAGS": SESSIONS | C.CERT | C.CHAL | C.MUT_AUTH},
     "has a pre-shared key": {"CAPABILITY_FLAGS": SESSIONS | C.PSK},
     "would shake hands in the clear": {"CAPABILITY_FLAGS": SESSIONS | C.HANDSHAKE_IN_THE_CLEAR},
     "takes chunks": {"CAPABILITY_FLAGS": SESSIONS | C.CHUNK},

@@ -196,7 +196,6 @@ WRONG: Final = [
     ),
     Wrong("GET_CAPABILITIES: reserved PSK", "version", flags(psk=C.PSK_WITH_CONTEXT)),
     Wrong("GET_CAPABILITIES: two kinds of public key", "version", flags(key=C.PUB_KEY_ID)),
-    Wrong("GET_CAPABILITIES: MUT_AUTH without ENCAP", "version", flags(auth=C.MUT_AUTH)),
     Wrong("NEGOTIATE_ALGORITHMS: length", "capabilities", patched("NEGOTIATE_ALGORITHMS", 4, "2d00")),
     Wrong("NEGOTIATE_ALGORITHMS: number of tables", "capabilities", patched("NEGOTIATE_ALGORITHMS", 2, "02")),
     Wrong("NEGOTIATE_ALGORITHMS: no common signature", "capabilities", negotiation(base_asym=0x7F)),

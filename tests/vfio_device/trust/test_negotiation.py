@@ -60,6 +60,27 @@ def test_a_requester_without_measurements(make_requester: Callable[[], Requester
     requester.challenge()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(C.CERT | C.CHAL | C.ENCAP | C.HBEAT | C.KEY_UPD, id="as DMTF's suite"),
+        pytest.param(C.CERT | C.CHAL | C.MUT_AUTH | C.ENCAP, id="mutual authentication"),
+        pytest.param(C.CERT | C.CHAL | C.MUT_AUTH, id="without encapsulated requests"),
+        pytest.param(C.PUB_KEY_ID | C.MUT_AUTH, id="with a known key"),
+        pytest.param(C.PSK | C.HANDSHAKE_IN_THE_CLEAR | C.CHUNK, id="what the device cannot"),
+    ],
+)
+def test_a_requester_that_can_more(make_requester: Callable[[], Requester], more: codes.Capability) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities(CAPABILITIES | more)
+    requester.algorithms()
+    requester.read_chain()
+    requester.challenge()
+    requester.open_session()
+    requester.blocks()
+
+
 @pytest.mark.parametrize("missing", [C.KEY_EX | C.ENCRYPT | C.MAC, C.MAC, C.ENCRYPT])
 def test_a_requester_without_sessions(make_requester: Callable[[], Requester], missing: codes.Capability) -> None:
     requester = make_requester()

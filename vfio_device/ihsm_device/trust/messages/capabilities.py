@@ -48,10 +48,12 @@ def answer(connection: Connection, data: bytes, _session: Session | None) -> Ans
 
 
 def _sound(flags: Capability) -> bool:
-    """Whether flags of a requester do not contradict each other (DSP0274 1.2 §10.3; spec 06 §2.5)."""
+    """Whether flags of a requester do not contradict each other (DSP0274 1.2 §10.3; spec 06 §2.5).
+
+    MUT_AUTH needs no ENCAP, as it did in SPDM 1.1: a requester may be authenticated without encapsulated requests.
+    """
     return (
         Capability.PSK_WITH_CONTEXT not in flags
         and (bool(flags & _OF_SESSIONS) if flags & _KEYS else not flags & _NEEDS_KEYS)
         and not (Capability.CERT in flags and Capability.PUB_KEY_ID in flags)
-        and (Capability.MUT_AUTH not in flags or Capability.ENCAP in flags)
     )
