@@ -124,9 +124,13 @@ class Requester:
         self.read, self.measured = b"", {False: b"", True: b""}
         return decoded
 
-    def capabilities(self, flags: int = CAPABILITIES, size: int = 4096) -> messages.Capabilities:
+    def capabilities(
+        self, flags: int = CAPABILITIES, size: int = 4096, message_size: int | None = None
+    ) -> messages.Capabilities:
         request = self.encoded(
-            messages.GetCapabilities(ct_exponent=20, flags=flags, data_transfer_size=size, max_message_size=size)
+            messages.GetCapabilities(
+                ct_exponent=20, flags=flags, data_transfer_size=size, max_message_size=message_size or size
+            )
         )
         decoded, answer = self.exchange(request, messages.Capabilities)
         self.negotiation += request + answer

@@ -251,4 +251,11 @@ class Error(Message):
     data: int = number(1)
 
 
+class ErrorTooLarge(Error):
+    """ERROR of code RESPONSE_TOO_LARGE, with its extended data."""
+
+    response_bytes: int = number(4)
+    """Of the answer that the requester does not take."""
+
+
 assert len(Error(code=0, data=0).encode()) == HEADER_BYTES

@@ -116,6 +116,10 @@ CASES: dict[str, tuple[Message, bytes]] = {
         bytes.fromhex("127e0000 0300 02 0100 0300") + b"\1xy",
     ),
     "ERROR": (messages.Error(code=7, data=0x85), bytes.fromhex("127f0785")),
+    "ERROR with a length": (
+        messages.ErrorTooLarge(code=0x0D, data=0, response_bytes=0x102),
+        bytes.fromhex("127f0d00 02010000"),
+    ),
 }
 
 

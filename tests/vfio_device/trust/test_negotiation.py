@@ -14,7 +14,7 @@ from ihsm_abi.spdm.algorithms import AlgorithmTable
 from ihsm_abi.spdm.codes import Capability as C
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.keystore import KeyStoreMemoryError, Scope
-from support.spdm_requester import CAPABILITIES, Requester
+from support.spdm_requester import CAPABILITIES, ErrorAnswerError, Requester
 from support.spdm_requests import REQUESTS, patched
 
 MEASURE: Final = REQUESTS["GET_MEASUREMENTS"]
@@ -98,6 +98,50 @@ def test_a_requester_without_opaque_data(make_requester: Callable[[], Requester]
     assert requester.send(KEY_EXCHANGE) == bytes.fromhex("127f0100")
 
 
+TOO_LARGE: Final = {
+    # A request, and how long its answer is.
+    "NEGOTIATE_ALGORITHMS": (REQUESTS["NEGOTIATE_ALGORITHMS"], 48),
+    "GET_DIGESTS": (REQUESTS["GET_DIGESTS"], 52),
+    "CHALLENGE": (REQUESTS["CHALLENGE"], 182),
+    "CHALLENGE with a summary": (CHALLENGE_TCB, 230),
+    "GET_MEASUREMENTS of all": (MEASURE, 42 + 36 * 55),
+    "a block, signed": (patched("GET_MEASUREMENTS signed", 3, "01"), 42 + 55 + 96),
+    "KEY_EXCHANGE": (KEY_EXCHANGE, 150 + 96 + 48),
+}
+
+
+@pytest.mark.parametrize("chunks", [False, True], ids=["whole", "in chunks"])
+@pytest.mark.parametrize(("request_", "length"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_answers_that_are_longer_than_a_requester_takes(
+    make_requester: Callable[[], Requester], request_: bytes, length: int, chunks: bool
+) -> None:
+    """Get an error that says how long they are; who takes that much gets them."""
+    for size in (length - 1, length):
+        requester = make_requester()
+        requester.version()
+        requester.capabilities(CAPABILITIES | (C.CHUNK if chunks else 0), size, 4096 if chunks else size)
+        if request_ != REQUESTS["NEGOTIATE_ALGORITHMS"]:
+            requester.algorithms()
+        answer = requester.send(request_)
+        if size < length:
+            assert answer == bytes.fromhex("127f0d00") + length.to_bytes(4, "little")
+        else:
+            assert (answer[1], len(answer)) == (request_[1] & 0x7F, length)
+
+
+@pytest.mark.parametrize("size", [42, 47])
+def test_a_requester_who_takes_no_algorithms_stays_where_it_was(
+    make_requester: Callable[[], Requester], size: int
+) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities(size=size)
+    for _ in range(2):
+        with pytest.raises(ErrorAnswerError, match="0xd"):
+            requester.algorithms()
+    assert requester.send(REQUESTS["GET_DIGESTS"]) == bytes.fromhex("127f0400")
+
+
 def test_a_requester_who_takes_little_gets_little(make_requester: Callable[[], Requester]) -> None:
     requester = make_requester()
     requester.version()
@@ -105,11 +149,7 @@ def test_a_requester_who_takes_little_gets_little(make_requester: Callable[[], R
     requester.algorithms()
     requester.read_chain(portion=0xFFFF)
     assert len(requester.chain) > 128
-    requester.digests()
     requester.measure(1)
-    too_large = bytes.fromhex("127f0d00")
-    for request in (CHALLENGE_TCB, MEASURE, KEY_EXCHANGE):
-        assert requester.send(request) == too_large
 
 
 def test_portions_and_blocks_fill_a_message(requester: Requester) -> None:

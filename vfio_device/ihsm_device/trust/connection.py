@@ -11,10 +11,10 @@ from typing import Final, NamedTuple, Protocol
 
 from ihsm_abi.spdm import secured
 from ihsm_abi.spdm.algorithms import BaseHash
-from ihsm_abi.spdm.codes import MAX_MESSAGE_BYTES, VERSION_1_0, Capability, ErrorCode, SummaryType
+from ihsm_abi.spdm.codes import MAX_MESSAGE_BYTES, VERSION_1_0, Capability, SummaryType
 from ihsm_abi.spdm.layout import Sizes
 from ihsm_device.hsm.keystore import Hash, KeyStore
-from ihsm_device.trust.errors import RefusedError, invalid
+from ihsm_device.trust.errors import TooLargeRefusedError, invalid
 from ihsm_device.trust.evidence import Evidence
 from ihsm_device.trust.session import Session
 from ihsm_device.trust.transcript import Log, Transcript
@@ -136,7 +136,7 @@ class Connection:
     def require_room(self, size: int, session: Session | None) -> None:
         """Refuse what would have an answer that is too long."""
         if size > self.room(session):
-            raise RefusedError(ErrorCode.RESPONSE_TOO_LARGE)
+            raise TooLargeRefusedError(size)
 
     def summary(self, requested: int) -> bytes:
         """The measurement summary that a request asks for."""

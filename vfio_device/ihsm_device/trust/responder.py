@@ -18,7 +18,6 @@ from ihsm_abi.spdm.codes import (
     begins_chain_anew,
 )
 from ihsm_abi.spdm.layout import SpdmFormatError
-from ihsm_abi.spdm.messages import Error
 from ihsm_abi.spdm.secured import read_record, session_id_of
 from ihsm_device.hsm.keystore import AuthenticationError, KeyStoreError
 from ihsm_device.trust.connection import Answer, Connection, Stage, VendorProtocols
@@ -154,5 +153,4 @@ class Responder:
 
     def _error(self, error: RefusedError, *, of_version: bool = False) -> bytes:
         """ERROR in the version that was chosen; that to GET_VERSION is as old as any requester (DSP0274 1.2 §10.2)."""
-        version = VERSION_1_0 if of_version else self._connection.version
-        return Error(code=error.code, data=error.data).encode(version)
+        return error.message.encode(VERSION_1_0 if of_version else self._connection.version)

@@ -56,6 +56,7 @@ def answer(connection: Connection, data: bytes, _session: Session | None) -> Ans
         base_hash=base_hash,
         tables=tuple(AlgorithmTable.of(TableType(type), choice) for type, choice in chosen.items()),
     ).encode()
+    connection.require_room(len(response), None)
     connection.transcript.negotiated(data[:size], response)
     connection.transcript.agree(HASHLIB_NAMES[base_hash])
     connection.agreed = Agreed(
