@@ -15,6 +15,8 @@ DMTF_MEASUREMENTS: Final = 1
 """Measurement specification: DMTF's."""
 MAX_NEGOTIATE_BYTES: Final = 128
 """Longest NEGOTIATE_ALGORITHMS."""
+MAX_EXTENDED: Final = 20
+"""Most extended algorithms in it, of all kinds together."""
 
 
 class OpaqueFormat(IntFlag):
@@ -191,9 +193,12 @@ class NegotiateAlgorithms(Message):
         )
 
     def check(self, size: int) -> None:
-        """Its length is as it says, at most 128, and its tables are in order."""
+        """Its length is as it says, at most 128, with at most 20 extended algorithms, and its tables are in order."""
         if self.length != size or size > MAX_NEGOTIATE_BYTES:
             raise SpdmFormatError(f"length {self.length} of a message of {size}")
+        extended = len(self.extended) + sum(len(table.extended) for table in self.tables)
+        if extended > MAX_EXTENDED:
+            raise SpdmFormatError(f"{extended} extended algorithms")
         _check_tables(self.tables)
 
 

@@ -180,20 +180,31 @@ def test_a_field_has_its_length() -> None:
         messages.Challenge(slot=0, summary_type=0, nonce=bytes(31)).encode()
 
 
-def test_a_negotiation_has_128_bytes_at_most() -> None:
-    extended = (bytes(4),) * 25
+@pytest.mark.parametrize(
+    ("signatures", "hashes", "groups", "refused"),
+    [(0, 24, 0, "24 extended"), (0, 25, 0, "132"), (10, 10, 1, "21 extended"), (20, 0, 0, ""), (4, 3, 13, "")],
+)
+def test_a_negotiation_has_128_bytes_and_20_extended_algorithms_at_most(
+    signatures: int, hashes: int, groups: int, refused: str
+) -> None:
+    extended, more = (bytes(4),) * (signatures + hashes), (bytes(4),) * groups
+    tables = (algorithms.AlgorithmTable(type=2, counts=0x20 | groups, algorithms=16, extended=more),) if groups else ()
     message = algorithms.NegotiateAlgorithms(
-        table_count=0,
-        length=132,
+        table_count=len(tables),
+        length=32 + 4 * (len(extended) + len(tables) + groups),
         measurement_specification=1,
         opaque_formats=2,
         base_asym=0,
         base_hash=0,
-        extended_hash_count=25,
+        extended_asym_count=signatures,
+        extended_hash_count=hashes,
         extended=extended,
-        tables=(),
+        tables=tables,
     )
-    with pytest.raises(SpdmFormatError, match="132"):
+    if not refused:
+        assert algorithms.NegotiateAlgorithms.decode(message.encode())[0] == message
+        return
+    with pytest.raises(SpdmFormatError, match=refused):
         algorithms.NegotiateAlgorithms.decode(message.encode())
 
 

@@ -196,7 +196,26 @@ WRONG: Final = [
     ),
     Wrong("GET_CAPABILITIES: reserved PSK", "version", flags(psk=C.PSK_WITH_CONTEXT)),
     Wrong("GET_CAPABILITIES: two kinds of public key", "version", flags(key=C.PUB_KEY_ID)),
-    Wrong("NEGOTIATE_ALGORITHMS: length", "capabilities", patched("NEGOTIATE_ALGORITHMS", 4, "2d00")),
+    *(
+        Wrong(f"NEGOTIATE_ALGORITHMS: {what}", "capabilities", patched("NEGOTIATE_ALGORITHMS", at, value))
+        for what, at, value in (
+            ("length", 4, "2d00"),
+            ("a shorter length", 4, "2b00"),
+            ("21 extended signatures", 28, "15"),
+            ("21 extended hashes", 29, "15"),
+            ("a table of one byte", 33, "10"),
+            ("a table of three bytes", 33, "30"),
+            ("a table with 15 extended ones", 33, "2f"),
+            ("a table of no kind", 32, "01"),
+            ("a table of another kind", 40, "06"),
+            ("a table twice", 36, "02"),
+        )
+    ),
+    Wrong(
+        "NEGOTIATE_ALGORITHMS: longer than may be",
+        "capabilities",
+        patched("NEGOTIATE_ALGORITHMS", 4, "ad00") + bytes(129),
+    ),
     Wrong("NEGOTIATE_ALGORITHMS: number of tables", "capabilities", patched("NEGOTIATE_ALGORITHMS", 2, "02")),
     Wrong("NEGOTIATE_ALGORITHMS: no common signature", "capabilities", negotiation(base_asym=0x7F)),
     Wrong("NEGOTIATE_ALGORITHMS: no common hash", "capabilities", negotiation(base_hash=0x78)),

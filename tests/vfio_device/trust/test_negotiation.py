@@ -14,7 +14,7 @@ from ihsm_abi.spdm.algorithms import AlgorithmTable
 from ihsm_abi.spdm.codes import Capability as C
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.keystore import KeyStoreMemoryError, Scope
-from support.spdm_requester import CAPABILITIES, ErrorAnswerError, Requester
+from support.spdm_requester import CAPABILITIES, TABLES, ErrorAnswerError, Requester
 from support.spdm_requests import REQUESTS, patched
 
 MEASURE: Final = REQUESTS["GET_MEASUREMENTS"]
@@ -45,6 +45,21 @@ def test_what_is_chosen(make_requester: Callable[[], Requester]) -> None:
     assert [(table.type, table.algorithms) for table in chosen.tables] == [(2, 16), (3, 2), (4, 0), (5, 1)]
     assert (chosen.base_asym, chosen.base_hash, chosen.measurement_hash) == (0x80, 2, 4)
     assert (chosen.measurement_specification, chosen.opaque_format) == (1, 2)
+
+
+def test_extended_algorithms_are_passed_over(make_requester: Callable[[], Requester]) -> None:
+    requester = make_requester()
+    requester.version()
+    requester.capabilities()
+    more = tuple(
+        AlgorithmTable(type=table.type, counts=0x23, algorithms=table.algorithms, extended=(b"abcd",) * 3)
+        for table in TABLES
+    )
+    chosen = requester.algorithms(tables=more)
+    assert (chosen.extended_asym_count, chosen.extended_hash_count, chosen.tables) == (0, 0, TABLES)
+    requester.read_chain()
+    requester.challenge()
+    requester.open_session()
 
 
 def test_a_requester_without_measurements(make_requester: Callable[[], Requester]) -> None:
