@@ -240,7 +240,7 @@ class Requester:
         self.secrets |= {f"{name} secret": secret, f"{name} key": keys.key, f"{name} iv": keys.iv}
         return keys
 
-    def key_exchange(self, summary: int = 0) -> messages.KeyExchangeRsp:
+    def key_exchange(self, summary: int = 0, data: bytes | None = None) -> messages.KeyExchangeRsp:
         private = ec.generate_private_key(ec.SECP384R1())
         point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
         request = self.encoded(
@@ -250,7 +250,7 @@ class Requester:
                 session_id=0xABCD,
                 random=os.urandom(32),
                 exchange=point,
-                opaque=opaque.supported_versions(),
+                opaque=opaque.supported_versions() if data is None else data,
             )
         )
         size = self.sizes.hash

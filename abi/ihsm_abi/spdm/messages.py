@@ -18,6 +18,8 @@ from ihsm_abi.spdm.layout import Message, agreed, counted, fixed, number, number
 
 VERSION_ENTRY_1_2: Final = 0x1200
 """In VERSION, and, for other standards, in version lists: major and minor number in the upper half."""
+VERSION_ENTRY_MASK: Final = 0xFF00
+"""Of major and minor number. Updates of a version, below them, are compatible (DSP0274 1.2 §10.2)."""
 SLOT_MASK: Final = 0x0F
 """Of slots in GET_CERTIFICATE and GET_MEASUREMENTS; those of CHALLENGE and KEY_EXCHANGE are whole bytes."""
 

@@ -18,24 +18,24 @@ from ihsm_device.trust.messages import RULES
 from support.spdm_requester import CAPABILITIES, TABLES, Requester
 from support.spdm_requests import KEY_EXCHANGE_HEAD, LIST, POINT, REQUESTS, patched
 
-PLACES: Final = ("start", "version", "capabilities", "negotiated", "beside", "handshake", "session")
-"""How far it has come; `beside`: outside of a session that there is."""
+PLACES: Final = ("start", "version", "capabilities", "negotiated", "half", "beside", "handshake", "session")
+"""How far it has come; `half`, `beside`: outside of a session that there is, in its handshake and after it."""
 INSIDE: Final = ("handshake", "session")
 MATRIX: Final = {
     # An error's number, or + for the answer.
-    #                          start version capabilities negotiated beside handshake session
-    "GET_VERSION":             " +     +       +           +          +      04        04",
-    "GET_CAPABILITIES":        " 04    +       04          04         04     04        04",
-    "NEGOTIATE_ALGORITHMS":    " 04    04      +           04         04     04        04",
-    "GET_DIGESTS":             " 04    04      04          +          +      04        +",
-    "GET_CERTIFICATE":         " 04    04      04          +          +      04        +",
-    "CHALLENGE":               " 04    04      04          +          +      04        04",
-    "GET_MEASUREMENTS":        " 04    04      04          +          +      04        +",
-    "GET_MEASUREMENTS signed": " 04    04      04          +          +      04        +",
-    "KEY_EXCHANGE":            " 04    04      04          +          0a     04        04",
-    "FINISH":                  " 04    04      04          0b         0b     06        04",
-    "END_SESSION":             " 04    04      04          0b         0b     04        +",
-    "VENDOR_DEFINED":          " 04    04      04          0b         0b     04        +",
+    #                          start version capabilities negotiated half beside handshake session
+    "GET_VERSION":             " +     +       +            +          +    +      04        04",
+    "GET_CAPABILITIES":        " 04    +       04           04         04   04     04        04",
+    "NEGOTIATE_ALGORITHMS":    " 04    04      +            04         04   04     04        04",
+    "GET_DIGESTS":             " 04    04      04           +          +    +      04        +",
+    "GET_CERTIFICATE":         " 04    04      04           +          +    +      04        +",
+    "CHALLENGE":               " 04    04      04           +          +    +      04        04",
+    "GET_MEASUREMENTS":        " 04    04      04           +          +    +      04        +",
+    "GET_MEASUREMENTS signed": " 04    04      04           +          +    +      04        +",
+    "KEY_EXCHANGE":            " 04    04      04           +          0a   0a     04        04",
+    "FINISH":                  " 04    04      04           0b         0b   0b     06        04",
+    "END_SESSION":             " 04    04      04           0b         0b   0b     04        +",
+    "VENDOR_DEFINED":          " 04    04      04           0b         0b   0b     04        +",
 }  # fmt: skip
 UNSUPPORTED: Final = sorted(set(REQUESTS) - set(MATRIX))
 
@@ -50,7 +50,7 @@ def bring(requester: Requester, place: str) -> None:
     steps: list[Callable[[], object]] = [requester.version, requester.capabilities, requester.algorithms]
     for step in steps[: PLACES.index(place)]:
         step()
-    if place in ("beside", *INSIDE):
+    if place in ("half", "beside", *INSIDE):
         requester.read_chain()
         requester.key_exchange()
     if place in ("beside", "session"):
@@ -281,6 +281,7 @@ WRONG: Final = [
         "negotiated",
         key_exchange(data=opaque.supported_versions((0x1000, 0x1200))),
     ),
+    Wrong("KEY_EXCHANGE: opaque data that are not there", "negotiated", KEY_EXCHANGE_HEAD + POINT + b"\xff\xff" + LIST),
     Wrong("KEY_EXCHANGE: a selection", "negotiated", key_exchange(data=opaque.selected_version())),
     Wrong("FINISH: a signature nobody asked for", "handshake", bytes.fromhex("12e50100") + bytes(96 + 48)),
 ]

@@ -13,7 +13,8 @@ from cryptography import x509
 
 from ihsm_abi.spdm.algorithms import BaseHash
 from ihsm_abi.spdm.codes import MeasurementOperation, ResponseCode, SummaryType
-from ihsm_abi.spdm.measurements import LAST_TCB_BLOCK, MeasurementBlock, encode_record
+from ihsm_abi.spdm.measurements import LAST_TCB_BLOCK, MeasurementBlock, decode_record, encode_record
+from ihsm_abi.spdm.opaque import OpaqueElement, OpaqueList
 from ihsm_device.hsm import HsmDevice
 from ihsm_device.hsm.keystore import Scope
 from ihsm_device.trust import Responder
@@ -41,13 +42,34 @@ def test_everything_once_with_each_hash(make_requester: Callable[..., Requester]
     assert challenged.summary == summary(blocks, base_hash, LAST_TCB_BLOCK)
     assert requester.challenge(SummaryType.ALL).summary == summary(blocks, base_hash, 36)
     assert requester.challenge().summary == b""
-    requester.open_session(SummaryType.ALL)
+    for kind, last in ((SummaryType.NONE, 0), (SummaryType.TCB, LAST_TCB_BLOCK), (SummaryType.ALL, 36)):
+        exchanged = requester.key_exchange(kind)
+        assert exchanged.summary == (summary(blocks, base_hash, last) if last else b"")
+        requester.finish()
+        requester.end_session()
+    requester.open_session()
     assert requester.blocks() == blocks
     assert requester.digests() == digest
     requester.read_chain(portion=0xFFFF)
     requester.end_session()
-    requester.open_session()
-    requester.end_session()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "in a session"])
+def test_each_block_is_the_one_among_all(requester: Requester, inside: bool) -> None:
+    """As DMTF's suite asks: how many there are, all of them, each unsigned, and the last with the signature."""
+    if inside:
+        requester.open_session()
+    count = requester.measure(MeasurementOperation.COUNT, signed=True)
+    assert (count.total, count.block_count, count.record) == (36, 0, b"")
+    everything = requester.measure(MeasurementOperation.ALL, signed=True)
+    blocks = decode_record(everything.record, everything.block_count)
+    for index, block in enumerate(blocks, 1):
+        one = requester.measure(index, signed=index == len(blocks))
+        assert (one.total, one.block_count, one.slot) == (0, 1, 0)
+        assert decode_record(one.record, 1) == (block,)
+    for index in range(37, 0xFF):
+        request = patched("GET_MEASUREMENTS", 3, f"{index:02x}")
+        assert (requester.secured(request) if inside else requester.send(request)) == bytes.fromhex("127f0100")
 
 
 def test_measurements_before_a_signature_are_signed_with_it(requester: Requester) -> None:
@@ -113,6 +135,25 @@ def test_digests_begin_the_transcript_of_a_challenge_anew(requester: Requester) 
     requester.digests()
     requester.end_session()
     requester.challenge()
+
+
+VERSIONS: Final = OpaqueElement(registry=0, vendor=b"", data=bytes.fromhex("0101 01 0011"))
+ELEMENTS: Final = {
+    "of another vendor before": (OpaqueElement(registry=3, vendor=b"\1\0", data=b"abc"), VERSIONS),
+    "of another vendor behind": (VERSIONS, OpaqueElement(registry=3, vendor=b"\1\0", data=bytes(900))),
+    "of DMTF's for something else": (OpaqueElement(registry=0, vendor=b"", data=b"\1\x7f"), VERSIONS),
+    "of DMTF's in another form": (VERSIONS, OpaqueElement(registry=0, vendor=b"", data=b"\2\1")),
+    "of an unknown registry": (OpaqueElement(registry=0x7F, vendor=b"", data=b""), VERSIONS),
+    "with several versions": (OpaqueElement(registry=0, vendor=b"", data=bytes.fromhex("0101 03 001000110012")),),
+    "with an update of the version": (OpaqueElement(registry=0, vendor=b"", data=bytes.fromhex("0101 01 1011")),),
+}
+
+
+@pytest.mark.parametrize("elements", ELEMENTS.values(), ids=ELEMENTS)
+def test_opaque_data_of_a_key_exchange(requester: Requester, elements: tuple[OpaqueElement, ...]) -> None:
+    requester.key_exchange(data=OpaqueList(count=len(elements), elements=elements).encode())
+    requester.finish()
+    requester.blocks()
 
 
 def test_the_chain_is_the_devices_and_says_that_it_is_an_emulator(requester: Requester, hsm: HsmDevice) -> None:

@@ -35,6 +35,13 @@ def test_a_record_that_comes_twice_ends_the_session(requester: Requester, respon
     assert responder.session_id is None
 
 
+def test_a_record_that_was_left_out_ends_the_session(requester: Requester, responder: Responder) -> None:
+    requester.open_session()
+    requester.seal(DIGESTS)
+    assert requester.secured(DIGESTS) == bytes.fromhex("127f0600")
+    assert responder.session_id is None
+
+
 def test_records_of_others_are_passed_over(requester: Requester, responder: Responder) -> None:
     assert responder.answer_secured(bytes(40)) is None
     requester.open_session()

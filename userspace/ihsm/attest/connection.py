@@ -53,6 +53,7 @@ from ihsm_abi.spdm.layout import Message, Sizes, SpdmFormatError
 from ihsm_abi.spdm.measurements import MeasurementBlock, decode_record
 from ihsm_abi.spdm.messages import (
     VERSION_ENTRY_1_2,
+    VERSION_ENTRY_MASK,
     Capabilities,
     Certificate,
     Challenge,
@@ -170,7 +171,7 @@ class Connection:
         self.agreed = self._chain_read = b""
         self._challenged = False
         version = self._negotiate(GetVersion(), Version)
-        if VERSION_ENTRY_1_2 not in {entry & 0xFF00 for entry in version.entries}:
+        if VERSION_ENTRY_1_2 not in {entry & VERSION_ENTRY_MASK for entry in version.entries}:
             raise EvidenceError(f"VERSION: no SPDM 1.2 among {[f'{entry:#06x}' for entry in version.entries]}")
         capabilities = self._negotiate(
             GetCapabilities(

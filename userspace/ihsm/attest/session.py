@@ -37,6 +37,7 @@ from ihsm_abi.spdm.layout import Sizes
 from ihsm_abi.spdm.messages import (
     PCI_SIG_REGISTRY,
     PCI_SIG_VENDOR,
+    VERSION_ENTRY_MASK,
     EndSession,
     EndSessionAck,
     Finish,
@@ -146,7 +147,7 @@ class Session:
         connection.check_signature(SigningContext.KEY_EXCHANGE_RSP, signed, answer.signature)
         with well_formed("KEY_EXCHANGE_RSP"):
             version = read_selected_version(answer.opaque)
-        if version != SECURED_VERSION_1_1 or answer.mut_auth_requested:
+        if version & VERSION_ENTRY_MASK != SECURED_VERSION_1_1 or answer.mut_auth_requested:
             raise EvidenceError(
                 f"KEY_EXCHANGE_RSP: secured messages {version:#06x}, mutual authentication {answer.mut_auth_requested}"
             )

@@ -9,7 +9,7 @@ from typing import Final
 from ihsm_abi.spdm import opaque, secured
 from ihsm_abi.spdm.chain import SLOT
 from ihsm_abi.spdm.codes import NONCE_BYTES, ErrorCode
-from ihsm_abi.spdm.messages import KeyExchange, KeyExchangeRsp
+from ihsm_abi.spdm.messages import VERSION_ENTRY_MASK, KeyExchange, KeyExchangeRsp
 from ihsm_abi.spdm.signing import SigningContext
 from ihsm_device.hsm.keystore import (
     Curve,
@@ -88,7 +88,10 @@ def answer(connection: Connection, data: bytes, _session: Session | None) -> Ans
 
 def _selected(data: bytes, *, offered: bool) -> bytes:
     """The answer's opaque data: the version of secured messages, of those that the requester lists."""
-    if not offered or opaque.SECURED_VERSION_1_1 not in opaque.read_supported_versions(data):
+    if not offered:
+        raise invalid()
+    versions = {version & VERSION_ENTRY_MASK for version in opaque.read_supported_versions(data)}
+    if opaque.SECURED_VERSION_1_1 not in versions:
         raise invalid()
     return opaque.selected_version()
 
