@@ -126,6 +126,19 @@ def test_some_requests_before_a_challenge_begin_its_transcript_anew(requester: R
     requester.challenge()
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["a first", "another"])
+@pytest.mark.parametrize("read", ["", "digests", "read_chain", "digests read_chain"])
+def test_a_challenge_is_over_what_was_read_of_the_chain(requester: Requester, read: str, before: bool) -> None:
+    """After the negotiation, or after another challenge (DSP0274 1.2 table 38)."""
+    requester.negotiate()
+    if before:
+        requester.challenge()
+    for name in read.split():
+        getattr(requester, name)()
+    for kind in SummaryType:
+        requester.challenge(kind)
+
+
 def test_digests_begin_the_transcript_of_a_challenge_anew(requester: Requester) -> None:
     requester.digests()
     requester.digests()
