@@ -66,6 +66,25 @@ def test_sessions_one_after_the_other(requester: LibspdmRequester, protocol: Pro
     assert protocol.ended == 3
 
 
+def test_measurements_one_by_one_with_one_signature(requester: LibspdmRequester) -> None:
+    """Whatever comes between begins the series anew, as libspdm has it."""
+
+    def ask_for_a_block_that_there_is_not() -> None:
+        with pytest.raises(LibspdmError, match="get_measurement"):
+            requester.measurements(99)
+
+    for inside in (False, True):
+        if inside:
+            requester.start_session()
+        for between in (None, requester.digests, ask_for_a_block_that_there_is_not):
+            assert requester.measurements(MeasurementOperation.COUNT, signed=False)[0] == 36
+            for index in range(1, 36):
+                requester.measurements(index, signed=False)
+            if between is not None:
+                between()
+            requester.measurements(36)
+
+
 def test_digests_that_are_read_again_before_a_challenge(requester: LibspdmRequester) -> None:
     requester.digests()
     requester.challenge()

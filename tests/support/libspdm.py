@@ -170,9 +170,12 @@ class LibspdmRequester:
         self._call("challenge", self._ffi.NULL, 0, summary, digest, self._ffi.new("uint8_t *"))
         return bytes(digest[0 : self._hash_bytes()])
 
-    def measurements(self, operation: int = MeasurementOperation.ALL, *, raw: bool = False) -> tuple[int, bytes]:
-        """GET_MEASUREMENTS with a signature; number of blocks, and the record."""
-        attributes = MeasurementAttributes.SIGNATURE | (MeasurementAttributes.RAW if raw else 0)
+    def measurements(
+        self, operation: int = MeasurementOperation.ALL, *, raw: bool = False, signed: bool = True
+    ) -> tuple[int, bytes]:
+        """GET_MEASUREMENTS; number of blocks, and the record. A signature is over those before it without one, too."""
+        attributes = MeasurementAttributes.SIGNATURE if signed else MeasurementAttributes(0)
+        attributes |= MeasurementAttributes.RAW if raw else 0
         count, changed = self._ffi.new("uint8_t *"), self._ffi.new("uint8_t *", 0xFF)
         size, record = self._ffi.new("uint32_t *", 4096), self._ffi.new("uint8_t[4096]")
         self._call("get_measurement", self._session(), attributes, operation, 0, changed, count, size, record)

@@ -105,6 +105,18 @@ def test_a_requester_without_sessions(make_requester: Callable[[], Requester], m
     assert requester.send(KEY_EXCHANGE) == bytes.fromhex("127f07e4")
 
 
+def test_a_requester_that_only_authenticates_the_device(make_requester: Callable[[], Requester]) -> None:
+    """As Linux does: no capability, and no tables of algorithms."""
+    requester = make_requester()
+    requester.version()
+    requester.capabilities(0)
+    assert requester.algorithms(tables=(), base_asym=0x1FF, base_hash=0x3F).tables == ()
+    requester.read_chain()
+    requester.challenge()
+    requester.blocks()
+    assert requester.send(KEY_EXCHANGE) == bytes.fromhex("127f07e4")
+
+
 def test_a_requester_without_opaque_data(make_requester: Callable[[], Requester]) -> None:
     requester = make_requester()
     requester.version()
