@@ -283,6 +283,11 @@ WRONG: Final = [
     ),
     Wrong("KEY_EXCHANGE: opaque data that are not there", "negotiated", KEY_EXCHANGE_HEAD + POINT + b"\xff\xff" + LIST),
     Wrong("KEY_EXCHANGE: a selection", "negotiated", key_exchange(data=opaque.selected_version())),
+    *(
+        Wrong(f"FINISH: a signature with slot {slot} that is not there", "handshake", patched("FINISH", 2, f"01{slot}"))
+        for slot in ("01", "07", "0f", "ff")
+    ),
+    Wrong("FINISH: no proof", "handshake", REQUESTS["FINISH"][:4]),
     Wrong("FINISH: a signature nobody asked for", "handshake", bytes.fromhex("12e50100") + bytes(96 + 48)),
 ]
 
