@@ -101,6 +101,13 @@ def test_a_chain_that_is_read_again_is_challenged_as_it_was_read_last(connection
     connection.challenge(new_nonce())
 
 
+def test_measurements_in_a_session_begin_the_reading_of_the_chain_anew(connection: Connection) -> None:
+    with Session.open(connection) as session:
+        connection.read_chain()
+        session.measurements(ALL, new_nonce())
+        connection.challenge(new_nonce())
+
+
 @pytest.mark.parametrize("place", [4, 36, 50, 68, 100, 120, -97, -96, -4])
 def test_a_changed_challenge_is_noticed(connection: Connection, way: Changing, place: int) -> None:
     way.flip(ResponseCode.CHALLENGE_AUTH, place)

@@ -152,7 +152,7 @@ WRONG: Final = [
     *(
         Wrong(f"{name}: {what}", place, request)
         for name, place in (
-            ("GET_VERSION", "start"),
+            *(("GET_VERSION", place) for place in ("start", "negotiated")),
             ("GET_CAPABILITIES", "version"),
             ("NEGOTIATE_ALGORITHMS", "capabilities"),
             *((name, place) for name in ("GET_DIGESTS", "GET_CERTIFICATE") for place in ("negotiated", "session")),

@@ -266,9 +266,16 @@ class Connection:
 
     def send(self, message: bytes) -> bytes:
         """Send a message outside of sessions; its answer, which may have padding behind it."""
+        self.passes(message)
+        return self.mailbox.exchange(PCI_SIG, OBJECT_SPDM, message, self.timeout_s)
+
+    def passes(self, message: bytes) -> None:
+        """Take notice of a message that goes to the device, as `send` and sessions do.
+
+        Some begin anew what the next challenge is over.
+        """
         if begins_chain_anew(message[1], challenged=self._challenged):
             self._chain_read = b""
-        return self.mailbox.exchange(PCI_SIG, OBJECT_SPDM, message, self.timeout_s)
 
     def _negotiate(self, asked: Message, kind: type[M]) -> M:
         answer, data = decoded(kind, self.send(asked.encode()), SIZES)

@@ -108,6 +108,7 @@ class _Channel:
 
     def send(self, message: bytes) -> bytes:
         connection = self._connection
+        connection.passes(message)
         record = self.requests.seal(self.session, message)
         answer = connection.mailbox.exchange(PCI_SIG, OBJECT_SECURED_SPDM, record, connection.timeout_s)
         return self.answers.open(self.session, answer)
