@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
+from ihsm_abi.doe import OBJECT_TYPES, PCI_SIG
+
 ROOT = Path(__file__).parents[2]
+HIDDEN_BY_VFIO = {"data object exchange", "integrity and data encryption"}
+"""Extended capabilities of the device that Linux's vfio_pci_config.c does not know, so that it leaves them out."""
 
 
 def in_guest(command: str) -> str:
@@ -34,10 +38,16 @@ def driver(runs: int, arena_mib: int) -> str:
 @pytest.mark.guest
 @pytest.mark.timeout(3600)
 def test_bring_up_traffic_reset_and_teardown_in_a_guest() -> None:
+    """And what is hidden of configuration space meanwhile: the kernel keeps the mailbox from whoever uses VFIO."""
     found = records(in_guest(driver(2, 4)))
     assert [run["interrupts"] for run in found] == [True, False]
     assert all(len(run["seen"]) == 2 for run in found)
     assert all(run["child_refused"] for run in found)
+    for shown in (run["shown"] for run in found):
+        assert "data object exchange" in shown["sysfs"]
+        assert shown["discovered"] == [[PCI_SIG, type] for type in OBJECT_TYPES]
+        assert shown["vfio"] == [name for name in shown["sysfs"] if name not in HIDDEN_BY_VFIO]
+        assert "no mailbox for data objects (DOE): the device has none, or VFIO hides it" in shown["refused"]
 
 
 @pytest.mark.guest

@@ -12,10 +12,12 @@ import os
 import sys
 import time
 
+from ihsm.bus import Mailbox, PciFunction, SysfsConfig
+from ihsm.bus.config_space import capabilities
 from ihsm.bus.discovery import find_pci
 from ihsm.ddi import Channel
 from ihsm.driver import Controller, DriverOptions, FastPathSession
-from ihsm.errors import AesCommandError, ForkedError
+from ihsm.errors import AesCommandError, ForkedError, MailboxNotFoundError
 from ihsm.uri import DeviceUri, open_uri
 from ihsm_abi.ddi import GetDeviceInfoReq, GetDeviceInfoResp
 
@@ -49,10 +51,24 @@ def refused_in_a_child(controller: Controller) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 
 
+def mailboxes(function: PciFunction) -> dict[str, object]:
+    """What the kernel's VFIO shows of a function's mailbox for data objects, and what sysfs shows meanwhile."""
+    try:
+        Mailbox(function)
+        refused = "not refused"
+    except MailboxNotFoundError as error:
+        refused = str(error)
+    with SysfsConfig.open(DeviceUri.parse(function.uri).address) as config:
+        discovered = Mailbox(config).discover()
+        shown = [[entry.name for entry in capabilities(each) if entry.extended] for each in (function, config)]
+    return {"vfio": shown[0], "sysfs": shown[1], "refused": refused, "discovered": discovered}
+
+
 def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
     """One bring-up with traffic on every ring, a function reset and an arena of its own, and the teardown."""
     start = time.monotonic()
     with open_uri(DeviceUri.parse(uri)) as function, function.allocate_arena(arena_bytes) as extra:
+        shown = mailboxes(function)
         extra.array[:: 1 << 12] = 1
         with Controller(function, DriverOptions(interrupts=interrupts, spin_us=0)) as controller:
             kinds = {device_kind(controller) for _ in range(40)}
@@ -68,7 +84,13 @@ def run(uri: str, arena_bytes: int, interrupts: bool) -> dict[str, object]:
     with open_uri(DeviceUri.parse(uri)) as function:
         function.reset()
     seconds = round(time.monotonic() - start, 2)
-    return {"seconds": seconds, "interrupts": interrupts, "seen": sorted(kinds), "child_refused": refused}
+    return {
+        "seconds": seconds,
+        "interrupts": interrupts,
+        "seen": sorted(kinds),
+        "child_refused": refused,
+        "shown": shown,
+    }
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from ihsm_abi.doe import (
     DoeStatus,
 )
 from ihsm_device._native import ffi, lib
-from ihsm_device.doe import Mailboxes
+from ihsm_device.doe import Mailbox, Mailboxes
 from ihsm_device.vfu import ResetType
 from support.answering import Answering
 from support.doe_model import MailboxModel
@@ -383,6 +383,31 @@ def test_mailboxes_have_their_turns() -> None:
     lib.ihsm_doe_line_free(line)
 
 
+def test_an_object_that_nobody_has_answered_fails_when_the_next_is_pulled() -> None:
+    """That of the mailbox which was pulled last, and no object that has come since."""
+    line = lib.ihsm_doe_line_new()
+    left, reset, aborted, gone = rigs = [Registers(lib.ihsm_doe_new(line, number)) for number in range(4)]
+    told = ffi.new("struct ihsm_doe_told *")
+    for rig in rigs:
+        rig.send(OBJECT)
+    for rig in rigs:
+        assert lib.ihsm_doe_pull(line, told) == lib.IHSM_DOE_OBJECT
+        if rig is reset:
+            lib.ihsm_doe_reset(rig.handle, ResetType.DEVICE)
+            rig.send(OBJECT)
+        elif rig is aborted:
+            rig.abort()
+            rig.send(OBJECT)
+    assert [rig.status for rig in rigs] == [ERROR, BUSY, BUSY, BUSY]
+    lib.ihsm_doe_free(gone.handle)
+    for event in (lib.IHSM_DOE_FORGET, lib.IHSM_DOE_OBJECT, lib.IHSM_DOE_OBJECT):
+        assert lib.ihsm_doe_pull(line, told) == event
+    assert [left.status, reset.status, aborted.status] == [ERROR, BUSY, ERROR]
+    for rig in (left, reset, aborted):
+        lib.ihsm_doe_free(rig.handle)
+    lib.ihsm_doe_line_free(line)
+
+
 Step = tuple[str, int, bytes]
 DWORDS = st.one_of(st.binary(min_size=4, max_size=4), st.sampled_from([GO, ABORT, bytes(4), b"\3\0\0\0"]))
 STEPS = st.one_of(
@@ -532,6 +557,19 @@ def test_an_exception_is_an_error_and_the_thread_goes_on(served: Served, caplog:
     assert served.ask(PCI_SIG, OBJECT_SPDM, b"data") == (ERROR, b"")
     assert "a data object of 12 bytes failed" in caplog.text
     served.objects.reply = lambda data: data
+    assert served.ask(PCI_SIG, OBJECT_SPDM, b"data") == (READY, b"data")
+
+
+def test_without_memory_to_take_an_object_it_fails_and_the_thread_goes_on(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(mailbox: Mailbox, transfer: int, data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Mailbox, "answer", fails)
+    assert served.ask(PCI_SIG, OBJECT_SPDM, b"data") == (ERROR, b"")
+    assert "no memory for a data object" in caplog.text
+    monkeypatch.undo()
     assert served.ask(PCI_SIG, OBJECT_SPDM, b"data") == (READY, b"data")
 
 

@@ -39,7 +39,7 @@ from ihsm_abi.control import (
 from ihsm_abi.fault_actions import MAX_COUNT
 from ihsm_abi.sockets import MAX_PATH_BYTES
 
-# Loaded when used: most who ask a device for something know nothing of faults.
+# Loaded when used: most who ask a device for something know nothing of faults, and get an answer.
 if TYPE_CHECKING:
     from ihsm_abi.faults import Fault, StandingFault
 
@@ -63,6 +63,7 @@ class ControlClient(Closing):
 
         Raises:
             DeviceNotFoundError: nobody listens there.
+            ControlError: so many wait to be accepted that no more can.
         """
         if not isinstance(socket_path, str | os.PathLike):
             raise ArgumentTypeError("ControlClient", "socket_path", f"{type(socket_path).__name__}, must be a path")
@@ -84,6 +85,11 @@ class ControlClient(Closing):
             raise DeviceNotFoundError(f"{self.path}: longer than a socket path can be")
         try:
             self._socket.connect(self.path)
+        except BlockingIOError:
+            from ihsm.bus import silence
+
+            self._socket.close()
+            raise ControlError(PROTOCOL, f"{self.path}: {silence.FULL}") from None
         except OSError as error:
             self._socket.close()
             raise DeviceNotFoundError(f"{self.path}: {error.strerror or error}") from None
@@ -119,7 +125,10 @@ class ControlClient(Closing):
         except ControlProtocolError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error}") from None
         except TimeoutError:
-            raise ControlError(PROTOCOL, f"{self.path}: no answer within {timeout_s:g} s") from None
+            from ihsm.bus import silence
+
+            why = silence.describe(self._socket)
+            raise ControlError(PROTOCOL, f"{self.path}: no answer within {timeout_s:g} s: {why}") from None
         except OSError as error:
             raise ControlError(PROTOCOL, f"{self.path}: {error.strerror}") from None
         if answer.error_code == ControlErrorCode.NOT_ALLOWED:

@@ -100,8 +100,11 @@ class ControlError(IhsmError):
     exit_code = 4
 
     def __init__(self, code: str, message: str) -> None:
-        """`code` is one of `ihsm_abi.control.ControlErrorCode`, or "protocol" for an answer that is none."""
-        super().__init__(f"{code}: {message}")
+        """`code` is one of `ihsm_abi.control.ControlErrorCode`, or "protocol" for an answer that is none.
+
+        That is our word and not the server's, so the text of the error does without it.
+        """
+        super().__init__(message if code == "protocol" else f"{code}: {message}")
         self.code = code
         self.message = message
 

@@ -174,5 +174,5 @@ class Mailboxes:
                     mailbox.answer(int(told.transfer), bytes(ffi.buffer(told.data, told.size)))
                 else:
                     mailbox.forget(int(told.causes))
-            except MemoryError:
+            except MemoryError:  # an object has failed when the next event is pulled
                 logs.failure(_log, "no memory for a data object")

@@ -33,6 +33,7 @@ from ihsm_abi.pci_config import (
 from ihsm_device import _native
 from ihsm_device._native import ffi, lib
 from ihsm_device.client_process import EVERYBODY, ClientProcess
+from ihsm_device.library_log import LEFT, LibraryLog, LogCallback, syslog_level
 from ihsm_device.limits import Limits
 from ihsm_device.memory_files import file_system
 
@@ -44,7 +45,6 @@ MSIX_IRQ: Final = 2
 MAX_REFUSALS_TOLD: Final = 8
 """Files of one client that the log tells of when they cannot be memory."""
 
-LogCallback = Callable[[int, str], None]
 ReadCallback = Callable[[int, int], bytes]
 WriteCallback = Callable[[int, bytes], None]
 
@@ -85,17 +85,6 @@ class DmaRegion:
 
 DmaCallback = Callable[[DmaRegion], None]
 
-_SYSLOG_LEVELS: Final = (
-    logging.CRITICAL,
-    logging.CRITICAL,
-    logging.CRITICAL,
-    logging.ERROR,
-    logging.WARNING,
-    logging.INFO,
-    logging.INFO,
-    logging.DEBUG,
-)
-"""Python's level for each of syslog's (emerg 0 ... debug 7)."""
 _contexts: weakref.WeakValueDictionary[int, Context] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
@@ -122,6 +111,7 @@ class Context:
             OSError: the socket cannot be made (ENAMETOOLONG, EADDRINUSE, EACCES, ...).
         """
         self._log = log if log is not None else _log.log
+        self._library = LibraryLog(self._log)
         self._reads: dict[int, ReadCallback] = {}
         self._writes: dict[int, WriteCallback] = {}
         self._reset: Callable[[ResetType], None] | None = None
@@ -139,9 +129,8 @@ class Context:
         self._limits = limits
         self._limits_told: set[int] = set()
         _check(lib.ihsm_vfu_prepare(), "asynchronous I/O (io_setup; is fs.aio-max-nr used up?)")
-        syslog_level = max(index for index, value in enumerate(_SYSLOG_LEVELS) if value >= level)
         out = ffi.new("struct ihsm_vfu **")
-        _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level, out), path)
+        _check(lib.ihsm_vfu_new(os.fsencode(path), self._number, syslog_level(level), out), path)
         self._handle: _native.Pointer[_native.ihsm_vfu] | None = out[0]
         if limits is not None:
             lib.ihsm_vfu_set_limits(self._handle, ffi.new("struct ihsm_vfu_limits *", limits.of_memory()))
@@ -280,7 +269,7 @@ class Context:
             ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
             if not ready or any(fd == stop_fd for fd, _ in ready):
                 return False
-            result = lib.ihsm_vfu_attach(self.handle)
+            result = self._library.attached(lambda: int(lib.ihsm_vfu_attach(self.handle)))
             if result == 0:
                 self._attached = True
                 self._refused.clear()
@@ -293,7 +282,8 @@ class Context:
             elif result in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
                 raise OSError(-result, os.strerror(-result))
             else:
-                self._log(logging.INFO, f"client refused: {os.strerror(-result)}")
+                what = "gone before it was attached" if -result in LEFT else "refused"
+                self._log(logging.INFO, f"client {what}: {os.strerror(-result)}")
         return True
 
     def run(self, stop_fd: int | None = None, timeout_s: float | None = None) -> RunResult:
@@ -467,7 +457,7 @@ ffi.def_extern(name="ihsm_py_at_limit", onerror=_failed)(_on_at_limit)
 def _on_log(number: int, level: int, message: _native.ConstPointer[_native.c_char]) -> None:
     context = _contexts.get(number)
     if context is not None:
-        context._log(_SYSLOG_LEVELS[level], ffi.string(message).decode(errors="replace"))
+        context._library.say(level, ffi.string(message).decode(errors="replace"))
 
 
 ffi.def_extern(name="ihsm_py_log", onerror=_failed)(_on_log)

@@ -36,6 +36,7 @@ struct ihsm_doe_line {
     pthread_mutex_t lock; /* of all that is here, and of all mailboxes */
     pthread_cond_t filled;
     struct ihsm_doe *first, *last;
+    struct ihsm_doe *told; /* whose object was pulled last, until the next pull */
     bool closed;
 };
 
@@ -89,6 +90,26 @@ static void leave(struct ihsm_doe *doe) {
     doe->queued = false;
 }
 
+/* Nothing is left of a transfer, and what still comes of it is void. */
+static void drop(struct ihsm_doe *doe) {
+    doe->transfer++;
+    doe->written = doe->answered = doe->read = 0;
+    doe->busy = doe->waiting = doe->error = false;
+}
+
+static void fail(struct ihsm_doe *doe) {
+    drop(doe);
+    doe->error = true;
+}
+
+/* Whoever pulls is done with what it has pulled before: without an answer that has failed. */
+static void settle(struct ihsm_doe_line *line) {
+    struct ihsm_doe *doe = line->told;
+    line->told = NULL;
+    if (doe != NULL && doe->busy && !doe->waiting)
+        fail(doe);
+}
+
 /* What a mailbox has to tell; IHSM_DOE_CLOSED: nothing any more. */
 static enum ihsm_doe_event take(struct ihsm_doe *doe, struct ihsm_doe_told *told) {
     told->id = doe->id;
@@ -103,6 +124,7 @@ static enum ihsm_doe_event take(struct ihsm_doe *doe, struct ihsm_doe_told *told
         return IHSM_DOE_CLOSED;
     doe->waiting = false;
     doe->used = true;
+    doe->line->told = doe;
     told->transfer = doe->transfer;
     told->size = (uint32_t)(doe->written * DWORD);
     memcpy(told->data, doe->in, told->size);
@@ -112,6 +134,7 @@ static enum ihsm_doe_event take(struct ihsm_doe *doe, struct ihsm_doe_told *told
 int ihsm_doe_pull(struct ihsm_doe_line *line, struct ihsm_doe_told *told) {
     enum ihsm_doe_event event = IHSM_DOE_CLOSED;
     pthread_mutex_lock(&line->lock);
+    settle(line);
     while (!line->closed && event == IHSM_DOE_CLOSED) {
         struct ihsm_doe *doe = line->first;
         if (doe == NULL) {
@@ -138,20 +161,10 @@ void ihsm_doe_free(struct ihsm_doe *doe) {
     pthread_mutex_lock(&doe->line->lock);
     if (doe->queued)
         leave(doe);
+    if (doe->line->told == doe)
+        doe->line->told = NULL;
     pthread_mutex_unlock(&doe->line->lock);
     free(doe);
-}
-
-/* Nothing is left of a transfer, and what still comes of it is void. */
-static void drop(struct ihsm_doe *doe) {
-    doe->transfer++;
-    doe->written = doe->answered = doe->read = 0;
-    doe->busy = doe->waiting = doe->error = false;
-}
-
-static void fail(struct ihsm_doe *doe) {
-    drop(doe);
-    doe->error = true;
 }
 
 void ihsm_doe_reset(struct ihsm_doe *doe, int cause) {

@@ -29,7 +29,10 @@ struct ihsm_doe_line *ihsm_doe_line_new(void); /* NULL: no memory */
 void ihsm_doe_line_close(struct ihsm_doe_line *line);
 /* Without mailboxes, and with nobody inside. */
 void ihsm_doe_line_free(struct ihsm_doe_line *line);
-/* For one thread: wait for what a mailbox tells next; each has its turn. */
+/*
+ * For one thread: wait for what a mailbox tells next; each has its turn. The object that was pulled before has failed
+ * if it has neither been answered nor discarded: so none stays without an end for want of memory to say so with.
+ */
 int ihsm_doe_pull(struct ihsm_doe_line *line, struct ihsm_doe_told *told);
 
 struct ihsm_doe *ihsm_doe_new(struct ihsm_doe_line *line, uint64_t id); /* NULL: no memory */

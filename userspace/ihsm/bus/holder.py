@@ -84,27 +84,48 @@ def find_prohibition(socket_path: str | os.PathLike[str]) -> str | None:
     return answer.message if answer and answer.error_code == ControlErrorCode.NOT_ALLOWED else None
 
 
+def connect_control(socket_path: str | os.PathLike[str]) -> socket.socket:
+    """A connection to the control socket beside a function's socket.
+
+    Raises:
+        BlockingIOError: too many wait for the server to accept them.
+        OSError: nobody listens there.
+    """
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        control.settimeout(TIMEOUT_S)
+        control.connect(os.fspath(socket_path) + SUFFIX)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def ask_status(control: socket.socket) -> ControlAnswer:
+    """What the server says to a request for the status.
+
+    Raises:
+        TimeoutError: nothing.
+        OSError, ControlProtocolError: nothing proper.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    with contextlib.suppress(ConnectionError):  # refused already, and what it says about that can be read
+        control.sendall(ControlRequest(ControlCommand.STATUS).encode())
+    received = b""
+    while not received.endswith(b"\n"):
+        if len(received) > MAX_LINE_BYTES or time.monotonic() > deadline:
+            raise ControlProtocolError("no proper answer")
+        data = control.recv(MAX_LINE_BYTES)
+        if not data:
+            raise ControlProtocolError("no answer")
+        received += data
+    return ControlAnswer.decode(received)
+
+
 def _ask(socket_path: str | os.PathLike[str]) -> ControlAnswer | None:
     """What the server says to a request for the status; None if nothing, or nothing proper."""
     try:
-        return _status(os.fspath(socket_path) + SUFFIX)
+        with connect_control(socket_path) as control:
+            return ask_status(control)
     except (OSError, ControlProtocolError):
         return None
-
-
-def _status(path: str) -> ControlAnswer:
-    deadline = time.monotonic() + TIMEOUT_S
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(TIMEOUT_S)
-        control.connect(path)
-        with contextlib.suppress(ConnectionError):  # refused already, and what it says about that can be read
-            control.sendall(ControlRequest(ControlCommand.STATUS).encode())
-        received = b""
-        while not received.endswith(b"\n"):
-            if len(received) > MAX_LINE_BYTES or time.monotonic() > deadline:
-                raise ControlProtocolError("no proper answer")
-            data = control.recv(MAX_LINE_BYTES)
-            if not data:
-                raise ControlProtocolError("no answer")
-            received += data
-    return ControlAnswer.decode(received)

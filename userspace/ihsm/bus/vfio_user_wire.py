@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from ihsm import forks
 from ihsm.arguments import seconds, waiting_time
 from ihsm.bus.holder import find_holder
+from ihsm.bus.silence import explain
 from ihsm.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -263,9 +264,6 @@ class Connection:
             if major != MAJOR:
                 raise ProtocolError(f"{self.path}: server speaks vfio-user version {major}, we speak {MAJOR}")
             self._take_capabilities(reply.payload[VERSION.size :])
-        except BusTimeoutError as error:
-            self.close()
-            raise BusTimeoutError(f"{error}; another client may have the device") from None
         except BusError:
             self.close()
             raise
@@ -286,7 +284,7 @@ class Connection:
             self._require_free()
             now = time.monotonic()
             if now > deadline:
-                raise BusTimeoutError(f"{self.path}: no answer within {limit_s:g} s")
+                raise BusTimeoutError(f"{self.path}: no answer within {limit_s:g} s: {explain(self.path)}")
             end = self._patient_until if now < self._patient_until else deadline
             patience_s = min(BUSY_RECHECK_S, max(end - now, 0.0))
 
@@ -309,7 +307,7 @@ class Connection:
                 self._require_free()
                 if time.monotonic() > deadline:
                     raise BusTimeoutError(
-                        f"{self.path}: server did not accept within {limit_s:g} s, another client has it"
+                        f"{self.path}: server did not accept within {limit_s:g} s: {explain(self.path)}"
                     ) from None
 
     def _take_capabilities(self, text: bytes) -> None:
