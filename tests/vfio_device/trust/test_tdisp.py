@@ -199,8 +199,8 @@ def test_either_kind_of_stream_will_do(tio: TrustedSession, config: Config, whic
 
 @pytest.mark.parametrize("word", [control(enabled=0), control(traffic_class=1), control(STREAM + 1)])
 def test_a_stream_that_will_not_do(tio: TrustedSession, config: Config, word: int) -> None:
-    config.controls(link=word, selective=word)
     tio.set_keys()
+    config.controls(link=word, selective=word)
     assert refused(tio, message(LOCK, lock_body())) == 1
     assert tio.state == UNLOCKED
 
