@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -20,11 +22,13 @@ from ihsm_abi.doe import (
     DOE_READ_MAILBOX_OFFSET,
     DOE_STATUS_OFFSET,
     DOE_WRITE_MAILBOX_OFFSET,
+    OBJECT_DISCOVERY,
     OBJECT_SECURED_SPDM,
     OBJECT_SPDM,
     PAYLOAD_MAX_BYTES,
     PCI_SIG,
     DataObject,
+    DiscoveryAnswer,
     DoeControl,
     DoeStatus,
 )
@@ -81,6 +85,69 @@ def test_the_capabilities_are_found(function: VfioUserFunction) -> None:
 def test_discovery(function: VfioUserFunction, objects: Answering) -> None:
     assert Mailbox(function).discover() == [(1, 0), (1, 1), (1, 2)]
     assert objects.events == []
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a driver accesses a mailbox, always by dwords."""
+
+    aborts_first: bool
+    """Whatever state it is in."""
+    changes_control: bool
+    """Reads the control register, and writes it back with a bit set."""
+    pops_with: bytes | None
+    """None: the dword that was read."""
+    discovery_version: int = 0
+
+    def set(self, function: VfioUserFunction, **bit: int) -> None:
+        at = pci.MAILBOX_POSITION + DOE_CONTROL_OFFSET
+        before = int.from_bytes(function.read_config(at, 4), "little") if self.changes_control else 0
+        function.write_config(at, (before | DoeControl.of(**bit)).to_bytes(4, "little"))
+
+    def exchange(self, function: VfioUserFunction, data: bytes) -> bytes:
+        """An object for an object. The last dword is there until it is popped, and then nothing is, no error either."""
+        at = pci.MAILBOX_POSITION + DOE_READ_MAILBOX_OFFSET
+        if self.aborts_first:
+            self.set(function, abort=1)
+        assert not status(function) & (BUSY | ERROR)
+        push(function, data)
+        self.set(function, go=1)
+        until(lambda: bool(status(function) & READY), "the answer is there")
+        answer, size = b"", 8
+        while len(answer) < size:
+            assert status(function) == READY
+            dword = function.read_config(at, 4)
+            function.write_config(at, dword if self.pops_with is None else self.pops_with)
+            answer += dword
+            if len(answer) == 8:
+                size = 4 * int.from_bytes(dword, "little")
+        assert status(function) == 0
+        return answer
+
+
+MANNERS: Final = {
+    "Linux 6.1": Manner(aborts_first=False, changes_control=False, pops_with=bytes(4)),
+    "Linux of later": Manner(aborts_first=True, changes_control=False, pops_with=bytes(4), discovery_version=2),
+    "Intel's validator": Manner(aborts_first=True, changes_control=True, pops_with=None, discovery_version=2),
+}
+
+
+@pytest.mark.parametrize("name", MANNERS)
+def test_drivers_of_others(function: VfioUserFunction, name: str) -> None:
+    """In their order of accesses; the version of discovery that a request names changes nothing (6.30.1.1)."""
+    manner, found, index = MANNERS[name], [], 0
+    while len(found) < 4:
+        request = (index | manner.discovery_version << 8).to_bytes(4, "little")
+        answer = manner.exchange(function, DataObject(PCI_SIG, OBJECT_DISCOVERY, request).encode())
+        object = DataObject.decode(answer)
+        assert (object.vendor, object.type, len(object.payload)) == (PCI_SIG, OBJECT_DISCOVERY, 4)
+        word = DiscoveryAnswer(int.from_bytes(object.payload, "little"))
+        found.append((word.vendor, word.type))
+        if (index := word.next_index) == 0:
+            break
+    assert found == [(1, 0), (1, 1), (1, 2)]
+    for _ in range(2):
+        assert manner.exchange(function, OBJECT) == OBJECT
 
 
 @pytest.mark.parametrize("size", [1, 4, 100, PAYLOAD_MAX_BYTES])

@@ -35,11 +35,13 @@ from support.trusted_io import (
     SECURE,
     SELECTIVE_CONTROL,
     SELECTIVE_STATUS,
+    SLOTS,
     STREAM,
     UNLOCKED,
     TdispError,
     TrustedIo,
     control,
+    key_prog,
     key_set,
     lock_body,
     read32,
@@ -174,6 +176,71 @@ def test_registers_of_the_port(tsm: Tsm, function: VfioUserFunction) -> None:
     assert answer[:7] == bytes([1, 0, 0, FIRST & 0xFF, FIRST >> 8, 0, 0])
     assert answer[7:] == function.read_config(LINK_CONTROL - 8, 36)
     assert struct.unpack_from("<I", answer, 7 + 12)[0] == SECURE == read32(function, LINK_STATUS)
+
+
+RID_LIMIT, RID_BASE = SELECTIVE_STATUS + 4, SELECTIVE_STATUS + 8
+BEHIND_RID: Final = RID_BASE + 4
+"""Where the first address association would be, if the stream had one."""
+
+
+def test_a_stream_as_linux_has_it(tsm: Tsm, function: VfioUserFunction) -> None:
+    """Registers, the id without the enable bit, keys, the bit: secure at the next read. Then off, then zeros."""
+    default_stream = 1 << 22
+    for register, value in (
+        (RID_LIMIT, 0x0008 << 8),
+        (RID_BASE, 0x0008 << 8 | 1),
+        (SELECTIVE_CONTROL, control(enabled=0) | default_stream),
+    ):
+        write32(function, register, value)
+        assert read32(function, register) == value
+    tsm.set_keys()
+    assert read32(function, SELECTIVE_STATUS) == 0
+    assert refused(tsm, 0x83, lock_body()) == 1
+    write32(function, SELECTIVE_CONTROL, control() | default_stream)
+    assert read32(function, SELECTIVE_STATUS) == SECURE
+    tsm.lock()
+    tsm.start()
+    write32(function, SELECTIVE_CONTROL, 0)
+    assert (read32(function, SELECTIVE_STATUS), tsm.state) == (0, ERROR)
+    for register in (SELECTIVE_CONTROL, RID_BASE, RID_LIMIT):
+        write32(function, register, 0)
+        assert read32(function, register) == 0
+    tsm.stop()
+
+
+@pytest.mark.parametrize(
+    ("at", "status"), [(LINK_CONTROL, LINK_STATUS), (SELECTIVE_CONTROL, SELECTIVE_STATUS)], ids=["link", "selective"]
+)
+def test_a_stream_as_intels_validator_has_it(tsm: Tsm, function: VfioUserFunction, at: int, status: int) -> None:
+    """Refreshes go from one set of keys to the other and back without a stop, and nobody behind the stream notices."""
+    for register, value in ((RID_LIMIT, 0xFFFF00), (RID_BASE, 1)):
+        write32(function, register, value)
+    for number, value in enumerate((0xFFF00001, 0xFFFFFFFF, 0xFFFFFFFF)):
+        write32(function, BEHIND_RID + 4 * number, value)
+        assert read32(function, BEHIND_RID + 4 * number) == 0, "it has no such registers"
+    write32(function, at, control(enabled=0))
+    assert tsm.ide(bytes(3))[0] == 1
+    assert tsm.ide(key_prog(STREAM + 1))[4] == 3
+    tsm.set_keys()
+    flip(function, at, 1)
+    assert read32(function, status) == SECURE
+    tsm.lock(flags=7, offset=0xD0000000)
+    tsm.start()
+    for key_set_number in (1, 0, 1):
+        for slot in SLOTS:
+            assert tsm.ide(key_prog(slot=slot | key_set_number))[4] == 0
+            assert read32(function, status) == SECURE
+        for slot in SLOTS:
+            tsm.ide(key_set(4, slot=slot | key_set_number))
+            assert read32(function, status) == SECURE
+    assert tsm.state == RUN
+    flip(function, at, 1)
+    assert (read32(function, status), tsm.state) == (0, ERROR)
+    for slot in SLOTS:
+        assert tsm.ide(key_set(5, slot=slot | 1)) == key_set(6, slot=slot | 1), "with keys and without"
+    tsm.stop()
+    flip(function, at, 1)
+    assert read32(function, status) == SECURE, "the other set is whole"
 
 
 BREAKS: Final[dict[str, Callable[[VfioUserFunction], None]]] = {

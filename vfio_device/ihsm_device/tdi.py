@@ -11,9 +11,13 @@ from typing import Final
 
 from ihsm_abi.ide import (
     IDE_CAPABILITY_OFFSET,
+    IDE_LINK_CONTROL_OFFSET,
     IDE_LINK_STATUS_OFFSET,
     IDE_REGISTER_BYTES,
+    IDE_SELECTIVE_CONTROL_OFFSET,
     IDE_SELECTIVE_STATUS_OFFSET,
+    IdeLinkControl,
+    IdeSelectiveControl,
     IdeStreamStatus,
     StreamState,
 )
@@ -45,8 +49,17 @@ class Registers:
 
     def stream_state(self, status_offset: int) -> StreamState:
         """State in a status register at an offset of the capability."""
-        word = self.ide[(status_offset - IDE_CAPABILITY_OFFSET) // IDE_REGISTER_BYTES]
-        return StreamState(IdeStreamStatus(word).state)
+        return StreamState(IdeStreamStatus(self._at(status_offset)).state)
+
+    @property
+    def named_streams(self) -> frozenset[int]:
+        """Ids in the control registers of both streams; none as long as both registers are as at power-on."""
+        link = IdeLinkControl(self._at(IDE_LINK_CONTROL_OFFSET))
+        selective = IdeSelectiveControl(self._at(IDE_SELECTIVE_CONTROL_OFFSET))
+        return frozenset({link.stream_id, selective.stream_id} if link or selective else ())
+
+    def _at(self, offset: int) -> int:
+        return self.ide[(offset - IDE_CAPABILITY_OFFSET) // IDE_REGISTER_BYTES]
 
 
 class DeviceInterface:

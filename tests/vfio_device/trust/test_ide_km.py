@@ -45,6 +45,7 @@ ROWS: Final = [
     Row("KEY_PROG: a byte more", key_prog() + b"\0", status=1),
     Row("KEY_PROG: a key of 128 bits", key_prog(key=KEY[:16]), status=1),
     Row("KEY_PROG: no key", key_prog()[:7], status=1),
+    *(Row(f"KEY_PROG: {cut} bytes less", key_prog()[:-cut], status=1) for cut in range(4, 28, 4)),
     Row("KEY_PROG: less than a header", key_prog()[:6], error=INVALID),
     Row("KEY_PROG: port", key_prog(port=1), status=2),
     Row("KEY_PROG: port 255", key_prog(port=255), status=2),
@@ -188,6 +189,32 @@ def test_there_is_room_for_two_streams(tio: TrustedSession) -> None:
     assert tio.ide(key_prog(2, slot=0x10))[4] == 0
     tio.ide(key_set(STOP))
     assert tio.ide(key_prog(3))[4] == 0
+
+
+@pytest.mark.parametrize("enabled", [0, 1], ids=["prepared", "enabled"])
+@pytest.mark.parametrize("which", ["link", "selective"])
+def test_keys_are_for_a_stream_that_a_register_names(
+    tio: TrustedSession, config: Config, which: str, enabled: int
+) -> None:
+    """Once one names any; the other register, as at power-on, names 0."""
+    config.controls(**{which: control(enabled=enabled)})
+    for stream in (*range(STREAM + 1, STREAM + 7), 255):
+        for slot in (*SLOTS, SLOTS[-1] | SECOND_SET):
+            assert tio.ide(key_prog(stream, slot)) == bytes([KP_ACK, 0, 0, stream, 3, slot, 0])
+    assert tio.ide(key_prog(0))[4] == 0
+    tio.set_keys()
+    assert config.interface.status()[f"{which}_stream"] == ("SECURE" if enabled else "INSECURE")
+
+
+def test_streams_that_registers_name_one_after_the_other_have_room(tio: TrustedSession, config: Config) -> None:
+    config.controls(link=control(1))
+    tio.set_keys(1)
+    for stream in range(2, 6):
+        config.controls(link=control(1), selective=control(stream))
+        tio.set_keys(stream)
+        assert set(config.interface.status().values()) == {"CONFIG_UNLOCKED", "SECURE"}
+    config.controls(link=control(1), selective=control(3))
+    assert refused(tio, key_set(GO, stream=3)) == INVALID, "its keys are gone"
 
 
 @pytest.mark.parametrize("how", ["K_SET_STOP", "END_SESSION", "forgotten", "another negotiation"])

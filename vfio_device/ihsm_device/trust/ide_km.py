@@ -115,12 +115,25 @@ class IdeKm:
         if asked.port != ide_km.PORT:
             return KpAckStatus.UNSUPPORTED_PORT
         slot = _Slot.of(asked.key_sub_stream)
-        no_room = asked.stream not in self._keys and len(self._keys) == STREAMS
-        if slot is None or asked.iv != ide_km.IV_START or no_room:
+        if slot is None or asked.iv != ide_km.IV_START or not self._make_room(asked.stream):
             return KpAckStatus.UNSUPPORTED_VALUE
         self._keys.setdefault(asked.stream, {})[slot] = False
         self._tell(asked.stream)
         return KpAckStatus.SUCCESS
+
+    def _make_room(self, stream: int) -> bool:
+        """Whether a stream may have keys: one that a register names or, while none names any, one of the first.
+
+        Requesters write the registers before the keys, or behind them. What room there is goes to those that are named.
+        """
+        named = self._interface.registers.named_streams
+        if named and stream not in named:
+            return False
+        if stream in self._keys or len(self._keys) < STREAMS:
+            return True
+        if named:
+            self._forget(next(each for each in self._keys if each not in named))
+        return bool(named)
 
     def _go(self, asked: KeySet) -> None:
         keys, slot = self._keys.get(asked.stream, {}), _Slot.of(asked.key_sub_stream)
