@@ -11,16 +11,19 @@ MAX_DEPTH: Final = 64
 """Arrays and objects inside each other; what is deeper could be read and then be too deep to be written."""
 
 
-def parse(text: str | bytes) -> Any:
-    """The value of a JSON text; bytes are UTF-8.
+def parse(text: str | bytes, *, unique: bool = False) -> Any:
+    """The value of a JSON text; bytes are UTF-8. With `unique` an object may have each name once.
 
     Raises:
-        ValueError: it is none, or holds a number beyond a double's range, or is nested more than `MAX_DEPTH` deep.
+        ValueError: it is none, or holds a number beyond a double's range, or is nested more than `MAX_DEPTH` deep, or
+            repeats a name that has to be unique.
     """
     if isinstance(text, bytes):
         text = text.decode()
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_once if unique else None
+        )
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
     level: list[Any] = [value]
@@ -45,6 +48,14 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Of a name that is there twice people may read one value and a parser another."""
+    value = dict(members)
+    if len(value) != len(members):
+        raise ValueError("an object has a name twice")
+    return value
 
 
 def _refuse_constant(name: str) -> float:

@@ -52,3 +52,11 @@ def test_what_json_does_not_know_is_not_written(value: float) -> None:
 def test_what_is_as_deep_as_allowed_is_read_and_written() -> None:
     deep = b"[" * json_text.MAX_DEPTH + b"]" * json_text.MAX_DEPTH
     assert json_text.dump(json_text.parse(deep)).encode() == deep
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "a": 2}}]'])
+def test_names_that_are_there_twice(text: str) -> None:
+    json_text.parse(text)
+    json_text.parse('[{"a": 1}, {"a": {"a": 2}}]', unique=True)
+    with pytest.raises(ValueError, match="an object has a name twice"):
+        json_text.parse(text, unique=True)

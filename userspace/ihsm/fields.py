@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,11 @@ def field(record: Mapping[str, Any], name: str, parser: Parser[T]) -> T:
     except ValueError as error:
         problem = f"{name}: {error}"
     raise FieldError(problem)
+
+
+def item(values: Sequence[Any], number: int, parser: Parser[T]) -> T:
+    """One value of a list, counted from 0; raises FieldError with the number in the place of a name."""
+    return field({str(number): values[number]}, str(number), parser)
 
 
 def only(record: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -146,6 +146,12 @@ def test_negotiation_that_somebody_changed_is_noticed(way: Changing) -> None:
         connection.challenge(new_nonce())
 
 
+def test_algorithms_that_nobody_offered_are_named(way: Changing) -> None:
+    way.flip(ResponseCode.ALGORITHMS, 12)
+    with pytest.raises(EvidenceError, match=r"ALGORITHMS: not what was offered: base_asym$"):
+        Connection(way).negotiate()
+
+
 def test_a_changed_certificate_is_noticed(way: Changing) -> None:
     way.flip(ResponseCode.CERTIFICATE, 700)
     connection = Connection(way)

@@ -164,6 +164,25 @@ def test_another_type(reference: Reference, evidence: Evidence) -> None:
     assert reference.differences(replace(evidence, blocks=blocks)) == (Difference(34, "type 0, the reference has 3"),)
 
 
+def test_another_type_of_an_image_is_not_taken_for_other_code(reference: Reference, evidence: Evidence) -> None:
+    blocks = tuple(replace(block, type=99) if block.index == 24 else block for block in reference.blocks)
+    assert Reference(blocks, FILES).differences(evidence) == (Difference(24, "type 1, the reference has 99"),)
+
+
+def test_no_setting_hides_among_others(reference: Reference, evidence: Evidence) -> None:
+    settings = json.loads(evidence.block(33).data)
+    settings |= {f"added{number}": number for number in range(40)}
+    (found,) = reference.differences(with_block(evidence, 33, json.dumps(settings).encode()))
+    assert found.detail.count("the reference has nothing") == 40
+
+
+def test_a_name_that_is_there_twice(reference: Reference) -> None:
+    """Who reads the file would see one value, and its parser take the other."""
+    data = reference.encode().rstrip()[:-1] + b', "blocks": []}'
+    with pytest.raises(ReferenceFileError, match="an object has a name twice"):
+        Reference.parse(data, "it")
+
+
 def test_blocks_can_be_left_out(reference: Reference, evidence: Evidence) -> None:
     some = Reference(tuple(block for block in reference.blocks if block.index not in (29, 34)), FILES)
     assert Reference.parse(some.encode(), "it") == some
@@ -190,27 +209,27 @@ def edit_file(**values: object) -> Change:
         (edit(more=1), "field that this format does not have"),
         (edit(blocks=[]), "blocks: there is none"),
         (edit(blocks={}), "blocks: must be a list"),
-        (edit(blocks=[1]), "blocks: must be an object"),
+        (edit(blocks=[1]), "blocks.0: must be an object"),
         (edit(files=None), "files: must be a list"),
         (lambda plain: plain.pop("files"), "files: missing"),
         (lambda plain: plain["blocks"].append(plain["blocks"][0]), "blocks: must be a list of at most 36"),
         (lambda plain: plain["blocks"].reverse(), "blocks: not in order"),
         (lambda plain: plain["files"].append(plain["files"][0]), "files: not in order"),
         (lambda plain: plain["files"].pop(), "files: not those of block 16"),
-        (edit_block(block=0), "blocks.block: must be a whole number, 1 to 36"),
-        (edit_block(block=True), "blocks.block: must be a whole number"),
-        (edit_block(type=128), "blocks.type: must be a whole number, 0 to 127"),
-        (edit_block(data="0"), "blocks.data: must be hexadecimal"),
-        (edit_block(data="00" * 0x10000), "blocks.data: must be hexadecimal"),
-        (edit_block(data=None), "blocks.data: must be hexadecimal"),
-        (edit_block(more=0), "blocks: it has a field"),
-        (edit_block(name="policy"), "blocks: name: block 4 is 'tenancy counter'"),
-        (edit_block(name=None), "blocks: name: block 4 is 'tenancy counter'"),
-        (edit_file(path=""), "files.path: must be a path"),
-        (edit_file(path="a\x1b[2J"), "files.path: must be a path"),
-        (edit_file(path="a" * 513), "files.path: must be a path"),
-        (edit_file(path=1), "files.path: must be a text"),
-        (edit_file(sha384="00"), "files.sha384: must be 96 hexadecimal digits"),
+        (edit_block(block=0), "blocks.3.block: must be a whole number, 1 to 36"),
+        (edit_block(block=True), "blocks.3.block: must be a whole number"),
+        (edit_block(type=128), "blocks.3.type: must be a whole number, 0 to 127"),
+        (edit_block(data="0"), "blocks.3.data: must be hexadecimal"),
+        (edit_block(data="00" * 0x10000), "blocks.3.data: must be hexadecimal"),
+        (edit_block(data=None), "blocks.3.data: must be hexadecimal"),
+        (edit_block(more=0), "blocks.3: it has a field"),
+        (edit_block(name="policy"), "blocks.3: name: block 4 is 'tenancy counter'"),
+        (edit_block(name=None), "blocks.3: name: block 4 is 'tenancy counter'"),
+        (edit_file(path=""), "files.1.path: must be a path"),
+        (edit_file(path="a\x1b[2J"), "files.1.path: must be a path"),
+        (edit_file(path="a" * 513), "files.1.path: must be a path"),
+        (edit_file(path=1), "files.1.path: must be a text"),
+        (edit_file(sha384="00"), "files.1.sha384: must be 96 hexadecimal digits"),
         (edit_file(sha384="0" * 96), "files: not those of block 25"),
     ],
 )

@@ -8,7 +8,7 @@
 
 It shares nothing with the device but the declarations of `ihsm_abi.spdm`; its cryptography is pyca's. `attest` does
 everything once and checks each answer. A `Connection` takes the steps one by one, and a `Session` talks over encrypted
-records for as long as one likes.
+records for as long as one likes. Exceptions that are not here, such as `BusError`, are of `ihsm.errors`.
 """
 
 from ihsm_abi.lazy_names import loader

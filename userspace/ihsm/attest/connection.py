@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -194,7 +195,9 @@ class Connection:
             tables=TABLES,
         )
         if chosen != wanted:
-            raise EvidenceError(f"ALGORITHMS: {chosen}, of what was offered {wanted} is expected")
+            names = [each.name for each in dataclasses.fields(wanted)]
+            others = [name for name in names if getattr(chosen, name) != getattr(wanted, name)]
+            raise EvidenceError(f"ALGORITHMS: not what was offered: {', '.join(others)}")
 
     def read_chain(self) -> None:
         """GET_DIGESTS, GET_CERTIFICATE: the chain of slot 0, which nothing vouches for yet.

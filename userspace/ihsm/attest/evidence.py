@@ -102,7 +102,8 @@ def attest(
         nonce: 32 bytes that the device could not know before, for its signatures; random by default.
         roots: certificates of which the chain's root must be one; None to take any, see `Evidence.root_pinned`.
         at: time to check certificates for, with its zone; now by default.
-        timeout_s: longest wait for one answer, in seconds.
+        timeout_s: longest wait of the mailbox for one answer, in seconds; what an access to configuration space may
+            take is a matter of the function's own limit.
 
     Raises:
         EvidenceError: something of what the device says does not hold; the message says what, and its `claims` what

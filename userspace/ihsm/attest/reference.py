@@ -94,7 +94,7 @@ class Reference:
             ReferenceFileError: it is none; the message begins with `name`.
         """
         try:
-            plain = fields.table(json_text.parse(data))
+            plain = fields.table(json_text.parse(data, unique=True))
             fields.only(plain, ("kind", "format", "blocks", "files"))
             if plain.get("kind") != _KIND:
                 raise ValueError(f"not made by ihsm attest --write-reference: kind must be {_KIND!r}")
@@ -122,10 +122,10 @@ class Reference:
 
     def _difference(self, expected: MeasuredBlock, found: MeasuredBlock, shorts: bytes) -> Difference:
         index = expected.index
-        if index in _IMAGES:
-            return self._code(index, shorts)
         if expected.type != found.type:
             return Difference(index, f"type {found.type}, the reference has {expected.type}")
+        if index in _IMAGES:
+            return self._code(index, shorts)
         if index == FILES_BLOCK:
             return Difference(index, self._listed(shorts))
         if index == FILE_COUNT_BLOCK:
@@ -184,7 +184,7 @@ def _list(parser: fields.Parser[Any], longest: int) -> fields.Parser[list[Any]]:
     def parse(value: Any) -> list[Any]:
         if not isinstance(value, list) or len(value) > longest:
             raise ValueError(f"must be a list of at most {longest}")
-        return [parser(each) for each in value]
+        return [fields.item(value, number, parser) for number in range(len(value))]
 
     return parse
 
@@ -254,13 +254,13 @@ def _compared(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     missing = "nothing"
     parts = [f"{name} {found.get(name, missing)}, the reference has {expected.get(name, missing)}" for name in names]
-    return _first(parts, "; ")
+    return "; ".join(parts)  # all of them: one that weakens the device must not hide among others
 
 
-def _first(parts: Sequence[str], between: str = ", ", most: int = 8) -> str:
-    """The parts, as far as they fit into a line."""
-    more = f"{between}and {len(parts) - most} more" if len(parts) > most else ""
-    return between.join(parts[:most]) + more
+def _first(paths: Sequence[str], most: int = 8) -> str:
+    """The paths, as far as they fit into a line; `Difference.files` has all."""
+    more = f", and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
 
 
 def _shown(data: bytes) -> str:
