@@ -129,11 +129,11 @@ class IdeKm:
         named = self._interface.registers.named_streams
         if named and stream not in named:
             return False
-        if stream in self._keys or len(self._keys) < STREAMS:
-            return True
-        if named:
+        if stream not in self._keys and len(self._keys) == STREAMS:
+            if not named:
+                return False
             self._forget(next(each for each in self._keys if each not in named))
-        return bool(named)
+        return True
 
     def _go(self, asked: KeySet) -> None:
         keys, slot = self._keys.get(asked.stream, {}), _Slot.of(asked.key_sub_stream)
