@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ihsm.bus.holder import find_holder, find_prohibition
-from ihsm.control import PROTOCOL, ControlClient
-from ihsm.errors import ControlError, DeviceForbiddenError, DeviceNotFoundError
+from ihsm.control import ControlClient
+from ihsm.errors import PROTOCOL, ControlError, DeviceForbiddenError, DeviceNotFoundError
 from ihsm_abi.control import MAX_LINE_BYTES, SUFFIX, ControlAnswer, ControlErrorCode, ControlRequest
 from support.waiting import HANG_S, ended
 

@@ -14,6 +14,7 @@ from ihsm import forks
 from ihsm.arguments import integer, seconds
 from ihsm.closing import Closing
 from ihsm.errors import (
+    PROTOCOL,
     ArgumentError,
     ArgumentTypeError,
     CommandSeenError,
@@ -43,8 +44,6 @@ from ihsm_abi.sockets import MAX_PATH_BYTES
 if TYPE_CHECKING:
     from ihsm_abi.faults import Fault, StandingFault
 
-PROTOCOL: Final = "protocol"
-"""`ControlError.code` of an answer that is none, or of no answer."""
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 1_000_000
 STREAM_BYTES: Final = 1 << 20

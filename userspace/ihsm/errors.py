@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class IhsmError(Exception):
@@ -94,17 +94,21 @@ class EmbeddedDeviceError(IhsmError, OSError):
     exit_code = 3
 
 
+PROTOCOL: Final = "protocol"
+"""`ControlError.code` of an answer that is none, or of no answer."""
+
+
 class ControlError(IhsmError):
     """A control socket refused a request or did not answer as its protocol demands."""
 
     exit_code = 4
 
     def __init__(self, code: str, message: str) -> None:
-        """`code` is one of `ihsm_abi.control.ControlErrorCode`, or "protocol" for an answer that is none.
+        """`code` is one of `ihsm_abi.control.ControlErrorCode`, or PROTOCOL.
 
         That is our word and not the server's, so the text of the error does without it.
         """
-        super().__init__(message if code == "protocol" else f"{code}: {message}")
+        super().__init__(message if code == PROTOCOL else f"{code}: {message}")
         self.code = code
         self.message = message
 
@@ -143,6 +147,10 @@ class BusError(IhsmError):
     """A PCI function could not be reached or did not behave as one."""
 
     exit_code = 4
+
+
+HOW_TO_WAIT: Final = "to wait for it: --wait SECONDS, or wait_s"
+"""The end of a line that says who has a device."""
 
 
 class DeviceBusyError(BusError, BlockingIOError):

@@ -29,19 +29,23 @@ def field(record: Mapping[str, Any], name: str, parser: Parser[T]) -> T:
     """One field of an object; raises FieldError."""
     if name not in record:
         raise FieldError(f"{name}: missing")
+    return _parsed(record[name], name, parser)
+
+
+def item(values: Sequence[Any], number: int, parser: Parser[T]) -> T:
+    """One value of a list, counted from 0; raises FieldError with the number in the place of a name."""
+    return _parsed(values[number], str(number), parser)
+
+
+def _parsed(value: Any, name: str, parser: Parser[T]) -> T:
     problem: str
     try:
-        return parser(record[name])
+        return parser(value)
     except FieldError as error:
         problem = f"{name}.{error}"
     except ValueError as error:
         problem = f"{name}: {error}"
     raise FieldError(problem)
-
-
-def item(values: Sequence[Any], number: int, parser: Parser[T]) -> T:
-    """One value of a list, counted from 0; raises FieldError with the number in the place of a name."""
-    return field({str(number): values[number]}, str(number), parser)
 
 
 def only(record: Mapping[str, Any], names: Iterable[str]) -> None:

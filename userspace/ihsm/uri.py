@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from ihsm.arguments import waiting_time
-from ihsm.errors import AmbiguousDeviceError, ArgumentTypeError, DeviceBusyError, DeviceNotFoundError, UriError
+from ihsm.errors import (
+    HOW_TO_WAIT,
+    AmbiguousDeviceError,
+    ArgumentTypeError,
+    DeviceBusyError,
+    DeviceNotFoundError,
+    UriError,
+)
 
 # Loaded when used: to name a device takes none of what opens one.
 if TYPE_CHECKING:
@@ -152,7 +159,7 @@ def find_device(*, busy: bool = False, sysfs: bool = False) -> DeviceUri | None:
         raise AmbiguousDeviceError(free)
     if own and not free:
         users = "; ".join(f"{function.uri} is in use by {_holder(function)}" for function in own)
-        raise DeviceBusyError(f"auto: no free device: {users}; to wait for it: --wait SECONDS, or wait_s")
+        raise DeviceBusyError(f"auto: no free device: {users}; {HOW_TO_WAIT}")
     if not free:
         return None
     _log.warning("auto: taking %s", free[0])

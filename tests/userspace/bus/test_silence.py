@@ -17,8 +17,8 @@ import pytest
 
 from ihsm.bus import VfioUserFunction, holder
 from ihsm.bus.silence import explain
-from ihsm.control import PROTOCOL, ControlClient
-from ihsm.errors import BusTimeoutError, ControlError
+from ihsm.control import ControlClient
+from ihsm.errors import PROTOCOL, BusTimeoutError, ControlError
 from ihsm_abi.control import SUFFIX, ControlAnswer, ControlRequest
 from support.commands import refused
 from support.process import ServeProcess, serve, stands_still

@@ -23,8 +23,9 @@ from ihsm.errors import (
     StoreNotFoundError,
     StorePermissionError,
 )
+from ihsm.locks import try_lock
 from ihsm.store import Store, StoreDevice
-from ihsm.store.files import TEMPORARY, open_folder, open_lock, try_lock
+from ihsm.store.files import TEMPORARY, open_folder, open_lock
 from ihsm.store.labels import file_stem
 from support.stores import NOBODY, a_key, a_version, in_child, new_store, tree
 

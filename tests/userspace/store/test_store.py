@@ -21,8 +21,9 @@ from ihsm.errors import (
     StoreNotFoundError,
     WrongArgumentError,
 )
+from ihsm.locks import try_lock
 from ihsm.store import DEVICE, KeyRecord, Store, StoreDevice, staging
-from ihsm.store.files import LOCK, open_folder, open_lock, try_lock
+from ihsm.store.files import LOCK, open_folder, open_lock
 from ihsm.store.labels import file_stem
 from ihsm.store.records import encode_record
 from support.stores import IDENTITY, SECRETS, a_key, a_version, in_child, new_store, tree

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import weakref
@@ -16,8 +15,9 @@ from ihsm.bus import VfioUserFunction
 from ihsm.driver import Controller, DriverOptions, OpenDevice
 from ihsm.embedded import EmbeddedDevice
 from ihsm.errors import ArgumentError, BusError, DeviceBusyError, DeviceNotFoundError, StoreBusyError
+from ihsm.locks import try_lock, unlock
 from ihsm.store import DEVICE, Store, StoreDevice
-from ihsm.store.files import errors_of, try_lock
+from ihsm.store.files import errors_of
 from ihsm.uri import AUTO, DeviceUri, choose_device, named_device, open_at, patiently
 
 PRIVATE: Final = "private"
@@ -143,7 +143,7 @@ def _locked(path: Path, wait_s: float) -> int:
 
 
 def _unlocked(lock: int) -> None:
-    fcntl.flock(lock, fcntl.LOCK_UN)  # for forks of this process, too
+    unlock(lock)
     os.close(lock)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Final, Self
@@ -13,7 +12,8 @@ from ihsm.arguments import integer
 from ihsm.bus.discovery import SYSFS_DEVICES
 from ihsm.bus.holder import find_user
 from ihsm.closing import Closing
-from ihsm.errors import BusError, ConfigRefusedError, DeviceBusyError, DeviceNotFoundError
+from ihsm.errors import HOW_TO_WAIT, BusError, ConfigRefusedError, DeviceBusyError, DeviceNotFoundError
+from ihsm.locks import try_lock, unlock
 
 CONFIG_FILE: Final = "config"
 
@@ -44,14 +44,11 @@ class SysfsConfig(Closing):
             raise ConfigRefusedError(f"{uri}: {path} is not for this user: {error.strerror}; root is needed") from None
         except OSError as error:
             raise BusError(f"{uri}: {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._fd):
             os.close(self._fd)
             raise DeviceBusyError(
-                f"configuration space of {uri} is in use by {find_user(path.resolve())}; to wait for it: --wait "
-                "SECONDS, or wait_s"
-            ) from None
+                f"configuration space of {uri} is in use by {find_user(path.resolve())}; {HOW_TO_WAIT}"
+            )
 
     @classmethod
     def open(cls, bdf: str) -> Self:
@@ -101,6 +98,6 @@ class SysfsConfig(Closing):
     def close(self) -> None:
         """Let go of the file; harmless the second time."""
         if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a child of fork() may have the file too
+            unlock(self._fd)
             os.close(self._fd)
             self._fd = -1

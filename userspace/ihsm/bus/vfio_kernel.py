@@ -22,6 +22,7 @@ from ihsm.bus.vfio_abi import DmaFlags, Irq, IrqSetFlags, RegionInfo
 from ihsm.bus.vfio_bind import VFIO_DEV, VfioBinding
 from ihsm.bus.vfio_function import VfioFunction
 from ihsm.errors import (
+    HOW_TO_WAIT,
     ArenaFullError,
     BindError,
     BusError,
@@ -151,9 +152,7 @@ class KernelVfioFunction(VfioFunction):
         except OSError as error:
             if error.errno == errno.EBUSY:
                 user = find_user(Path(path))
-                raise DeviceBusyError(
-                    f"{self.uri} is in use by {user}; to wait for it: --wait SECONDS, or wait_s"
-                ) from None
+                raise DeviceBusyError(f"{self.uri} is in use by {user}; {HOW_TO_WAIT}") from None
             raise BindError(f"{self.uri}: {path}: {error.strerror}") from None
         self._keep(fd)
         return fd

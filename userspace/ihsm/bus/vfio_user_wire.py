@@ -22,6 +22,7 @@ from ihsm.arguments import seconds, waiting_time
 from ihsm.bus.holder import find_holder
 from ihsm.bus.silence import explain
 from ihsm.errors import (
+    HOW_TO_WAIT,
     ArgumentError,
     ArgumentTypeError,
     BusError,
@@ -294,7 +295,7 @@ class Connection:
         if holder is None or time.monotonic() < self._patient_until:
             return
         if self._wait_s or holder.since < self._begin:
-            raise DeviceBusyError(f"{self.path} is in use by {holder}; to wait for it: --wait SECONDS, or wait_s")
+            raise DeviceBusyError(f"{self.path} is in use by {holder}; {HOW_TO_WAIT}")
 
     def _connect(self) -> socket.socket:
         """A connection whose calls give up after the time limit; that may find the queue of those who wait full."""

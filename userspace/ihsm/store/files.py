@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -27,6 +26,7 @@ from ihsm.errors import (
     StoreNotFoundError,
     StorePermissionError,
 )
+from ihsm.locks import try_lock, unlock
 
 TEMPORARY: Final = ".new"
 """Name under which a file is written before it has its own."""
@@ -269,23 +269,6 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
         if time.monotonic() > end:
             raise StoreBusyError(f"{path}: held by another program for {LOCK_WAIT_S:g} s; repeat it later")
         time.sleep(_LOOK_EVERY_S)
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder until its descriptor is closed; False if somebody else has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def unlock(descriptor: int) -> None:
-    """Give up a lock that `try_lock` gave, if it did.
-
-    Closing is not enough: a child that another thread forked meanwhile has the descriptor too, and would keep the lock.
-    """
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def open_lock(folder: Folder, name: str = LOCK) -> int:

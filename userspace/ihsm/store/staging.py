@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from ihsm.errors import StoreError, StoreExistsError
-from ihsm.store.files import Folder, errors_of, locked, open_folder, try_lock, unlock
+from ihsm.locks import try_lock, unlock
+from ihsm.store.files import Folder, errors_of, locked, open_folder
 from ihsm.store.places import check_root, default_root, make_root
 
 _ROOT_LOCK: Final = ".lock"

@@ -22,6 +22,7 @@ from ihsm.errors import (
     StoreNotFoundError,
     WrongPinError,
 )
+from ihsm.locks import try_lock, unlock
 from ihsm.store.archive import pack, write_new
 from ihsm.store.contents import (
     KEYS,
@@ -33,7 +34,7 @@ from ihsm.store.contents import (
     stems,
     write_record,
 )
-from ihsm.store.files import Folder, errors_of, is_at_its_path, locked, open_folder, open_lock, try_lock, unlock
+from ihsm.store.files import Folder, errors_of, is_at_its_path, locked, open_folder, open_lock
 from ihsm.store.header import HEADER, ID_BYTES, Header, StoreDevice
 from ihsm.store.labels import check_label, check_name, is_name
 from ihsm.store.places import check_root, default_name, default_root
