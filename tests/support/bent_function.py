@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,6 +44,8 @@ class BentFunction(PassThrough):
         """Admin commands, as ADMIN_SQE, in the order of their doorbells."""
         self.silent: set[int] = set()
         """Queues whose SQ doorbell the device does not get to know: their commands are never answered."""
+        self.unheard: Counter[int] = Counter()
+        """How many doorbells of each queue were kept from the device; a command has its tag before its doorbell."""
         self.reads: dict[int, Callable[[int], int]] = {}
         """By offset in BAR0: what becomes of a value that was read."""
         self.refused: set[AdminOpcode] = set()
@@ -89,7 +92,9 @@ class BentFunction(PassThrough):
         if doorbell.is_cq_head:
             return True
         if doorbell.queue_id != ADMIN_QUEUE_ID:
-            return doorbell.queue_id not in self.silent
+            reaches = doorbell.queue_id not in self.silent
+            self.unheard[doorbell.queue_id] += not reaches
+            return reaches
         slot = (value - 1) % self._admin_slots
         entry = self.memory(self._asq + slot * ADMIN_SQE.itemsize, ADMIN_SQE)
         self.admin.append(entry.copy())

@@ -23,7 +23,7 @@ from ihsm_kmod.kernel.kthread import KThread
 from ihsm_kmod.kernel.report import Report
 from ihsm_kmod.machine import Machine
 from support.bent_function import BentFunction
-from support.waiting import HANG_S
+from support.waiting import HANG_S, until
 
 T = TypeVar("T")
 
@@ -76,6 +76,10 @@ class Driver:
 
     def start(self, pool: QueuePool, sqe: bytearray) -> KThread:
         return self.machine.kernel.thread(lambda: self.controller.execute(pool, sqe), "app")
+
+    def await_unheard(self, queue_id: int, count: int = 1) -> None:
+        """Wait until so many commands in the ring of a silent queue have rung: they would not be answered by now."""
+        until(lambda: self.function.unheard[queue_id] >= count, "the command is in the ring and has rung")
 
     def time_out(self) -> None:
         """Let the command time-out of the only command under way pass, and the grace that it is given then.

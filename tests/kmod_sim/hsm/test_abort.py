@@ -29,11 +29,10 @@ LEVEL_1 = [(AdminOpcode.DELETE_SQ, 1), (AdminOpcode.CREATE_SQ, 15 << 16 | 1)]
 
 def start_unanswered(driver: Driver) -> KThread:
     """A command that the device never sees."""
-    queue = driver.controller.hsm_pool.queues[0]
-    before = len(queue.tags.outstanding())
+    before = driver.function.unheard[1]
     driver.function.silent.add(1)
     command = driver.start_hsm()
-    until(lambda: len(queue.tags.outstanding()) > before, "the command is in the ring")
+    driver.await_unheard(1, before + 1)
     return command
 
 
@@ -124,7 +123,7 @@ def test_level_1_is_never_escalated_by_count(driver: Driver) -> None:
 def test_other_queues_work_through_a_level_1(driver: Driver) -> None:
     driver.function.silent.add(256)
     command = driver.start_aes()
-    until(driver.controller.aes_pool.queues[0].tags.outstanding, "the command is in the ring")
+    driver.await_unheard(256)
     assert driver.aes().error == 0
     assert driver.hsm().error == 0
     driver.time_out()
@@ -247,7 +246,8 @@ def test_level_2_flushes_all_queues(driver: Driver) -> None:
     hsm = start_unanswered(driver)
     driver.function.silent |= {256, 257}
     aes = [driver.start_aes(), driver.start_aes()]
-    until(lambda: all(queue.tags.outstanding() for queue in driver.controller.aes_pool.queues), "both are in the rings")
+    driver.await_unheard(256)
+    driver.await_unheard(257)
     assert driver.run(driver.controller.abort, AbortType.L2_RESET) == 0
     for command in (hsm, *aes):
         assert command.join() == Outcome(InternalCode.ABORTED, None, errno.EAGAIN)

@@ -70,12 +70,11 @@ def test_it_goes_on_after_a_recovery(driver: Driver) -> None:
 
 
 def test_callers_are_let_go_when_it_recovers(driver: Driver) -> None:
-    queue = driver.controller.hsm_pool.queues[0]
     driver.function.silent.add(1)
     # Not due at the same time as the monitor.
     driver.clock.advance(1)
     command = driver.start_hsm()
-    until(queue.tags.outstanding, "the command is in the ring")
+    driver.await_unheard(1)
     fail_until_disabled(driver)
     driver.clock.expire(PERIOD_S - 1)
     assert command.join() == Outcome(InternalCode.ABORTED, None, errno.EAGAIN)

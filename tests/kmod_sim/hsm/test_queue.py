@@ -123,7 +123,7 @@ def test_a_completion_of_nobody_is_consumed(driver: Driver) -> None:
     queue = driver.controller.hsm_pool.queues[0]
     driver.function.silent.add(1)
     lost = driver.start_hsm()
-    until(queue.tags.outstanding, "the command is in the ring")
+    driver.await_unheard(1)
     driver.run(queue.forget, queue.tags.outstanding()[0])
     driver.function.silent.clear()
     driver.function.inner.write_bar(Bar.DOORBELLS, sq_tail_offset(1), 4, 1)
@@ -258,7 +258,7 @@ def test_without_a_free_tag_the_caller_sleeps(function: BentFunction) -> None:
         queue = driver.controller.hsm_pool.queues[0]
         function.silent.add(1)
         first = driver.start_hsm()
-        until(queue.tags.outstanding, "the command is in the ring")
+        driver.await_unheard(1)
         second = driver.start_hsm()
         until(lambda: mutex_is_locked(queue.submit_lock), "the second caller sleeps")
         function.silent.clear()
@@ -273,7 +273,7 @@ def test_an_abort_does_not_get_past_a_caller_without_tag(function: BentFunction,
         queue = driver.controller.hsm_pool.queues[0]
         function.silent.add(1)
         first = driver.start_hsm()
-        until(queue.tags.outstanding, "the command is in the ring")
+        driver.await_unheard(1)
         second = driver.start_hsm()
         until(lambda: queue.perf.submitted == 2, "the second caller is there")
         if locked:

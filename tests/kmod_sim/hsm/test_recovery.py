@@ -19,7 +19,6 @@ from ihsm_abi.pci import Bar
 from ihsm_abi.registers import NSSR_MAGIC, Cc, Csts, Register
 from ihsm_abi.resources import aes_queue_ids
 from ihsm_abi.uapi import DEVICE_INFO, GCM_IOCTL, GENERIC_IOCTL, AbortType, InternalCode, Ioctl
-from ihsm_kmod.hsm.queue import IoQueue
 from support.bent_function import Access, BentFunction
 from support.hsm_driver import COMMAND_TIMEOUT_S, GRACE_S, Driver, driver_on
 from support.hsm_program import (
@@ -56,11 +55,6 @@ def caller(driver: Driver) -> Caller:
     return program(driver)
 
 
-def in_ring(queue: IoQueue, count: int) -> None:
-    """Wait until so many commands are with the device."""
-    until(lambda: len(queue.tags.outstanding()) == count, f"{count} commands are in the ring")
-
-
 def entropy(caller: Caller) -> bytes:
     """Of the device information."""
     record = np.zeros(1, DEVICE_INFO)
@@ -75,12 +69,11 @@ def test_hsm_commands_that_are_not_answered(
 ) -> None:
     """All that are on the queue end with the one whose time is up; the queue works on."""
     driver.function.silent.add(HSM_QUEUE)
-    (queue,) = driver.controller.hsm_pool.queues
     first = pool.submit(ask, caller)
     driver.clock.await_timer(COMMAND_TIMEOUT_S)
     driver.clock.advance(COMMAND_TIMEOUT_S / 2)
     second = pool.submit(ask, caller)
-    in_ring(queue, 2)
+    driver.await_unheard(HSM_QUEUE, 2)
     driver.clock.await_timer(COMMAND_TIMEOUT_S)
     driver.function.silent.clear()
     driver.clock.expire(COMMAND_TIMEOUT_S / 2)
@@ -113,7 +106,7 @@ def test_an_aes_command_that_is_not_answered(
     session = provisioned(caller).open_session(CREDENTIAL)
     driver.function.silent |= set(aes_queue_ids(1))
     lost = pool.submit(encrypt, caller, session.session_id)
-    until(lambda: any(q.tags.outstanding() for q in driver.controller.aes_pool.queues), "the command is in the ring")
+    until(lambda: any(driver.function.unheard[queue] for queue in aes_queue_ids(1)), "the command has rung")
     driver.function.silent.clear()
     driver.time_out()
     result = lost.result(HANG_S)
@@ -129,7 +122,7 @@ def test_without_a_free_tag_callers_wait(function: BentFunction, pool: ThreadPoo
         caller, (queue,) = program(driver), driver.controller.hsm_pool.queues
         function.silent.add(HSM_QUEUE)
         first = pool.submit(ask, caller)
-        in_ring(queue, 1)
+        driver.await_unheard(HSM_QUEUE)
         second = pool.submit(ask, caller)
         until(lambda: driver.controller.counters.total_submissions == 2, "the second wants a tag")
         assert len(queue.tags.outstanding()) == 1
@@ -195,8 +188,8 @@ def test_commands_under_way_at_a_reset(
     driver.function.silent |= {HSM_QUEUE, *aes_queue_ids(1)}
     hsm = pool.submit(ask, caller)
     aes = pool.submit(encrypt, caller, session.session_id)
-    queues = [driver.controller.hsm_pool, driver.controller.aes_pool]
-    until(lambda: all(any(q.tags.outstanding() for q in one.queues) for one in queues), "both are in their rings")
+    driver.await_unheard(HSM_QUEUE)
+    until(lambda: any(driver.function.unheard[queue] for queue in aes_queue_ids(1)), "the command has rung")
     assert reset(program(driver, caller.process), kind).error == 0
     driver.function.silent.clear()
     assert extended(hsm.result(HANG_S)) == ABORTED

@@ -50,7 +50,7 @@ def test_what_a_queue_completes_while_it_is_deleted_is_not_consumed(
     queue = driver.controller.hsm_pool.queues[0]
     driver.function.silent.add(1)
     command = driver.start_hsm()
-    until(queue.tags.outstanding, "the command is in the ring")
+    driver.await_unheard(1)
     commands_of(driver)
     write = driver.function.inner.write_bar
 
