@@ -26,8 +26,9 @@ SERVE: Final = (sys.executable, "-c", "from ihsm.cli import main; main()", "serv
 
 
 def interruptible() -> None:
-    """For a process to be interrupted: tests that a shell runs in the background inherit that SIGINT is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For a process to be interrupted: tests inherit that a shell's background jobs ignore SIGINT, nohup's SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def blocks_on(pid: int, file: str) -> bool:
