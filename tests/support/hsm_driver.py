@@ -77,9 +77,10 @@ class Driver:
     def start(self, pool: QueuePool, sqe: bytearray) -> KThread:
         return self.machine.kernel.thread(lambda: self.controller.execute(pool, sqe), "app")
 
-    def await_unheard(self, queue_id: int, count: int = 1) -> None:
-        """Wait until so many commands in the ring of a silent queue have rung: they would not be answered by now."""
-        until(lambda: self.function.unheard[queue_id] >= count, "the command is in the ring and has rung")
+    def await_unheard(self, *queue_ids: int, count: int = 1) -> None:
+        """Wait until so many commands in rings of silent queues have rung: hearing the queues again is too late."""
+        unheard = self.function.unheard
+        until(lambda: sum(unheard[queue] for queue in queue_ids) >= count, "the command is in the ring and has rung")
 
     def time_out(self) -> None:
         """Let the command time-out of the only command under way pass, and the grace that it is given then.

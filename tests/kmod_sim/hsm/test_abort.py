@@ -32,7 +32,7 @@ def start_unanswered(driver: Driver) -> KThread:
     before = driver.function.unheard[1]
     driver.function.silent.add(1)
     command = driver.start_hsm()
-    driver.await_unheard(1, before + 1)
+    driver.await_unheard(1, count=before + 1)
     return command
 
 

@@ -73,7 +73,7 @@ def test_hsm_commands_that_are_not_answered(
     driver.clock.await_timer(COMMAND_TIMEOUT_S)
     driver.clock.advance(COMMAND_TIMEOUT_S / 2)
     second = pool.submit(ask, caller)
-    driver.await_unheard(HSM_QUEUE, 2)
+    driver.await_unheard(HSM_QUEUE, count=2)
     driver.clock.await_timer(COMMAND_TIMEOUT_S)
     driver.function.silent.clear()
     driver.clock.expire(COMMAND_TIMEOUT_S / 2)
@@ -106,7 +106,7 @@ def test_an_aes_command_that_is_not_answered(
     session = provisioned(caller).open_session(CREDENTIAL)
     driver.function.silent |= set(aes_queue_ids(1))
     lost = pool.submit(encrypt, caller, session.session_id)
-    until(lambda: any(driver.function.unheard[queue] for queue in aes_queue_ids(1)), "the command has rung")
+    driver.await_unheard(*aes_queue_ids(1))
     driver.function.silent.clear()
     driver.time_out()
     result = lost.result(HANG_S)
@@ -189,7 +189,7 @@ def test_commands_under_way_at_a_reset(
     hsm = pool.submit(ask, caller)
     aes = pool.submit(encrypt, caller, session.session_id)
     driver.await_unheard(HSM_QUEUE)
-    until(lambda: any(driver.function.unheard[queue] for queue in aes_queue_ids(1)), "the command has rung")
+    driver.await_unheard(*aes_queue_ids(1))
     assert reset(program(driver, caller.process), kind).error == 0
     driver.function.silent.clear()
     assert extended(hsm.result(HANG_S)) == ABORTED
